@@ -1,0 +1,1 @@
+"""Compares every variant with the reference, and says what a difference means."""

@@ -1,0 +1,154 @@
+"""Inputs by name and seed: the same bytes on every platform and with every NumPy.
+
+Only two things decide a value: the bit stream of MT19937 as `numpy.random.RandomState` draws it,
+which NumPy has frozen (NEP 19), and float64 operations that IEEE 754 rounds correctly. No libm
+function is called, so no last bit depends on the machine. `parity_tests/test_reference.py` pins
+the digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from reference.contract import Array32, Case, Inputs, Shape
+
+Fill = Callable[[Case, np.random.RandomState], Inputs]
+
+_TILE = 65521
+"""Length of the block repeated in the arrays of the passes that are not compared; the largest
+prime below 2**16, so that no axis length divides it and no two rows come out equal."""
+
+
+def bell(shape: Shape, rng: np.random.RandomState) -> Array32:
+    """A bell-shaped distribution of mean 0 and variance 1, every float32 mantissa bit in use.
+
+    The sum of four uniforms (Irwin-Hall) has variance 4/12; sqrt(3) makes that 1.
+    """
+    count = int(np.prod(shape))
+    total = np.zeros(count)
+    for _ in range(4):
+        total += rng.randint(0, 2**32, size=count, dtype=np.uint32)
+    total = (total * 2.0**-32 - 2.0) * 1.7320508075688772
+    return total.astype(np.float32).reshape(shape)
+
+
+def uniform(shape: Shape, rng: np.random.RandomState) -> Array32:
+    """Uniform over (0, 1]."""
+    draws = rng.randint(0, 2**32, size=int(np.prod(shape)), dtype=np.uint32)
+    return ((draws + 1.0) * 2.0**-32).astype(np.float32).reshape(shape)
+
+
+def small_integers(shape: Shape, rng: np.random.RandomState) -> Array32:
+    """Integers from -3 to 3, the inputs of the exact lane."""
+    return rng.randint(-3, 4, size=shape).astype(np.float32)
+
+
+def _ternary(case: Case, rng: np.random.RandomState) -> Inputs:
+    """-1, 0, 1 with probabilities 1/4, 1/2, 1/4: exact also where ten million terms are summed."""
+
+    def array(shape: Shape) -> Array32:
+        bits = rng.randint(0, 2, size=(2, *shape), dtype=np.int8)
+        return (bits[0] - bits[1]).astype(np.float32)
+
+    return Inputs(array(case.x1_shape), array(case.x2_shape))
+
+
+def _scaled(exponent: int) -> Fill:
+    """Bell-shaped values times a power of two, which keeps every mantissa as it is."""
+
+    def fill(case: Case, rng: np.random.RandomState) -> Inputs:
+        x1, x2 = bell(case.x1_shape, rng), bell(case.x2_shape, rng)
+        factor = 2.0**exponent
+        return Inputs((x1 * factor).astype(np.float32), (x2 * factor).astype(np.float32))
+
+    return fill
+
+
+def _positive(case: Case, rng: np.random.RandomState) -> Inputs:
+    return Inputs(uniform(case.x1_shape, rng), uniform(case.x2_shape, rng))
+
+
+def _integers(case: Case, rng: np.random.RandomState) -> Inputs:
+    return Inputs(small_integers(case.x1_shape, rng), small_integers(case.x2_shape, rng))
+
+
+def _equal(case: Case, rng: np.random.RandomState) -> Inputs:
+    x1 = bell(case.x1_shape, rng)
+    return Inputs(x1, x1.copy())
+
+
+def _cancelling(case: Case, rng: np.random.RandomState) -> Inputs:
+    """x2 holds x1's channels in another order plus a thousandth: large sums, tiny difference."""
+    x1 = (1000.0 * uniform(case.x1_shape, rng)).astype(np.float32)
+    noise = 0.001 * bell(case.x1_shape, rng)
+    return Inputs(x1, (np.roll(x1, 1, axis=1) + noise).astype(np.float32))
+
+
+def _mixed_scales(case: Case, rng: np.random.RandomState) -> Inputs:
+    """Neighbours that differ by up to twelve orders of magnitude."""
+
+    def array(shape: Shape) -> Array32:
+        return np.ldexp(bell(shape, rng), rng.randint(-20, 21, size=shape)).astype(np.float32)
+
+    return Inputs(array(case.x1_shape), array(case.x2_shape))
+
+
+def _with_value(value: float, both: bool = False) -> Fill:
+    """Bell-shaped values with `value` at one place of x1, or at the same place of both."""
+
+    def fill(case: Case, rng: np.random.RandomState) -> Inputs:
+        x1, x2 = bell(case.x1_shape, rng), bell(case.x2_shape, rng)
+        x1.reshape(-1)[x1.size // 2] = value
+        if both:
+            x2.reshape(-1)[x2.size // 2] = value
+        return Inputs(x1, x2)
+
+    return fill
+
+
+FILLS: dict[str, Fill] = {
+    "bell": _scaled(0),
+    "positive": _positive,
+    "integers": _integers,
+    "ternary": _ternary,
+    "equal": _equal,
+    "cancelling": _cancelling,
+    "mixed-scales": _mixed_scales,
+    "huge": _scaled(50),
+    "overflowing": _scaled(80),  # d**2 is beyond FLT_MAX, d is not
+    "tiny": _scaled(-40),
+    "subnormal": _scaled(-140),
+    "nan": _with_value(float("nan")),
+    "inf": _with_value(float("inf")),
+    "inf-minus-inf": _with_value(float("inf"), both=True),
+}
+"""The generators by the name that a case's `fill` holds."""
+
+
+def inputs(case: Case) -> Inputs:
+    """The arrays of a case.
+
+    Raises:
+        KeyError: the case names a fill that is not in `FILLS`.
+    """
+    made = FILLS[case.fill](case, np.random.RandomState(case.seed))
+    return Inputs(made.x1, made.x1) if case.sharing == "same-blob" else made
+
+
+def other_inputs(case: Case, extra_samples: int = 0) -> Inputs:
+    """Arrays with other values, for the passes that are run but not compared.
+
+    Args:
+        case: the case whose shapes they take.
+        extra_samples: how much longer the batch axis is.
+    """
+    block = bell((_TILE,), np.random.RandomState(case.seed + 1))
+
+    def array(shape: Shape, start: int) -> Array32:
+        longer = (shape[0] + extra_samples, *shape[1:])
+        return np.resize(np.roll(block, start), longer)
+
+    x1 = array(case.x1_shape, 0)
+    return Inputs(x1, x1 if case.sharing == "same-blob" else array(case.x2_shape, 17))

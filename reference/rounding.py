@@ -1,0 +1,162 @@
+"""How far float32 rounding can carry a loss and its gradients from the truth. NumPy only.
+
+Notation: u = 2**-24 is the unit roundoff of float32; a chain of k roundings multiplies a number by
+at most (1+u)**k and so changes it by at most g(k) = (1+u)**k - 1 of itself (Higham, Accuracy and
+Stability of Numerical Algorithms, 2nd ed., sections 2.2 and 3.1; g(k) needs no k*u < 1).
+
+The difference d of two sums has T = terms(x1) + terms(x2) terms per element. Whatever the order of
+summation, each term passes through at most T-1 additions, so that
+
+    |fl(d) - d| <= E = g(T-1) * (sum |x1| + sum |x2|)           u * |d| when T = 2
+
+The loss squares d (1 rounding), adds M squares in any order (M-1) and scales by 1/(2N) (at most 3: a
+rounded reciprocal, its product, a coefficient):
+
+    |fl(L) - L| <= [ g(M+3) * sum (|d|+E)**2 + sum E*(2|d|+E) ] / (2N)
+
+A gradient scales d by w/N in at most 4 roundings (a product, a quotient, two coefficients):
+
+    |fl(dx) - dx| <= |w|/N * [ g(4) * (|d|+E) + E ]
+
+An underflow adds at most half the smallest subnormal number to a product or quotient; what that
+amounts to is added as a whole smallest subnormal per operation. An overflow of an intermediate in
+some order, though not in all, makes the bound infinite: both answers are right.
+
+The *typical* size replaces the count k of roundings in g by 6*sqrt(k): independent errors add up
+like a random walk, and exceed lambda*sqrt(k)*u with a probability below 2*exp(-lambda**2/2)
+(Higham and Mary, A new approach to probabilistic rounding error analysis, SIAM J. Sci. Comput.
+41(5), 2019, theorem 2.4), which lambda = 6 makes 3e-8.
+
+The *exact lane* is recognised, not declared: integer inputs, a power of two for N and the loss
+weight, and sums that stay below 2**24 leave nothing to round. The bound is then 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from reference.contract import SHARED_GRADIENT, Array64, Bound, Case, Inputs
+
+UNIT_ROUNDOFF = 2.0**-24
+SMALLEST_SUBNORMAL = 2.0**-149
+LARGEST = float(np.finfo(np.float32).max)
+LAMBDA = 6.0
+
+_ORACLE = 1.0 + 2.0**-20
+"""Covers the rounding of the float64 truth and of this bound, both 2**-29 of what they bound."""
+
+
+def worst_growth(roundings: int) -> float:
+    """g(k) = (1+u)**k - 1, the largest relative change that k roundings can make."""
+    return float(np.expm1(max(roundings, 0) * np.log1p(UNIT_ROUNDOFF)))
+
+
+def typical_growth(roundings: int) -> float:
+    """The relative change that k independent roundings exceed once in 3e7 times."""
+    walk = LAMBDA * np.sqrt(max(roundings, 0))
+    return min(worst_growth(roundings), float(np.expm1(walk * np.log1p(UNIT_ROUNDOFF))))
+
+
+def summed(kind: str, x: Array64) -> Array64:
+    """Sums x (N, C, S...) over the axes of a layer, keeping them as extents of 1.
+
+    Args:
+        kind: "none", "channel" or "tail".
+        x: the input.
+    """
+    axes = {"none": (), "channel": (1,), "tail": tuple(range(1, x.ndim))}[kind]
+    return np.sum(x, axis=axes, keepdims=True) if axes else x
+
+
+def _tail_like(x: Array64, ndim: int) -> Array64:
+    """(N, 1, 1...) with as many axes as asked for; tail sums of inputs may differ in theirs."""
+    return x.reshape(x.shape[0], *[1] * (ndim - 1)) if x.ndim != ndim else x
+
+
+def bound(kind: str, case: Case, inputs: Inputs) -> Bound:
+    """The rounding bound of one case of a layer that sums the axes `kind`.
+
+    Args:
+        kind: "none", "channel" or "tail".
+        case: the loss weight, and what is shared.
+        inputs: the float32 arrays.
+
+    Returns:
+        bounds for "loss", shape (), and "dx1" and "dx2", shaped like the inputs.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _bound(kind, case, inputs)
+
+
+def _bound(kind: str, case: Case, inputs: Inputs) -> Bound:
+    x1, x2 = inputs.x1.astype(np.float64), inputs.x2.astype(np.float64)
+    sum1, sum2 = summed(kind, x1), summed(kind, x2)
+    size1, size2 = summed(kind, np.abs(x1)), summed(kind, np.abs(x2))
+    terms = x1.size // sum1.size + x2.size // sum2.size
+    d = np.abs(sum1 - _tail_like(sum2, sum1.ndim))
+    size = size1 + _tail_like(size2, size1.ndim)
+    if _is_exact(case, inputs, d, size):
+        zero = {name: np.float64(0.0) for name in ("loss", "dx1", "dx2")}
+        exact = _shaped(zero, inputs)
+        return Bound(exact, exact)
+    worst = _tensors(case, d, size, terms, worst_growth)
+    typical = _tensors(case, d, size, terms, typical_growth)
+    worst["loss"] = np.where(_may_overflow(d, size, terms), np.inf, worst["loss"])
+    return Bound(_shaped(worst, inputs), _shaped(typical, inputs))
+
+
+def _tensors(
+    case: Case, d: Array64, size: Array64, terms: int, growth: Callable[[int], float]
+) -> dict[str, Array64]:
+    """The formulas of this module's docstring, for one way to count roundings."""
+    samples, squares = d.shape[0], d.size
+    error = UNIT_ROUNDOFF * d if terms == 2 else growth(terms - 1) * size
+    loss = (
+        growth(squares + 3) * np.sum((d + error) ** 2) + np.sum(error * (2 * d + error))
+    ) / (2 * samples)
+    loss += (squares / (2 * samples) + 4) * SMALLEST_SUBNORMAL
+    scale = abs(case.weight) / samples
+    dx = scale * (growth(4) * (d + error) + error) + (d + 4) * SMALLEST_SUBNORMAL
+    dx1 = dx
+    if case.sharing == "same-blob":  # the one diff is the sum of both
+        dx1 = 2 * dx + 2 * UNIT_ROUNDOFF * (scale * d + dx)
+    elif case.sharing == "split":  # one more addition
+        dx1 = dx + UNIT_ROUNDOFF * (scale * d + dx + SHARED_GRADIENT)
+    return {"loss": loss * _ORACLE, "dx1": dx1 * _ORACLE, "dx2": dx * _ORACLE}
+
+
+def _shaped(tensors: dict[str, Array64], inputs: Inputs) -> dict[str, Array64]:
+    """Broadcasts the diffs' bounds over the axes that were summed; views, no copies."""
+    x2_like = _tail_like(tensors["dx2"], inputs.x2.ndim) if tensors["dx2"].ndim else tensors["dx2"]
+    return {
+        "loss": np.asarray(tensors["loss"]),
+        "dx1": np.broadcast_to(tensors["dx1"], inputs.x1.shape),
+        "dx2": np.broadcast_to(x2_like, inputs.x2.shape),
+    }
+
+
+def _may_overflow(d: Array64, size: Array64, terms: int) -> bool:
+    """Whether the sum of squares can pass the largest float32 in some order."""
+    error = worst_growth(terms - 1) * size
+    total = (1 + worst_growth(d.size + 3)) * np.sum((d + error) ** 2)
+    return bool(total > LARGEST)
+
+
+def _is_exact(case: Case, inputs: Inputs, d: Array64, size: Array64) -> bool:
+    """Whether no operation of any implementation in any order has anything to round."""
+    if case.sharing != "none":
+        return False
+    whole = all(bool(np.all(np.trunc(x) == x)) for x in (inputs.x1, inputs.x2))
+    return (
+        whole
+        and _is_power_of_two(float(d.shape[0]))
+        and (case.weight == 0 or _is_power_of_two(abs(case.weight)))
+        and bool(np.max(size) <= 2**24)
+        and bool(np.sum(d * d) <= 2**24)
+    )
+
+
+def _is_power_of_two(value: float) -> bool:
+    return bool(np.frexp(value)[0] == 0.5)

@@ -1,0 +1,1 @@
+"""How PyTorch computes it: the ports that people copy when they leave Caffe."""
