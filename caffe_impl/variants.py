@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from caffe_impl.runtime import install, plugin
 from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeError, CaffeHang, LayerError, Op
 from caffe_impl.runtime.interpreter import find
 from reference.contract import (
@@ -60,6 +62,7 @@ class CaffeVariant:
         net: makes the prototxt text for a case; its inputs are named x1 and x2.
         claims: what it claims about a case that it does not simply compute.
         path: folders with Python layers.
+        libraries: makes the paths of the compiled layers to load.
         caffe: the Caffe that it runs in.
     """
 
@@ -68,6 +71,7 @@ class CaffeVariant:
     net: Callable[[Case], str]
     claims: Callable[[Case], Expectation | None] = lambda case: None
     path: tuple[str, ...] = (str(LAYERS),)
+    libraries: Callable[[], tuple[str, ...]] = tuple
     caffe: Callable[[], Caffe] = shared_caffe
 
     def expects(self, case: Case) -> Expectation | None:
@@ -87,7 +91,12 @@ class CaffeVariant:
             NoCaffe: there is no Caffe.
         """
         recorded = _Recorder(case)
-        ops = [self._net_op(case)]
+        try:
+            libraries = self.libraries()
+        except plugin.PluginError as error:
+            raise VariantFailure("crash", str(error)) from error
+        ops: list[Op] = [{"op": "load", "library": library} for library in libraries]
+        ops += [self._net_op(case)]
         ops += recorded.one_pass(other, BEFORE)
         for name, poison in PASSES.items():
             if name == "reshaped":
@@ -164,6 +173,32 @@ class _Recorder:
         return results
 
 
+@cache
+def compiled_layer() -> tuple[str, ...]:
+    """The plug-in to load for the compiled layer; none where Caffe has the layer built in.
+
+    PARITY_PLUGIN names one that was built by hand (caffe_impl/cuda/CMakeLists.txt), which another
+    Caffe than the installed one needs.
+
+    Raises:
+        PluginError: it cannot be built.
+        NoCaffe, InstallError: there is no Caffe.
+    """
+    chosen = os.environ.get("PARITY_PLUGIN", "")
+    if chosen:
+        return (str(Path(chosen).absolute()),)
+    caffe = shared_caffe()
+    if caffe.interpreter.source == "installed":
+        return (str(plugin.build(install.ensure())),)
+    if "ChannelSumEuclideanLoss" in caffe.start()["layers"]:
+        return ()
+    raise plugin.PluginError(
+        "The Caffe of CAFFE_PYTHON does not have the compiled layer.\n"
+        "  to do: copy caffe_impl/cuda's files into its source tree, or build the plug-in for it\n"
+        "         with CMake and set PARITY_PLUGIN to what was built (docs/compiled_layer.md)."
+    )
+
+
 def from_file(name: str) -> Callable[[Case], str]:
     """The text of a net of this package, the same for every case."""
     text = (NETS / name).read_text()
@@ -237,6 +272,12 @@ def variants() -> list[CaffeVariant]:
         CaffeVariant("caffe-python", "channel_sum", from_file("channel_sum_python.prototxt")),
         CaffeVariant("caffe-convolution", "channel_sum", convolution, _euclidean_loss),
         CaffeVariant("caffe-slice-eltwise", "channel_sum", slice_eltwise, _euclidean_loss),
+        CaffeVariant(
+            "caffe-cuda",
+            "channel_sum",
+            from_file("channel_sum_cuda.prototxt"),
+            libraries=compiled_layer,
+        ),
         CaffeVariant("caffe-reduction", "channel_sum", reduction, _reduction_as_channel_sum),
         CaffeVariant("caffe-python", "tail_sum", from_file("tail_sum_python.prototxt")),
         CaffeVariant("caffe-reduction", "tail_sum", reduction),

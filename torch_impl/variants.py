@@ -20,7 +20,7 @@ from reference.contract import (
     Run,
     VariantFailure,
 )
-from torch_impl.compiled import compiled, no_compiler
+from torch_impl.compiled import compiled_euclidean_loss, no_compiler
 from torch_impl.function import summed_euclidean_loss
 from torch_impl.module import SummedEuclideanLoss
 
@@ -36,13 +36,13 @@ class TorchVariant:
     Attributes:
         name: `torch-<how>`.
         layer: the layer that it computes.
-        make: makes the function of x1 and x2; called once for each run.
+        loss: maps x1, x2 to the scalar loss.
         obstacle: says why it cannot run here, or None.
     """
 
     name: str
     layer: str
-    make: Callable[[], Loss]
+    loss: Loss
     obstacle: Callable[[], str | None] = lambda: None
 
     def expects(self, case: Case) -> Expectation | None:
@@ -60,23 +60,22 @@ class TorchVariant:
             VariantFailure: the port raised.
         """
         try:
-            loss = self.make()
-            before = self._pass(loss, case, other, 0.0)
+            before = self._pass(case, other, 0.0)
             passes = []
             for name, poison in PASSES.items():
                 if name == "reshaped":
-                    self._pass(loss, case, larger, 0.0)
-                passes.append(Pass(name, poison, self._pass(loss, case, inputs, poison)))
+                    self._pass(case, larger, 0.0)
+                passes.append(Pass(name, poison, self._pass(case, inputs, poison)))
             return Run(tuple(passes), before)
         except Exception as error:
             raise VariantFailure("crash", f"{type(error).__name__}: {error}") from error
 
-    def _pass(self, loss: Loss, case: Case, inputs: Inputs, poison: float) -> Result:
+    def _pass(self, case: Case, inputs: Inputs, poison: float) -> Result:
         same = case.sharing == "same-blob"
         want1, want2 = case.propagate_down
         x1 = torch.from_numpy(inputs.x1).clone().requires_grad_(want1)
         x2 = x1 if same else torch.from_numpy(inputs.x2).clone().requires_grad_(want2)
-        value = loss(x1, x2)
+        value = self.loss(x1, x2)
         weight = torch.tensor(case.weight, dtype=torch.float32)
         outputs, weights = [value], [weight]
         if case.sharing == "split":
@@ -89,17 +88,26 @@ class TorchVariant:
         return Result(np.asarray(value.detach().numpy()), dx1, dx2)
 
 
+def _never_uncompiled(x1: torch.Tensor, x2: torch.Tensor, sum: str) -> torch.Tensor:
+    """The compiled port; what torch.compile gave up on must not be taken for compiled code."""
+    import torch._dynamo  # takes a second, which other variants need not wait for
+
+    with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
+        return compiled_euclidean_loss(x1, x2, sum)
+
+
 def variants() -> list[TorchVariant]:
     """Every PyTorch variant of every layer."""
     result = []
     for layer, summed in SUMMED.items():
         result += [
-            TorchVariant("torch-module", layer, partial(SummedEuclideanLoss, summed)),
+            TorchVariant("torch-module", layer, SummedEuclideanLoss(summed)),
+            TorchVariant("torch-function", layer, partial(summed_euclidean_loss, sum=summed)),
             TorchVariant(
-                "torch-function",
+                "torch-compiled",
                 layer,
-                partial(partial, summed_euclidean_loss, sum=summed),
+                partial(_never_uncompiled, sum=summed),
+                no_compiler,
             ),
-            TorchVariant("torch-compiled", layer, partial(compiled, summed), no_compiler),
         ]
     return result

@@ -199,15 +199,22 @@ class Caffe:
         """The process id of the worker, or None when none is running."""
         return self._process.process.pid if self._process else None
 
+    def launch(self) -> None:
+        """Starts the worker if none is running, and does not wait until it has imported caffe."""
+        if self._process is None:
+            self.greeting = {}
+            self._process = _Process(self.interpreter)
+
     def start(self) -> dict[str, Any]:
-        """Starts the worker if none is running; returns its greeting (versions, layer types).
+        """Starts the worker if none is running, and waits for it; returns its greeting (versions, layer types).
 
         Raises:
             NoCaffe: the interpreter cannot import caffe.
             CaffeHang: importing caffe took too long.
         """
-        if self._process is None:
-            self._process = _Process(self.interpreter)
+        self.launch()
+        assert self._process is not None
+        if not self.greeting:
             greeting = self._receive(START_SECONDS)
             if greeting is None or "error" in greeting:
                 message = "the worker ended before it could import caffe"

@@ -22,6 +22,8 @@ Arrays
     are valid until the next request.
 
 Ops
+    {"op": "load", "library"}
+        Loads a compiled layer, a shared library that registers it; once, however often it is sent.
     {"op": "net", "text", "edits", "path": [folder, ...]}
         Builds a net in phase TRAIN; the one before is dropped. Result {"inputs": {blob: shape},
         "losses": [blob, ...], "text": the net as it was edited}. Edits, all optional:
@@ -107,6 +109,7 @@ class Worker:
         self.net = None
         self.sources = {}  # input -> the blob that its data is written to
         self.losses = []
+        self.libraries = set()
 
     def run(self, request):
         self.arrays.free = request["free"]
@@ -120,6 +123,18 @@ class Worker:
             except BaseException as error:  # a layer may raise SystemExit, too
                 return {"error": described(error, index)}
         return {"results": results}
+
+    def op_load(self, library):
+        if library not in self.libraries:
+            try:
+                ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                raise RequestError(
+                    "the compiled layer does not fit this Caffe (%s); build it anew, with the "
+                    "headers, the compiler and the libraries of this very Caffe" % error
+                )
+            self.libraries.add(library)
+        return {}
 
     def op_net(self, text, edits=None, path=()):
         self.net = None

@@ -1,0 +1,501 @@
+#ifndef CAFFE_CHANNEL_SUM_EUCLIDEAN_LOSS_KERNELS_HPP_
+#define CAFFE_CHANNEL_SUM_EUCLIDEAN_LOSS_KERNELS_HPP_
+
+// The arithmetic of ChannelSumEuclideanLoss, for CPU and GPU, without Caffe.
+//
+//   d[n,s]       = sum_c (x1[n,c,s] - x2[n,c,s])
+//   loss         = 1/(2N) * sum_{n,s} d[n,s]^2
+//   dx1[n,c,s]   = +(w/N) * d[n,s]
+//   dx2[n,c,s]   = -(w/N) * d[n,s]
+//
+// Channels that only one input has are added (x1) or subtracted (x2) alone.
+//
+// A Plan fixes every order of summation, and nothing but the shape and the
+// type decides a Plan: the same input has the same d, loss and diffs, to the
+// bit, in every run, on every device, and on the CPU.
+//
+// The kernels are plain functions of a Thread, so that a host compiler takes
+// them too, and a test can run them under its sanitizers. A Thread has
+//   int index()      its number in its block
+//   int block()      the number of its block
+//   int blocks()     how many blocks there are
+//   void Sync()      waits for the threads of its block
+//   void SyncWarp()  waits for the kWarp threads around it
+
+#ifndef __CUDACC_RTC__
+#include <algorithm>
+#include <vector>
+#endif
+
+#ifdef __CUDACC__
+#define CHANNEL_SUM_BOTH __host__ __device__ __forceinline__
+#else
+#define CHANNEL_SUM_BOTH inline
+#endif
+
+namespace caffe {
+namespace channel_sum {
+
+typedef long long Index;  // NOLINT(runtime/int): NVRTC has no stdint.h
+
+const int kWarp = 32;
+const int kThreads = 256;  // of a block; a power of two
+const int kMaxBlocks = 4096;
+const int kVectorBytes = 16;  // the widest load of all GPUs up to sm_90
+const int kAhead = 4;  // channels whose loads are under way at a time
+
+// How the work is laid out. A group of lanes * rows threads makes the d of
+// lanes * vector neighbouring positions of one sample: a lane takes `vector`
+// of them, a row every rows-th channel. The samples' groups, one behind the
+// other, are cut into tiles, one for a block at a time. Threads are numbered
+// as memory is: lane first, then row, then group.
+struct Plan {
+  Index samples;      // N
+  Index channels[2];  // C1, C2
+  Index positions;    // S, all axes behind the channels in one
+  int threads;        // of a block
+  int vector;         // positions of a thread
+  int lanes;          // a power of two
+  int rows;           // a power of two
+  Index strips;       // groups that one sample needs
+  Index tiles;
+  int blocks;
+};
+
+// The part of the work that falls to one thread in one tile.
+struct Place {
+  bool active;
+  int row;
+  Index sample;
+  Index position;  // the first of `vector`
+};
+
+// ---------------------------------------------------------------------------
+// The mathematics. It is written here only.
+
+// One channel more of a d.
+template <typename Dtype>
+CHANNEL_SUM_BOTH Dtype Add(Dtype sum, Dtype x1, Dtype x2) {
+  return sum + (x1 - x2);
+}
+
+// Exact for float. The intrinsic keeps nvcc from fusing the product with the
+// sum around it, which would make other bits of a double than the CPU does.
+template <typename Dtype>
+CHANNEL_SUM_BOTH double Square(Dtype d) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(static_cast<double>(d), static_cast<double>(d));
+#else
+  return static_cast<double>(d) * static_cast<double>(d);
+#endif
+}
+
+template <typename Dtype>
+CHANNEL_SUM_BOTH Dtype Loss(double squares, Index samples) {
+  return static_cast<Dtype>(squares / (2. * static_cast<double>(samples)));
+}
+
+template <typename Dtype>
+CHANNEL_SUM_BOTH Dtype Scale(Dtype weight, Index samples) {
+  return static_cast<Dtype>(static_cast<double>(weight)
+                            / static_cast<double>(samples));
+}
+
+template <typename Dtype>
+CHANNEL_SUM_BOTH Dtype Gradient(Dtype scale, Dtype d) {
+  return scale * d;
+}
+
+// ---------------------------------------------------------------------------
+// The kernels.
+
+// kVector numbers side by side, moved at once where they are aligned to it.
+template <typename Dtype, int kVector>
+struct Pack {
+  Dtype v[kVector];
+} __attribute__((aligned(kVector * sizeof(Dtype))));
+
+template <typename Dtype, int kVector, bool kAligned>
+CHANNEL_SUM_BOTH void Load(const Dtype* from, Dtype* to) {
+  if (kAligned) {
+    const Pack<Dtype, kVector> pack =
+        *reinterpret_cast<const Pack<Dtype, kVector>*>(from);
+    for (int v = 0; v < kVector; ++v) { to[v] = pack.v[v]; }
+  } else {
+    for (int v = 0; v < kVector; ++v) { to[v] = from[v]; }
+  }
+}
+
+template <typename Dtype, int kVector, bool kAligned>
+CHANNEL_SUM_BOTH void Store(const Dtype* from, Dtype* to) {
+  if (kAligned) {
+    Pack<Dtype, kVector> pack;
+    for (int v = 0; v < kVector; ++v) { pack.v[v] = from[v]; }
+    *reinterpret_cast<Pack<Dtype, kVector>*>(to) = pack;
+  } else {
+    for (int v = 0; v < kVector; ++v) { to[v] = from[v]; }
+  }
+}
+
+CHANNEL_SUM_BOTH Place PlaceOf(const Plan& plan, Index tile, int thread) {
+  const int group_size = plan.lanes * plan.rows;
+  const int groups = plan.threads / group_size;
+  const Index group = tile * groups + thread / group_size;
+  Place place;
+  place.row = thread / plan.lanes % plan.rows;
+  place.sample = group;
+  place.position = thread % plan.lanes * plan.vector;
+  if (plan.strips > 1) {
+    place.sample = group / plan.strips;
+    place.position +=
+        (group - place.sample * plan.strips) * plan.lanes * plan.vector;
+  }
+  place.active = place.sample < plan.samples
+      && place.position < plan.positions;
+  return place;
+}
+
+// Adds the channels c, c + rows, ... below `end` to sum, of the inputs that
+// have them. All kAhead loads are issued before the first sum waits for one.
+template <typename Dtype, int kVector, bool kAligned, bool kFirst,
+          bool kSecond>
+CHANNEL_SUM_BOTH void AddChannels(const Plan& plan, const Dtype* x1,
+    const Dtype* x2, Index c, Index end, Dtype* sum) {
+  const Index stride = plan.rows * plan.positions;
+  for (Index offset = c * plan.positions; c < end; c += kAhead * plan.rows) {
+    Dtype a[kAhead][kVector];
+    Dtype b[kAhead][kVector];
+    for (int k = 0; k < kAhead; ++k) {
+      for (int v = 0; v < kVector; ++v) { a[k][v] = b[k][v] = 0; }
+      if (c + k * plan.rows < end) {
+        if (kFirst) { Load<Dtype, kVector, kAligned>(x1 + offset, a[k]); }
+        if (kSecond) { Load<Dtype, kVector, kAligned>(x2 + offset, b[k]); }
+      }
+      offset += stride;
+    }
+    // Behind `end` this adds 0, which changes no bit: a sum is never -0.
+    for (int k = 0; k < kAhead; ++k) {
+      for (int v = 0; v < kVector; ++v) {
+        sum[v] = Add(sum[v], a[k][v], b[k][v]);
+      }
+    }
+  }
+}
+
+// The sum of one value of each thread, in thread 0. shared: threads doubles.
+template <typename Thread>
+CHANNEL_SUM_BOTH double BlockSum(const Thread& thread, int threads,
+    double value, double* shared) {
+  const int t = thread.index();
+  shared[t] = value;
+  for (int half = threads / 2; half > 0; half /= 2) {
+    thread.Sync();
+    if (t < half) { shared[t] += shared[t + half]; }
+  }
+  return shared[t];
+}
+
+// Makes d, and of each block's part of it the sum of its squares.
+// sums: threads * kVector, squares: threads, both shared by the block.
+template <typename Dtype, int kVector, bool kAligned, typename Thread>
+CHANNEL_SUM_BOTH void ForwardBlock(const Thread& thread, const Plan& plan,
+    const Dtype* __restrict__ x1, const Dtype* __restrict__ x2,
+    Dtype* __restrict__ d, double* __restrict__ partials, Dtype* sums,
+    double* squares) {
+  const int t = thread.index();
+  const bool in_warp = plan.lanes * plan.rows <= kWarp;
+  const Index c1 = plan.channels[0];
+  const Index c2 = plan.channels[1];
+  double square = 0;
+  for (Index tile = thread.block(); tile < plan.tiles;
+       tile += thread.blocks()) {
+    const Place place = PlaceOf(plan, tile, t);
+    Dtype sum[kVector];
+    for (int v = 0; v < kVector; ++v) { sum[v] = 0; }
+    if (place.active) {
+      const Dtype* p1 = x1 + place.sample * c1 * plan.positions
+          + place.position;
+      const Dtype* p2 = x2 + place.sample * c2 * plan.positions
+          + place.position;
+      const Index both = c1 < c2 ? c1 : c2;
+      AddChannels<Dtype, kVector, kAligned, true, true>(plan, p1, p2,
+          place.row, both, sum);
+      // This row's first channel from `both` on.
+      const Index c =
+          both + (place.row - both % plan.rows + plan.rows) % plan.rows;
+      if (c1 > c2) {
+        AddChannels<Dtype, kVector, kAligned, true, false>(plan, p1, p2,
+            c, c1, sum);
+      } else if (c1 < c2) {
+        AddChannels<Dtype, kVector, kAligned, false, true>(plan, p1, p2,
+            c, c2, sum);
+      }
+    }
+    if (plan.rows > 1) {
+      for (int v = 0; v < kVector; ++v) { sums[v * plan.threads + t] = sum[v]; }
+      for (int half = plan.rows / 2; half > 0; half /= 2) {
+        if (in_warp) { thread.SyncWarp(); } else { thread.Sync(); }
+        if (place.row < half) {
+          for (int v = 0; v < kVector; ++v) {
+            sum[v] += sums[v * plan.threads + t + half * plan.lanes];
+            sums[v * plan.threads + t] = sum[v];
+          }
+        }
+      }
+      // The next tile overwrites what row 0 has just read.
+      if (in_warp) { thread.SyncWarp(); } else { thread.Sync(); }
+    }
+    if (place.active && place.row == 0) {
+      Store<Dtype, kVector, kAligned>(sum,
+          d + place.sample * plan.positions + place.position);
+      for (int v = 0; v < kVector; ++v) { square += Square(sum[v]); }
+    }
+  }
+  square = BlockSum(thread, plan.threads, square, squares);
+  if (t == 0) { partials[thread.block()] = square; }
+}
+
+// Makes the loss of what ForwardBlock left, in one block.
+template <typename Dtype, typename Thread>
+CHANNEL_SUM_BOTH void FinishBlock(const Thread& thread, const Plan& plan,
+    const double* __restrict__ partials, Dtype* __restrict__ loss,
+    double* squares) {
+  double square = 0;
+  for (int b = thread.index(); b < plan.blocks; b += plan.threads) {
+    square += partials[b];
+  }
+  square = BlockSum(thread, plan.threads, square, squares);
+  if (thread.index() == 0) { *loss = Loss<Dtype>(square, plan.samples); }
+}
+
+template <typename Dtype, int kVector, bool kAligned>
+CHANNEL_SUM_BOTH void StoreChannels(const Plan& plan, const Place& place,
+    Index channels, const Dtype* gradient, Dtype* diff) {
+  Dtype* to = diff + place.position
+      + (place.sample * channels + place.row) * plan.positions;
+  for (Index c = place.row; c < channels; c += plan.rows) {
+    Store<Dtype, kVector, kAligned>(gradient, to);
+    to += plan.rows * plan.positions;
+  }
+}
+
+// Writes the diffs; dx1 or dx2 is NULL where none is wanted.
+template <typename Dtype, int kVector, bool kAligned, typename Thread>
+CHANNEL_SUM_BOTH void BackwardBlock(const Thread& thread, const Plan& plan,
+    const Dtype* __restrict__ d, const Dtype* __restrict__ weight,
+    Dtype* __restrict__ dx1, Dtype* __restrict__ dx2) {
+  const Dtype scale = Scale(*weight, plan.samples);
+  for (Index tile = thread.block(); tile < plan.tiles;
+       tile += thread.blocks()) {
+    const Place place = PlaceOf(plan, tile, thread.index());
+    if (!place.active) { continue; }
+    Dtype g[kVector];
+    Load<Dtype, kVector, kAligned>(
+        d + place.sample * plan.positions + place.position, g);
+    for (int v = 0; v < kVector; ++v) { g[v] = Gradient(scale, g[v]); }
+    if (dx1) {
+      StoreChannels<Dtype, kVector, kAligned>(plan, place, plan.channels[0],
+          g, dx1);
+    }
+    for (int v = 0; v < kVector; ++v) { g[v] = -g[v]; }
+    if (dx2) {
+      StoreChannels<Dtype, kVector, kAligned>(plan, place, plan.channels[1],
+          g, dx2);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------
+// The kernels on a GPU.
+
+#ifdef __CUDACC__
+
+struct CudaThread {
+  __device__ int index() const { return threadIdx.x; }
+  __device__ int block() const { return blockIdx.x; }
+  __device__ int blocks() const { return gridDim.x; }
+  __device__ void Sync() const { __syncthreads(); }
+  __device__ void SyncWarp() const { __syncwarp(); }
+};
+
+template <typename Dtype, int kVector, bool kAligned>
+__global__ void __launch_bounds__(kThreads) ForwardKernel(Plan plan,
+    const Dtype* x1, const Dtype* x2, Dtype* d, double* partials) {
+  __shared__ Dtype sums[kThreads * kVector];
+  __shared__ double squares[kThreads];
+  ForwardBlock<Dtype, kVector, kAligned>(CudaThread(), plan, x1, x2, d,
+      partials, sums, squares);
+}
+
+template <typename Dtype>
+__global__ void __launch_bounds__(kThreads) FinishKernel(Plan plan,
+    const double* partials, Dtype* loss) {
+  __shared__ double squares[kThreads];
+  FinishBlock(CudaThread(), plan, partials, loss, squares);
+}
+
+template <typename Dtype, int kVector, bool kAligned>
+__global__ void __launch_bounds__(kThreads) BackwardKernel(Plan plan,
+    const Dtype* d, const Dtype* weight, Dtype* dx1, Dtype* dx2) {
+  BackwardBlock<Dtype, kVector, kAligned>(CudaThread(), plan, d, weight, dx1,
+      dx2);
+}
+
+#endif  // __CUDACC__
+
+// ---------------------------------------------------------------------------
+// The plan, and the CPU's loops over it.
+
+#ifndef __CUDACC_RTC__
+
+// threads: of a block, a power of two up to kThreads.
+template <typename Dtype>
+inline Plan MakePlan(Index samples, Index channels1, Index channels2,
+    Index positions, int threads = kThreads) {
+  const Index channels = std::max(channels1, channels2);
+  Plan plan;
+  plan.samples = samples;
+  plan.channels[0] = channels1;
+  plan.channels[1] = channels2;
+  plan.positions = positions;
+  plan.threads = threads;
+  const int widest = kVectorBytes / sizeof(Dtype);
+  plan.vector = positions % widest == 0 ? widest : 1;
+  plan.lanes = 1;
+  while (plan.lanes < std::min(kWarp, threads)
+         && plan.lanes * plan.vector < positions) {
+    plan.lanes *= 2;
+  }
+  const Index wide = plan.lanes * plan.vector;
+  plan.strips = (positions + wide - 1) / wide;
+  // More rows where the positions alone are too few to read a whole 128-byte
+  // line side by side, or to keep a large GPU busy.
+  const Index busy = 1 << 18;  // threads
+  plan.rows = 1;
+  while (plan.lanes * plan.rows * 2 <= threads && plan.rows * 2 <= channels
+         && (wide * plan.rows < kWarp
+             || samples * plan.strips * plan.lanes * plan.rows < busy)) {
+    plan.rows *= 2;
+  }
+  const Index groups = threads / (plan.lanes * plan.rows);
+  plan.tiles = (samples * plan.strips + groups - 1) / groups;
+  plan.blocks = static_cast<int>(
+      std::max<Index>(std::min<Index>(plan.tiles, kMaxBlocks), 1));
+  return plan;
+}
+
+inline double TreeSum(std::vector<double>* values) {
+  for (size_t half = values->size() / 2; half > 0; half /= 2) {
+    for (size_t t = 0; t < half; ++t) { (*values)[t] += (*values)[t + half]; }
+  }
+  return (*values)[0];
+}
+
+// d of `width` positions of one sample: the sums that ForwardBlock makes, in
+// its order, but read along the rows of memory. sums: rows * width.
+template <typename Dtype>
+inline void SumChannels(const Plan& plan, const Dtype* x1, const Dtype* x2,
+    Index width, Dtype* sums) {
+  const Index c1 = plan.channels[0];
+  const Index c2 = plan.channels[1];
+  const Index both = std::min(c1, c2);
+  const Index all = std::max(c1, c2);
+  std::fill(sums, sums + plan.rows * width, Dtype(0));
+  // Whole samples are contiguous: then as many channels at once as are rows.
+  const Index step = width == plan.positions ? plan.rows : 1;
+  for (Index c = 0; c < all; ) {
+    const Index end = c < both ? both : all;
+    const Index count = std::min(step - c % step, end - c) * width;
+    const Dtype* a = x1 + c * plan.positions;
+    const Dtype* b = x2 + c * plan.positions;
+    Dtype* sum = sums + c % plan.rows * width;
+    if (c < both) {
+      for (Index i = 0; i < count; ++i) { sum[i] = Add(sum[i], a[i], b[i]); }
+    } else if (c1 > c2) {
+      for (Index i = 0; i < count; ++i) {
+        sum[i] = Add(sum[i], a[i], Dtype(0));
+      }
+    } else {
+      for (Index i = 0; i < count; ++i) {
+        sum[i] = Add(sum[i], Dtype(0), b[i]);
+      }
+    }
+    c += count / width;
+  }
+  for (Index half = plan.rows / 2; half > 0; half /= 2) {
+    for (Index i = 0; i < half * width; ++i) {
+      sums[i] += sums[i + half * width];
+    }
+  }
+}
+
+// Makes d and returns the loss: the bits that the kernels make.
+template <typename Dtype>
+inline Dtype ForwardCPU(const Plan& plan, const Dtype* x1, const Dtype* x2,
+    Dtype* d) {
+  const int group_size = plan.lanes * plan.rows;
+  const Index groups = plan.threads / group_size;
+  const Index wide = plan.lanes * plan.vector;
+  const Index all = plan.samples * plan.strips;
+  std::vector<Dtype> sums(plan.threads * plan.vector);
+  std::vector<double> totals(plan.threads);
+  for (int block = 0; block < plan.blocks; ++block) {
+    std::vector<double> squares(plan.threads);
+    for (Index tile = block; tile < plan.tiles; tile += plan.blocks) {
+      const Index first = tile * groups;
+      const Index last = std::min(first + groups, all);
+      for (Index group = first; group < last; ) {
+        // The groups of this tile that lie side by side in one sample.
+        const Index sample = group / plan.strips;
+        const Index position = group % plan.strips * wide;
+        const Index run = std::min(last - group,
+                                   plan.strips - group % plan.strips);
+        const Index width = std::min(run * wide, plan.positions - position);
+        const Dtype* sum = &sums[0];
+        SumChannels(plan,
+            x1 + sample * plan.channels[0] * plan.positions + position,
+            x2 + sample * plan.channels[1] * plan.positions + position,
+            width, &sums[0]);
+        std::copy(sum, sum + width, d + sample * plan.positions + position);
+        Index thread = (group - first) * group_size;
+        for (Index i = 0; i < width; thread += group_size) {
+          for (int lane = 0; lane < plan.lanes && i < width; ++lane) {
+            for (int v = 0; v < plan.vector; ++v, ++i) {
+              squares[thread + lane] += Square(sum[i]);
+            }
+          }
+        }
+        group += run;
+      }
+    }
+    totals[block % plan.threads] += TreeSum(&squares);
+  }
+  return Loss<Dtype>(TreeSum(&totals), plan.samples);
+}
+
+// Writes the diff of one input, scaled by `scale`: Scale(), or its negative.
+template <typename Dtype>
+inline void BackwardCPU(const Plan& plan, Index channels, Dtype scale,
+    const Dtype* d, Dtype* diff) {
+  for (Index n = 0; n < plan.samples; ++n, d += plan.positions) {
+    if (plan.positions == 1) {
+      std::fill(diff, diff + channels, Gradient(scale, *d));
+      diff += channels;
+      continue;
+    }
+    for (Index c = 0; c < channels; ++c, diff += plan.positions) {
+      for (Index s = 0; s < plan.positions; ++s) {
+        diff[s] = Gradient(scale, d[s]);
+      }
+    }
+  }
+}
+
+#endif  // __CUDACC_RTC__
+
+}  // namespace channel_sum
+}  // namespace caffe
+
+#undef CHANNEL_SUM_BOTH
+
+#endif  // CAFFE_CHANNEL_SUM_EUCLIDEAN_LOSS_KERNELS_HPP_

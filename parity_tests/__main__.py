@@ -1,0 +1,104 @@
+"""The command line: `parity run`, `parity doctor`, `parity install-caffe`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+USAGE = """\
+usage: parity COMMAND [options]
+
+  run [options]     every variant against the float64 reference, in a real Caffe
+                    --layer NAME, --variant NAME, --case NAME, -k EXPRESSION choose some;
+                    --net FILE --layer NAME compares a net of your own; --help lists more
+  doctor [--json]   which Caffe, PyTorch, compiler and GPU there are; what cannot run and why
+  install-caffe     installs a real Caffe into the cache folder, and nothing else
+
+exit status: 0 all agree, 1 something disagrees, 2 what was asked could not be carried out
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """The main job; further arguments are pytest's. Exits 2 where pytest means a usage error."""
+    _launch_caffe()
+    import pytest
+
+    tests = str(Path(__file__).with_name("test_parity.py"))
+    status = int(pytest.main([tests, "-q", "--tb=no", "-r", "", *_own_defaults(arguments)]))
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED:
+        print(
+            "parity: no comparison has that name. `parity run --collect-only -q` lists them all;"
+            " --variant and --layer take whole names.",
+            file=sys.stderr,
+        )
+    return status if status in (0, 1) else 2
+
+
+def _launch_caffe() -> None:
+    """Lets an installed Caffe be imported while this process imports PyTorch.
+
+    What goes wrong here goes wrong again, and is reported, where Caffe is needed.
+    """
+    from caffe_impl.runtime.interpreter import NoCaffe, find
+    from caffe_impl.variants import shared_caffe
+
+    with contextlib.suppress(NoCaffe, OSError):
+        find(install=False)
+        shared_caffe().launch()
+
+
+def _own_defaults(arguments: list[str]) -> list[str]:
+    """pytest's own settings, unless the user gives others."""
+    return ["-p", "parity_tests.plugin", *arguments]
+
+
+def doctor(arguments: list[str]) -> int:
+    """Which Caffe, PyTorch, compiler and GPU there are."""
+    from parity_tests.doctor import main
+
+    return main(arguments)
+
+
+def install_caffe(arguments: list[str]) -> int:
+    """Installs a real Caffe into the cache folder."""
+    from caffe_impl.runtime.install import InstallError, ensure
+
+    if arguments:
+        print(f"parity install-caffe takes no arguments, got {arguments}", file=sys.stderr)
+        return 2
+    try:
+        print(ensure())
+    except InstallError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "doctor": doctor,
+    "install-caffe": install_caffe,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        try:
+            return COMMANDS[given[0]](given[1:])
+        except KeyboardInterrupt:
+            return 130
+    if given and given[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if given:
+        print(f"parity: unknown command {given[0]!r}\n", file=sys.stderr)
+    print(USAGE, end="", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

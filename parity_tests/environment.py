@@ -1,0 +1,86 @@
+"""What a result depends on beside the code: versions, BLAS, processor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from caffe_impl.runtime.client import Caffe
+from caffe_impl.variants import shared_caffe
+
+ROOT = Path(__file__).parent.parent
+
+
+def environment() -> dict[str, Any]:
+    """The environment of this run as JSON data; Caffe's part only where one was started."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": "cpu",
+        "commit": _commit(),
+        "caffe": _caffe(),
+    }
+
+
+def _caffe() -> dict[str, Any] | None:
+    if not shared_caffe.cache_info().currsize:
+        return None
+    caffe = shared_caffe()
+    if caffe.pid is None:
+        return None
+    greeting = caffe.start()
+    return {
+        "version": greeting["caffe"],
+        "python": greeting["python"],
+        "numpy": greeting["numpy"],
+        "source": caffe.interpreter.source,
+        "blas": blas(caffe),
+    }
+
+
+def blas(caffe: Caffe) -> list[str]:
+    """The BLAS libraries that a running Caffe has loaded, by folder and file name."""
+    libraries = caffe.request([{"op": "maps"}])[0]["libraries"]
+    return [
+        "/".join(Path(each).parts[-2:])
+        for each in libraries
+        if any(word in Path(each).name for word in ("blas", "mkl", "atlas"))
+    ]
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the suite, with "+" when files differ from it; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        state = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, env=environment
+        )
+    except OSError:
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if state.stdout.strip() else "")

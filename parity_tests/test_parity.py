@@ -1,0 +1,16 @@
+"""The main job: every variant against the float64 reference, case by case."""
+
+from __future__ import annotations
+
+import pytest
+
+from parity_tests.judge import Outcome
+
+
+def test_parity(verdict: Outcome) -> None:
+    """A variant computes each case of its layer within the rounding bound of the reference."""
+    if verdict.verdict == "not run":
+        pytest.skip(f"not run: {verdict.reason}")  # a device or compiler that is absent
+    if not verdict.agrees:
+        words = [each.words for each in verdict.explanations.values()] or [verdict.reason]
+        pytest.fail(f"{verdict.verdict}: {'; '.join(words)}", pytrace=False)
