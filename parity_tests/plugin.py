@@ -7,6 +7,7 @@ select. Outcomes travel on the test reports, so that they arrive also from other
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from reference.contract import Case, Variant
 from reference.layers import LAYERS
 
 RECORDS = pytest.StashKey[list[report.Record]]()
+REQUESTS = pytest.StashKey[list["Request"]]()
 FOLDER = "parity-report"
 
 
@@ -154,7 +156,7 @@ def _own_net(config: pytest.Config) -> list[Variant]:
     except UnusableNet as error:
         raise pytest.UsageError(str(error)) from error
     except (NoCaffe, InstallError) as error:
-        pytest.exit(f"no Caffe to compare with.\n{error}", returncode=2)
+        raise pytest.UsageError(f"no Caffe to compare with.\n{error}") from error
 
 
 class _shown:
@@ -174,7 +176,7 @@ class _shown:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "comparison" in metafunc.fixturenames:
-        metafunc.parametrize("comparison", requests(metafunc.config), ids=str)
+        metafunc.parametrize("comparison", metafunc.config.stash[REQUESTS], ids=str)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -194,7 +196,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             caffe.timeout = config.getoption("--timeout")
             caffe.start()
     except (NoCaffe, InstallError) as error:
-        pytest.exit(f"no Caffe to compare with.\n{error}", returncode=2)
+        raise pytest.UsageError(f"no Caffe to compare with.\n{error}") from error
 
 
 @pytest.hookimpl(wrapper=True)
@@ -228,6 +230,8 @@ class Collector:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    # Here, not while tests are collected, a usage error ends the run with its message.
+    session.config.stash[REQUESTS] = requests(session.config)
     session.config.pluginmanager.register(Collector(session.config), "parity-collector")
 
 
@@ -260,7 +264,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             writer.line(f"{title}:")
             for line in lines:
                 writer.line(f"  {line}")
-    failed = report.failures(records)
+    failed = report.failures(records, _net_options(config))
     if failed:
         writer.section("what disagrees, and what that means")
         for line in failed:
@@ -268,6 +272,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     folder = _folder(config)
     writer.line("")
     writer.line(f"details: {_relative(folder / 'results.json')}, {_relative(folder / 'junit.xml')}")
+
+
+def _net_options(config: pytest.Config) -> str:
+    """The options that say which net was compared, as a command repeats them."""
+    if config.getoption("--net") is None:
+        return ""
+    options = ["--net", config.getoption("--net"), "--layer", config.getoption("--layer")]
+    for folder in config.getoption("--path"):
+        options += ["--path", folder]
+    return shlex.join(options) + " "
 
 
 def _relative(path: Path) -> Path:

@@ -82,9 +82,9 @@ def test_id(each: Record) -> str:
     return f"{each['layer']}-{each['variant']}-{each['case']}"
 
 
-def reproduce(each: Record) -> str:
-    """The one command that runs this result alone."""
-    return f"tox -e parity -- -k '[{test_id(each)}]'"
+def reproduce(each: Record, options: str = "") -> str:
+    """The one command that runs this result alone; `options` go first, with a space behind."""
+    return f"tox -e parity -- {options}-k '[{test_id(each)}]'"
 
 
 def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
@@ -181,8 +181,13 @@ def suspicious(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def failures(records: Sequence[Record]) -> list[str]:
-    """Each variant that disagrees: what that means, and the smallest case that shows it."""
+def failures(records: Sequence[Record], options: str = "") -> list[str]:
+    """Each variant that disagrees: what that means, and the smallest case that shows it.
+
+    Args:
+        records: all results.
+        options: what the commands that reproduce a case need to name the same variants.
+    """
     lines: list[str] = []
     for (layer, variant), group in grouped(records).items():
         bad = [each for each in group if each["verdict"] not in AGREEING]
@@ -194,7 +199,7 @@ def failures(records: Sequence[Record]) -> list[str]:
         lines += [f"  smallest case: {smallest['case']} ({smallest['verdict']})"]
         lines += [f"    {line}" for line in smallest["reason"].splitlines()]
         lines += [f"    {line}" for line in smallest["detail"].splitlines()[-40:]]
-        lines += [f"  reproduce: {reproduce(smallest)}"]
+        lines += [f"  reproduce: {reproduce(smallest, options)}"]
     return lines[1:]
 
 

@@ -41,6 +41,7 @@ LAYOUT = 1  # counts the changes of what this file makes out of the same archive
 COMPLETE = "complete.json"
 LOADER = "lib/x86_64-linux-gnu/ld-2.31.so"  # glibc 2.31 is bullseye's
 BLAS_FOLDERS = {"reference": ("blas", "lapack"), "openblas": ("openblas-pthread",)}
+GLOG_LEVEL = "GLOG_minloglevel"  # 2: errors and fatal ones; nets are logged at length otherwise
 OTHER_WAY = "Or set CAFFE_PYTHON to a Python that can `import caffe`; then nothing is installed."
 
 
@@ -274,7 +275,7 @@ def python_command(root: Path, blas: str = "reference") -> tuple[tuple[str, ...]
         "PYTHONWARNINGS",
     )
     environment = dict.fromkeys(foreign, "") | {
-        "GLOG_minloglevel": "2",  # errors and fatal ones; nets are logged at length otherwise
+        GLOG_LEVEL: os.environ.get(GLOG_LEVEL, "2"),
         "PYTHONDONTWRITEBYTECODE": "1",  # the install stays as it was checked
         "PYTHONHOME": str(root / "usr"),
         "PYTHONNOUSERSITE": "1",
@@ -588,7 +589,7 @@ def _debian_of(labels: str, addresses: str) -> str:
     usable = [(base, suite) for base, suite in found if "security" not in base + suite]
     for base, suite in usable:
         if suite == _codename() and (base, f"{suite}-updates") in usable:
-            return base
+            return str(base)
     return next((str(base) for base, _ in usable if base.endswith("/debian")), "")
 
 

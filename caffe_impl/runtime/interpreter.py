@@ -95,7 +95,7 @@ def _chosen(name: str) -> Interpreter:
             " it to use the Caffe that the project installs.",
         )
     # Absolute, because the worker may run in another folder. Links stay: a venv's Python is one.
-    environment = {"GLOG_minloglevel": os.environ.get("GLOG_minloglevel", "2")}
+    environment = {installer.GLOG_LEVEL: os.environ.get(installer.GLOG_LEVEL, "2")}
     return Interpreter((os.path.abspath(path),), environment, "CAFFE_PYTHON")
 
 
