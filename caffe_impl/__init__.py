@@ -1,1 +1,1 @@
-"""How Caffe computes it: nets, Python layers, the compiled layer, and the runtime that runs them."""
+"""How Caffe computes it: nets, layers, and the runtime that runs them."""

@@ -122,8 +122,11 @@ def compare(name: str, actual: Floating, expected: Floating, bound: Bound) -> Ag
 
 
 def _fractions(actual: Floating, expected: Floating, bound: Array64) -> Array64:
-    """error / bound per element: 0 where nothing is wrong, infinite where the bound is 0 or a NaN
-    or an infinity stands on one side only."""
+    """error / bound per element.
+
+    0 where nothing is wrong, infinite where the bound is 0, or where a NaN or an infinity stands
+    on one side only.
+    """
     with np.errstate(all="ignore"):
         fractions = np.asarray(np.abs(actual - expected) / bound)
         odd = ~np.isfinite(fractions)
@@ -149,13 +152,11 @@ class Comparison:
     failed_pass: str | None
 
 
-def compare_run(
-    case: Case, run: Run, truth: Result, bound: Bound
-) -> Mapping[str, Comparison]:
+def compare_run(case: Case, run: Run, truth: Result, bound: Bound) -> Mapping[str, Comparison]:
     """Holds every tensor of every pass against the truth; forward and each diff are judged apart.
 
-    A tensor that the truth has and the run lacks fails, except for the diffs at loss weight 0, where
-    Caffe computes none.
+    A tensor that the truth has and the run lacks fails, except for the diffs at loss weight 0,
+    where Caffe computes none.
     """
     result = {}
     for name in TENSORS:
@@ -193,4 +194,6 @@ def _same_bits(a: Floating, b: Floating) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     integer = np.dtype(f"u{a.itemsize}")
-    return np.array_equal(np.ascontiguousarray(a).view(integer), np.ascontiguousarray(b).view(integer))
+    return np.array_equal(
+        np.ascontiguousarray(a).view(integer), np.ascontiguousarray(b).view(integer)
+    )

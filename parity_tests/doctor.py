@@ -115,7 +115,7 @@ def _ask(python: interpreter.Interpreter) -> dict[str, Any] | None:
 
 
 def _installable(missing: interpreter.NotInstalled) -> dict[str, Any]:
-    """Return the entry of a Caffe that is not there yet: can it be installed here?"""
+    """Return the entry of a Caffe that is not there yet, and whether it can be installed here."""
     try:
         install.check_host()
     except install.InstallError as error:

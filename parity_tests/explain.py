@@ -21,7 +21,7 @@ SLACK = 8
 """How many bounds a prediction may be off: a wrong formula rounds elsewhere than the right one."""
 
 CLOSE = 16 * UNIT_ROUNDOFF
-"""The relative rounding that is granted to a prediction on top: a factor has a handful of its own."""
+"""The relative rounding that is granted to a prediction on top: a factor has some of its own."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def _without_second_consumer(failure: Failure) -> Failure:
     return replace(failure, expected=failure.expected - SHARED_GRADIENT, passes=passes)
 
 
-def _fits(failure: Failure, actual: Array64, predicted: Array64, extra: Array64 | float = 0.0) -> bool:
+def _fits(
+    failure: Failure, actual: Array64, predicted: Array64, extra: Array64 | float = 0.0
+) -> bool:
     """Whether the prediction explains every element, and is not the truth itself.
 
     `extra` is the rounding of the prediction's own formula, where that is another one.
@@ -113,7 +115,9 @@ def _fits(failure: Failure, actual: Array64, predicted: Array64, extra: Array64 
 
 def _wrong(failure: Failure, actual: Array64) -> npt.NDArray[np.bool_]:
     same = np.isnan(actual) & np.isnan(failure.expected) | (actual == failure.expected)
-    return ~((np.abs(actual - failure.expected) <= failure.bound) | same)
+    within: npt.NDArray[np.bool_] = np.abs(actual - failure.expected) <= failure.bound
+    wrong: npt.NDArray[np.bool_] = ~(within | same)
+    return wrong
 
 
 def _poison(failure: Failure, _: Array64) -> Explanation | None:
@@ -137,8 +141,8 @@ def _poison(failure: Failure, _: Array64) -> Explanation | None:
     granted = 4 * UNIT_ROUNDOFF * np.abs(poison + failure.expected)
     if np.all(np.abs(actual - (poison + failure.expected)) <= failure.bound + granted):
         words = (
-            f"{name} is added to what the diff held before (`+=`): Caffe expects bottom diffs to be "
-            "overwritten"
+            f"{name} is added to what the diff held before (`+=`): Caffe expects bottom diffs "
+            "to be overwritten"
         )
         return Explanation("accumulates-diff", words)
     return None

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from parity_tests.compare import Agreement, Comparison, compare_run
 from parity_tests.explain import Explanation, Failure, explain, picture
 from reference import fills
@@ -121,9 +123,7 @@ def _failed(
     )
 
 
-def _compared(
-    about: dict[str, Any], layer: Layer, case: Case, data: Prepared, run: Run
-) -> Outcome:
+def _compared(about: dict[str, Any], layer: Layer, case: Case, data: Prepared, run: Run) -> Outcome:
     comparisons = compare_run(case, run, data.truth, data.bound)
     tensors = {name: each.worst for name, each in comparisons.items()}
     wrong = {name: each for name, each in comparisons.items() if each.failed_pass}
@@ -156,7 +156,7 @@ def _failure(
         layer=layer.name,
         case=case,
         inputs=data.inputs,
-        expected=expected,
+        expected=expected.astype(np.float64),
         bound=data.bound.worst[name],
         passes={each.name: each.result.tensors()[name] for each in run.passes},
         poisons={each.name: each.poison for each in run.passes},

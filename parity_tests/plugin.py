@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,23 @@ def _is_parity_run(config: pytest.Config) -> bool:
 
 def _folder(config: pytest.Config) -> Path:
     return config.invocation_params.dir / str(config.getoption("--parity-report"))
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes the report's folder before the first test: a run must not be lost at its end.
+
+    Raises:
+        UsageError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise pytest.UsageError(
+            f"the report cannot be written to {folder}: {error.strerror}; "
+            "--parity-report names another folder"
+        ) from error
 
 
 def _known(kind: str, name: str, names: list[str]) -> None:
@@ -176,7 +194,8 @@ class _shown:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "comparison" in metafunc.fixturenames:
-        metafunc.parametrize("comparison", metafunc.config.stash[REQUESTS], ids=str)
+        selected = metafunc.config.stash[REQUESTS]
+        metafunc.parametrize("comparison", list[object](selected), ids=str)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -231,6 +250,8 @@ class Collector:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     # Here, not while tests are collected, a usage error ends the run with its message.
+    if _is_parity_run(session.config):
+        _make_folder(_folder(session.config))
     session.config.stash[REQUESTS] = requests(session.config)
     session.config.pluginmanager.register(Collector(session.config), "parity-collector")
 
@@ -240,10 +261,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not records or not _is_parity_run(session.config):
         return
     path = _folder(session.config) / "results.json"
-    try:
-        report.write_json(path, environment(), records)
-    except OSError as error:
-        pytest.exit(f"the report cannot be written to {path}: {error.strerror}", returncode=2)
+    report.write_json(path, environment(), records)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -256,8 +274,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         writer.line(line)
     for title, lines in (
         ("refused, as expected", report.refusals(records)),
-        ("suspicious: no error that rounding could not make, but far above the typical one",
-         report.suspicious(records)),
+        (
+            "suspicious: no error that rounding could not make, but far above the typical one",
+            report.suspicious(records),
+        ),
     ):
         if lines:
             writer.line("")

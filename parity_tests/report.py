@@ -129,7 +129,7 @@ def _counts(group: Sequence[Record]) -> str:
 
 def table(records: Sequence[Record]) -> list[str]:
     """Layer by variant: the worst error as a fraction of its bound, cases, seconds, verdict."""
-    head = ("layer", "variant", "cases", *TENSORS, "seconds", "verdict")
+    head: tuple[str, ...] = ("layer", "variant", "cases", *TENSORS, "seconds", "verdict")
     rows = [head]
     last = None
     for (layer, variant), group in grouped(records).items():
@@ -149,7 +149,9 @@ def table(records: Sequence[Record]) -> list[str]:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
     lines.append("")
-    lines.append("loss, dx1, dx2: the worst error as a fraction of the rounding bound; 1 is the limit.")
+    lines.append(
+        "loss, dx1, dx2: the worst error as a fraction of the rounding bound; 1 is the limit."
+    )
     return lines
 
 
@@ -160,7 +162,9 @@ def refusals(records: Sequence[Record]) -> list[str]:
         kinds: dict[str, list[Record]] = {}
         for each in group:
             if each["verdict"] == "refused":
-                kinds.setdefault(each["reason"].partition(":")[0].partition(" (")[0], []).append(each)
+                kinds.setdefault(each["reason"].partition(":")[0].partition(" (")[0], []).append(
+                    each
+                )
         for same in kinds.values():
             example = next((each for each in same if each["case"] == "base"), same[0])
             lines.append(f"{layer}  {variant}  ({example['case']}) {example['reason']}")

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_impl.runtime import install, interpreter
+from caffe_impl.runtime import apt, install, interpreter
 from caffe_impl.runtime.install import InstallError, Recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -96,6 +96,7 @@ def _packet(tag: int, body: bytes) -> bytes:
 
 @functools.cache
 def key(seed: int) -> Key:
+    """A signing key; making one takes long enough to keep it."""
     return Key(seed)
 
 
@@ -538,7 +539,7 @@ def test_mirror_is_the_hosts_own(
             f'Dir::Etc::sourcelist "{tmp_path}/none"; Dir::Etc::sourceparts "{tmp_path}/parts";\n'
         )
     if mirror:
-        assert install._mirror() == mirror
+        assert apt.mirror() == mirror
     else:
         with pytest.raises(InstallError, match="no Debian mirror is named"):
             install.check_host()
@@ -547,7 +548,7 @@ def test_mirror_is_the_hosts_own(
 def test_labelled_mirror_is_preferred() -> None:
     """A source that apt knows to be labelled Debian is taken, wherever it is."""
     labels = "Other http://a/debian/\nDebian-Security http://b/debian/\nDebian http://c/d/\n"
-    assert install._debian_of(labels, "") == "http://c/d/"
+    assert apt._debian_of(labels, "") == "http://c/d/"
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,7 +655,7 @@ def test_blas_is_the_chosen_one(
 def test_unknown_blas(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A BLAS that is not there is refused, with the names of those that are."""
     monkeypatch.setenv("PARITY_BLAS", "mkl")
-    with pytest.raises(interpreter.NoCaffe, match="'mkl'(.|\n)*reference or openblas"):
+    with pytest.raises(interpreter.NoCaffe, match=r"'mkl'(.|\n)*reference or openblas"):
         interpreter.find()
 
 

@@ -91,10 +91,7 @@ def test_only_the_mutated_tensors_fail(mutant: Mutant) -> None:
     """
     apart = [outcome for outcome in outcomes(mutant) if outcome.case != "same-blob"]
     failed = {
-        name
-        for outcome in apart
-        for name, each in outcome.tensors.items()
-        if not each.agrees
+        name for outcome in apart for name, each in outcome.tensors.items() if not each.agrees
     }
     assert failed == set(mutant.tensors)
 

@@ -66,9 +66,9 @@ def test_central_differences_agree(layer: Layer, name: str) -> None:
 
 def _central_difference(kind: str, inputs: Inputs, which: str, place: tuple[int, ...]) -> Fraction:
     step = Fraction(1, 1024)
-    return (_loss(kind, inputs, which, place, step) - _loss(kind, inputs, which, place, -step)) / (
-        2 * step
-    )
+    above = _loss(kind, inputs, which, place, step)
+    below = _loss(kind, inputs, which, place, -step)
+    return (above - below) / (2 * step)
 
 
 def _loss(
@@ -83,7 +83,8 @@ def _loss(
             if (name, index) == (which, place):
                 value += step
             sums[key] = sums.get(key, Fraction(0)) + sign * value
-    return sum((d * d for d in sums.values()), Fraction(0)) / (2 * inputs.x1.shape[0])
+    squares = sum((d * d for d in sums.values()), Fraction(0))
+    return Fraction(squares, 2 * inputs.x1.shape[0])
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -138,8 +139,6 @@ def test_refusals_say_what_does_not_fit() -> None:
         assert reason is not None
         assert str(shapes[0]) in reason
         assert str(shapes[1]) in reason
-
-
 
 
 def test_inputs_are_the_same_bytes_everywhere() -> None:

@@ -1,1 +1,1 @@
-"""What is true: the contract, the cases, each formula in float64 autograd, and its rounding bound."""
+"""What is true: contract, cases, each formula in float64 autograd, and its bound."""

@@ -43,7 +43,8 @@ def uniform(shape: Shape, rng: np.random.RandomState) -> Array32:
 
 def small_integers(shape: Shape, rng: np.random.RandomState) -> Array32:
     """Integers from -3 to 3, the inputs of the exact lane."""
-    return rng.randint(-3, 4, size=shape).astype(np.float32)
+    values: Array32 = rng.randint(-3, 4, size=shape).astype(np.float32)
+    return values
 
 
 def _ternary(case: Case, rng: np.random.RandomState) -> Inputs:
@@ -51,7 +52,8 @@ def _ternary(case: Case, rng: np.random.RandomState) -> Inputs:
 
     def array(shape: Shape) -> Array32:
         bits = rng.randint(0, 2, size=(2, *shape), dtype=np.int8)
-        return (bits[0] - bits[1]).astype(np.float32)
+        values: Array32 = (bits[0] - bits[1]).astype(np.float32)
+        return values
 
     return Inputs(array(case.x1_shape), array(case.x2_shape))
 

@@ -9,7 +9,7 @@ summation, each term passes through at most T-1 additions, so that
 
     |fl(d) - d| <= E = g(T-1) * (sum |x1| + sum |x2|)           u * |d| when T = 2
 
-The loss squares d (1 rounding), adds M squares in any order (M-1) and scales by 1/(2N) (at most 3: a
+The loss squares d (1 rounding), adds M squares in any order (M-1), scales by 1/(2N) (at most 3: a
 rounded reciprocal, its product, a coefficient):
 
     |fl(L) - L| <= [ g(M+3) * sum (|d|+E)**2 + sum E*(2|d|+E) ] / (2N)
@@ -98,7 +98,7 @@ def _bound(kind: str, case: Case, inputs: Inputs) -> Bound:
     d = np.abs(sum1 - _tail_like(sum2, sum1.ndim))
     size = size1 + _tail_like(size2, size1.ndim)
     if _is_exact(case, inputs, d, size):
-        zero = {name: np.float64(0.0) for name in ("loss", "dx1", "dx2")}
+        zero = {name: np.zeros(()) for name in ("loss", "dx1", "dx2")}
         exact = _shaped(zero, inputs)
         return Bound(exact, exact)
     worst = _tensors(case, d, size, terms, worst_growth)
@@ -113,9 +113,9 @@ def _tensors(
     """The formulas of this module's docstring, for one way to count roundings."""
     samples, squares = d.shape[0], d.size
     error = UNIT_ROUNDOFF * d if terms == 2 else growth(terms - 1) * size
-    loss = (
-        growth(squares + 3) * np.sum((d + error) ** 2) + np.sum(error * (2 * d + error))
-    ) / (2 * samples)
+    loss = (growth(squares + 3) * np.sum((d + error) ** 2) + np.sum(error * (2 * d + error))) / (
+        2 * samples
+    )
     loss += (squares / (2 * samples) + 4) * SMALLEST_SUBNORMAL
     scale = abs(case.weight) / samples
     dx = scale * (growth(4) * (d + error) + error) + (d + 4) * SMALLEST_SUBNORMAL

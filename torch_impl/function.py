@@ -41,12 +41,11 @@ class HalfMeanSquare(Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (grad,) = grads  # the loss weight arrives here: leaving it out is the classical mistake
         (d,) = ctx.saved_tensors
-        return grad / d.shape[0] * d
+        gradient: torch.Tensor = grad / d.shape[0] * d
+        return gradient
 
 
-def summed_euclidean_loss(
-    x1: torch.Tensor, x2: torch.Tensor, sum: str = "channel"
-) -> torch.Tensor:
+def summed_euclidean_loss(x1: torch.Tensor, x2: torch.Tensor, sum: str = "channel") -> torch.Tensor:
     """The Euclidean loss of two inputs that are summed over some axes first.
 
     Args:

@@ -15,7 +15,8 @@ def euclidean_loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
     Not `mse_loss`, which divides by the number of elements: the two differ by 2/(C*H*W).
 
     Args:
-        x1, x2: (N, C, S...), both of one shape.
+        x1: (N, C, S...).
+        x2: of the same shape.
 
     Raises:
         ValueError: the shapes differ, or the batch is empty.

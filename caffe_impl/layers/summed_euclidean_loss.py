@@ -49,7 +49,7 @@ class SummedEuclideanLossLayer(caffe.Layer):
             raise ValueError("the batch is empty: x1 has shape %s" % (x1,))
         must_agree = {
             "none": (x1, x2),
-            "channel": ((x1[0],) + x1[2:], (x2[0],) + x2[2:]),
+            "channel": ((x1[0], *x1[2:]), (x2[0], *x2[2:])),
             "tail": (x1[0], x2[0]),
         }[self.sum]
         if must_agree[0] != must_agree[1]:

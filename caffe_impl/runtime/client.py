@@ -206,7 +206,7 @@ class Caffe:
             self._process = _Process(self.interpreter)
 
     def start(self) -> dict[str, Any]:
-        """Starts the worker if none is running, and waits for it; returns its greeting (versions, layer types).
+        """Starts the worker if none is running; returns its greeting (versions, layer types).
 
         Raises:
             NoCaffe: the interpreter cannot import caffe.
@@ -288,7 +288,9 @@ class Caffe:
                     del view  # the map cannot be closed while a view of it lives
         return {
             "free": free,
-            "ops": [{**op, "array": places[id(op["array"])]} if "array" in op else op for op in ops],
+            "ops": [
+                {**op, "array": places[id(op["array"])]} if "array" in op else op for op in ops
+            ],
         }
 
     def _copied(self, reference: Mapping[str, Any]) -> Array32:

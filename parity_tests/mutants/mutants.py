@@ -1,7 +1,6 @@
 """Known-bad layers, each the good one with one line of thinking wrong. They run in a real Caffe.
 
-Every class is a bug from the wild; `parity_tests/test_mutants.py` says which and what the suite must
-answer.
+Every class is a bug from the wild; `parity_tests/test_mutants.py` says what the suite must answer.
 """
 
 import numpy as np
