@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from caffe_impl.runtime import install, plugin
-from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeError, CaffeHang, LayerError, Op
+from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeHang, LayerError, Op
 from caffe_impl.runtime.interpreter import find
 from reference.contract import (
     PASSES,
@@ -91,12 +91,7 @@ class CaffeVariant:
             NoCaffe: there is no Caffe.
         """
         recorded = _Recorder(case)
-        try:
-            libraries = self.libraries()
-        except plugin.PluginError as error:
-            raise VariantFailure("crash", str(error)) from error
-        ops: list[Op] = [{"op": "load", "library": library} for library in libraries]
-        ops += [self._net_op(case)]
+        ops = self.net_ops(case)
         ops += recorded.one_pass(other, BEFORE)
         for name, poison in PASSES.items():
             if name == "reshaped":
@@ -114,6 +109,18 @@ class CaffeVariant:
         before, *results = recorded.results(replies, [BEFORE, *PASSES.values()])
         passes = zip(PASSES.items(), results, strict=True)
         return Run(tuple(Pass(name, poison, result) for (name, poison), result in passes), before)
+
+    def net_ops(self, case: Case) -> list[Op]:
+        """The ops that load the compiled layers and build the net of a case.
+
+        Raises:
+            VariantFailure: a compiled layer cannot be built.
+        """
+        try:
+            libraries = self.libraries()
+        except plugin.PluginError as error:
+            raise VariantFailure("crash", str(error)) from error
+        return [{"op": "load", "library": each} for each in libraries] + [self._net_op(case)]
 
     def _net_op(self, case: Case) -> Op:
         edits: Op = {
@@ -267,7 +274,9 @@ def variants() -> list[CaffeVariant]:
         CaffeVariant("caffe-native", "euclidean", native, _euclidean_loss),
         CaffeVariant("caffe-python", "euclidean", from_file("euclidean_python.prototxt")),
         CaffeVariant(
-            "caffe-eltwise-reduction", "euclidean", from_file("euclidean_eltwise_reduction.prototxt")
+            "caffe-eltwise-reduction",
+            "euclidean",
+            from_file("euclidean_eltwise_reduction.prototxt"),
         ),
         CaffeVariant("caffe-python", "channel_sum", from_file("channel_sum_python.prototxt")),
         CaffeVariant("caffe-convolution", "channel_sum", convolution, _euclidean_loss),

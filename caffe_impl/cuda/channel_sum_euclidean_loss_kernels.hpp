@@ -429,46 +429,50 @@ inline void SumChannels(const Plan& plan, const Dtype* x1, const Dtype* x2,
   }
 }
 
-// Makes d and returns the loss: the bits that the kernels make.
+// The sum of the squares of d that the threads of one block have.
 template <typename Dtype>
-inline Dtype ForwardCPU(const Plan& plan, const Dtype* x1, const Dtype* x2,
-    Dtype* d) {
+inline double SumSquares(const Plan& plan, int block, const Dtype* d) {
   const int group_size = plan.lanes * plan.rows;
   const Index groups = plan.threads / group_size;
   const Index wide = plan.lanes * plan.vector;
   const Index all = plan.samples * plan.strips;
-  std::vector<Dtype> sums(plan.threads * plan.vector);
-  std::vector<double> totals(plan.threads);
-  for (int block = 0; block < plan.blocks; ++block) {
-    std::vector<double> squares(plan.threads);
-    for (Index tile = block; tile < plan.tiles; tile += plan.blocks) {
-      const Index first = tile * groups;
-      const Index last = std::min(first + groups, all);
-      for (Index group = first; group < last; ) {
-        // The groups of this tile that lie side by side in one sample.
-        const Index sample = group / plan.strips;
-        const Index position = group % plan.strips * wide;
-        const Index run = std::min(last - group,
-                                   plan.strips - group % plan.strips);
-        const Index width = std::min(run * wide, plan.positions - position);
-        const Dtype* sum = &sums[0];
-        SumChannels(plan,
-            x1 + sample * plan.channels[0] * plan.positions + position,
-            x2 + sample * plan.channels[1] * plan.positions + position,
-            width, &sums[0]);
-        std::copy(sum, sum + width, d + sample * plan.positions + position);
-        Index thread = (group - first) * group_size;
-        for (Index i = 0; i < width; thread += group_size) {
-          for (int lane = 0; lane < plan.lanes && i < width; ++lane) {
-            for (int v = 0; v < plan.vector; ++v, ++i) {
-              squares[thread + lane] += Square(sum[i]);
-            }
-          }
-        }
-        group += run;
+  std::vector<double> squares(plan.threads);
+  for (Index tile = block; tile < plan.tiles; tile += plan.blocks) {
+    const Index first = tile * groups;
+    for (Index group = first; group < std::min(first + groups, all);
+         ++group) {
+      const Index position = group % plan.strips * wide;
+      const Dtype* from = d + group / plan.strips * plan.positions + position;
+      const Dtype* end = from + std::min(wide, plan.positions - position);
+      // A thread has `vector` positions; row 0 has the sums.
+      for (double* square = &squares[(group - first) * group_size];
+           from < end; ++square) {
+        for (int v = 0; v < plan.vector; ++v) { *square += Square(*from++); }
       }
     }
-    totals[block % plan.threads] += TreeSum(&squares);
+  }
+  return TreeSum(&squares);
+}
+
+// Makes d and returns the loss: the bits that the kernels make.
+template <typename Dtype>
+inline Dtype ForwardCPU(const Plan& plan, const Dtype* x1, const Dtype* x2,
+    Dtype* d) {
+  // As many positions at once as leave their sums in the first-level cache.
+  const Index chunk = std::max<Index>(4096 / plan.rows, 1);
+  std::vector<Dtype> sums(chunk * plan.rows);
+  for (Index n = 0; n < plan.samples; ++n) {
+    for (Index s = 0; s < plan.positions; s += chunk) {
+      const Index width = std::min(chunk, plan.positions - s);
+      SumChannels(plan, x1 + n * plan.channels[0] * plan.positions + s,
+          x2 + n * plan.channels[1] * plan.positions + s, width, &sums[0]);
+      std::copy(sums.begin(), sums.begin() + width,
+                d + n * plan.positions + s);
+    }
+  }
+  std::vector<double> totals(plan.threads);
+  for (int block = 0; block < plan.blocks; ++block) {
+    totals[block % plan.threads] += SumSquares(plan, block, d);
   }
   return Loss<Dtype>(TreeSum(&totals), plan.samples);
 }

@@ -1,13 +1,13 @@
 """Install a real Caffe, and the compiler that fits it, into a cache folder: without root, once.
 
 PyPI has no Caffe that today's Pythons can import, and Debian dropped it after release 11. So the
-archives of Debian 11 (bullseye) are fetched by the host's own ``apt-get``, which verifies each of
-them against Debian's archive keys, and unpacked side by side into one folder. Neither the host's
-packages nor its apt state are touched. What is in that folder runs through its own dynamic loader
-(`python_command`), so the host's libc does not matter.
+packages of Debian 11 (bullseye) are fetched and verified (`apt`) and unpacked side by side into one
+folder. Neither the host's packages nor its apt state are touched. What is in that folder runs
+through its own dynamic loader (`python_command`), so the host's libc does not matter.
 
 The folder appears in one step: everything happens in a sibling folder, Caffe is imported there, and
 only then is it renamed. An interrupted install is therefore never taken for a whole one.
+`make_once` does that for the Caffe with CUDA, too (`cuda_build`).
 
 Environment variables: PARITY_CACHE (where; otherwise the user's cache folder) and PARITY_MIRROR (a
 Debian mirror; otherwise the one in the host's apt sources).
@@ -22,8 +22,6 @@ import hashlib
 import json
 import os
 import platform
-import re
-import select
 import shutil
 import subprocess
 import sys
@@ -35,9 +33,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote
+
+from caffe_impl.runtime.apt import Apt, AptError, Archive, full_disk, mirror
 
 LAYOUT = 1  # counts the changes of what this file makes out of the same archives
+ROOT = "root"
 COMPLETE = "complete.json"
 LOADER = "lib/x86_64-linux-gnu/ld-2.31.so"  # glibc 2.31 is bullseye's
 BLAS_FOLDERS = {"reference": ("blas", "lapack"), "openblas": ("openblas-pthread",)}
@@ -215,10 +215,18 @@ def installed(recipe: Recipe = BULLSEYE) -> Path | None:
 
     Only looks: it creates no folder and waits for no lock.
     """
-    root = cache_folder() / f"caffe-{recipe.key}"
+    return complete(f"caffe-{recipe.key}")
+
+
+def complete(name: str) -> Path | None:
+    """Return the install called `name` in the cache folder, None if it is not there, or not whole.
+
+    Only looks: it creates no folder and waits for no lock.
+    """
+    root = cache_folder() / name
     # os.path answers False, where pathlib raises, if the folder may not be entered.
-    complete = os.path.isfile(root / COMPLETE) and os.path.exists(root / LOADER)
-    return root if complete else None
+    whole = os.path.isfile(root / COMPLETE) and os.path.exists(root / LOADER)
+    return root if whole else None
 
 
 def ensure(progress: Progress | None = None, recipe: Recipe = BULLSEYE) -> Path:
@@ -230,31 +238,67 @@ def ensure(progress: Progress | None = None, recipe: Recipe = BULLSEYE) -> Path:
     Raises InstallError for everything that can go wrong. Nothing half-made is left behind then;
     after a kill -9, what is left is ignored, and removed by the next install.
     """
-    root = installed(recipe)
+    progress = Progress() if progress is None else progress
+
+    def fill(work: Path) -> dict[str, Any]:
+        _, archives = unpack_packages(work, recipe, progress)
+        progress("importing Caffe")
+        return record_of(recipe, archives, try_caffe(python_command(work / ROOT)))
+
+    return make_once(f"caffe-{recipe.key}", fill, recipe, progress)
+
+
+def make_once(
+    name: str,
+    fill: Callable[[Path], dict[str, Any]],
+    recipe: Recipe,
+    progress: Progress,
+    family: str = "",
+    room: int = 1,
+) -> Path:
+    """Return the install called `name` in the cache folder, having `fill` make it if need be.
+
+    Args:
+        name: the folder's name; all that decides its content must be in it.
+        fill: makes the folder ROOT in the folder that it is given, where it may leave other things,
+            and returns what COMPLETE shall say.
+        recipe: what this machine must be able to install.
+        progress: told what is going on.
+        family: installs of one family wait for each other.
+        room: the GB of disk that it takes.
+
+    Raises:
+        InstallError: for everything that can go wrong; nothing half-made is left behind then.
+    """
+    root = complete(name)
     if root is not None:
         return root
-    progress = Progress() if progress is None else progress
     try:
-        with _understood_os_errors():
+        with understood(room):
             check_host(recipe)
             cache = cache_folder()
             cache.mkdir(parents=True, exist_ok=True)
-            with _only_one(cache, progress):
-                root = installed(recipe)  # by the process that we waited for
-                return _install(cache, recipe, progress) if root is None else root
+            with _only_one(cache / f"{family}lock", progress):
+                root = complete(name)  # by the process that we waited for
+                if root is None:
+                    root = _make(cache / name, fill, f"{family}partial-", progress)
+                return root
     finally:
         progress.close()
 
 
-def python_command(root: Path, blas: str = "reference") -> tuple[tuple[str, ...], dict[str, str]]:
+def python_command(
+    root: Path, blas: str = "reference", more: Sequence[Path] = ()
+) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the command and the environment that run the Python inside `root`.
 
     `blas` is "reference" or "openblas". Packages unpacked without their install scripts have no
-    /etc/alternatives, so the folder of the BLAS is named on the library path instead.
+    /etc/alternatives, so the folder of the BLAS is named on the library path instead. `more` are
+    folders that are searched for libraries last.
     """
     libraries = root / "usr/lib/x86_64-linux-gnu"
     blas_folders = [libraries / folder for folder in BLAS_FOLDERS[blas]]
-    path = (*blas_folders, libraries, root / "lib/x86_64-linux-gnu", root / "usr/lib")
+    path = (*blas_folders, libraries, root / "lib/x86_64-linux-gnu", root / "usr/lib", *more)
     command = (
         str(root / LOADER),
         "--inhibit-cache",  # the host's ld.so.cache leads to the host's libraries
@@ -308,17 +352,27 @@ def check_host(recipe: Recipe = BULLSEYE) -> None:
             recipe.keyrings[0],
             "install the package debian-archive-keyring (Debian and Ubuntu have it).",
         )
-    _mirror()
+    with understood():
+        mirror()
 
 
 @contextlib.contextmanager
-def _understood_os_errors() -> Iterator[None]:
-    """Turn what the file system refuses into an InstallError."""
+def understood(room: int = 1) -> Iterator[None]:
+    """Turn what the archive or the file system refuses into an InstallError.
+
+    `room` is how many GB of disk the install takes.
+    """
     try:
         yield
+    except AptError as error:
+        raise InstallError(error.happened, error.expected, error.advice) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(str(error)) from error
+            raise InstallError(
+                f"the disk is full.\n  said:     {error}",
+                f"about {room} GB free for {cache_folder()}",
+                "free some, or set PARITY_CACHE to a folder on another disk.",
+            ) from error
         raise InstallError(
             f"the cache folder cannot be written.\n  said:     {error}",
             f"a folder in which this user may create files: {cache_folder()}",
@@ -327,9 +381,9 @@ def _understood_os_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only_one(cache: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of the cache folder; the system releases it however this process ends."""
-    with (cache / "lock").open("w") as lock:
+def _only_one(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock `path`; the system releases it however this process ends."""
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -338,334 +392,85 @@ def _only_one(cache: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _install(cache: Path, recipe: Recipe, progress: Progress) -> Path:
-    """Install into a new folder in `cache` and rename it to its final name. The lock is held."""
-    final = cache / f"caffe-{recipe.key}"
+def _make(
+    final: Path, fill: Callable[[Path], dict[str, Any]], partial: str, progress: Progress
+) -> Path:
+    """Have `fill` make the folder elsewhere and rename it to its final name. The lock is held."""
     if final.exists():  # someone has removed a part of it: it would have been returned otherwise
         progress.say(f"removing the damaged {final}")
         shutil.rmtree(final)
-    _sweep(cache)
+    _sweep(final.parent, partial)
     started = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix="partial-", dir=cache))
+    work = Path(tempfile.mkdtemp(prefix=partial, dir=final.parent))
     try:
-        root = work / "root"
-        root.mkdir()
-        progress("asking the Debian mirror what it has")
-        apt = _Apt(work / "apt", recipe)
-        apt.update()
-        archives = [a for a in apt.plan() if not _matches(a.package, recipe.unneeded)]
-        total = sum(archive.size for archive in archives)
-        _check_space(cache, total)
-        folder = apt.download(archives, progress)
-        _unpack(sorted(folder.glob("*.deb")), root, recipe.omitted, progress)
-        _make_links_relative(root)
-        progress("importing Caffe")
-        facts = _try_caffe(root)
-        shutil.rmtree(work / "apt")
-        record = {
-            "caffe": facts,
-            "suite": recipe.suite,
-            "layout": LAYOUT,
-            "asked_for": recipe.packages,
-            "packages": {archive.package: archive.version for archive in archives},
-            "fetched_bytes": total,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        (root / COMPLETE).write_text(json.dumps(record, indent=1) + "\n")
-        os.rename(root, final)
+        (work / ROOT).mkdir()
+        record = {**fill(work), "seconds": round(time.monotonic() - started, 1)}
+        (work / ROOT / COMPLETE).write_text(json.dumps(record, indent=1) + "\n")
+        os.rename(work / ROOT, final)
         progress.say(f"installed Caffe in {record['seconds']} s: {final}")
     finally:
-        _sweep(cache)
+        _sweep(final.parent, partial)
     return final
 
 
-def _sweep(cache: Path) -> None:
+def _sweep(cache: Path, partial: str) -> None:
     """Remove unfinished installs: ours, and what processes that died have left. The lock is held.
 
     Programs that a killed install had started may write on for a moment, so errors are ignored
     here, and this runs both before and after an install.
     """
-    for unfinished in cache.glob("partial-*"):
+    for unfinished in cache.glob(f"{partial}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def unpack_packages(
+    work: Path, recipe: Recipe, progress: Progress, sources: bool = False
+) -> tuple[Apt, list[Archive]]:
+    """Fetch the packages of `recipe` and unpack them into ROOT in `work`.
+
+    Returns the apt that fetched them, which has source packages too if `sources`, and what was
+    fetched.
+    """
+    progress("asking the Debian mirror what it has")
+    apt = Apt(work / "apt", recipe.suite, recipe.keyrings, sources)
+    apt.update()
+    planned = apt.plan(recipe.packages)
+    archives = [a for a in planned if not _matches(a.package, recipe.unneeded)]
+    total = sum(archive.size for archive in archives)
+    # Measured: 195 MB of archives unpack to 720 MB, and both are there at the same time.
+    check_space(work, 5 * total)
+
+    def watch(have: int) -> None:
+        progress("fetching Caffe", f"{have // 10**6} of {total // 10**6} MB")
+
+    folder = apt.download(archives, watch)
+    _unpack(sorted(folder.glob("*.deb")), work / ROOT, recipe.omitted, progress)
+    _make_links_relative(work / ROOT)
+    return apt, archives
+
+
+def record_of(recipe: Recipe, archives: Sequence[Archive], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what COMPLETE says about an install; `facts` are Caffe's own words about itself."""
+    return {
+        "caffe": facts,
+        "suite": recipe.suite,
+        "layout": LAYOUT,
+        "asked_for": recipe.packages,
+        "packages": {archive.package: archive.version for archive in archives},
+        "fetched_bytes": sum(archive.size for archive in archives),
+    }
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_space(folder: Path, fetched: int) -> None:
-    # Measured: 195 MB of archives unpack to 720 MB, and both are there at the same time.
-    need = 5 * fetched
+def check_space(folder: Path, need: int) -> None:
+    """Raise OSError (ENOSPC) if less than `need` bytes are free for `folder`."""
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise _no_space(f"{free // 10**6} MB free, {need // 10**6} MB needed")
-
-
-def _no_space(said: str) -> InstallError:
-    return InstallError(
-        f"the disk is full.\n  said:     {said}",
-        f"about 1 GB free for {cache_folder()}",
-        "free some, or set PARITY_CACHE to a folder on another disk.",
-    )
-
-
-@dataclass(frozen=True)
-class _Archive:
-    """One package as the mirror offers it."""
-
-    package: str
-    version: str
-    size: int  # bytes to fetch
-
-
-class _Apt:
-    """The host's apt-get, on a state, a cache and a source list of our own in `folder`.
-
-    The rest of the host's configuration (proxies, certificates, credentials) stays in force.
-    """
-
-    def __init__(self, folder: Path, recipe: Recipe) -> None:
-        self._folder = folder
-        self._recipe = recipe
-        self._mirror = _mirror()
-        for part in ("state/lists/partial", "cache/archives/partial", "none", "archives"):
-            (folder / part).mkdir(parents=True)
-        (folder / "status").touch()  # nothing counts as installed, so all dependencies are fetched
-        keyring = next(path for path in recipe.keyrings if os.path.exists(path))
-        (folder / "sources.list").write_text(
-            f"deb [arch=amd64 lang=none target=Packages signed-by={keyring}]"
-            f" {self._mirror} {recipe.suite} main\n"
-        )
-        self._configuration = folder / "apt.conf"
-        self._configuration.write_text(_apt_configuration(folder))
-
-    def update(self) -> None:
-        """Fetch and verify the suite's list of packages."""
-        self._run("update")
-
-    def plan(self) -> list[_Archive]:
-        """Return what must be fetched for the recipe's packages."""
-        text = self._run("install", "--print-uris", *self._recipe.packages)
-        found = re.findall(r"^'[^']+' (\S+?)_(\S+?)_\S+\.deb (\d+)", text, re.MULTILINE)
-        return [_Archive(name, unquote(version), int(size)) for name, version, size in found]
-
-    def download(self, archives: Sequence[_Archive], progress: Progress) -> Path:
-        """Fetch and verify `archives`; return the folder that has them."""
-        folder = self._folder / "archives"
-        total = sum(archive.size for archive in archives)
-
-        def watch() -> None:
-            have = sum(_size(file) for file in folder.iterdir())
-            progress("fetching Caffe", f"{have // 10**6} of {total // 10**6} MB")
-
-        names = [f"{archive.package}={archive.version}" for archive in archives]
-        self._run("download", *names, folder=folder, watch=watch)
-        return folder
-
-    def _run(
-        self, *arguments: str, folder: Path | None = None, watch: Callable[[], None] | None = None
-    ) -> str:
-        command = ("apt-get", "-c", str(self._configuration), "-q", "-y", *arguments)
-        environment = os.environ | {"LC_ALL": "C", "LANGUAGE": ""}  # its words are searched below
-        chunks: list[bytes] = []  # not a file: on a full disk it would lose the very message
-        process = subprocess.Popen(
-            command,
-            cwd=folder or self._folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdout is not None
-        try:
-            while not chunks or chunks[-1]:
-                if select.select([process.stdout], [], [], 0.1)[0]:
-                    chunks.append(os.read(process.stdout.fileno(), 2**16))
-                if watch is not None:
-                    watch()
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        text = b"".join(chunks).decode(errors="replace")
-        if process.returncode != 0:
-            raise _apt_error(text, self._mirror, self._recipe.suite)
-        return text
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:  # apt has just renamed it
-        return 0
-
-
-def _apt_configuration(folder: Path) -> str:
-    """Return an apt.conf, which apt reads after the host's, so that it has the last word."""
-    lines = [
-        f'Dir::State "{folder}/state";',
-        f'Dir::State::status "{folder}/status";',
-        f'Dir::Cache "{folder}/cache";',
-        'Dir::Cache::pkgcache "pkgcache.bin";',
-        'Dir::Cache::srcpkgcache "srcpkgcache.bin";',
-        f'Dir::Etc::sourcelist "{folder}/sources.list";',
-        f'Dir::Etc::sourceparts "{folder}/none";',
-        f'Dir::Etc::preferences "{folder}/none/preferences";',
-        f'Dir::Etc::preferencesparts "{folder}/none";',
-        # Never less strict than apt's own defaults, whatever the host allows.
-        'APT::Get::AllowUnauthenticated "false";',
-        'Acquire::AllowInsecureRepositories "false";',
-        'Acquire::AllowWeakRepositories "false";',
-        'Acquire::AllowDowngradeToInsecureRepositories "false";',
-        'APT::Sandbox::User "root";',  # apt's own user cannot enter a private folder
-        'APT::Architecture "amd64";',
-        "#clear APT::Architectures;",
-        'APT::Architectures { "amd64"; };',
-        'APT::Install-Recommends "false";',
-        'APT::Install-Suggests "false";',
-        'APT::Update::Error-Mode "any";',  # or an unreachable mirror is only a warning
-        'Acquire::Languages "none";',
-        'Acquire::GzipIndexes "true";',
-        'Acquire::Retries "2";',
-        'Acquire::http::Timeout "20";',
-        'Acquire::https::Timeout "20";',
-    ]
-    # Commands that the host has tied to its own updates and installs.
-    hooks = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success", "Pre-Install-Pkgs")
-    lines += [f"#clear {when}::{hook};" for when in ("APT::Update", "DPkg") for hook in hooks]
-    return "\n".join(lines) + "\n"
-
-
-def _mirror() -> str:
-    """Return the address of a Debian mirror: PARITY_MIRROR, or what the host's apt uses."""
-    chosen = os.environ.get("PARITY_MIRROR", "").strip()
-    if chosen.startswith("/"):
-        chosen = f"copy:{chosen}"
-    if chosen:
-        if re.fullmatch(r"[a-z+]+:[^\s\[\]]+", chosen) is None:
-            raise InstallError(
-                f"PARITY_MIRROR is {chosen!r}.",
-                "the address of a Debian mirror, such as https://HOST/debian, or a folder.",
-                "correct PARITY_MIRROR, or unset it to use the host's own mirror.",
-            )
-        # apt leaves archives of file: where they are; copy: is the same with a copy of ours.
-        return re.sub(r"^file:", "copy:", chosen)
-    mirror = _debian_of(
-        _sources("indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"),
-        _sources("update", "--print-uris"),
-    )
-    if not mirror:
-        raise InstallError(
-            "no Debian mirror is named in the host's apt sources.",
-            "a source of Debian's own `main` there, or PARITY_MIRROR.",
-            "set PARITY_MIRROR to a Debian mirror that has bullseye (https://HOST/debian).",
-        )
-    return re.sub(r"^file:", "copy:", mirror)
-
-
-def _sources(*question: str) -> str:
-    """Return what apt-get says about the host's sources; neither question needs the network."""
-    return subprocess.run(
-        ["apt-get", *question],
-        env=os.environ | {"LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    ).stdout
-
-
-def _debian_of(labels: str, addresses: str) -> str:
-    """Return the source that is most likely Debian's main archive, an empty string if none is.
-
-    `labels` are sure, but apt knows them only once it has fetched its lists, which the images of
-    containers come without. A wrong guess does no harm: Debian's keys would not fit.
-    """
-    labelled = re.search(r"^Debian (\S+)$", labels, re.MULTILINE)
-    if labelled:
-        return str(labelled.group(1))
-    found = re.findall(r"^'([^']+?)/*/dists/([^/']+)/main/binary-amd64/", addresses, re.MULTILINE)
-    usable = [(base, suite) for base, suite in found if "security" not in base + suite]
-    for base, suite in usable:
-        if suite == _codename() and (base, f"{suite}-updates") in usable:
-            return str(base)
-    return next((str(base) for base, _ in usable if base.endswith("/debian")), "")
-
-
-def _codename() -> str:
-    """Return the name of the Debian release that this is, an empty string on another system."""
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        return ""
-    return release.get("VERSION_CODENAME", "") if release["ID"] == "debian" else ""
-
-
-# What apt says (in the C locale) for the failures that can be told apart, most telling first.
-_FULL = r"No space left|enough free space|Disk quota exceeded"
-_UNVERIFIED = (
-    r"Hash Sum mismatch|unexpected size|NO_PUBKEY|EXPKEYSIG|REVKEYSIG|BADSIG|is not signed|"
-    r"invalid signature|couldn't be verified|could not be verified|isn't valid|"
-    r"cannot be authenticated|Missing key|Splitting up"
-)
-_UNREACHABLE = (
-    r"Could not connect|Could not resolve|Connection failed|Connection refused|timed out|"
-    r"Network is unreachable|Temporary failure|Unable to connect|Could not handshake|"
-    r"certificate|Connection reset|Cannot initiate|Undetermined Error|Invalid response from proxy"
-)
-_NO_SUITE = r"does not have a Release file|404 +Not Found|File not found"
-_NO_PACKAGE = r"Unable to locate package|no installation candidate|Unable to correct problems"
-
-
-def _apt_error(text: str, mirror: str, suite: str) -> InstallError:
-    said = _telling_line(text)
-    if re.search(_FULL, text):
-        return _no_space(_line_with(_FULL, text))
-    if re.search(_UNVERIFIED, text):
-        return InstallError(
-            f"what the mirror sent is not what Debian signed.\n  said:     {said}",
-            f"`{suite}` as signed with Debian's archive keys, from {mirror}",
-            "try again; if it stays, set PARITY_MIRROR to another Debian mirror, and do not"
-            " trust this one.",
-        )
-    if re.search(_UNREACHABLE, text):
-        return InstallError(
-            f"the Debian mirror cannot be reached.\n  said:     {said}",
-            f"an answer from {mirror}",
-            "check the network and the proxy (apt's own settings are used), or set PARITY_MIRROR"
-            " to a mirror that can be reached.",
-        )
-    if re.search(_NO_SUITE, text):
-        return InstallError(
-            f"the mirror does not have (all of) the suite `{suite}`.\n  said:     {said}",
-            f"Debian's `{suite}` at {mirror}; old suites leave the mirrors in time.",
-            f"set PARITY_MIRROR to a mirror that has `{suite}`, such as Debian's archive of old"
-            " releases or a snapshot.",
-        )
-    if re.search(_NO_PACKAGE, text):
-        return InstallError(
-            f"the mirror lacks a package.\n  said:     {said}",
-            f"all packages of `{suite}` main for amd64 at {mirror}",
-            "set PARITY_MIRROR to a complete Debian mirror.",
-        )
-    return InstallError(
-        f"apt-get failed.\n  said:     {said}",
-        f"`{suite}` from {mirror}",
-        "try again, or set PARITY_MIRROR to another Debian mirror.",
-    )
-
-
-def _telling_line(text: str) -> str:
-    """Return the first line in which apt names an error, else its last one."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E:", "Err:", "W: GPG"))]
-    named = [line for line in errors if line.startswith("E:")] or errors or lines[-1:]
-    return named[0] if named else "nothing"
-
-
-def _line_with(pattern: str, text: str) -> str:
-    return next(line.strip() for line in text.splitlines() if re.search(pattern, line))
+        said = f"{free // 10**6} MB free, {need // 10**6} MB needed"
+        raise OSError(errno.ENOSPC, said)
 
 
 def _unpack(
@@ -700,8 +505,8 @@ def _unpack_one(archive: Path, root: Path, omitted: Sequence[str]) -> None:
     if write.returncode == 0 and read.returncode == 0:
         archive.unlink()  # its space is needed
         return
-    if re.search(_FULL, said):
-        raise _no_space(_line_with(_FULL, said))
+    if full := full_disk(said):
+        raise OSError(errno.ENOSPC, full)
     raise InstallError(
         f"{archive.name} could not be unpacked.\n  said:     {said}",
         "an archive that dpkg-deb and tar can read.",
@@ -738,10 +543,10 @@ print(json.dumps({
 """
 
 
-def _try_caffe(root: Path) -> dict[str, Any]:
-    """Import Caffe in `root` and return what it says about itself."""
-    command, environment = python_command(root)
-    environment = os.environ | environment | {"PYTHONDONTWRITEBYTECODE": ""}
+def try_caffe(python: tuple[tuple[str, ...], dict[str, str]]) -> dict[str, Any]:
+    """Import Caffe in `python`, a command and its environment; return what it says about itself."""
+    command, variables = python
+    environment = os.environ | variables | {"PYTHONDONTWRITEBYTECODE": ""}
     try:
         ran = subprocess.run(
             [*command, "-c", _TRY],
@@ -761,8 +566,8 @@ def _try_caffe(root: Path) -> dict[str, Any]:
         said = str(error)
     except (IndexError, KeyError, ValueError):
         pass  # `said` tells it
-    if re.search(_FULL, said):
-        raise _no_space(_line_with(_FULL, said))
+    if full := full_disk(said):
+        raise OSError(errno.ENOSPC, full)
     raise InstallError(
         f"the unpacked Caffe does not work.\n  said:     {said.splitlines()[-1]}",
         "`import caffe` in it, with the layer types Python, EuclideanLoss and Reduction.",

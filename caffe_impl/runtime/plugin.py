@@ -14,10 +14,11 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from caffe_impl.runtime import install as installer
@@ -35,6 +36,8 @@ class PluginError(Exception):
 def build(root: Path, sources: Path = CUDA) -> Path:
     """Return the plug-in for the Caffe in `root`, compiling it if that has not been done yet.
 
+    Beside it lies `include`, the layer's headers under the names that they have in a Caffe tree.
+
     Args:
         root: the folder of an installed Caffe, as `install.ensure` returns it.
         sources: the folder that holds the layer's files.
@@ -42,68 +45,57 @@ def build(root: Path, sources: Path = CUDA) -> Path:
     Raises:
         PluginError: there is no compiler, or it refuses the sources.
     """
-    include = headers(root, sources)
     source = sources / f"{NAME}_layer.cpp"
+    headers = sorted(sources.glob("*.hpp"))
     flags = (*FLAGS, "-shared", "-fPIC", "-Wl,-z,defs")
 
     def make(folder: Path) -> None:
+        layers = folder / "include/caffe/layers"
+        layers.mkdir(parents=True)
+        for header in headers:
+            shutil.copy(header, layers)
         try:
-            compile_with(root, folder / f"{NAME}.so", [source], include, flags)
-        except PluginError as error:  # the compiler names its copies of the headers
-            said = str(error).replace(f"{include}/caffe/layers/", f"{sources}/")
-            raise PluginError(said) from None
+            compile_with(root, folder / f"{NAME}.so", [source], [folder / "include"], flags)
+        except PluginError as error:  # the compiler names the copies of the headers
+            raise PluginError(str(error).replace(f"{layers}/", f"{sources}/")) from None
 
-    key = (str(include), source.read_bytes(), flags)
-    return cached("plugin", (root, *key), make) / f"{NAME}.so"
-
-
-def headers(root: Path, sources: Path = CUDA) -> Path:
-    """Return a folder to put first on the include path, made if it is not there yet.
-
-    It holds the layer's headers under the names that they have in a Caffe tree, and Caffe's own
-    caffe/proto/caffe.pb.h generated anew: the packaged one does not compile with the packaged
-    protobuf.
-
-    Raises:
-        PluginError: the header could not be generated.
-    """
-    ours = sorted(sources.glob("*.hpp"))
-    proto = root / "usr/lib/python3/dist-packages/caffe/proto/caffe_pb2.py"
-
-    def make(folder: Path) -> None:
-        (folder / "caffe/layers").mkdir(parents=True)
-        for header in ours:
-            shutil.copy(header, folder / "caffe/layers")
-        (folder / "caffe/proto").mkdir()
-        _generate_proto(root, proto, folder)
-
-    content = [(header.name, header.read_bytes()) for header in ours]
-    return cached("headers", (root, content), make)
+    content = [(file.name, file.read_bytes()) for file in (source, *headers)]
+    return cached("plugin", (str(root), content, flags), make) / f"{NAME}.so"
 
 
 def compile_with(
-    root: Path, output: Path, sources: Sequence[Path], include: Path, flags: Sequence[str]
+    root: Path, output: Path, sources: Sequence[Path], include: Sequence[Path], flags: Sequence[str]
 ) -> None:
     """Compile and link `sources` against the Caffe in `root` into `output`.
+
+    Args:
+        root: the folder of an installed Caffe.
+        output: the file to make.
+        sources: C++ files.
+        include: folders with headers, which go before Caffe's.
+        flags: further arguments for the compiler.
 
     Raises:
         PluginError: there is no compiler, or it refuses the sources.
     """
-    command, environment = compiler(root)
-    arguments = [f"-I{include}", *include_flags(root), *map(str, sources), *flags]
-    _run([*command, *arguments, "-o", str(output), *LINK_FLAGS], environment, root)
+    tools = toolchain(root)
+    folders = [f"-I{folder}" for folder in (*include, tools / "include")]
+    # libcaffe is named because Python loads it with its symbols hidden from other libraries. What
+    # it links to in turn (HDF5, OpenCV...) is none of a layer's business.
+    libraries = ["-lcaffe", "-lglog", "-lprotobuf", "-Wl,--allow-shlib-undefined"]
+    files = list(map(str, sources))
+    _run([str(tools / "g++"), *folders, *files, *flags, "-o", str(output), *libraries], root)
 
 
-# libcaffe is named because Python loads it with its symbols hidden from other libraries. What it
-# links to in turn (HDF5, OpenCV...) is none of the layer's business.
-LINK_FLAGS = ("-lcaffe", "-lglog", "-lprotobuf", "-Wl,--allow-shlib-undefined")
+def toolchain(root: Path) -> Path:
+    """Return a folder with what compiles for the Caffe in `root`, made if it is not there yet.
 
-
-def compiler(root: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the whole environment of the C++ compiler inside `root`.
+    `g++` is that Caffe's own compiler as a script, which other tools can call too (nvcc -ccbin,
+    CMake). `include` must go before Caffe's headers: its caffe/proto/caffe.pb.h is generated anew,
+    because the packaged one does not compile with the packaged protobuf.
 
     Raises:
-        PluginError: there is none.
+        PluginError: there is no compiler, or the header could not be generated.
     """
     program = root / "usr/bin/g++-10"
     if not program.exists():
@@ -111,18 +103,28 @@ def compiler(root: Path) -> tuple[list[str], dict[str, str]]:
             f"There is no C++ compiler in the installed Caffe: {program}\n"
             "  to do: remove that folder and run again; it is installed anew, compiler included."
         )
-    return [str(program), f"--sysroot={root}", f"-B{root}/usr/bin/"], _environment(root)
+
+    def make(folder: Path) -> None:
+        _generate_proto(root, folder)
+        script = folder / "g++"
+        script.write_text(_COMPILER.format(root=shlex.quote(str(root))))
+        script.chmod(0o755)
+
+    complete = root / installer.COMPLETE
+    packages = complete.read_bytes() if complete.exists() else b""
+    return cached("toolchain", (str(root), packages, _COMPILER, _DESCRIBE), make)
 
 
-def include_flags(root: Path) -> list[str]:
-    """Return the flags that lead to the headers of the Caffe in `root`.
-
-    As system headers: their warnings are not ours.
-    """
-    usr = root / "usr/include"
-    multi = usr / "x86_64-linux-gnu"
-    folders = (multi / "openblas-pthread", usr / "hdf5/serial")
-    return [argument for folder in folders for argument in ("-isystem", str(folder))]
+_COMPILER = """#!/bin/sh
+# The C++ compiler that the installed Caffe was built with, for that Caffe.
+root={root}
+lib="$root/usr/lib/x86_64-linux-gnu"
+include="$root/usr/include/x86_64-linux-gnu/openblas-pthread"
+# These would lead it to the host's files.
+unset CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH COMPILER_PATH GCC_EXEC_PREFIX LD_PRELOAD
+export LD_LIBRARY_PATH="$lib" LC_ALL=C
+exec "$root/usr/bin/g++-10" --sysroot="$root" -B"$root/usr/bin/" -isystem "$include" "$@"
+"""
 
 
 def cached(name: str, key: object, make: Callable[[Path], None]) -> Path:
@@ -132,30 +134,44 @@ def cached(name: str, key: object, make: Callable[[Path], None]) -> Path:
     and the others wait.
 
     Args:
-        name: what the folder's name begins with.
+        name: what the folder's name begins with; `make` may not ask for the same one.
         key: everything that decides the content; its `repr` counts.
         make: fills an empty folder that it is given.
+
+    Raises:
+        PluginError: the cache cannot be written; and whatever `make` raises.
     """
     digest = hashlib.sha256(repr((CACHED, key)).encode()).hexdigest()[:16]
     cache = installer.cache_folder()
     final = cache / f"{name}-{digest}"
     if final.is_dir():
         return final
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "plugin.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in cache.glob("unfinished-*"):  # of a process that died: we hold the lock
-            shutil.rmtree(leftover, ignore_errors=True)
-        if final.is_dir():
-            return final
-        work = Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache))
-        try:
-            work.chmod(0o755)  # mkdtemp's 0700 would hide a shared cache from its other users
-            make(work)
-            os.rename(work, final)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # One lock for each name, since making a plug-in may first have to make its tool chain.
+        with (cache / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not final.is_dir():  # or the process that we waited for has made it
+                _make_in_one_step(final, name, make)
+    except OSError as error:
+        raise PluginError(
+            f"The compiled layer cannot be kept in {cache}: {error}\n"
+            "  to do: set PARITY_CACHE to a folder that can be written and has space."
+        ) from error
     return final
+
+
+def _make_in_one_step(final: Path, name: str, make: Callable[[Path], None]) -> None:
+    """Fills a folder and renames it to `final`. The lock is held."""
+    for leftover in final.parent.glob(f"unfinished-{name}-*"):  # of a process that died
+        shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f"unfinished-{name}-", dir=final.parent))
+    try:
+        work.chmod(0o755)  # mkdtemp's 0700 would hide a shared cache from its other users
+        make(work)
+        work.rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 _DESCRIBE = """
@@ -173,39 +189,23 @@ with open(sys.argv[2], "wb") as file:
 """The package has no caffe.proto, but the Python module that was made of it still knows it all."""
 
 
-def _generate_proto(root: Path, module: Path, folder: Path) -> None:
-    descriptors = folder / "descriptors"
+def _generate_proto(root: Path, folder: Path) -> None:
+    module = root / "usr/lib/python3/dist-packages/caffe/proto/caffe_pb2.py"
+    descriptors, include = folder / "descriptors", folder / "include"
+    (include / "caffe/proto").mkdir(parents=True)
     python, environment = installer.python_command(root)
-    describe = [*python, "-c", _DESCRIBE, str(module), str(descriptors)]
-    _run(describe, os.environ | environment, root)
-    protoc = [f"{root}/usr/bin/protoc", f"--descriptor_set_in={descriptors}"]
-    _run([*protoc, f"--cpp_out={folder}", "caffe/proto/caffe.proto"], _environment(root), root)
+    _run([*python, "-c", _DESCRIBE, str(module), str(descriptors)], root, environment)
+    protoc = [*python[:-1], f"{root}/usr/bin/protoc", f"--descriptor_set_in={descriptors}"]
+    _run([*protoc, f"--cpp_out={include}", "caffe/proto/caffe.proto"], root, environment)
     descriptors.unlink()
-    (folder / "caffe/proto/caffe.pb.cc").unlink()  # libcaffe has it
+    (include / "caffe/proto/caffe.pb.cc").unlink()  # libcaffe has it
 
 
-def _environment(root: Path) -> dict[str, str]:
-    """The variables for a program of `root` that runs on the host's loader."""
-    # These would lead the compiler to the host's files.
-    foreign = (
-        "CPATH",
-        "CPLUS_INCLUDE_PATH",
-        "C_INCLUDE_PATH",
-        "COMPILER_PATH",
-        "GCC_EXEC_PREFIX",
-        "LD_PRELOAD",
-        "LIBRARY_PATH",
-    )
-    kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    libraries = f"{root}/usr/lib/x86_64-linux-gnu"
-    return kept | {"LD_LIBRARY_PATH": libraries, "LC_ALL": "C"}
-
-
-def _run(command: Sequence[str], environment: dict[str, str], root: Path) -> None:
+def _run(command: Sequence[str], root: Path, environment: Mapping[str, str] | None = None) -> None:
     try:
         ran = subprocess.run(
             command,
-            env=environment,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -222,7 +222,7 @@ def _run(command: Sequence[str], environment: dict[str, str], root: Path) -> Non
             f"  first error: {first_error(ran.stderr)}\n"
             "  to do:       correct the file that it names; if that file is not yours, remove\n"
             f"               {root} and run again; it is installed anew.\n"
-            f"  command:     {' '.join(command)}"
+            f"  command:     {shlex.join(command)}"
         )
 
 

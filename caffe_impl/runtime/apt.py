@@ -1,0 +1,317 @@
+"""Fetch packages from Debian's archive, verified, without root and beside the host's own apt.
+
+The host's ``apt-get`` does it, with a private configuration: state, cache and source list lie in a
+folder of ours, and whatever the host allows, only what Debian's archive keys vouch for is taken.
+Binary packages come with all that they depend on, source packages as the files that they are.
+
+Environment variable: PARITY_MIRROR (a Debian mirror; otherwise the one in the host's apt sources).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import select
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+
+class AptError(Exception):
+    """The archive did not give what was asked for: what happened, what was expected, what to do."""
+
+    def __init__(self, happened: str, expected: str, advice: str) -> None:
+        super().__init__(f"{happened}\n  expected: {expected}\n  to do:    {advice}")
+        self.happened = happened
+        self.expected = expected
+        self.advice = advice
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One package as the mirror offers it."""
+
+    package: str
+    version: str
+    size: int  # bytes to fetch
+
+
+class Apt:
+    """The host's apt-get, on a state, a cache and a source list of our own.
+
+    The rest of the host's configuration (proxies, certificates, credentials) stays in force. All
+    that goes wrong is raised as AptError, but for a full disk, which is an OSError (ENOSPC).
+
+    Args:
+        folder: where everything that apt writes goes; made here.
+        suite: the name of a Debian release.
+        keyrings: the first of these files that exists holds the keys that the suite must be signed
+            with.
+        sources: whether source packages are wanted, too; their list has another 9 MB.
+    """
+
+    def __init__(
+        self, folder: Path, suite: str, keyrings: Sequence[str], sources: bool = False
+    ) -> None:
+        self._folder = folder
+        self._suite = suite
+        self._mirror = mirror()
+        for part in ("state/lists/partial", "cache/archives/partial", "none", "archives"):
+            (folder / part).mkdir(parents=True)
+        (folder / "status").touch()  # nothing counts as installed, so all dependencies are fetched
+        keyring = next(path for path in keyrings if os.path.exists(path))
+        where = f"signed-by={keyring}] {self._mirror} {suite} main\n"
+        lists = f"deb [arch=amd64 lang=none target=Packages {where}"
+        if sources:
+            lists += f"deb-src [lang=none target=Sources {where}"
+        (folder / "sources.list").write_text(lists)
+        self._configuration = folder / "apt.conf"
+        self._configuration.write_text(_apt_configuration(folder))
+
+    def update(self) -> None:
+        """Fetch and verify the suite's list of packages."""
+        self._run("update")
+
+    def plan(self, packages: Sequence[str]) -> list[Archive]:
+        """Return what must be fetched for `packages`, with all that they depend on."""
+        text = self._run("install", "--print-uris", *packages)
+        found = re.findall(r"^'[^']+' (\S+?)_(\S+?)_\S+\.deb (\d+)", text, re.MULTILINE)
+        return [Archive(name, unquote(version), int(size)) for name, version, size in found]
+
+    def download(self, archives: Sequence[Archive], watch: Callable[[int], None]) -> Path:
+        """Fetch and verify `archives`; return the folder that has them.
+
+        `watch` is called now and then with the number of bytes that are there.
+        """
+        folder = self._folder / "archives"
+        names = [f"{archive.package}={archive.version}" for archive in archives]
+        self._run(
+            "download",
+            *names,
+            folder=folder,
+            watch=lambda: watch(sum(_size(file) for file in folder.iterdir())),
+        )
+        return folder
+
+    def download_source(self, package: str) -> Path:
+        """Fetch and verify a source package; return the folder that has its files, and no others.
+
+        These are a .dsc, the original tar archive, and one with Debian's own files (debian/).
+        """
+        folder = self._folder / "source"
+        folder.mkdir()
+        self._run("source", "--download-only", package, folder=folder)
+        return folder
+
+    def _run(
+        self, *arguments: str, folder: Path | None = None, watch: Callable[[], None] | None = None
+    ) -> str:
+        command = ("apt-get", "-c", str(self._configuration), "-q", "-y", *arguments)
+        environment = os.environ | {"LC_ALL": "C", "LANGUAGE": ""}  # its words are searched below
+        chunks: list[bytes] = []  # not a file: on a full disk it would lose the very message
+        process = subprocess.Popen(
+            command,
+            cwd=folder or self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdout is not None
+        try:
+            while not chunks or chunks[-1]:
+                if select.select([process.stdout], [], [], 0.1)[0]:
+                    chunks.append(os.read(process.stdout.fileno(), 2**16))
+                if watch is not None:
+                    watch()
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        text = b"".join(chunks).decode(errors="replace")
+        if process.returncode != 0:
+            raise _apt_error(text, self._mirror, self._suite)
+        return text
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # apt has just renamed it
+        return 0
+
+
+def _apt_configuration(folder: Path) -> str:
+    """Return an apt.conf, which apt reads after the host's, so that it has the last word."""
+    lines = [
+        f'Dir::State "{folder}/state";',
+        f'Dir::State::status "{folder}/status";',
+        f'Dir::Cache "{folder}/cache";',
+        'Dir::Cache::pkgcache "pkgcache.bin";',
+        'Dir::Cache::srcpkgcache "srcpkgcache.bin";',
+        f'Dir::Etc::sourcelist "{folder}/sources.list";',
+        f'Dir::Etc::sourceparts "{folder}/none";',
+        f'Dir::Etc::preferences "{folder}/none/preferences";',
+        f'Dir::Etc::preferencesparts "{folder}/none";',
+        # Never less strict than apt's own defaults, whatever the host allows.
+        'APT::Get::AllowUnauthenticated "false";',
+        'Acquire::AllowInsecureRepositories "false";',
+        'Acquire::AllowWeakRepositories "false";',
+        'Acquire::AllowDowngradeToInsecureRepositories "false";',
+        'APT::Sandbox::User "root";',  # apt's own user cannot enter a private folder
+        'APT::Architecture "amd64";',
+        "#clear APT::Architectures;",
+        'APT::Architectures { "amd64"; };',
+        'APT::Install-Recommends "false";',
+        'APT::Install-Suggests "false";',
+        'APT::Update::Error-Mode "any";',  # or an unreachable mirror is only a warning
+        'Acquire::Languages "none";',
+        'Acquire::GzipIndexes "true";',
+        'Acquire::Retries "2";',
+        'Acquire::http::Timeout "20";',
+        'Acquire::https::Timeout "20";',
+    ]
+    # Commands that the host has tied to its own updates and installs.
+    hooks = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success", "Pre-Install-Pkgs")
+    lines += [f"#clear {when}::{hook};" for when in ("APT::Update", "DPkg") for hook in hooks]
+    return "\n".join(lines) + "\n"
+
+
+def mirror() -> str:
+    """Return the address of a Debian mirror: PARITY_MIRROR, or what the host's apt uses.
+
+    Raises AptError if there is none; no network is used.
+    """
+    chosen = os.environ.get("PARITY_MIRROR", "").strip()
+    if chosen.startswith("/"):
+        chosen = f"copy:{chosen}"
+    if chosen:
+        if re.fullmatch(r"[a-z+]+:[^\s\[\]]+", chosen) is None:
+            raise AptError(
+                f"PARITY_MIRROR is {chosen!r}.",
+                "the address of a Debian mirror, such as https://HOST/debian, or a folder.",
+                "correct PARITY_MIRROR, or unset it to use the host's own mirror.",
+            )
+        # apt leaves archives of file: where they are; copy: is the same with a copy of ours.
+        return re.sub(r"^file:", "copy:", chosen)
+    found = _debian_of(
+        _sources("indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"),
+        _sources("update", "--print-uris"),
+    )
+    if not found:
+        raise AptError(
+            "no Debian mirror is named in the host's apt sources.",
+            "a source of Debian's own `main` there, or PARITY_MIRROR.",
+            "set PARITY_MIRROR to a Debian mirror that has bullseye (https://HOST/debian).",
+        )
+    return re.sub(r"^file:", "copy:", found)
+
+
+def _sources(*question: str) -> str:
+    """Return what apt-get says about the host's sources; neither question needs the network."""
+    return subprocess.run(
+        ["apt-get", *question],
+        env=os.environ | {"LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    ).stdout
+
+
+def _debian_of(labels: str, addresses: str) -> str:
+    """Return the source that is most likely Debian's main archive, an empty string if none is.
+
+    `labels` are sure, but apt knows them only once it has fetched its lists, which the images of
+    containers come without. A wrong guess does no harm: Debian's keys would not fit.
+    """
+    labelled = re.search(r"^Debian (\S+)$", labels, re.MULTILINE)
+    if labelled:
+        return str(labelled.group(1))
+    found = re.findall(r"^'([^']+?)/*/dists/([^/']+)/main/binary-amd64/", addresses, re.MULTILINE)
+    usable = [(base, suite) for base, suite in found if "security" not in base + suite]
+    for base, suite in usable:
+        if suite == _codename() and (base, f"{suite}-updates") in usable:
+            return str(base)
+    return next((str(base) for base, _ in usable if base.endswith("/debian")), "")
+
+
+def _codename() -> str:
+    """Return the name of the Debian release that this is, an empty string on another system."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return ""
+    return release.get("VERSION_CODENAME", "") if release["ID"] == "debian" else ""
+
+
+# What apt says (in the C locale) for the failures that can be told apart, most telling first.
+_FULL = r"No space left|enough free space|Disk quota exceeded"
+_UNVERIFIED = (
+    r"Hash Sum mismatch|unexpected size|NO_PUBKEY|EXPKEYSIG|REVKEYSIG|BADSIG|is not signed|"
+    r"invalid signature|couldn't be verified|could not be verified|isn't valid|"
+    r"cannot be authenticated|Missing key|Splitting up"
+)
+_UNREACHABLE = (
+    r"Could not connect|Could not resolve|Connection failed|Connection refused|timed out|"
+    r"Network is unreachable|Temporary failure|Unable to connect|Could not handshake|"
+    r"certificate|Connection reset|Cannot initiate|Undetermined Error|Invalid response from proxy"
+)
+_NO_SUITE = r"does not have a Release file|404 +Not Found|File not found"
+_NO_PACKAGE = r"Unable to locate package|no installation candidate|Unable to correct problems"
+
+
+def _apt_error(text: str, mirror: str, suite: str) -> AptError | OSError:
+    said = _telling_line(text)
+    if full := full_disk(text):
+        return OSError(errno.ENOSPC, full)
+    if re.search(_UNVERIFIED, text):
+        return AptError(
+            f"what the mirror sent is not what Debian signed.\n  said:     {said}",
+            f"`{suite}` as signed with Debian's archive keys, from {mirror}",
+            "try again; if it stays, set PARITY_MIRROR to another Debian mirror, and do not"
+            " trust this one.",
+        )
+    if re.search(_UNREACHABLE, text):
+        return AptError(
+            f"the Debian mirror cannot be reached.\n  said:     {said}",
+            f"an answer from {mirror}",
+            "check the network and the proxy (apt's own settings are used), or set PARITY_MIRROR"
+            " to a mirror that can be reached.",
+        )
+    if re.search(_NO_SUITE, text):
+        return AptError(
+            f"the mirror does not have (all of) the suite `{suite}`.\n  said:     {said}",
+            f"Debian's `{suite}` at {mirror}; old suites leave the mirrors in time.",
+            f"set PARITY_MIRROR to a mirror that has `{suite}`, such as Debian's archive of old"
+            " releases or a snapshot.",
+        )
+    if re.search(_NO_PACKAGE, text):
+        return AptError(
+            f"the mirror lacks a package.\n  said:     {said}",
+            f"all packages of `{suite}` main for amd64 at {mirror}",
+            "set PARITY_MIRROR to a complete Debian mirror.",
+        )
+    return AptError(
+        f"apt-get failed.\n  said:     {said}",
+        f"`{suite}` from {mirror}",
+        "try again, or set PARITY_MIRROR to another Debian mirror.",
+    )
+
+
+def _telling_line(text: str) -> str:
+    """Return the first line in which apt names an error, else its last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E:", "Err:", "W: GPG"))]
+    named = [line for line in errors if line.startswith("E:")] or errors or lines[-1:]
+    return named[0] if named else "nothing"
+
+
+def full_disk(text: str) -> str:
+    """Return the line of a program's output that tells of a full disk, an empty string if none."""
+    return next((line.strip() for line in text.splitlines() if re.search(_FULL, line)), "")
