@@ -83,7 +83,7 @@ def explain(failure: Failure) -> Explanation:
         words = f"{failure.tensor} has shape {actual.shape}, expected {failure.expected.shape}"
         return Explanation("shape", words)
     with np.errstate(all="ignore"):
-        for hypothesis in (_poison, _not_finite, _stale, _ratio, _rearranged, _other_sum, _factors):
+        for hypothesis in HYPOTHESES:
             found = hypothesis(failure, actual)
             if found is not None:
                 return found
@@ -196,7 +196,7 @@ def _ratios(failure: Failure) -> Iterator[tuple[float, str, str]]:
     for divisor, words in divisors.items():
         if divisor > 1:
             yield 1 / divisor, "normaliser", f"is off by {words}"
-            yield 2 / divisor, "normaliser", f"is off by 2 * {words} (as torch's MSELoss does)"
+    yield 2 / (c * s), "normaliser", f"is off by 2/(C*S) = 2/{c * s}: as torch's MSELoss divides"
     if n > 1:
         yield float(n), "normaliser", f"is off by N = {n}: not divided by N"
     yield 2.0, "factor-2", "is twice what it should be: the 1/2 of 1/(2N)"
@@ -212,13 +212,19 @@ def _ratio(failure: Failure, actual: Array64) -> Explanation | None:
     expected = failure.expected
     if not np.any(expected):
         return None
-    for factor, code, words in _ratios(failure):
-        if _fits(failure, actual, factor * expected):
-            return Explanation(code, f"{failure.tensor} {words}")
+    found = [
+        (code, words)
+        for factor, code, words in _ratios(failure)
+        if _fits(failure, actual, factor * expected)
+    ]
+    if found:  # where N, C or the weight coincide, one case alone cannot tell them apart
+        words = "; or ".join(dict.fromkeys(words for _, words in found))
+        return Explanation(found[0][0], f"{failure.tensor} {words}")
+    if not _is_rich(expected):
+        return None
     largest = np.unravel_index(int(np.argmax(np.abs(expected))), expected.shape)
     factor = float(actual[largest] / expected[largest])
-    # A factor nobody named; of a scalar every number is a multiple, so that would say nothing.
-    if expected.size > 8 and np.isfinite(factor) and _fits(failure, actual, factor * expected):
+    if np.isfinite(factor) and _fits(failure, actual, factor * expected):  # one nobody named
         words = f"{failure.tensor} is {factor:.7g} times what it should be, everywhere"
         return Explanation("constant-factor", words)
     return None
@@ -227,6 +233,8 @@ def _ratio(failure: Failure, actual: Array64) -> Explanation | None:
 def _rearranged(failure: Failure, actual: Array64) -> Explanation | None:
     """The right values in the wrong places."""
     expected, name = failure.expected, failure.tensor
+    if not _is_rich(expected):
+        return None
     for axis in range(expected.ndim):
         what = {0: "the batch", 1: "the channels"}.get(axis, f"spatial axis {axis}")
         for shift in (1, -1):
@@ -301,6 +309,68 @@ def _factors(failure: Failure, actual: Array64) -> Explanation | None:
             words = f"{failure.tensor} has a factor of its own for each {what}: {shown}"
             return Explanation(f"per-{what}-factor", words)
     return None
+
+
+def _offset(failure: Failure, actual: Array64) -> Explanation | None:
+    """The same amount too much everywhere."""
+    if not _is_rich(failure.expected):
+        return None
+    offset = float(np.median(actual - failure.expected))
+    if _fits(failure, actual, failure.expected + offset, CLOSE * abs(offset)):
+        return Explanation("offset", f"{failure.tensor} is {offset:.7g} too much, everywhere")
+    return None
+
+
+def _saturated(failure: Failure, actual: Array64) -> Explanation | None:
+    """Right between two limits, and at a limit beyond them."""
+    if not _is_rich(failure.expected):
+        return None
+    low, high = float(np.min(actual)), float(np.max(actual))
+    if low < high and _fits(failure, actual, np.clip(failure.expected, low, high)):
+        wrong = _wrong(failure, actual)
+        words = f"{_count(wrong)} of {failure.tensor} are cut off at {low:.7g} or {high:.7g}"
+        return Explanation("saturated", words)
+    return None
+
+
+def _broadcast(failure: Failure, actual: Array64) -> Explanation | None:
+    """One slice or the mean of an axis, repeated along it."""
+    expected = failure.expected
+    if not _is_rich(expected):
+        return None
+    for axis in range(expected.ndim):
+        if expected.shape[axis] < 2:
+            continue
+        for slice_, what in (
+            (np.take(expected, [0], axis), "its first slice"),
+            (np.take(expected, [-1], axis), "its last slice"),
+            (np.mean(expected, axis, keepdims=True), "its mean"),
+            (np.sum(expected, axis, keepdims=True), "its sum"),
+        ):
+            if _fits(failure, actual, np.broadcast_to(slice_, expected.shape)):
+                words = f"{failure.tensor} repeats {what} along axis {axis}"
+                return Explanation("broadcast", words)
+    return None
+
+
+def _is_rich(expected: Array64) -> bool:
+    """Whether the truth has enough different values for a pattern in it to mean anything."""
+    return expected.size > 8 and np.unique(expected).size > 8
+
+
+HYPOTHESES = (
+    _poison,
+    _not_finite,
+    _stale,
+    _ratio,
+    _rearranged,
+    _other_sum,
+    _broadcast,
+    _offset,
+    _saturated,
+    _factors,
+)
+"""In the order in which they are tried: what is known for certain first, what fits easily last."""
 
 
 def _scattered(failure: Failure, actual: Array64) -> Explanation:

@@ -32,7 +32,7 @@ from torch_impl.variants import TorchVariant
 
 DOCS = Path(__file__).parent.parent / "docs"
 BATCH = 50  # inputs for each net
-LOWEST = -30  # powers of two; smaller ratios are counted with it
+LOWEST, HIGHEST = -30, 30  # powers of two; what lies beyond is counted with them
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Triple = tuple[Array32, Array32, Array32]
 
@@ -53,7 +53,11 @@ class Distribution:
 
     def add(self, ratio: float, of_typical: float) -> None:
         """Counts the worst ratio of one tensor of one case."""
-        power = None if ratio == 0 else max(LOWEST, int(np.ceil(np.log2(ratio))))
+        if np.isnan(ratio):
+            ratio = np.inf
+        power = None
+        if ratio != 0:
+            power = int(np.clip(np.ceil(np.log2(ratio)), LOWEST, HIGHEST))
         self.counts[power] = self.counts.get(power, 0) + 1
         self.largest = max(self.largest, ratio)
         self.largest_of_typical = max(self.largest_of_typical, of_typical)
@@ -204,7 +208,9 @@ def main(arguments: list[str] | None = None) -> int:
         bad = sum(each.violations for each in found.values())
         violations += bad
         words = f"{bad} violations" if bad else ""
-        print(f"{variant.layer:12} {variant.name:24} {ratios}   {seconds:.0f} s {words}", flush=True)
+        print(
+            f"{variant.layer:12} {variant.name:24} {ratios}   {seconds:.0f} s {words}", flush=True
+        )
         data[f"{variant.layer}-{variant.name}"] = as_data(found)
     total = options.cases * len(data)
     print(f"{total} cases, {violations} violations")
