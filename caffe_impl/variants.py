@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from caffe_impl.runtime import install, plugin
+from caffe_impl.runtime import cuda_build, install, plugin
 from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeHang, LayerError, Op
 from caffe_impl.runtime.interpreter import find
 from reference.contract import (
@@ -64,6 +64,7 @@ class CaffeVariant:
         path: folders with Python layers.
         libraries: makes the paths of the compiled layers to load.
         caffe: the Caffe that it runs in.
+        obstacle: says why it cannot run here, such as a device that is not there, or None.
     """
 
     name: str
@@ -73,14 +74,15 @@ class CaffeVariant:
     path: tuple[str, ...] = (str(LAYERS),)
     libraries: Callable[[], tuple[str, ...]] = tuple
     caffe: Callable[[], Caffe] = shared_caffe
+    obstacle: Callable[[], str | None] = lambda: None
 
     def expects(self, case: Case) -> Expectation | None:
         """What it claims about a case that it does not simply compute; None for all others."""
         return self.claims(case)
 
     def cannot_run(self) -> str | None:
-        """Nothing: a Caffe that is missing is an error, never a reason not to run."""
-        return None
+        """Why its device is not there; a Caffe that is missing is an error, never a reason."""
+        return self.obstacle()
 
     def run(self, case: Case, inputs: Inputs, other: Inputs, larger: Inputs) -> Run:
         """Computes the case as `reference.contract.Variant.run` says.
@@ -181,11 +183,14 @@ class _Recorder:
 
 
 @cache
-def compiled_layer() -> tuple[str, ...]:
+def compiled_layer(in_caffe: Callable[[], Caffe] | None = None) -> tuple[str, ...]:
     """The plug-in to load for the compiled layer; none where Caffe has the layer built in.
 
     PARITY_PLUGIN names one that was built by hand (caffe_impl/cuda/CMakeLists.txt), which another
-    Caffe than the installed one needs.
+    Caffe than the installed one needs; else it lies beside the program of CAFFE_PYTHON.
+
+    Args:
+        in_caffe: gives the Caffe that it is for; the shared one if None.
 
     Raises:
         PluginError: it cannot be built.
@@ -194,9 +199,14 @@ def compiled_layer() -> tuple[str, ...]:
     chosen = os.environ.get("PARITY_PLUGIN", "")
     if chosen:
         return (str(Path(chosen).absolute()),)
-    caffe = shared_caffe()
+    caffe = (in_caffe or shared_caffe)()
     if caffe.interpreter.source == "installed":
         return (str(plugin.build(install.ensure())),)
+    if caffe.interpreter.source == "installed-cuda":
+        return (str(plugin.build(cuda_build.build())),)
+    beside = Path(caffe.interpreter.command[-1]).with_name(f"{plugin.NAME}.so")
+    if beside.is_file():
+        return (str(beside),)
     if "ChannelSumEuclideanLoss" in caffe.start()["layers"]:
         return ()
     raise plugin.PluginError(

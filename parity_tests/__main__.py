@@ -12,9 +12,13 @@ usage: parity COMMAND [options]
 
   run [options]     every variant against the float64 reference, in a real Caffe
                     --layer NAME, --variant NAME, --case NAME, -k EXPRESSION choose some;
-                    --net FILE --layer NAME compares a net of your own; --help lists more
+                    --net FILE --layer NAME compares a net of your own; --device cuda
+                    compares on a GPU; --help lists more
+  check NET --reference MODULE:FUNCTION
+                    any Caffe layer against any PyTorch function; --help lists the options
   doctor [--json]   which Caffe, PyTorch, compiler and GPU there are; what cannot run and why
-  install-caffe     installs a real Caffe into the cache folder, and nothing else
+  install-caffe     installs a real Caffe into the cache folder, and nothing else;
+                    --cuda builds one with CUDA, --pack FILE packs that for a GPU machine
 
 exit status: 0 all agree, 1 something disagrees, 2 what was asked could not be carried out
 """
@@ -22,7 +26,8 @@ exit status: 0 all agree, 1 something disagrees, 2 what was asked could not be c
 
 def run(arguments: list[str]) -> int:
     """The main job; further arguments are pytest's. Exits 2 where pytest means a usage error."""
-    _launch_caffe()
+    if not {"--device=cuda", "cuda"} & set(arguments):
+        _launch_caffe()
     import pytest
 
     tests = str(Path(__file__).with_name("test_parity.py"))
@@ -63,21 +68,50 @@ def doctor(arguments: list[str]) -> int:
 
 def install_caffe(arguments: list[str]) -> int:
     """Installs a real Caffe into the cache folder."""
+    import argparse
+
+    from caffe_impl.runtime import cuda_build, cuda_pack
     from caffe_impl.runtime.install import InstallError, ensure
 
-    if arguments:
-        print(f"parity install-caffe takes no arguments, got {arguments}", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="parity install-caffe",
+        description="Install a real Caffe into the cache folder; print the folder that it is in.",
+    )
+    parser.add_argument("--cuda", action="store_true", help="build one with CUDA (7 minutes)")
+    parser.add_argument(
+        "--pack", type=Path, metavar="FILE.tar.xz", help="and pack it for a machine with a GPU"
+    )
     try:
-        print(ensure())
-    except InstallError as error:
+        wanted = parser.parse_args(arguments)
+        if wanted.pack and not wanted.cuda:
+            parser.error("--pack needs --cuda: only the Caffe with CUDA is built here")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    try:
+        if wanted.pack:
+            cuda_pack.check_target(wanted.pack)
+        root = cuda_build.build() if wanted.cuda else ensure()
+        print(root)
+        if wanted.pack:
+            size = cuda_pack.pack(root, wanted.pack)
+            print(f"{wanted.pack}: {size / 1e6:.1f} MB")
+    except (InstallError, cuda_pack.PackError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def check(arguments: list[str]) -> int:
+    """Any Caffe layer against any PyTorch function."""
+    _launch_caffe()
+    from parity_tests.check.command import main as check_main
+
+    return check_main(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "check": check,
     "doctor": doctor,
     "install-caffe": install_caffe,
 }

@@ -14,28 +14,35 @@ import torch
 
 from caffe_impl.runtime.client import Caffe
 from caffe_impl.variants import shared_caffe
+from parity_tests import gpu
 
 ROOT = Path(__file__).parent.parent
 
 
-def environment() -> dict[str, Any]:
-    """The environment of this run as JSON data; Caffe's part only where one was started."""
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """The environment of this run as JSON data; Caffe's part only where one was started.
+
+    Args:
+        device: "cpu" or "cuda": where Caffe and PyTorch computed.
+    """
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
         "platform": platform.platform(),
         "processor": _processor(),
-        "device": "cpu",
+        "device": device,
+        "gpu": gpu.facts() if device == "cuda" else None,
         "commit": _commit(),
-        "caffe": _caffe(),
+        "caffe": _caffe(gpu.gpu_caffe if device == "cuda" else shared_caffe),
     }
 
 
-def _caffe() -> dict[str, Any] | None:
-    if not shared_caffe.cache_info().currsize:
+def _caffe(used: Any) -> dict[str, Any] | None:
+    """The Caffe that a cached function gives, if it has given one."""
+    if not used.cache_info().currsize:
         return None
-    caffe = shared_caffe()
+    caffe: Caffe = used()
     if caffe.pid is None:
         return None
     greeting = caffe.start()

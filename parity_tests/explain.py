@@ -42,6 +42,7 @@ class Failure:
     """Everything that is known about a tensor that does not agree.
 
     Attributes:
+        layer: the name of the layer, or of none of them for a layer of a user's own.
         expected, bound: the truth and its bound, float64.
         passes: what each pass computed, by name; None where it computed nothing.
         poisons: what every diff held before each pass's backward.
@@ -173,7 +174,7 @@ def _ratios(failure: Failure) -> Iterator[tuple[float, str, str]]:
     """Factors that a mistake makes: the factor, a code, and the words for it."""
     case = failure.case
     n = case.x1_shape[0]
-    c = case.x1_shape[1]
+    c = case.x1_shape[1] if len(case.x1_shape) > 1 else 1
     s = int(np.prod(case.spatial))
     w = case.weight
     yield 0.0, "zero", "is 0 everywhere"
@@ -185,7 +186,7 @@ def _ratios(failure: Failure) -> Iterator[tuple[float, str, str]]:
         yield w, "weight-twice", "is off by exactly loss_weight: the top diff is applied twice"
     if not failure.is_diff and w not in (0.0, 1.0):
         yield w, "weight-in-loss", "is multiplied with loss_weight: Caffe does that itself"
-    count = {"euclidean": c * s, "channel_sum": s, "tail_sum": 1}[failure.layer]
+    count = {"euclidean": c * s, "channel_sum": s, "tail_sum": 1}.get(failure.layer, c * s)
     divisors = {
         c * s: f"1/(C*S) = 1/{c * s}: divided by the count of the input, not by N",
         count: f"1/{count}: divided by the number of squares, not by N",
@@ -255,7 +256,7 @@ def _rearranged(failure: Failure, actual: Array64) -> Explanation | None:
 def _other_sum(failure: Failure, actual: Array64) -> Explanation | None:
     """The formula of another layer, or a sum over another axis."""
     case, inputs, name = failure.case, failure.inputs, failure.tensor
-    if case.sharing != "none":
+    if case.sharing != "none" or failure.layer not in LAYERS:
         return None
     for layer in LAYERS.values():
         if layer.name != failure.layer and not layer.refuses(case.x1_shape, case.x2_shape):

@@ -6,7 +6,9 @@ select. Outcomes travel on the test reports, so that they arrive also from other
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import shlex
 import tempfile
 from collections.abc import Generator
@@ -16,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from caffe_impl.runtime.client import Caffe, CaffeError
 from caffe_impl.runtime.install import InstallError
 from caffe_impl.runtime.interpreter import NoCaffe
-from caffe_impl.variants import CaffeVariant, shared_caffe
-from parity_tests import report
+from caffe_impl.runtime.plugin import PluginError
+from caffe_impl.variants import CaffeVariant
+from parity_tests import gpu, report
 from parity_tests.environment import environment
 from parity_tests.judge import Outcome, judge
 from parity_tests.nets import UnusableNet, variant_of
@@ -27,8 +31,12 @@ from parity_tests.registry import registered
 from reference.cases import CASES
 from reference.contract import Case, Variant
 from reference.layers import LAYERS
+from torch_impl import driver
 
-RECORDS = pytest.StashKey[list[report.Record]]()
+CAFFE = pytest.StashKey[Caffe]()
+COLLECTOR = pytest.StashKey["Collector"]()
+ENVIRONMENT = pytest.StashKey[dict[str, Any]]()
+LOST = pytest.StashKey[list[str]]()
 REQUESTS = pytest.StashKey[list["Request"]]()
 FOLDER = "parity-report"
 
@@ -53,6 +61,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--layer", help=f"only this layer: {', '.join(LAYERS)}")
     group.addoption("--variant", help="only this variant, such as caffe-python")
     group.addoption("--case", help="only this case, such as base")
+    group.addoption(
+        "--device",
+        choices=gpu.DEVICES,
+        default="cpu",
+        help="where Caffe and PyTorch compute (cpu); the reference stays on the CPU",
+    )
     group.addoption(
         "--net",
         metavar="FILE",
@@ -79,7 +93,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RECORDS] = []
+    config.stash[LOST] = []
+    # A checkout that cannot be written to is no reason to fail.
+    config.addinivalue_line("filterwarnings", "ignore::pytest.PytestCacheWarning")
     if config.option.xmlpath is None and _is_parity_run(config):
         config.option.xmlpath = str(_folder(config) / "junit.xml")
 
@@ -129,8 +145,13 @@ def requests(config: pytest.Config) -> list[Request]:
     Raises:
         UsageError: an option names something that does not exist, or a net that cannot be run.
     """
+    try:
+        driver.devices()
+    except driver.DriverError as error:  # there is a device, so this is no reason not to run
+        if config.getoption("--device") == "cuda":
+            raise pytest.UsageError(f"nothing can run on the GPU: {error}") from error
     layer, name, case_name = (config.getoption(f"--{key}") for key in ("layer", "variant", "case"))
-    variants = _own_net(config) or registered()
+    variants = _own_net(config) or registered(config.getoption("--device"))
     for kind, value, names in (
         ("layer", layer, list(LAYERS)),
         ("variant", name, list(dict.fromkeys(variant.name for variant in variants))),
@@ -170,7 +191,8 @@ def _own_net(config: pytest.Config) -> list[Variant]:
     try:
         path = [str(here / folder) for folder in config.getoption("--path")]
         with _shown(config):
-            return [variant_of(here / net, layer, path, config.getoption("--timeout"))]
+            options = (config.getoption("--timeout"), config.getoption("--device"))
+            return [variant_of(here / net, layer, path, *options)]
     except UnusableNet as error:
         raise pytest.UsageError(str(error)) from error
     except (NoCaffe, InstallError) as error:
@@ -198,24 +220,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("comparison", list[object](selected), ids=str)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist tells its other side what there is to run
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Installs and starts Caffe before the first test: without one there is nothing to prove."""
     config = session.config
     if config.option.collectonly:
         return
-    for item in session.items:
-        wanted = getattr(getattr(item, "callspec", None), "params", {}).get("comparison")
-        if wanted is not None and isinstance(wanted.variant, CaffeVariant):
+    params = [getattr(getattr(item, "callspec", None), "params", {}) for item in session.items]
+    wanted = [each["comparison"].variant for each in params if "comparison" in each]
+    config.stash[COLLECTOR].selected = len(wanted)
+    for variant in wanted:
+        if isinstance(variant, CaffeVariant) and not variant.cannot_run():
             break
     else:
         return
     try:
         with _shown(config):
-            caffe = shared_caffe()
+            caffe = config.stash[CAFFE] = variant.caffe()
             caffe.timeout = config.getoption("--timeout")
             caffe.start()
-    except (NoCaffe, InstallError) as error:
-        raise pytest.UsageError(f"no Caffe to compare with.\n{error}") from error
+            if isinstance(caffe, gpu.GpuCaffe):
+                gpu.prove(caffe)
+    except (NoCaffe, InstallError, CaffeError, PluginError) as error:
+        words = f"no Caffe to compare with.\n{error}"
+        if not hasattr(config, "workeroutput"):
+            raise pytest.UsageError(words) from error
+        config.workeroutput["parity_refusal"] = words  # for xdist's other side to show
+        session.items.clear()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -242,10 +273,53 @@ class Collector:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.requests = {str(each): each for each in config.stash[REQUESTS]}
+        self.selected = 0
+        self._records: list[report.Record] = []
+
+    @property
+    def records(self) -> list[report.Record]:
+        """The records in the order of the requests, whatever the order in which they came."""
+        order = {name: index for index, name in enumerate(self.requests)}
+        return sorted(self._records, key=lambda each: order.get(report.test_id(each), len(order)))
+
+    def request(self, nodeid: str) -> Request | None:
+        """What a test compares, by its id."""
+        return self.requests.get(nodeid.rpartition("[")[2].rstrip("]"))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if hasattr(report, "parity"):
-            self.config.stash[RECORDS].append(report.parity)
+            self._records.append(report.parity)
+        elif report.failed and report.when != "teardown":
+            request = self.request(report.nodeid)
+            if request:
+                self._records.append(_unjudged(request, report.longreprtext))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self.selected = sum(self.request(each) is not None for each in ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        said = getattr(node, "workeroutput", None) or {}
+        if "parity_environment" in said:
+            self.config.stash[ENVIRONMENT] = json.loads(said["parity_environment"])
+        if "parity_refusal" in said and said["parity_refusal"] not in self.config.stash[LOST]:
+            self.config.stash[LOST].append(said["parity_refusal"])
+
+
+def _unjudged(request: Request, text: str) -> report.Record:
+    """The record of a comparison that ended in an error of the suite's own."""
+    lines = text.strip().splitlines() or ["it ended without a word"]
+    outcome = Outcome(
+        request.variant.layer,
+        request.variant.name,
+        request.case.name,
+        "crash",
+        reason=f"it could not be judged: {lines[-1].removeprefix('E').strip()}",
+        detail=text.strip(),
+    )
+    return report.record(outcome)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -253,22 +327,76 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if _is_parity_run(session.config):
         _make_folder(_folder(session.config))
     session.config.stash[REQUESTS] = requests(session.config)
-    session.config.pluginmanager.register(Collector(session.config), "parity-collector")
+    collector = session.config.stash[COLLECTOR] = Collector(session.config)
+    session.config.pluginmanager.register(collector, "parity-collector")
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    records = session.config.stash[RECORDS]
-    if not records or not _is_parity_run(session.config):
-        return
-    path = _folder(session.config) / "results.json"
-    report.write_json(path, environment(), records)
+@pytest.hookimpl(wrapper=True, trylast=True)  # the terminal's own wrapper then shows what was lost
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Writes the report, junit.xml included: that one is written by pytest at the yield."""
+    config = session.config
+    lost = config.stash[LOST]
+    collector = config.stash[COLLECTOR]
+    if collector.records and ENVIRONMENT not in config.stash:
+        config.stash[ENVIRONMENT] = _environment(config)
+    if collector.records and hasattr(config, "workeroutput"):
+        config.workeroutput["parity_environment"] = json.dumps(config.stash[ENVIRONMENT])
+    with contextlib.ExitStack() as stack:
+        if _is_parity_run(config):
+            with contextlib.suppress(OSError):  # whoever writes finds the same error
+                stack.enter_context(report.alone_in(_folder(config)))
+        try:
+            yield
+        except OSError as error:
+            lost.append(_not_written(config, error))
+        if collector.records and _is_parity_run(config):
+            path = _folder(config) / "results.json"
+            used = config.stash[ENVIRONMENT]
+            try:
+                report.write_json(path, used, collector.records, collector.selected)
+            except OSError as error:
+                lost.append(_not_written(config, error))
+            if _launched_nothing(collector.records, used):
+                session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+    if lost and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def _environment(config: pytest.Config) -> dict[str, Any]:
+    """What the results depend on; Caffe itself tells its part, so it is started if it ended."""
+    device = config.getoption("--device")
+    caffe = config.stash.get(CAFFE, None)
+    if caffe is None:
+        return environment(device)
+    try:
+        caffe.start()
+        return environment(device)
+    except (NoCaffe, CaffeError):
+        caffe.close()
+        return environment(device)
+
+
+def _not_written(config: pytest.Config, error: OSError) -> str:
+    return f"the report could not be written to {_folder(config)}: {error}"
+
+
+def _launched_nothing(records: list[report.Record], used: dict[str, Any]) -> bool:
+    """Whether Caffe computed results in GPU mode, and no kernel was seen: then it was no GPU."""
+    computed = ("pass", "fail")
+    ran = any(each["verdict"] in computed and "caffe" in each["variant"] for each in records)
+    return ran and used["gpu"] is not None and not used["gpu"]["kernels"]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    records = config.stash[RECORDS]
-    if not records:
-        return
     writer = terminalreporter
+    if COLLECTOR in config.stash and config.stash[COLLECTOR].records:
+        _write_summary(writer, config, config.stash[COLLECTOR])
+    for words in config.stash[LOST]:
+        writer.line(words, red=True)
+
+
+def _write_summary(writer: Any, config: pytest.Config, collector: Collector) -> None:
+    records = collector.records
     writer.section("parity with the float64 reference")
     for line in report.table(records):
         writer.line(line)
@@ -289,19 +417,50 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         writer.section("what disagrees, and what that means")
         for line in failed:
             writer.line(line)
+    for line in _gpu_lines(config, records):
+        writer.line(line)
+    missing = collector.selected - len(records)
+    if missing > 0:
+        writer.line("")
+        writer.line(f"incomplete: {missing} of {collector.selected} comparisons did not run")
+    if config.stash[LOST]:
+        return
     folder = _folder(config)
     writer.line("")
     writer.line(f"details: {_relative(folder / 'results.json')}, {_relative(folder / 'junit.xml')}")
 
 
+def _gpu_lines(config: pytest.Config, records: list[report.Record]) -> list[str]:
+    """Which GPU computed, and the proof that it did."""
+    used = config.stash[ENVIRONMENT]
+    if used["gpu"] is None:
+        return []
+    facts = used["gpu"]
+    lines = ["", f"GPU: {facts['name']}, driver {facts['driver']}, TF32 {_on_off(facts['tf32'])}"]
+    if facts["kernels"] is not None:
+        lines.append(
+            f"     Caffe launched {facts['kernels']} kernels of its own; "
+            f"a net of 128 MiB took {facts['memory_mb']} MiB of its memory"
+        )
+    if _launched_nothing(records, used):
+        lines.append("     ERROR: Caffe launched no kernel, so these are no results of a GPU")
+    return lines
+
+
+def _on_off(value: bool) -> str:
+    return "on" if value else "off"
+
+
 def _net_options(config: pytest.Config) -> str:
-    """The options that say which net was compared, as a command repeats them."""
+    """The options that say on what and which net was compared, as a command repeats them."""
+    device = config.getoption("--device")
+    chosen = "" if device == "cpu" else f"--device {device} "
     if config.getoption("--net") is None:
-        return ""
+        return chosen
     options = ["--net", config.getoption("--net"), "--layer", config.getoption("--layer")]
     for folder in config.getoption("--path"):
         options += ["--path", folder]
-    return shlex.join(options) + " "
+    return f"{chosen}{shlex.join(options)} "
 
 
 def _relative(path: Path) -> Path:

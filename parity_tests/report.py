@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +63,43 @@ def record(outcome: Outcome) -> Record:
     }
 
 
-def write_json(path: Path, environment: Mapping[str, Any], records: Sequence[Record]) -> None:
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps another run from writing its report to the same folder meanwhile.
+
+    Raises:
+        OSError: there is no such folder, and none can be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_json(
+    path: Path, environment: Mapping[str, Any], records: Sequence[Record], selected: int = 0
+) -> None:
     """Writes results.json, whole or not at all.
+
+    Args:
+        path: the file.
+        environment: what the results depend on beside the code.
+        records: the results.
+        selected: how many were asked for, if more than there are.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"schema": SCHEMA, "environment": environment, "results": list(records)}
+    content = {
+        "schema": SCHEMA,
+        "environment": environment,
+        "selected": max(selected, len(records)),
+        "results": list(records),
+    }
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

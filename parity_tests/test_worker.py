@@ -111,6 +111,19 @@ def forward(caffe: Caffe, layer: str, folder: Path, **more: str) -> float:
     return float(loss["array"].sum())
 
 
+def gone(pid: int) -> bool:
+    """Whether a process ends within ten seconds; one that only waits to be reaped has ended."""
+    for _ in range(500):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.02)
+    return False
+
+
 def still_works(caffe: Caffe, folder: Path) -> bool:
     """Whether the next request is served."""
     return forward(caffe, "Base", folder) == 7
@@ -187,10 +200,10 @@ def test_death_is_named(caffe: Caffe, folder: Path, layer: str, how: str) -> Non
 
 
 def test_kill_from_outside(caffe: Caffe, folder: Path) -> None:
-    """kill -9 between two requests, and in the middle of one."""
-    os.kill(caffe.start()["pid"], signal.SIGKILL)
-    with pytest.raises(CaffeCrash, match="SIGKILL"):
-        forward(caffe, "Base", folder)
+    """kill -9 between two requests is no request's fault; in the middle of one it is a crash."""
+    pid = caffe.start()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
     assert still_works(caffe, folder)
     pid = caffe.pid
     assert pid is not None
@@ -302,10 +315,7 @@ def test_nothing_is_left_behind(folder: Path, how: signal.Signals) -> None:
     assert worker.exists()
     client.send_signal(how)
     client.wait(10)
-    deadline = time.monotonic() + 10
-    while worker.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not worker.exists()
+    assert gone(int(worker.name))
     assert set(os.listdir("/dev/shm")) == shared_before
 
 

@@ -18,9 +18,12 @@ A gradient scales d by w/N in at most 4 roundings (a product, a quotient, two co
 
     |fl(dx) - dx| <= |w|/N * [ g(4) * (|d|+E) + E ]
 
-An underflow adds at most half the smallest subnormal number to a product or quotient; what that
-amounts to is added as a whole smallest subnormal per operation. An overflow of an intermediate in
-some order, though not in all, makes the bound infinite: both answers are right.
+An underflow adds at most half the smallest subnormal number, h/2, to a product or quotient; what
+that amounts to is added as a whole h per operation. In a gradient it may hit the factor w/N, which
+multiplies d afterwards: where w/N is a quotient times a coefficient of 1/2 that a 2 undoes (the
+Reduction SUMSQ), the factor is off by up to 2 * (1/2 * h/2 + h/2) = 1.5 * h, so that 2h * (|d|+E)
+is added. An overflow of an intermediate in some order, though not in all, makes the bound infinite:
+both answers are right.
 
 The *typical* size replaces the count k of roundings in g by 6*sqrt(k): independent errors add up
 like a random walk, and exceed lambda*sqrt(k)*u with a probability below 2*exp(-lambda**2/2)
@@ -28,7 +31,8 @@ like a random walk, and exceed lambda*sqrt(k)*u with a probability below 2*exp(-
 41(5), 2019, theorem 2.4), which lambda = 6 makes 3e-8.
 
 The *exact lane* is recognised, not declared: integer inputs, a power of two for N and the loss
-weight, and sums that stay below 2**24 leave nothing to round. The bound is then 0.
+weight, a quotient w/(2N) that does not underflow, and sums that stay below 2**24 leave nothing to
+round. The bound is then 0.
 """
 
 from __future__ import annotations
@@ -118,7 +122,8 @@ def _tensors(
     )
     loss += (squares / (2 * samples) + 4) * SMALLEST_SUBNORMAL
     scale = abs(case.weight) / samples
-    dx = scale * (growth(4) * (d + error) + error) + (d + 4) * SMALLEST_SUBNORMAL
+    underflow = (2 * (d + error) + 4) * SMALLEST_SUBNORMAL
+    dx = scale * (growth(4) * (d + error) + error) + underflow
     dx1 = dx
     if case.sharing == "same-blob":  # the one diff is the sum of both
         dx1 = 2 * dx + 2 * UNIT_ROUNDOFF * (scale * d + dx)
@@ -153,6 +158,7 @@ def _is_exact(case: Case, inputs: Inputs, d: Array64, size: Array64) -> bool:
         whole
         and _is_power_of_two(float(d.shape[0]))
         and (case.weight == 0 or _is_power_of_two(abs(case.weight)))
+        and (case.weight == 0 or abs(case.weight) >= 2 * d.shape[0] * SMALLEST_SUBNORMAL)
         and bool(np.max(size) <= 2**24)
         and bool(np.sum(d * d) <= 2**24)
     )

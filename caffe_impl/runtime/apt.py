@@ -263,7 +263,10 @@ _UNREACHABLE = (
     r"certificate|Connection reset|Cannot initiate|Undetermined Error|Invalid response from proxy"
 )
 _NO_SUITE = r"does not have a Release file|404 +Not Found|File not found"
-_NO_PACKAGE = r"Unable to locate package|no installation candidate|Unable to correct problems"
+_NO_PACKAGE = (
+    r"Unable to locate package|no installation candidate|Unable to correct problems|"
+    r"Unable to find a source package"
+)
 
 
 def _apt_error(text: str, mirror: str, suite: str) -> AptError | OSError:

@@ -1,4 +1,7 @@
-"""Say which Caffe is used: the user's (CAFFE_PYTHON), else the one this project installs."""
+"""Say which Caffe is used: the user's (CAFFE_PYTHON), else one that this project installs.
+
+PARITY_CAFFE says which of these: "cpu" (also when it is not set) or "cuda".
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from caffe_impl.runtime import cuda_build
 from caffe_impl.runtime import install as installer
 
 
@@ -29,7 +33,7 @@ class Interpreter:
     """A Python that can `import caffe`.
 
     `command` followed by a script (or -c and code) runs it; `environment` holds the variables to
-    set on top of the present ones; `source` is "CAFFE_PYTHON" or "installed".
+    set on top of the present ones; `source` is "CAFFE_PYTHON", "installed" or "installed-cuda".
     """
 
     command: tuple[str, ...]
@@ -44,9 +48,10 @@ _IMPORT = "import sys; sys.path.pop(0); import caffe; print(list(caffe.layer_typ
 def find(install: bool = True) -> Interpreter:
     """Return the Caffe to use: CAFFE_PYTHON if it is set, else the installed one.
 
-    Where none is installed, `install` decides whether it is installed now. Once there is one, this
-    only looks at a few files; whether Caffe can be imported is `verify`'s to say. The BLAS of the
-    installed Caffe is the reference BLAS unless PARITY_BLAS is "openblas".
+    Which one that is, PARITY_CAFFE says. Where it is not installed, `install` decides whether it is
+    installed now. Once there is one, this only looks at a few files; whether Caffe can be imported
+    is `verify`'s to say. The BLAS of the installed Caffe is the reference BLAS unless PARITY_BLAS
+    is "openblas".
 
     Raises NoCaffe (NotInstalled where `install` is False and would help), or InstallError if an
     install was needed and failed.
@@ -54,18 +59,29 @@ def find(install: bool = True) -> Interpreter:
     chosen = os.environ.get("CAFFE_PYTHON", "")
     if chosen:
         return _chosen(chosen)
-    blas = os.environ.get("PARITY_BLAS") or "reference"
-    if blas not in installer.BLAS_FOLDERS:
-        known = " or ".join(installer.BLAS_FOLDERS)
-        raise NoCaffe(f"PARITY_BLAS is {blas!r}.", f"set it to {known}, or unset it.")
-    root = installer.ensure() if install else installer.installed()
+    kind = _choice("PARITY_CAFFE", ("cpu", "cuda"))
+    blas = _choice("PARITY_BLAS", tuple(installer.BLAS_FOLDERS))
+    if kind == "cuda":
+        root = cuda_build.build() if install else cuda_build.built()
+        which, do = "Caffe with CUDA", "run `parity install-caffe --cuda`, which builds one"
+    else:
+        root = installer.ensure() if install else installer.installed()
+        which, do = "Caffe", "run `tox -e parity`, which installs one"
     if root is None:
         raise NotInstalled(
-            f"No Caffe is installed in {installer.cache_folder()}.",
-            "run `tox -e parity`, which installs one, or set CAFFE_PYTHON to a Python that can"
-            " `import caffe`.",
+            f"No {which} is installed in {installer.cache_folder()}.",
+            f"{do}, or set CAFFE_PYTHON to a Python that can `import caffe`.",
         )
-    return _installed(root, blas)
+    return _installed(root, blas, kind)
+
+
+def _choice(variable: str, known: tuple[str, ...]) -> str:
+    """Return the value of an environment variable, the first of the `known` ones if it has none."""
+    value = os.environ.get(variable) or known[0]
+    if value not in known:
+        words = " or ".join(known)
+        raise NoCaffe(f"{variable} is {value!r}.", f"set it to {words}, or unset it.")
+    return value
 
 
 def verify(interpreter: Interpreter) -> None:
@@ -99,15 +115,16 @@ def _chosen(name: str) -> Interpreter:
     return Interpreter((os.path.abspath(path),), environment, "CAFFE_PYTHON")
 
 
-def _installed(root: Path, blas: str) -> Interpreter:
+def _installed(root: Path, blas: str, kind: str) -> Interpreter:
     libraries = root / "usr/lib/x86_64-linux-gnu"
     if not (libraries / installer.BLAS_FOLDERS[blas][0] / "libblas.so.3").exists():
         raise NoCaffe(
             f"PARITY_BLAS is {blas!r}, which the installed Caffe lacks: {root}",
             "unset PARITY_BLAS, or remove that folder and run again; it is installed anew.",
         )
-    command, environment = installer.python_command(root, blas)
-    return Interpreter(command, environment, "installed")
+    if kind == "cuda":
+        return Interpreter(*cuda_build.python_command(root, blas), "installed-cuda")
+    return Interpreter(*installer.python_command(root, blas), "installed")
 
 
 def _complaint(interpreter: Interpreter) -> str:

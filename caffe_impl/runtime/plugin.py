@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -26,6 +27,8 @@ from caffe_impl.runtime import install as installer
 CUDA = Path(__file__).parents[1] / "cuda"
 NAME = "channel_sum_euclidean_loss"
 FLAGS = ("-O3", "-DCPU_ONLY")
+CUDA_FLAGS = ("-O3",)
+NVCC = Path("cuda/nvidia/cu13/bin/nvcc")  # in the root of a Caffe with CUDA (cuda_build.TOOLKIT)
 CACHED = 1  # counts the changes of what this file makes out of the same sources
 
 
@@ -36,7 +39,8 @@ class PluginError(Exception):
 def build(root: Path, sources: Path = CUDA) -> Path:
     """Return the plug-in for the Caffe in `root`, compiling it if that has not been done yet.
 
-    Beside it lies `include`, the layer's headers under the names that they have in a Caffe tree.
+    With CUDA if that Caffe was built with CUDA, which has its nvcc with it. Beside the plug-in lies
+    `include`, the layer's headers under the names that they have in a Caffe tree.
 
     Args:
         root: the folder of an installed Caffe, as `install.ensure` returns it.
@@ -46,20 +50,27 @@ def build(root: Path, sources: Path = CUDA) -> Path:
         PluginError: there is no compiler, or it refuses the sources.
     """
     source = sources / f"{NAME}_layer.cpp"
+    kernels = sources / f"{NAME}_layer.cu"
     headers = sorted(sources.glob("*.hpp"))
-    flags = (*FLAGS, "-shared", "-fPIC", "-Wl,-z,defs")
+    cuda = (root / NVCC).exists()
+    flags = (*(CUDA_FLAGS if cuda else FLAGS), "-shared", "-fPIC", "-Wl,-z,defs")
 
     def make(folder: Path) -> None:
         layers = folder / "include/caffe/layers"
         layers.mkdir(parents=True)
         for header in headers:
             shutil.copy(header, layers)
+        include = folder / "include"
         try:
-            compile_with(root, folder / f"{NAME}.so", [source], [folder / "include"], flags)
+            objects = [_compile_cuda(root, folder, kernels, include)] if cuda else []
+            compile_with(root, folder / f"{NAME}.so", [source, *objects], [include], flags)
+            for each in objects:
+                each.unlink()
         except PluginError as error:  # the compiler names the copies of the headers
             raise PluginError(str(error).replace(f"{layers}/", f"{sources}/")) from None
 
-    content = [(file.name, file.read_bytes()) for file in (source, *headers)]
+    files = (source, *headers, *([kernels] if cuda else []))
+    content = [(file.name, file.read_bytes()) for file in files]
     return cached("plugin", (str(root), content, flags), make) / f"{NAME}.so"
 
 
@@ -83,8 +94,27 @@ def compile_with(
     # libcaffe is named because Python loads it with its symbols hidden from other libraries. What
     # it links to in turn (HDF5, OpenCV...) is none of a layer's business.
     libraries = ["-lcaffe", "-lglog", "-lprotobuf", "-Wl,--allow-shlib-undefined"]
+    if (root / NVCC).exists():
+        toolkit = (root / NVCC).parents[1]
+        folders.append(f"-I{toolkit / 'include'}")
+        # The same runtime library as Caffe's, not one of its own.
+        libraries += [f"-L{toolkit / 'lib'}", "-lcudart"]
     files = list(map(str, sources))
     _run([str(tools / "g++"), *folders, *files, *flags, "-o", str(output), *libraries], root)
+
+
+def _compile_cuda(root: Path, folder: Path, source: Path, include: Path) -> Path:
+    """Compile a .cu file with the nvcc in `root`, for the GPUs that Caffe was built for."""
+    tools = toolchain(root)
+    record = json.loads((root / installer.COMPLETE).read_text())
+    known = record["cuda"]["architectures"]
+    targets = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in known]
+    newest = f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"  # for GPUs to come
+    output = folder / f"{source.stem}.cu.o"
+    command = [str(root / NVCC), "-ccbin", str(tools / "g++"), f"-I{include}"]
+    command += [f"-I{tools / 'include'}", "-O3", "-Xcompiler=-fPIC", *targets, newest]
+    _run([*command, "-c", str(source), "-o", str(output)], root)
+    return output
 
 
 def toolchain(root: Path) -> Path:

@@ -3,14 +3,17 @@
 Standard library, NumPy and caffe only, Python 3.6 and later: this is not the suite's Python.
 
 Start
-    PYTHON worker.py REQUESTS REPLIES ARRAYS
+    PYTHON worker.py REQUESTS REPLIES ARRAYS [--gpu] [--die-with-parent]
     Three inherited file descriptors: a pipe to read, a pipe to write, an anonymous file for arrays.
+    With --gpu, Caffe runs on the first CUDA device; without one the greeting is an error.
     Standard output and error belong to the layers: whatever they print there is the client's to
     capture and cannot reach the protocol.
 
 Messages
     A 4-byte big-endian length, then that many bytes of UTF-8 JSON. The worker speaks first, with
-    a greeting: {"caffe", "python", "numpy", "layers": [type, ...], "pid"}, or {"error": ...}.
+    a greeting: {"caffe", "python", "numpy", "layers": [type, ...], "pid", "mode": "cpu" or "gpu",
+    "cuda": whether this Caffe was built with CUDA, "device": the GPU's name, in mode "gpu"}, or
+    {"error": ...}, with --gpu also of kind "no cuda" (this Caffe has none) or "no device".
     Each request is {"free": offset, "ops": [op, ...]}; the reply is {"results": [result, ...]}, one
     for each op, or {"error": {"kind", "message", "traceback", "op"}} for the first that failed:
     kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe),
@@ -25,22 +28,41 @@ Ops
     {"op": "load", "library"}
         Loads a compiled layer, a shared library that registers it; once, however often it is sent.
     {"op": "net", "text", "edits", "path": [folder, ...]}
-        Builds a net in phase TRAIN; the one before is dropped. Result {"inputs": {blob: shape},
-        "losses": [blob, ...], "text": the net as it was edited}. Edits, all optional:
+        Builds a net in phase TRAIN. It lives until the end of the request, so that whatever goes
+        wrong when it is destroyed is told in the answer to this request and not to the next.
+        Result {"inputs": {blob: shape}, "losses": [blob, ...], "params": [[layer, index], ...]
+        but for the layers that the edits add, "text": the net as it was edited}.
+        Edits, all optional:
           "shapes": {input: shape}     the shape of an input
           "same": {input: input}       the first input goes; its readers read the second
-          "gradients": [input, ...]    exactly these inputs get a gradient: a Bias of 0 is put behind
-                                       each, and Caffe asks its reader for the diff by itself
+          "gradients": [input, ...]    exactly these inputs get a gradient: a Bias of 0 is put
+                                       behind each, and Caffe asks its reader for the diff by itself
           "force_backward": true       the net's own switch instead
           "loss_weight": number        of the one layer that is a loss
           "append": text               layers added behind all these edits
+          "outputs_as_losses": true    where the net has no loss, its outputs get loss weight 1, so
+                                       that Caffe runs a backward from their diffs
+    {"op": "describe", "text"}
+        What a net is, without building it: {"inputs": {blob: shape}, "losses": [blob, ...],
+        "outputs": [blob, ...], "layers": [[name, type], ...]}. Outputs are tops that nobody reads.
     {"op": "reshape", "shapes": {input: shape}}
     {"op": "set", "blob", "array"}               writes an input's data
+    {"op": "set_diff", "blob", "array"}          writes a diff, such as that of an output
     {"op": "forward"}, {"op": "backward"}        result {"seconds"}
     {"op": "poison", "value"}                    fills every diff but those of the losses
     {"op": "data", "blob"}, {"op": "diff", "blob"}   result {"array"}
-    {"op": "loss"}                               result {"array"}: the data of the first loss
+    {"op": "param", "layer", "index"}            result {"array"}: a parameter blob's data
+    {"op": "param_diff", "layer", "index"}       result {"array"}
+    {"op": "clear_params"}                       parameter diffs are added to: sets them to 0
+    {"op": "loss"}                               result {"array"}: the data of the first loss; an
+        error when what was set does not stand there any more: a layer wrote into its bottom
     {"op": "maps"}                               result {"libraries": [path, ...]} that are loaded
+    {"op": "memory"}                             result {"free", "total"}: bytes on the device
+    {"op": "time", "budget"}                     result {"seconds": [number, ...]}: of a forward and
+        a backward each, 3 to 300 of them, as many as fit into so many seconds, after two for
+        warming up; on a GPU by its own clock, so that what it still computes is counted
+    {"op": "launches"}                           result {"launches"}: kernels since the last time;
+        only where PARITY_LAUNCH_COUNTER names the library that count_launches.cpp makes
 """
 
 import ctypes
@@ -51,6 +73,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -67,6 +90,18 @@ class RequestError(Exception):
     """The request is wrong; the message says why."""
 
 
+class NoCuda(Exception):
+    """The Caffe was built without CUDA; the message says how that is known."""
+
+
+class NoDevice(Exception):
+    """The driver offers no CUDA device; the message says what it said."""
+
+
+class SpoiltInput(Exception):
+    """A layer wrote into its bottom; the message names the blob."""
+
+
 class Arrays:
     """The shared file, mapped again whenever it has grown."""
 
@@ -78,7 +113,7 @@ class Arrays:
     def _reach(self, end):
         size = os.fstat(self.descriptor).st_size
         if end > size:
-            os.ftruncate(self.descriptor, end)
+            os.posix_fallocate(self.descriptor, size, end - size)  # an error now, no SIGBUS later
             size = end
         if size and (self.map is None or len(self.map) < end):
             self.map = mmap.mmap(self.descriptor, size)
@@ -110,19 +145,36 @@ class Worker:
         self.sources = {}  # input -> the blob that its data is written to
         self.losses = []
         self.libraries = set()
+        self.given = {}  # input -> what was set
+        self.pid = os.getpid()
 
     def run(self, request):
         self.arrays.free = request["free"]
+        try:
+            return self.results(request)
+        finally:
+            self.net = None
+            self.given = {}
+
+    def results(self, request):
         results = []
         for index, op in enumerate(request["ops"]):
             method = getattr(self, "op_" + str(op.get("op")), None)
             try:
                 if method is None:
                     raise RequestError("unknown op %r" % op.get("op"))
-                results.append(method(**{k: v for k, v in op.items() if k != "op"}))
+                result = method(**{k: v for k, v in op.items() if k != "op"})
             except BaseException as error:  # a layer may raise SystemExit, too
+                self.leave_if_forked()
                 return {"error": described(error, index)}
+            self.leave_if_forked()
+            results.append(result)
         return {"results": results}
+
+    def leave_if_forked(self):
+        """Ends a child that a layer forked and that came back here: only one may answer."""
+        if os.getpid() != self.pid:
+            os._exit(0)
 
     def op_load(self, library):
         if library not in self.libraries:
@@ -138,6 +190,7 @@ class Worker:
 
     def op_net(self, text, edits=None, path=()):
         self.net = None
+        self.given = {}
         proto = parsed(text)
         self.sources, self.losses = edited(proto, edits or {})
         for folder in path:
@@ -146,13 +199,32 @@ class Worker:
         from google.protobuf import text_format
 
         final = text_format.MessageToString(proto)
-        # An unlinked file: nothing stays behind, also when Caffe aborts.
-        with tempfile.TemporaryFile() as file:
+        self.in_place = any(set(layer.top) & set(layer.bottom) for layer in proto.layer)
+        with unnamed_file() as file:
             file.write(final.encode())
             file.flush()
             self.net = self.caffe.Net("/proc/self/fd/%d" % file.fileno(), self.caffe.TRAIN)
         shapes = {name: list(self.net.blobs[blob].shape) for name, blob in self.sources.items()}
-        return {"inputs": shapes, "losses": self.losses, "text": final}
+        ours = {name + "_bias" for name, blob in self.sources.items() if blob != name}
+        params = [
+            [layer, index]
+            for layer, blobs in self.net.params.items()
+            if layer not in ours
+            for index in range(len(blobs))
+        ]
+        return {"inputs": shapes, "losses": self.losses, "params": params, "text": final}
+
+    def op_describe(self, text):
+        proto = parsed(text)
+        inputs = {
+            top: declared_shape(layer, index)
+            for layer in proto.layer
+            if layer.type == "Input"
+            for index, top in enumerate(layer.top)
+        }
+        losses = [top for layer in proto.layer if is_loss(layer) for top in layer.top]
+        layers = [[layer.name, layer.type] for layer in proto.layer]
+        return {"inputs": inputs, "losses": losses, "outputs": outputs(proto), "layers": layers}
 
     def op_reshape(self, shapes):
         for name, shape in shapes.items():
@@ -168,6 +240,16 @@ class Worker:
                 "input %r has shape %s, the array %s" % (blob, tuple(target.shape), value.shape)
             )
         target.data[...] = value
+        self.given[blob] = value
+        return {}
+
+    def op_set_diff(self, blob, array):
+        target, value = self.blob(blob), self.arrays.read(array)
+        if target.count != value.size:  # (1) and () are both a scalar's shape
+            raise RequestError(
+                "blob %r has shape %s, the array %s" % (blob, tuple(target.shape), value.shape)
+            )
+        target.diff[...] = value.reshape(tuple(target.shape))
         return {}
 
     def op_forward(self):
@@ -192,13 +274,55 @@ class Worker:
     def op_diff(self, blob):
         return {"array": self.arrays.write(self.blob(blob).diff)}
 
+    def op_param(self, layer, index):
+        return {"array": self.arrays.write(self.net.params[layer][index].data)}
+
+    def op_param_diff(self, layer, index):
+        return {"array": self.arrays.write(self.net.params[layer][index].diff)}
+
+    def op_clear_params(self):
+        self.net.clear_param_diffs()
+        return {}
+
     def op_loss(self):
+        # Only here, because reading a blob costs a transfer from the device. A net with layers that
+        # work in place may change what it was given.
+        for name, value in {} if self.in_place else self.given.items():
+            data = self.blob(name).data
+            if data.shape != value.shape:  # the net was reshaped after it was set
+                continue
+            changed = (data != value) & ~(np.isnan(data) & np.isnan(value))
+            if changed.any():
+                raise SpoiltInput(
+                    "a layer wrote into its bottom %r: %d of %d elements are not what was given"
+                    % (name, changed.sum(), changed.size)
+                )
         return self.op_data(self.losses[0])
 
     def op_maps(self):
-        with open("/proc/self/maps") as maps:
-            libraries = {line.split()[-1] for line in maps if ".so" in line}
-        return {"libraries": sorted(libraries)}
+        return {"libraries": mapped_libraries()}
+
+    def op_memory(self):
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        status = driver().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        if status:
+            raise RequestError("no CUDA device is in use (the driver's error %d)" % status)
+        return {"free": free.value, "total": total.value}
+
+    def op_time(self, budget):
+        def once():
+            self.net.forward()
+            self.net.backward()
+
+        measure = gpu_seconds if "--gpu" in sys.argv else cpu_seconds
+        warm = min(measure(once) for _ in range(2))
+        repeats = int(min(max(budget / max(warm, 1e-9), 3), 300))
+        return {"seconds": [measure(once) for _ in range(repeats)]}
+
+    def op_launches(self):
+        if LAUNCH_COUNTER is None:
+            raise RequestError("PARITY_LAUNCH_COUNTER is not set, so no kernel was counted")
+        return {"launches": LAUNCH_COUNTER.parity_take_launches()}
 
     def blob(self, name):
         if self.net is None:
@@ -206,6 +330,13 @@ class Worker:
         if name not in self.net.blobs:
             raise RequestError("the net has no blob %r; it has %s" % (name, list(self.net.blobs)))
         return self.net.blobs[name]
+
+
+def unnamed_file():
+    """A file that vanishes with this process, also when Caffe aborts; in memory if possible."""
+    if hasattr(os, "memfd_create"):  # Python 3.8
+        return os.fdopen(os.memfd_create("parity-net"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def parsed(text):
@@ -268,6 +399,8 @@ def edited(proto, edits):
         set_shape(input_layer(proto, name), name, shape)
     for name, target in edits.get("same", {}).items():
         merge_input(proto, name, target)
+    if edits.get("outputs_as_losses"):
+        give_outputs_weight(proto)
     losses = [layer for layer in proto.layer if is_loss(layer)]
     if not losses:
         raise NetError(
@@ -293,6 +426,29 @@ def edited(proto, edits):
     if edits.get("force_backward"):
         proto.force_backward = True
     return sources, tops
+
+
+def outputs(proto):
+    """The tops that no layer reads, in the net's order; an in-place layer's top once."""
+    read = {bottom for layer in proto.layer for bottom in layer.bottom if bottom not in layer.top}
+    tops = [top for layer in proto.layer for top in layer.top if layer.type != "Input"]
+    return [top for top in dict.fromkeys(tops) if top not in read]
+
+
+def give_outputs_weight(proto):
+    """Makes the outputs of a net without a loss its losses: Caffe prunes the backward otherwise."""
+    if any(is_loss(layer) for layer in proto.layer):
+        return
+    wanted = set(outputs(proto))
+    for layer in reversed(proto.layer):  # of in-place layers the last one makes the output
+        if wanted & set(layer.top):
+            layer.loss_weight[:] = [1.0 if top in wanted else 0.0 for top in layer.top]
+            wanted -= set(layer.top)
+
+
+def declared_shape(layer, index):
+    shapes = layer.input_param.shape
+    return list(shapes[min(index, len(shapes) - 1)].dim) if shapes else []
 
 
 def set_shape(layer, name, shape):
@@ -336,14 +492,12 @@ def put_bias_behind(proto, name):
 
 def described(error, index):
     """An exception as data."""
-    kinds = {NetError: "net", RequestError: "request"}
+    kinds = {NetError: "net", RequestError: "request", NoCuda: "no cuda", NoDevice: "no device"}
     message = str(error) if type(error) in kinds else "%s: %s" % (type(error).__name__, error)
     return {
         "kind": kinds.get(type(error), "layer"),
         "message": message,
-        "traceback": "".join(
-            traceback.format_exception(type(error), error, error.__traceback__)
-        ),
+        "traceback": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
         "op": index,
     }
 
@@ -380,26 +534,148 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+def bind_children():
+    """Makes children that a layer forks die with this process, whatever session they moved to.
+
+    Linux sends the signal when the thread that forked ends, so only the main one's are bound.
+    """
+    main_thread = threading.get_ident()
+
+    def bind():
+        if threading.get_ident() == main_thread:
+            die_with_parent()
+
+    if hasattr(os, "register_at_fork"):  # Python 3.7
+        os.register_at_fork(after_in_child=bind)
+
+
+def mapped_libraries():
+    with open("/proc/self/maps") as maps:
+        return sorted({line.split(None, 5)[5].strip() for line in maps if ".so" in line})
+
+
+def has_cuda():
+    """Whether the Caffe that is loaded was built with CUDA: it brings CUDA's libraries then.
+
+    Nothing else tells: set_mode_gpu() succeeds on every Caffe.
+    """
+    names = [os.path.basename(library) for library in mapped_libraries()]
+    return any(name.startswith(("libcudart.so", "libcublas.so")) for name in names)
+
+
+def cpu_seconds(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def gpu_seconds(run):
+    """Between two events on Caffe's stream, the default one."""
+    cuda = driver()
+    start, stop, milliseconds = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_float()
+    status = cuda.cuEventCreate(ctypes.byref(start), 0)
+    status = status or cuda.cuEventCreate(ctypes.byref(stop), 0)
+    status = status or cuda.cuEventRecord(start, None)
+    run()
+    status = status or cuda.cuEventRecord(stop, None)
+    status = status or cuda.cuEventSynchronize(stop)
+    status = status or cuda.cuEventElapsedTime(ctypes.byref(milliseconds), start, stop)
+    for event in (start, stop):
+        cuda.cuEventDestroy_v2(event)
+    if status:
+        raise RequestError("the GPU's clock could not be read (the driver's error %d)" % status)
+    return milliseconds.value / 1000
+
+
+LAUNCH_COUNTER = None
+
+
+def load_launch_counter():
+    """Loads what counts kernel launches; before Caffe, so that Caffe's launches arrive there."""
+    global LAUNCH_COUNTER
+    path = os.environ.get("PARITY_LAUNCH_COUNTER")
+    if path:
+        LAUNCH_COUNTER = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+        LAUNCH_COUNTER.parity_take_launches.restype = ctypes.c_ulonglong
+
+
+def connect_launch_counter():
+    """Tells the counter where the launches go on to: into the CUDA runtime that Caffe brought."""
+    if LAUNCH_COUNTER is None:
+        return
+    real = []
+    for library in mapped_libraries():
+        if os.path.basename(library).startswith("libcudart.so"):
+            runtime = ctypes.CDLL(library)
+            for name in ("cudaLaunchKernel", "__cudaLaunchKernel"):
+                function = getattr(runtime, name, None)
+                real.append(ctypes.cast(function, ctypes.c_void_p) if function else None)
+            LAUNCH_COUNTER.parity_forward_launches_to(*real)
+            return
+
+
+def driver():
+    """The CUDA driver's library."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise NoDevice("no CUDA device: there is no driver (%s)" % error)
+
+
+def use_gpu(caffe):
+    """Puts Caffe into GPU mode on device 0; returns the device's name.
+
+    The driver is asked first, because Caffe's set_device aborts where there is no device.
+    """
+    if not has_cuda():
+        raise NoCuda("this Caffe has no CUDA: neither libcudart nor libcublas is loaded with it")
+    cuda = driver()
+    stub, no_device = 34, 100  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE, <cuda.h>
+    count = ctypes.c_int()
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status in (stub, no_device) or (not status and not count.value):
+        raise NoDevice("no CUDA device: the driver knows of none")
+    if status:  # a device is there or was; that it does not work must not pass for its absence
+        raise RuntimeError("the CUDA driver does not start: its error %d" % status)
+    name = ctypes.create_string_buffer(256)
+    device = ctypes.c_int()
+    if not cuda.cuDeviceGet(ctypes.byref(device), 0):
+        cuda.cuDeviceGetName(name, len(name), device)
+    caffe.set_device(0)
+    caffe.set_mode_gpu()
+    return name.value.decode()
+
+
 def main():
     requests, replies, arrays = (int(argument) for argument in sys.argv[1:4])
+    for descriptor in (requests, replies, arrays):
+        os.set_inheritable(descriptor, False)  # programs that a layer starts have no part in this
     if "--die-with-parent" in sys.argv:
         die_with_parent()
+    bind_children()
     try:
+        load_launch_counter()
         import caffe
+
+        connect_launch_counter()
+        if "--gpu" in sys.argv:
+            mode = {"mode": "gpu", "device": use_gpu(caffe)}
+        else:
+            caffe.set_mode_cpu()
+            mode = {"mode": "cpu"}
     except BaseException as error:
         send(replies, {"error": described(error, None)})
         return
-    caffe.set_mode_cpu()
-    send(
-        replies,
-        {
-            "caffe": getattr(caffe, "__version__", "unknown"),
-            "python": sys.version.split()[0],
-            "numpy": np.__version__,
-            "layers": list(caffe.layer_type_list()),
-            "pid": os.getpid(),
-        },
-    )
+    greeting = {
+        "caffe": getattr(caffe, "__version__", "unknown"),
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "layers": list(caffe.layer_type_list()),
+        "pid": os.getpid(),
+        "cuda": has_cuda(),
+    }
+    greeting.update(mode)
+    send(replies, greeting)
     worker = Worker(caffe, Arrays(arrays))
     while True:
         request = receive(requests)

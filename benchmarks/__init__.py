@@ -1,0 +1,1 @@
+"""Speed, measured side by side in one run: forward and backward of every way to write the loss."""

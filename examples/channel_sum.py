@@ -1,0 +1,16 @@
+r"""The reference of a compiled layer, caffe_impl/cuda, that a net loads as a plug-in.
+
+Check it with
+
+    plugin=$(python -c 'from caffe_impl.variants import compiled_layer; print(*compiled_layer())')
+    parity check caffe_impl/nets/channel_sum_cuda.prototxt --load $plugin \
+        --reference examples/channel_sum.py:loss
+"""
+
+import torch
+
+
+def loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    """x1 is (N, C1, S...), x2 is (N, C2, S...)."""
+    d = x1.sum(1) - x2.sum(1)  # N, S...
+    return (d * d).sum() / (2 * x1.shape[0])

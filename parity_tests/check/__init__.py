@@ -1,0 +1,1 @@
+"""`parity check`: any Caffe layer against any PyTorch function."""

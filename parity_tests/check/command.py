@@ -1,0 +1,270 @@
+"""`parity check`: the arguments, what is printed, the JSON file, the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from caffe_impl.runtime.client import Caffe, CaffeError, LayerError
+from caffe_impl.runtime.install import InstallError
+from caffe_impl.runtime.interpreter import NoCaffe
+from caffe_impl.variants import shared_caffe
+from parity_tests.check import data, examine, sources
+from parity_tests.check.observe import Plan, with_params
+from parity_tests.check.sources import BadRequest
+from parity_tests.report import number
+from reference.contract import Shape
+
+SCHEMA = "parity-check-1"
+
+DESCRIPTION = """\
+Compares a Caffe layer with a PyTorch function, in a real Caffe: values, gradients, and how it uses
+its top diff. No tolerance is asked for: the bound comes from the reference itself.
+
+NET is a .prototxt file, or MODULE:CLASS (FILE.py:CLASS) for a Python layer, with --bottom for each
+of its bottoms. The reference gets float64 tensors as keyword arguments named like the net's inputs,
+and returns the loss, or the tops of a layer that is no loss (a tensor, a tuple or a dict). Its
+gradient is autograd's.
+"""
+EPILOG = "exit status: 0 agrees, 1 disagrees (also a crash or a hang), 2 could not be carried out"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `parity check`."""
+    made = argparse.ArgumentParser(
+        prog="parity check",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("net", metavar="NET")
+    made.add_argument("--reference", required=True, metavar="MODULE:FUNCTION")
+    made.add_argument("--port", metavar="MODULE:OBJECT", help="a function or nn.Module, float32")
+    made.add_argument(
+        "--bottom", action="append", default=[], metavar="NAME=SHAPE", help="such as x1=4,3,5,6"
+    )
+    made.add_argument("--param-str", metavar="TEXT")
+    made.add_argument("--data", action="append", default=[], metavar="NAME=KIND", help=data.KINDS)
+    made.add_argument("--inputs", metavar="FILE.npz", help="the inputs of the only case")
+    made.add_argument("--grad", metavar="NAMES", help="the inputs that get a gradient, by commas")
+    made.add_argument(
+        "--path", action="append", default=[], metavar="DIR", help="the layer's folder"
+    )
+    made.add_argument(
+        "--load", action="append", default=[], metavar="LIB.so", help="a compiled layer"
+    )
+    made.add_argument("--cases", type=int, default=8, metavar="N")
+    made.add_argument("--seed", type=int, default=0, metavar="S")
+    made.add_argument("--timeout", type=float, default=60.0, metavar="S", help="for one case")
+    made.add_argument("--json", metavar="FILE")
+    return made
+
+
+def main(arguments: list[str], caffe: Caffe | None = None) -> int:
+    """Runs `parity check`; returns the exit status.
+
+    Args:
+        arguments: the command line.
+        caffe: where, which stays open; None for one of its own.
+    """
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    try:
+        return _check(options, caffe)
+    except BadRequest as error:
+        message = str(error)
+    except (NoCaffe, InstallError) as error:
+        message = f"no Caffe to compare with.\n{error}"
+    except OSError as error:
+        message = str(error)
+    print(f"parity check: {message}", file=sys.stderr)
+    return 2
+
+
+def _check(options: argparse.Namespace, given: Caffe | None) -> int:
+    if options.cases < 1 or options.timeout <= 0:
+        raise BadRequest("--cases and --timeout must be greater than 0")
+    print(f"checking {options.net} against {options.reference}", flush=True)
+    caffe = given or shared_caffe()
+    caffe.timeout = options.timeout
+    with contextlib.nullcontext() if given else caffe:
+        check = prepared(options, caffe)
+        print(_inputs_line(check), flush=True)
+        verdict = examine.run(check, caffe, _progress(check.cases))
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        text = "\n".join(_report(verdict))
+        print(text)
+        if options.json:
+            _write(options, check, verdict, caffe)
+    return int(bool(verdict.found))
+
+
+def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
+    """What a command line asks for, with the net built once to see that it can be.
+
+    Raises:
+        BadRequest: it cannot be carried out.
+    """
+    bottoms = dict(_bottom(text) for text in options.bottom)
+    net = sources.net(options.net, options.path, bottoms, options.param_str)
+    reference = sources.reference(options.reference)
+    port = sources.port(options.port) if options.port else None
+    libraries = tuple(_library(each) for each in options.load)
+    try:
+        described = caffe.request([{"op": "describe", "text": net.text}])[0]
+    except CaffeError as error:
+        raise BadRequest(f"{net.name}: {error}") from error
+    shapes: dict[str, Shape] = {name: tuple(each) for name, each in described["inputs"].items()}
+    if not shapes:
+        raise BadRequest(f"{net.name} has no Input layer, so there is nothing to feed it with")
+    given = data.load(options.inputs, shapes) if options.inputs else None
+    if given:
+        shapes = {name: array.shape for name, array in given.items()}
+    kinds = _kinds(options.data, shapes)
+    for what, function in (("reference", reference), ("port", port)):
+        if function is not None:
+            sources.must_take(function, list(shapes), what)
+    plan = Plan(
+        net=net,
+        shapes=shapes,
+        outputs=tuple(described["losses"] or described["outputs"]),
+        gradients=_gradients(options.grad, shapes, kinds),
+        libraries=libraries,
+        is_loss=len(described["losses"]) == 1,
+    )
+    try:
+        plan = with_params(caffe, plan)
+    except CaffeError as error:
+        traceback = error.traceback if isinstance(error, LayerError) else ""
+        advice = sources.hint(f"{error}{traceback}{error.output}")
+        said = "\n".join(
+            text.strip() for text in (str(error), traceback, error.output) if text.strip()
+        )
+        raise BadRequest(
+            f"Caffe cannot build {net.name}: {said}" + (f"\n  to do: {advice}" if advice else "")
+        ) from error
+    return examine.Check(plan, reference, port, kinds, given, options.cases, options.seed)
+
+
+def _bottom(text: str) -> tuple[str, Shape]:
+    name, equals, rest = text.partition("=")
+    try:
+        shape = tuple(int(extent) for extent in rest.split(",")) if rest else ()
+    except ValueError:
+        shape = (0,)
+    if not equals or not name or any(extent < 1 for extent in shape):
+        raise BadRequest(f"--bottom {text!r}: expected NAME=SHAPE, such as x1=4,3,5,6")
+    return name, shape
+
+
+def _library(name: str) -> str:
+    if not Path(name).is_file():
+        raise BadRequest(f"--load {name}: there is no such file")
+    return str(Path(name).resolve())
+
+
+def _kinds(given: Sequence[str], shapes: Mapping[str, Shape]) -> dict[str, data.Kind]:
+    kinds = dict.fromkeys(shapes, data.Kind("normal"))
+    for text in given:
+        name, equals, kind = text.partition("=")
+        if not equals or name not in shapes:
+            raise BadRequest(
+                f"--data {text!r}: expected NAME=KIND, NAME one of {', '.join(shapes)}"
+            )
+        kinds[name] = data.parse(kind)
+    return kinds
+
+
+def _gradients(
+    names: str | None, shapes: Mapping[str, Shape], kinds: Mapping[str, data.Kind]
+) -> tuple[str, ...]:
+    if names is None:
+        return tuple(name for name in shapes if not kinds[name].is_label)
+    chosen = tuple(name for name in names.split(",") if name)
+    for name in chosen:
+        if name not in shapes:
+            raise BadRequest(f"--grad {names}: the net's inputs are {', '.join(shapes)}")
+    return chosen
+
+
+def _inputs_line(check: examine.Check) -> str:
+    parts = []
+    for name, shape in check.plan.shapes.items():
+        what = "from the file" if check.given else str(check.kinds[name])
+        note = "" if name in check.plan.gradients else ", no gradient"
+        parts.append(f"{name} {tuple(shape)} {what}{note}")
+    return f"  inputs: {'; '.join(parts)}\n  tops:   {', '.join(check.plan.outputs)}"
+
+
+def _progress(cases: int) -> Callable[[int], None]:
+    def show(case: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r  case {case + 1} of {cases}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _report(verdict: examine.Verdict) -> list[str]:
+    lines = []
+    for code, (finding, cases) in verdict.found.items():
+        lines.append(f"{code}: {finding.words}  [{len(cases)} of {verdict.cases} cases]")
+    if verdict.output.strip():
+        lines += ["", "what was printed:", *verdict.output.strip().splitlines()[-15:]]
+    for name, count in verdict.kinks.items():
+        if count:
+            lines.append(
+                f"note: at {count} elements of {name} several gradients are right (a kink)"
+            )
+    figures = ", ".join(f"{name} {value:.2g}" for name, value in verdict.largest.items())
+    if figures:
+        lines.append(f"largest error as a fraction of its bound: {figures}")
+    total = len(verdict.found)
+    what = f"disagrees: {total} finding{'s' * (total != 1)}" if total else "agrees"
+    lines.append(f"{what}, {verdict.cases} cases, {verdict.seconds:.1f} s")
+    return lines
+
+
+def _environment(caffe: Caffe) -> dict[str, str]:
+    greeting = caffe.start()
+    return {
+        "caffe": greeting["caffe"],
+        "caffe_python": greeting["python"],
+        "caffe_numpy": greeting["numpy"],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def _write(
+    options: argparse.Namespace, check: examine.Check, verdict: examine.Verdict, caffe: Caffe
+) -> None:
+    content = {
+        "schema": SCHEMA,
+        "environment": _environment(caffe),
+        "net": options.net,
+        "reference": options.reference,
+        "port": options.port,
+        "seed": check.seed,
+        "cases": verdict.cases,
+        "agrees": not verdict.found,
+        "findings": [
+            {"code": code, "words": finding.words, "cases": cases}
+            for code, (finding, cases) in verdict.found.items()
+        ],
+        "kinks": verdict.kinks,
+        "largest_fraction": {name: number(each) for name, each in verdict.largest.items()},
+        "seconds": round(verdict.seconds, 3),
+    }
+    Path(options.json).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
