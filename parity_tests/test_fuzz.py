@@ -290,6 +290,8 @@ def test_what_float32_leaves_open_is_not_asked() -> None:
     assert not is_defined(["channel"], with_values([np.inf, 0, 0], 2.0**-149))
     assert is_defined(["channel"], with_values([np.nan, 0, 0], 0))
     assert not is_defined(["channel"], with_values([np.nan, 0, 0], 0, "split"))
+    forced = replace(with_values([np.nan, 0, 0], 0), gradients="forced")
+    assert not is_defined(["channel"], forced)
 
 
 @pytest.mark.parametrize("poison", [0.0, 1.0])

@@ -9,6 +9,7 @@ CAFFE_PYTHON set to it, the suite runs in that Caffe.
 from __future__ import annotations
 
 import contextlib
+import errno
 import lzma
 import os
 import re
@@ -67,11 +68,17 @@ def check_target(file: Path) -> None:
         raise PackError(
             f"{file} is no name for the archive.\n  to do: choose one that ends in .tar.xz."
         )
-    if file.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK) or not file.parent.is_dir():
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with _partial(file).open("wb"):  # os.access knows nothing of what root may not do, either
+            pass
+        _partial(file).unlink()
+    except OSError as error:
         raise PackError(
-            f"{file} cannot be written.\n"
+            f"{file} cannot be written: {error.strerror}.\n"
             "  to do: choose a file in an existing folder in which this user may create files."
-        )
+        ) from error
 
 
 def pack(root: Path, file: Path, progress: Progress | None = None) -> int:
@@ -172,13 +179,16 @@ def _compile(root: Path, stage: Path) -> None:
 
 @contextlib.contextmanager
 def _replaced(file: Path) -> Iterator[Path]:
-    """Give a new file's name, which becomes `file` at the end, and vanishes on an error."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    """Give the name of a file that becomes `file` at the end, and vanishes on an error."""
     try:
-        yield partial
-        partial.replace(file)
+        yield _partial(file)
+        _partial(file).replace(file)
     finally:
-        partial.unlink(missing_ok=True)
+        _partial(file).unlink(missing_ok=True)
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{os.getpid()}.partial")
 
 
 def _write(stage: Path, file: Path, progress: Progress) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parity_tests.fuzz.program import Program
-from reference.contract import Array32, Array64, Case
+from parity_tests.fuzz.program import Program, Step
+from reference.contract import Array32, Array64
 from reference.rounding import LARGEST, worst_growth
 
 SMALLEST_NORMAL = 2.0**-126
@@ -24,20 +24,22 @@ def is_defined(summed: Sequence[str], program: Program) -> bool:
       do not, and two infinities on the way make a NaN. Twice, because PyTorch squares with 2*d.
     - a loss or a gradient from half to twice the largest float32: it rounds to either side.
     - an infinity or a NaN in the inputs where s is no normal number: whether s rounds to 0 decides
-      between 0 * inf, which is NaN, and an infinity. Where s is 0, Caffe runs no backward, and
-      nothing is compared, unless x1 has a second consumer: then its gradient is all there is.
+      between 0 * inf, which is NaN, and an infinity; and a BLAS skips what it should multiply with
+      0. Where the loss weight is 0, Caffe runs no backward and nothing is compared, unless x1 has a
+      second consumer, or all gradients are forced.
     """
     with np.errstate(all="ignore"):
         return all(
-            _is_defined(each, program.case_of(step), step.x1, step.x2)
+            _is_defined(each, program, step)
             for each, step in zip(summed, program.steps, strict=True)
         )
 
 
-def _is_defined(summed: str, case: Case, x1: Array32, x2: Array32) -> bool:
+def _is_defined(summed: str, program: Program, step: Step) -> bool:
+    case, x1, x2 = program.case_of(step), step.x1, step.x2
     finite = bool(np.all(np.isfinite(x1)) and np.all(np.isfinite(x2)))
     scale = abs(case.weight) / case.x1_shape[0]
-    pruned = scale == 0 and case.sharing != "split"
+    pruned = scale == 0 and case.sharing != "split" and program.gradients != "forced"
     if not finite and not pruned and not 4 * SMALLEST_NORMAL <= scale <= LARGEST / 4:
         return False
     x1, x2 = (np.where(np.isfinite(x), x, np.float32(0)) for x in (x1, x2))

@@ -173,10 +173,9 @@ def judged(request: dict[str, Any]) -> dict[str, Any]:
 
 def _end(child: int) -> None:
     """Kills a fork and what it started; right after the fork it may not lead a group yet."""
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        os.kill(child, signal.SIGKILL)
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            kill(child, signal.SIGKILL)
 
 
 def _end_of(log: Path) -> str:
