@@ -293,6 +293,73 @@ def test_inputs_from_a_file_are_the_only_case(
     assert "agrees, 1 case," in out
 
 
+def layer(type_: str, bottoms: str, tops: str, rest: str = "") -> str:
+    """A layer of a net, its blobs separated by spaces."""
+    blobs = [f'bottom: "{each}"' for each in bottoms.split()]
+    blobs += [f'top: "{each}"' for each in tops.split()]
+    return f'layer {{ name: "{type_}" type: "{type_}" {" ".join(blobs)} {rest} }}\n'
+
+
+X = layer("Input", "", "x", "input_param { shape { dim: 3 dim: 4 } }")
+BUILT_IN = {
+    "in-place": (
+        X + layer("ReLU", "x", "x") + layer("Reduction", "x", "loss", "loss_weight: 1"),
+        "torch.relu(x).sum()",
+    ),
+    "in-place-output": (X + layer("TanH", "x", "x"), "torch.tanh(x)"),
+    "two-tops": (
+        X
+        + layer("Slice", "x", "a b", "slice_param { axis: 0 slice_point: 2 }")
+        + layer("Softmax", "a", "p"),
+        '{"b": x[2:], "p": torch.softmax(x[:2], 1)}',
+    ),
+    "two-losses": (
+        X
+        + layer("Reduction", "x", "d", "loss_weight: 1")
+        + layer("Power", "x", "dx", "power_param { power: 2 } loss_weight: 0.5"),
+        "(x.sum(), x * x)",
+    ),
+}
+"""Nets of Caffe's own layers, and what they compute. Tops are called like gradients, too."""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_nets_of_built_in_layers_agree(caffe: Caffe, folder: Path, name: str) -> None:
+    """A layer may work in place, have several tops, or share its input with another loss."""
+    net, result = BUILT_IN[name]
+    (folder / "net.prototxt").write_text(net)
+    # The name of this project's own package, which a user's file may have as well.
+    (folder / "reference.py").write_text(f"import torch\ndef tops(x): return {result}\n")
+    arguments = ["net.prototxt", "--reference", "reference.py:tops", "--cases", "2"]
+    assert main(arguments, caffe) == 0
+    assert hasattr(sys.modules["reference"], "__path__")
+
+
+PORT = """
+import torch
+class Half(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return 0.5 * (x * x).sum()
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.saved_tensors[0] * {slope}
+def loss(x): return Half.apply(x)
+"""
+
+
+@pytest.mark.parametrize(("slope", "status"), [("grad", 0), ("1", 1), ("-grad", 1)])
+def test_backward_of_a_port_is_checked_with_its_upstream_gradient(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], slope: str, status: int
+) -> None:
+    """A hand-written backward that ignores what comes from above, or turns its sign, is found."""
+    arguments = write_layer(folder, "half_square")
+    (folder / "port.py").write_text(PORT.format(slope=slope))
+    assert main([*arguments, "--port", "port.py:loss"], caffe) == status
+    assert ("port-gradient:x: " in capsys.readouterr().out) == bool(status)
+
+
 def test_rounding_of_float32_lies_within_the_bound_and_a_small_mistake_does_not() -> None:
     """A softmax loss in float32 is within its bound; one that is off by 1e-4 is far beyond it."""
     rng = np.random.RandomState(0)

@@ -148,9 +148,10 @@ def test_source_is_unpacked_with_debians_patches(tmp_path: Path) -> None:
     (tmp_path / "debian/patches/series").write_text("second\nfirst\n")
     (tmp_path / "code").write_text("code")
     (fetched / "caffe_1.0+git-8.dsc").touch()
-    for name, kind, member in (("orig", "gz", "code"), ("debian", "xz", "debian")):
-        with tarfile.open(fetched / f"caffe.{name}.tar.{kind}", f"w:{kind}") as archive:
-            archive.add(tmp_path / member, member)
+    with tarfile.open(fetched / "caffe.orig.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "code", "code")
+    with tarfile.open(fetched / "caffe.debian.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "debian", "debian")
     (tools / "patch").write_text('#!/bin/sh\necho "$(basename "$4")" >> applied\n')
     (tools / "patch").chmod(0o755)
     assert cuda_build._unpack_source(fetched, source, tools) == "1.0+git-8"
@@ -376,7 +377,7 @@ def make_stage(folder: Path) -> Path:
 
 def test_archive_depends_on_the_content_alone(tmp_path: Path) -> None:
     """Two folders with the same content, made at different times, give the same archive."""
-    files = []
+    files: list[Path] = []
     for name in ("one", "two"):
         stage = make_stage(tmp_path / name)
         os.utime(stage / "data", (len(files), len(files)))
@@ -481,7 +482,7 @@ def test_launcher_finds_cuda_by_variable(packed: Pack, variable: str, part: str)
     """CUDA_HOME and CUDA_PATH lead to CUDA's libraries, and win over the usual folders."""
     packed.put("usr/local/cuda/lib64", *LIBRARIES)
     folder = packed.put(f"my cuda/{part}", *LIBRARIES)
-    assert packed.search_path(**{variable: f"{packed.machine}/my cuda"}) == [str(folder)]
+    assert packed.search_path(None, **{variable: f"{packed.machine}/my cuda"}) == [str(folder)]
 
 
 def test_launcher_follows_the_search_path(packed: Pack) -> None:

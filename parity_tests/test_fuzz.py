@@ -320,3 +320,22 @@ def test_a_refusal_must_come_and_must_come_as_expected(caffes: Caffes) -> None:
     found = check(replace(python, caffe=caffes, claims=native.claims), five)
     assert found is not None
     assert "must refuse" in found.words
+
+
+@pytest.mark.parametrize(
+    ("samples", "units", "value"), [(3, 4, 2.0**40), (5, 6, 2.0**40), (2, 1, 1.0), (1, 1, 1.0)]
+)
+def test_a_loss_weight_that_underflows_is_within_the_bound(
+    caffes: Caffes, samples: int, units: int, value: float
+) -> None:
+    """w/N that rounds in the subnormal numbers, before d multiplies it, is rounding like any other.
+
+    `units` counts the smallest subnormal numbers in the loss weight. With integers, too: the exact
+    lane ends where w/(2N) underflows.
+    """
+    x1 = np.full((samples, 1), value, np.float32)
+    case = Case("fuzz", x1.shape, x1.shape, loss_weight=units * 2.0**-149)
+    found = Program(case, "asked", (Step(x1, np.zeros_like(x1)),))
+    for variant in with_caffe(registered(), caffes):
+        if variant.cannot_run() is None and variant.name != "torch-compiled":  # seconds
+            assert check(variant, found) is None, (variant.layer, variant.name)

@@ -49,6 +49,9 @@ CASES: tuple[Case, ...] = (
     _case(
         "exact-10-million", (8, 64, 160, 125), (8, 2, 160, 125), fill="ternary", loss_weight=0.25
     ),
+    # Integers that round all the same: the exact lane must not take them in.
+    _case("integers-weight-3.7", _BASE, fill="integers", loss_weight=3.7),
+    _case("integers-odd-batch", (5, 3, 4, 2), fill="integers"),
     # Values.
     _case("positive", _BASE, fill="positive"),
     _case("positive-odd", (5, 7, 11, 13), fill="positive", loss_weight=3.7),

@@ -3,7 +3,7 @@
 The archive holds what running needs and no more: Python, its packages, Caffe, and the libraries
 that these link to. CUDA's libraries stay out: they are most of the size, and a machine with a GPU
 has them. `caffe-python.sh`, as `caffe-python` at the top, finds them there and starts Python. With
-CAFFE_PYTHON set to it, the suite runs in that Caffe.
+CAFFE_PYTHON set to it, the suite runs in that Caffe, the compiled layer too, which lies beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from caffe_impl.runtime import cuda_build, install
+from caffe_impl.runtime import cuda_build, install, plugin
 from caffe_impl.runtime.install import COMPLETE, LOADER, Progress
 
 TOP = "caffe-cuda"
@@ -110,6 +110,8 @@ def pack(root: Path, file: Path, progress: Progress | None = None) -> int:
                         f"The archive has {size // 10**6} MB, more than {LIMIT // 10**6}.\n"
                         "  to do: name fewer architectures in PARITY_CUDA_ARCH."
                     )
+    except plugin.PluginError as error:
+        raise PackError(f"The compiled layer cannot be packed.\n{error}") from error
     finally:
         progress.close()
     return size
@@ -129,6 +131,7 @@ def _stage(root: Path, stage: Path) -> None:
     for library in sorted(needed):
         _copy(root, stage, library)
     _compile(root, stage)
+    shutil.copy(plugin.build(root), stage)
     shutil.copy(LAUNCHER_SOURCE, stage / LAUNCHER)
     (stage / LAUNCHER).chmod(0o755)
 

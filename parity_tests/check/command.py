@@ -231,8 +231,8 @@ def _report(verdict: examine.Verdict) -> list[str]:
         lines.append(f"largest error as a fraction of its bound: {figures}")
     total = len(verdict.found)
     what = f"disagrees: {total} finding{'s' * (total != 1)}" if total else "agrees"
-    cases = f"{verdict.cases} case{'s' * (verdict.cases != 1)}"
-    lines.append(f"{what}, {cases}, {verdict.seconds:.1f} s")
+    ran = f"{verdict.cases} case{'s' * (verdict.cases != 1)}"
+    lines.append(f"{what}, {ran}, {verdict.seconds:.1f} s")
     return lines
 
 

@@ -96,7 +96,7 @@ def line(verdict: Verdict) -> str:
 
 
 def summary(verdicts: Sequence[Verdict], seconds: float) -> list[str]:
-    """The last lines: the kill rate, what survived, what did not run, and which cases found none."""
+    """The last lines: the kill rate, what survived, what did not run, the cases that found none."""
     counts = Counter(verdict.verdict for verdict in verdicts)
     judged = counts[KILLED] + counts[SURVIVED]
     rate = f"{counts[KILLED] / judged:.1%}" if judged else "nothing ran"

@@ -1218,10 +1218,8 @@ ROUNDING = _group(
     ),
 )
 
-SUITE = own_tests(
-    "test_mutants.py", "-k", "NeverWritten or Accumulates or Stale or IgnoresTopDiff"
-)
-SCHEDULE_CASES = own_tests("test_mutants.py", "test_compare.py", "test_reference.py")
+VERDICTS = own_tests("test_mutation.py", "-k", "verdict")
+SUITE = own_tests("test_mutants.py", "-k", "NeverWritten or Accumulates or Stale or IgnoresTopDiff")
 
 SCHEDULE = [
     *_group(
@@ -1246,7 +1244,7 @@ SCHEDULE = [
             "ops += [_reshape(case, larger), *recorded.one_pass(larger, poison, read=False)]",
             "pass",
             "no larger batch goes before the last pass: state kept across a reshape is not seen",
-            SUITE,
+            VERDICTS,
         ),
         (
             "schedule-unwritten-is-pruned",
@@ -1302,7 +1300,6 @@ SCHEDULE = [
 ]
 
 COMPARING = own_tests("test_compare.py")
-VERDICTS = own_tests("test_compare.py", "test_mutants.py", "test_nets.py", "test_report.py")
 
 _WRONG = "np.count_nonzero(~(fractions <= 1))"
 
@@ -1502,7 +1499,7 @@ COMPARISON = [
             'AGREEING = ("pass", "refused", "not run")',
             'AGREEING = ("pass", "refused", "not run", "crash", "hang")',
             "a crash counts as agreement",
-            own_tests("test_report.py", "test_plugin.py", "test_cli.py"),
+            own_tests("test_report.py"),
         ),
         (
             "judge-any-refusal",
@@ -1534,7 +1531,7 @@ COMPARISON = [
             "if not verdict.agrees:",
             'if verdict.verdict == "fail":',
             "a crash or a hang is printed as passed",
-            own_tests("test_cli.py"),
+            VERDICTS,
         ),
     ),
 ]

@@ -16,12 +16,14 @@ SHOWN = 3  # names in one line of a table
 HEAD = """\
 # Bugs that the suite finds
 
-`tox -e mutants` writes one wrong edit at a time into a copy of the project and runs what must find it: `tox -e parity`'s own
-cases for whatever computes a loss or the truth; the project's own tests for what the cases cannot see, such as a bound that is
-too wide, or a comparison that lets something through. Each of these runs first without a mutant, and must pass. The mutants are
-data, in [`catalogue.py`](../parity_tests/mutation/catalogue.py).
+`tox -e mutants` writes one wrong edit at a time into a copy of the project and runs what must find
+it: `tox -e parity`'s own cases for whatever computes a loss or the truth; the project's own tests
+for what the cases cannot see, such as a bound that is too wide, or a comparison that lets something
+through. Each of these runs first without a mutant, and must pass. The mutants are data, in
+[`catalogue.py`](../parity_tests/mutation/catalogue.py).
 
-This page is written by `tox -e mutants -- --write-docs`; a test says when its mutants are no longer the catalogue's.
+This page is written by `tox -e mutants -- --write-docs`; a test says when its mutants are no longer
+the catalogue's.
 """
 
 

@@ -8,6 +8,7 @@ failure prove anything.
 from __future__ import annotations
 
 import compileall
+import contextlib
 import json
 import os
 import py_compile
@@ -18,8 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,13 +153,14 @@ class _Child:
         reply: dict[str, Any] | None = json.loads(line) if line else None
         return reply
 
-    def end(self) -> None:
-        """Ends it and what it runs."""
+    def close(self) -> None:
+        """Ends it and what it runs; nobody may be asking it any more."""
         self.process.terminate()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):  # a request that nobody read
+                stream.close()
 
 
 class _Run:
@@ -306,29 +307,23 @@ def run(
     jobs = min(jobs or min(len(os.sched_getaffinity(0)), 8), max(1, len(mutants)))
     with tempfile.TemporaryDirectory(prefix="parity-mutants-") as folder:
         state = _Run(mutants, root, Path(folder), note)
-        with _children(jobs) as children:
-            threads = [threading.Thread(target=state.work, args=(child,)) for child in children]
+        children = [_Child() for _ in range(jobs)]
+        threads = [threading.Thread(target=state.work, args=(child,)) for child in children]
+        try:
             for thread in threads:
                 thread.start()
             for thread in threads:
                 left = None if budget is None else max(0.0, start + budget - time.monotonic())
                 thread.join(left)
+        finally:
             with state.lock:
                 state.tasks.clear()
-        for thread in threads:
-            thread.join()
+            for child in children:
+                child.process.terminate()  # whoever waits for its answer gets none
+            for thread in threads:
+                thread.join()
+            for child in children:
+                child.close()
         if state.error:
             raise state.error
     return [verdicts.get(mutant.name, Verdict(mutant, NOT_RUN, "budget")) for mutant in mutants]
-
-
-@contextmanager
-def _children(count: int) -> Iterator[list[_Child]]:
-    children = [_Child() for _ in range(count)]
-    try:
-        yield children
-    finally:
-        for child in children:
-            child.process.terminate()
-        for child in children:
-            child.end()
