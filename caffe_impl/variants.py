@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -93,7 +93,10 @@ class CaffeVariant:
             NoCaffe: there is no Caffe.
         """
         recorded = _Recorder(case)
-        ops = self.net_ops(case)
+        # Made and run for one sample first: what a layer keeps from its set-up is wrong after it.
+        sample = Inputs(other.x1[:1], other.x2[:1])
+        ops = self.net_ops(replace(case, x1_shape=sample.x1.shape, x2_shape=sample.x2.shape))
+        ops += [*recorded.one_pass(sample, BEFORE, read=False), _reshape(case, inputs)]
         ops += recorded.one_pass(other, BEFORE)
         for name, poison in PASSES.items():
             if name == "reshaped":

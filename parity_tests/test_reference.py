@@ -148,7 +148,7 @@ def test_inputs_are_the_same_bytes_everywhere() -> None:
         inputs = fills.inputs(case)
         for array in (inputs.x1, inputs.x2):
             digest.update(np.ascontiguousarray(array).astype("<f4").tobytes())
-    assert digest.hexdigest()[:16] == "b307cb45bc9e874a"
+    assert digest.hexdigest()[:16] == "fa3294d423d06644"
 
 
 def test_cases_cover_what_they_must() -> None:

@@ -60,6 +60,7 @@ CASES: tuple[Case, ...] = (
     _case("mixed-scales", (3, 12, 5, 6), fill="mixed-scales"),
     _case("huge", _BASE, fill="huge"),
     _case("overflowing", _BASE, fill="overflowing"),
+    _case("overflowing-sum", (257, 3, 2, 2), fill="near-overflow"),
     _case("tiny", _BASE, fill="tiny"),
     _case("subnormal", _BASE, fill="subnormal"),
     _case("nan", _BASE, fill="nan"),

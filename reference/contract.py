@@ -36,7 +36,8 @@ written (it still is 1) can be told from one that was added to.
 Not NaN: Caffe's own EuclideanLoss multiplies what its bottom diffs held by 0 (`caffe_cpu_axpby`
 without MKL is a scal and an axpy, include/caffe/util/mkl_alternate.hpp), and 0 * NaN is NaN.
 
-Before "first", and with a larger batch before "reshaped", runs a pass with other inputs.
+Before "first", and with a larger batch before "reshaped", runs a pass with other inputs; before all
+of them one with a single sample, for which the net is made.
 """
 
 

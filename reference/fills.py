@@ -121,6 +121,7 @@ FILLS: dict[str, Fill] = {
     "mixed-scales": _mixed_scales,
     "huge": _scaled(50),
     "overflowing": _scaled(80),  # d**2 is beyond FLT_MAX, d is not
+    "near-overflow": _scaled(60),  # d**2 is not beyond FLT_MAX, a thousand of them are
     "tiny": _scaled(-40),
     "subnormal": _scaled(-140),
     "nan": _with_value(float("nan")),

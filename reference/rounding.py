@@ -108,6 +108,7 @@ def _bound(kind: str, case: Case, inputs: Inputs) -> Bound:
     worst = _tensors(case, d, size, terms, worst_growth)
     typical = _tensors(case, d, size, terms, typical_growth)
     worst["loss"] = np.where(_may_overflow(d, size, terms), np.inf, worst["loss"])
+    typical["loss"] = np.where(np.isinf(worst["loss"]), np.inf, typical["loss"])
     return Bound(_shaped(worst, inputs), _shaped(typical, inputs))
 
 

@@ -93,7 +93,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         "ran": collector.ran,
         "failed": collector.failed,
         "skipped": collector.skipped,
-        "cases": collector.cases,
+        "cases": {
+            test: case
+            for test, case in collector.cases.items()
+            if test in collector.ran or test in collector.failed
+        },
     }
 
 
