@@ -96,7 +96,7 @@ class CaffeVariant:
         # Made and run for one sample first: what a layer keeps from its set-up is wrong after it.
         sample = Inputs(other.x1[:1], other.x2[:1])
         ops = self.net_ops(replace(case, x1_shape=sample.x1.shape, x2_shape=sample.x2.shape))
-        ops += [*recorded.one_pass(sample, BEFORE, read=False), _reshape(case, inputs)]
+        ops += [*recorded.one_pass(sample, BEFORE), _reshape(case, inputs)]
         ops += recorded.one_pass(other, BEFORE)
         for name, poison in PASSES.items():
             if name == "reshaped":
@@ -111,7 +111,7 @@ class CaffeVariant:
             raise VariantFailure("crash", str(error), error.output) from error
         except LayerError as error:
             raise VariantFailure("crash", str(error), error.traceback + error.output) from error
-        before, *results = recorded.results(replies, [BEFORE, *PASSES.values()])
+        _, before, *results = recorded.results(replies, [BEFORE, BEFORE, *PASSES.values()])
         passes = zip(PASSES.items(), results, strict=True)
         return Run(tuple(Pass(name, poison, result) for (name, poison), result in passes), before)
 

@@ -614,13 +614,6 @@ COMPILED_LAYER = [
             COMPILED,
         ),
         (
-            "cpp-signs-swapped",
-            "i == 0 ? scale : -scale",
-            "i == 0 ? -scale : scale",
-            "the bottoms are swapped in the backward only",
-            COMPILED,
-        ),
-        (
             "cpp-second-not-written",
             "for (int i = 0; i < 2; ++i) {",
             "for (int i = 0; i < 1; ++i) {",
@@ -696,13 +689,6 @@ COMPILED_LAYER = [
             "static_cast<double>(weight)\n",
             "static_cast<int>(weight)\n",
             "the loss weight passes through an integer",
-            COMPILED,
-        ),
-        (
-            "cpp-integer-squares",
-            "return static_cast<double>(d) * static_cast<double>(d);",
-            "return static_cast<int>(d) * static_cast<int>(d);",
-            "a narrower type on the way: the squares of integers",
             COMPILED,
         ),
         (
@@ -790,13 +776,6 @@ COMPILED_LAYER = [
             COMPILED_LARGE,
         ),
         (
-            "gpu-second-sign",
-            "for (int v = 0; v < kVector; ++v) { g[v] = -g[v]; }",
-            "",
-            "the GPU kernel: x2's gradient with x1's sign",
-            KERNELS_ON_CPU,
-        ),
-        (
             "gpu-row-forgotten",
             "for (int half = plan.rows / 2; half > 0; half /= 2) {",
             "for (int half = plan.rows / 2; half > 1; half /= 2) {",
@@ -808,13 +787,6 @@ COMPILED_LAYER = [
             "&& place.position < plan.positions;",
             "&& place.position <= plan.positions;",
             "the GPU kernel: off by one at the edge, a thread reads and writes beyond the end",
-            KERNELS_ON_CPU,
-        ),
-        (
-            "gpu-square-not-added",
-            "square += Square(sum[v]);",
-            "square = Square(sum[v]);",
-            "the GPU kernel: a thread keeps its last square only",
             KERNELS_ON_CPU,
         ),
     ),

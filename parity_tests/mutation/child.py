@@ -69,6 +69,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     if request["cache"]:
         os.environ["PARITY_CACHE"] = str(work / "cache")
     if request["plugin"]:
+        from caffe_impl.runtime.interpreter import find
+
+        if find().source != "installed":
+            why = "the compiled layer's mutants need the Caffe that the project installs"
+            return {"status": 0, "ran": [], "failed": [], "skipped": [why], "cases": {}}
         os.environ["PARITY_PLUGIN"] = str(_built(copy, work))
     file, *options = request["arguments"]
     files = [file, *(option for option in options if option.endswith(".py"))]
@@ -123,7 +128,7 @@ def _built(copy: Path, work: Path) -> Path:
     for header in sources.glob("*.hpp"):
         shutil.copy(header, layers)
     library = work / "mutant.so"
-    flags = ("-O1", "-DCPU_ONLY", "-shared", "-fPIC")
+    flags = ("-O0", "-DCPU_ONLY", "-shared", "-fPIC")
     source = sources / f"{plugin.NAME}_layer.cpp"
     plugin.compile_with(install.ensure(), library, [source], [work / "include"], flags)
     return library
