@@ -110,8 +110,10 @@ def summary(verdicts: Sequence[Verdict], seconds: float) -> list[str]:
     for kind in (SURVIVED, BROKEN):
         names = [each.mutant.name for each in verdicts if each.verdict == kind]
         lines += [f"{kind}: {', '.join(names)}"] if names else []
-    if not counts[NOT_RUN]:
-        lines.append(f"cases that kill nothing: {', '.join(document.useless_cases(verdicts))}")
+    if judged == len(CATALOGUE):
+        lines.append(
+            f"cases that kill nothing: {', '.join(document.useless_cases(verdicts)) or 'none'}"
+        )
     return lines
 
 

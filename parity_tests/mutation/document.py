@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parity_tests.mutation.catalogue import LARGE, Mutant
 from parity_tests.mutation.runner import KILLED, ROOT, SURVIVED, Verdict
+from reference.cases import CASES
 
 DOCUMENT = ROOT / "docs" / "mutants.md"
 
@@ -117,7 +118,9 @@ def _about_cases(verdicts: Sequence[Verdict]) -> list[str]:
         "How many of the mutants that are judged by cases each one kills, and those that no other "
         f"case kills. All but a few mutants run with `-k '{LARGE}'`, for speed."
     )
-    lines += ["", f"Cases that kill nothing: {_some_or_none(useless)}.", ""]
+    lines += ["", f"Cases that kill nothing: {_some_or_none(useless)}."]
+    unseen = [case.name for case in CASES if case.name not in kills_of_cases(verdicts)]
+    lines += [f"Cases that no mutant was run with: {_some_or_none(unseen)}.", ""]
     lines += ["| case | kills | alone |", "|---|---|---|"]
     counts = kills_of_cases(verdicts)
     for case, count in sorted(counts.items(), key=lambda item: -item[1]):
