@@ -103,17 +103,25 @@ class CaffeVariant:
                 ops += [_reshape(case, larger), *recorded.one_pass(larger, poison, read=False)]
                 ops += [_reshape(case, inputs)]
             ops += recorded.one_pass(inputs, poison)
+        replies = self.request(ops)
+        _, before, *results = recorded.results(replies, [BEFORE, BEFORE, *PASSES.values()])
+        passes = zip(PASSES.items(), results, strict=True)
+        return Run(tuple(Pass(name, poison, result) for (name, poison), result in passes), before)
+
+    def request(self, ops: list[Op]) -> list[Op]:
+        """The answers of its Caffe to some ops, what went wrong as a verdict.
+
+        Raises:
+            VariantFailure: Caffe crashed, hung, or a layer raised.
+        """
         try:
-            replies = self.caffe().request(ops)
+            return self.caffe().request(ops)
         except CaffeHang as error:
             raise VariantFailure("hang", str(error), error.output) from error
         except CaffeCrash as error:
             raise VariantFailure("crash", str(error), error.output) from error
         except LayerError as error:
             raise VariantFailure("crash", str(error), error.traceback + error.output) from error
-        _, before, *results = recorded.results(replies, [BEFORE, BEFORE, *PASSES.values()])
-        passes = zip(PASSES.items(), results, strict=True)
-        return Run(tuple(Pass(name, poison, result) for (name, poison), result in passes), before)
 
     def net_ops(self, case: Case) -> list[Op]:
         """The ops that load the compiled layers and build the net of a case.
