@@ -5,7 +5,8 @@
 For every variant, N random cases (shapes, channel counts, distributions, scales, loss weights; many
 inputs for each net, since building a net is what takes time). The truth is the closed form in
 float64, NumPy only, so that it shares no code with the autograd reference. `--write` keeps the
-distribution in docs/rounding_ratios.json, and the picture of it beside it.
+distributions in docs/rounding_ratios.json, one variant after the other: a run that was stopped
+goes on with the variants that are not there yet. `rounding_plot` draws them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from reference.contract import Array32, Array64, Case, Inputs, Variant
 from reference.layers import LAYERS
 from torch_impl.variants import TorchVariant
 
-DOCS = Path(__file__).parent.parent / "docs"
+FILE = Path(__file__).parent.parent / "docs/rounding_ratios.json"
 BATCH = 50  # inputs for each net
 LOWEST, HIGHEST = -30, 30  # powers of two; what lies beyond is counted with them
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -186,6 +187,40 @@ def as_data(distributions: dict[str, Distribution]) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Kept:
+    """The distributions of docs/rounding_ratios.json by `layer-variant`, each as JSON data."""
+
+    ratios: dict[str, Any]
+
+    @classmethod
+    def read(cls, cases: int, seed: int) -> Kept:
+        """What an earlier run with the same cases in the same environment has kept, if any."""
+        if FILE.exists():
+            content = json.loads(FILE.read_text())
+            here = environment() | {"caffe": content["environment"]["caffe"]}  # not started yet
+            same = {"cases_for_each": cases, "seed": seed, "environment": here}
+            if content.items() >= same.items():
+                return cls(content["ratios"])
+        return cls({})
+
+    @property
+    def violations(self) -> int:
+        """How often an error was larger than its bound."""
+        return sum(each["violations"] for ratio in self.ratios.values() for each in ratio.values())
+
+    def write(self, cases: int, seed: int) -> None:
+        """Keeps the distributions, and what they were measured with."""
+        content = {
+            "cases_for_each": cases,
+            "seed": seed,
+            "violations": self.violations,
+            "environment": environment(),
+            "ratios": self.ratios,
+        }
+        FILE.write_text(json.dumps(content, indent=1) + "\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the study; 0 without a violation, 1 with one."""
     parser = argparse.ArgumentParser(prog="python -m parity_tests.rounding_study")
@@ -194,39 +229,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variant", help="only this variant")
     parser.add_argument("--write", action="store_true", help="keep the result in docs/")
     options = parser.parse_args(arguments)
-    data: dict[str, Any] = {}
-    violations = 0
+    kept = Kept.read(options.cases, options.seed) if options.write else Kept({})
     print(f"{'layer':12} {'variant':24} {'loss':>8} {'dx1':>8} {'dx2':>8}   largest error/bound")
     for variant in registered():
+        name = f"{variant.layer}-{variant.name}"
         if options.variant not in (None, variant.name) or variant.cannot_run():
             continue
         if variant.name == "torch-cuda":  # the study is one of the CPU
             continue
-        start = time.perf_counter()
-        rng = np.random.default_rng(options.seed)
-        found = study(variant, options.cases, rng)
-        seconds = time.perf_counter() - start
-        ratios = " ".join(f"{each.largest:8.3f}" for each in found.values())
-        bad = sum(each.violations for each in found.values())
-        violations += bad
-        words = f"{bad} violations" if bad else ""
-        print(
-            f"{variant.layer:12} {variant.name:24} {ratios}   {seconds:.0f} s {words}", flush=True
-        )
-        data[f"{variant.layer}-{variant.name}"] = as_data(found)
-    total = options.cases * len(data)
-    print(f"{total} cases, {violations} violations")
+        words = "kept"
+        if name not in kept.ratios:
+            start = time.perf_counter()
+            found = study(variant, options.cases, np.random.default_rng(options.seed))
+            kept.ratios[name] = as_data(found)
+            words = f"{time.perf_counter() - start:.0f} s"
+            if options.write:
+                kept.write(options.cases, options.seed)
+        tensors = kept.ratios[name].values()
+        ratios = " ".join(f"{each['largest']:8.3f}" for each in tensors)
+        if bad := sum(each["violations"] for each in tensors):
+            words += f", {bad} violations"
+        print(f"{variant.layer:12} {variant.name:24} {ratios}   {words}", flush=True)
+    print(f"{options.cases * len(kept.ratios)} cases, {kept.violations} violations")
     if options.write:
-        content = {
-            "cases_for_each": options.cases,
-            "seed": options.seed,
-            "violations": violations,
-            "environment": environment(),
-            "ratios": data,
-        }
-        (DOCS / "rounding_ratios.json").write_text(json.dumps(content, indent=1) + "\n")
         print("written: docs/rounding_ratios.json")
-    return int(violations > 0)
+    return int(kept.violations > 0)
 
 
 if __name__ == "__main__":
