@@ -213,7 +213,7 @@ def compiled_layer(in_caffe: Callable[[], Caffe] | None = None) -> tuple[str, ..
     caffe = (in_caffe or shared_caffe)()
     if caffe.interpreter.source == "installed":
         return (str(plugin.build(install.ensure())),)
-    if caffe.interpreter.source == "installed-cuda":
+    if caffe.interpreter.source == "installed-cuda" and not cuda_build.extra_layers():
         return (str(plugin.build(cuda_build.build())),)
     beside = Path(caffe.interpreter.command[-1]).with_name(f"{plugin.NAME}.so")
     if beside.is_file():
@@ -221,7 +221,7 @@ def compiled_layer(in_caffe: Callable[[], Caffe] | None = None) -> tuple[str, ..
     if "ChannelSumEuclideanLoss" in caffe.start()["layers"]:
         return ()
     raise plugin.PluginError(
-        "The Caffe of CAFFE_PYTHON does not have the compiled layer.\n"
+        "This Caffe does not have the compiled layer.\n"
         "  to do: copy caffe_impl/cuda's files into its source tree, or build the plug-in for it\n"
         "         with CMake and set PARITY_PLUGIN to what was built (docs/compiled_layer.md)."
     )

@@ -10,8 +10,10 @@ machine builds the same thing, and what it builds runs on the libraries it was b
 The install lies beside the normal one in the cache folder and is made in the same way (`install`):
 at once or not at all. It can compile layers, too: headers, g++ and nvcc stay in it.
 
-Environment variable: PARITY_CUDA_ARCH (the architectures of the GPUs that it shall run on, such as
+Environment variables: PARITY_CUDA_ARCH (the architectures of the GPUs that it shall run on, such as
 "75 80 90"; otherwise 90). Code for the newest of them is kept in a form that newer GPUs can use.
+PARITY_CUDA_LAYERS (a folder with the source files of layers, which become part of this Caffe: they
+are copied into its source tree as a user of Caffe would copy them).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from caffe_impl.runtime.apt import full_disk
 from caffe_impl.runtime.install import BULLSEYE, InstallError, Progress
 
 LAYOUT = 1  # counts the changes of what this file makes out of the same sources
+CODE = (".cpp", ".cu")
 LOG = "cuda-build.log"
 FAMILY = "cuda-"
 ROOM = 5  # GB of disk; measured: 2.6 for the install, 1.6 more while it is made
@@ -152,12 +155,34 @@ def architectures() -> tuple[str, ...]:
     return tuple(sorted(set(words), key=int))
 
 
+def extra_layers() -> dict[str, Path]:
+    """Return the source files of PARITY_CUDA_LAYERS by where they belong in Caffe's source tree.
+
+    Raises InstallError if it names a folder without any.
+    """
+    folder = os.environ.get("PARITY_CUDA_LAYERS", "").strip()
+    if not folder:
+        return {}
+    files = sorted(Path(folder).expanduser().glob("*"))
+    headers = {f"include/caffe/layers/{each.name}": each for each in files if each.suffix == ".hpp"}
+    sources = {f"src/caffe/layers/{each.name}": each for each in files if each.suffix in CODE}
+    if not sources:
+        raise InstallError(
+            f"PARITY_CUDA_LAYERS is {folder!r}.",
+            "a folder that holds the .cpp, .cu and .hpp files of layers, such as caffe_impl/cuda.",
+            "correct PARITY_CUDA_LAYERS, or unset it to build a Caffe without further layers.",
+        )
+    return headers | sources
+
+
 def name() -> str:
     """Return the install's name in the cache folder; it changes with all that decides its content.
 
-    Raises InstallError as `architectures` does.
+    Raises InstallError as `architectures` and `extra_layers` do.
     """
-    parts = (LAYOUT, RECIPE.key, WHEELS, DELETED, OPTIONS, architectures())
+    parts: tuple[object, ...] = (LAYOUT, RECIPE.key, WHEELS, DELETED, OPTIONS, architectures())
+    if extra := extra_layers():
+        parts = (*parts, {place: file.read_bytes() for place, file in extra.items()})
     return f"caffe-cuda-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
@@ -192,6 +217,8 @@ def build(progress: Progress | None = None) -> Path:
         progress("fetching Caffe's source")
         version = _unpack_source(apt.download_source("caffe"), source, work / "bin")
         delete_lines(source)
+        for place, file in extra_layers().items():
+            shutil.copy(file, source / place)
         shutil.rmtree(work / "apt")
         _fetch_toolkit(work, progress)
         _compile(work, wanted, progress)
