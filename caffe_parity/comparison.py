@@ -36,7 +36,7 @@ class _Variant:
         if callable(given):
             self.port = given
         else:
-            self.caffe = located(given, folder)
+            self.caffe = located(given, list(layer.inputs), folder)
         self._check: examine.Check | None = None
         self._refusal: BadRequest | None = None
 

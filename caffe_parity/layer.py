@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,15 +194,17 @@ class Layer:
         return BadLayer(f"layer {self.name!r}: {words}")
 
 
-def located(variant: CaffeVariant, folder: Path) -> CaffeVariant:
+def located(variant: CaffeVariant, inputs: Sequence[str], folder: Path) -> CaffeVariant:
     """The variant with absolute paths.
 
     Args:
         variant: as the user wrote it.
+        inputs: the names of the layer's inputs.
         folder: of the test file, where relative paths start.
 
     Raises:
-        BadRequest: a file or a folder is not there, or a class is not named.
+        BadRequest: a file or a folder is not there, a net has other inputs, or a class is not
+            named.
     """
     path = tuple(str(folder / each) for each in variant.path)
     for each in path:
@@ -212,6 +215,7 @@ def located(variant: CaffeVariant, folder: Path) -> CaffeVariant:
     if isinstance(variant, CaffeNet):
         file = str(folder / variant.spec)
         _must_exist(file, Path(file).is_file(), "file")
+        _must_have(file, inputs)
         return CaffeNet(file, path, load)
     module, colon, name = variant.spec.rpartition(":")
     if not colon or not module or not name:
@@ -226,4 +230,20 @@ def _must_exist(name: str, exists: bool, what: str) -> None:
     if not exists:
         raise BadRequest(
             f"there is no {what} {name} (relative paths start at the folder of the test file)"
+        )
+
+
+def _must_have(file: str, inputs: Sequence[str]) -> None:
+    """Compares the names of a net's inputs as far as they can be read without Caffe."""
+    text = re.sub("#.*", "", Path(file).read_text(errors="replace"))
+    layers = re.split(r"\blayer\s*:?\s*{", text)[1:]
+    found = [
+        name
+        for each in layers
+        if re.search(r"""\btype\s*:\s*["']Input["']""", each)
+        for name in re.findall(r"""\btop\s*:\s*["'](.*?)["']""", each)
+    ]
+    if found and set(found) != set(inputs):
+        raise BadRequest(
+            f"the inputs of {file} are {', '.join(found)}; the layer's are {', '.join(inputs)}"
         )
