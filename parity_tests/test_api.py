@@ -20,6 +20,8 @@ import caffe_parity
 from caffe_impl.runtime.client import Caffe
 from caffe_impl.runtime.interpreter import find
 from parity_tests.check import examine, false_alarms
+from parity_tests.check.command import parser, prepared
+from parity_tests.check.sources import BadRequest
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "caffe_parity" / "results.schema.json").read_text())
@@ -56,8 +58,8 @@ def spoilt(old: str, new: str) -> str:
 
 
 TESTS = """
+import reference  # the user's own, as parity_tests: not this project's, which are called so, too
 import caffe_parity
-import reference  # the user's own: not the package of this project that is called so
 from parity_tests.marks import MARK
 from softmax import Port, loss
 
@@ -183,9 +185,13 @@ def test_each_layer_variant_and_case_is_a_test_with_its_findings(
     assert got == {
         f"{start}-{case}]": expected for start, expected in EXPECTED.items() for case in (0, 1)
     }
-    fractions = found["test_parity[smooth_l1-torch-port-0]"]["largest_fraction"]
-    assert set(fractions) == {"top", "gradient:x1", "gradient:x2"}
-    assert all(0 < each < 1 for each in fractions.values())
+    for test, each in found.items():
+        assert all(finding["cases"] == [each["case"]] for finding in each["findings"]), test
+    ports = [found[f"test_parity[smooth_l1-torch-port-{case}]"] for case in (0, 1)]
+    first, second = (each["largest_fraction"] for each in ports)
+    assert set(first) == {"top", "gradient:x1", "gradient:x2"}
+    assert all(0 < each < 1 for each in first.values())
+    assert first != second
 
 
 def test_failure_is_its_findings_and_no_traceback(outcome: tuple[int, str, Found]) -> None:
@@ -245,17 +251,18 @@ def test_case_alone_is_the_same_as_among_others_in_one_process_that_ends(
     """One case gives the very same figures alone; its Caffe is gone when pytest is."""
     (repository / "conftest.py").write_text(
         "import pathlib\n"
-        "def pytest_runtest_teardown(item):\n"
+        "def pytest_runtest_teardown():\n"
         "    from caffe_parity.comparison import SHARED\n"
         "    with open('pids', 'a') as file: print(SHARED.used.pid, file=file)\n"
+        "pytest_unconfigure = pytest_runtest_teardown\n"
     )
     status, said = run(repository, site, *OPTIONS, "-k", "caffe-now-1 or caffe-net")
     (repository / "conftest.py").unlink()
     assert status == 0, said
     name = "test_parity[smooth_l1-caffe-now-1]"
     assert without_seconds(found_by(repository))[name] == without_seconds(outcome[2])[name]
-    pids = (repository / "pids").read_text().split()
-    assert len(pids) == 3 and pids[1] == pids[2] != "None"
+    *pids, at_the_end = (repository / "pids").read_text().split()
+    assert len(pids) == 3 and pids[1] == pids[2] != "None" == at_the_end
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
@@ -362,8 +369,9 @@ def test_example_file_passes(site: Path) -> None:
     assert status == 0, said
 
 
-def test_port_alone_is_judged_as_beside_caffe() -> None:
+def test_port_alone_is_judged_as_beside_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port's findings are the same whether Caffe computes the case as well or not."""
+    monkeypatch.chdir(ROOT)
     with Caffe(find()) as caffe:
         check = false_alarms.check_of("smooth_l1", caffe, 2)
         sys.path.insert(0, str(ROOT / "examples"))
@@ -373,6 +381,10 @@ def test_port_alone_is_judged_as_beside_caffe() -> None:
             sys.path.pop(0)
         check = replace(check, port=port_with_mean)
         beside = examine.run(check, caffe, lambda case: None)
+        # And what no reading of a file sees, Caffe does: a net with inputs that were not meant.
+        options = parser().parse_args(["examples/softmax.prototxt", "--reference", "math:cos"])
+        with pytest.raises(BadRequest, match="logits, label; those that are given are x: they"):
+            prepared(options, caffe, {"x": (2,)})
     alone = examine.run(check, None, lambda case: None)
     assert alone.found == beside.found != {}
 
