@@ -154,7 +154,7 @@ class Comparison:
         if isinstance(verdict, str):
             self.record = self.not_run(verdict)
             pytest.fail(f"{self} could not be compared: {verdict}", pytrace=False)
-        self.record = self._record({**command.as_json(verdict), "output": verdict.output})
+        self.record = self._record({**command.summary(verdict), "output": verdict.output})
         return [finding for finding, _ in verdict.found.values()]
 
     def _verdict(self) -> examine.Verdict | str:
@@ -230,6 +230,8 @@ def environment() -> dict[str, str | None]:
     """The versions that the results of this process depend on."""
     used = SHARED.used
     try:
-        return command.environment(used)
+        if used:
+            used.start()
     except (NoCaffe, CaffeError):  # it crashed, and does not start any more
-        return command.environment(None)
+        used = None
+    return command.environment(used)

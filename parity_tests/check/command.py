@@ -270,7 +270,7 @@ def environment(caffe: Caffe | None) -> dict[str, str | None]:
     }
 
 
-def as_json(verdict: examine.Verdict) -> dict[str, Any]:
+def summary(verdict: examine.Verdict) -> dict[str, Any]:
     """What a file tells of a verdict."""
     return {
         "cases": verdict.cases,
@@ -295,6 +295,6 @@ def _write(
         "reference": options.reference,
         "port": options.port,
         "seed": check.seed,
-        **as_json(verdict),
+        **summary(verdict),
     }
     Path(options.json).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -174,9 +174,7 @@ def _case(
         found = list(_without_stale(check, caffe, inputs, upstreams, expected, found))
     yield from found
     if check.port is not None:
-        for upstream, each in zip(upstreams, expected, strict=True):
-            yield from _port(check, inputs, upstream, each)
-        yield from _port_gradcheck(check, inputs)
+        yield from _ports(check, inputs, upstreams, expected)
 
 
 def _port_alone(check: Check, verdict: Verdict, case: int, inputs: Arrays) -> Iterator[Finding]:
@@ -189,8 +187,16 @@ def _port_alone(check: Check, verdict: Verdict, case: int, inputs: Arrays) -> It
     shapes = {name: each.shape for name, each in expected[0].truth.items()}
     if all(results[name].shape == shape for name, shape in shapes.items()):
         _note(verdict, Observation(tops=tops, diffs=[diffs]), expected[0])
+    yield from _ports(check, inputs, upstreams, expected)
+
+
+def _ports(
+    check: Check, inputs: Arrays, upstreams: Sequence[Arrays], expected: Sequence[Expected]
+) -> Iterator[Finding]:
+    """What is wrong with the port in one case."""
     for upstream, each in zip(upstreams, expected, strict=True):
-        yield from _port(check, inputs, upstream, each)
+        results = _port_results(check, inputs, upstream, each)
+        yield from port_findings(results, each, next(iter(inputs.values())).shape)
     yield from _port_gradcheck(check, inputs)
 
 
@@ -408,11 +414,6 @@ def _changes(
         np.any(wrong(one, another.astype(np.float64), expected.bound[key]))
         for one, another, key in pairs
     )
-
-
-def _port(check: Check, inputs: Arrays, upstream: Arrays, expected: Expected) -> Iterator[Finding]:
-    arrays = _port_results(check, inputs, upstream, expected)
-    yield from port_findings(arrays, expected, next(iter(inputs.values())).shape)
 
 
 def _port_results(check: Check, inputs: Arrays, upstream: Arrays, expected: Expected) -> Arrays:
