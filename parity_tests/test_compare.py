@@ -92,6 +92,13 @@ def test_right_tensor_has_no_error(value: float) -> None:
     assert (found.actual, found.expected, found.bound) == (2.0, 2.0, 1.0)
 
 
+def test_nan_alone_has_no_error() -> None:
+    """One NaN where the truth has one: neither wrong nor less than right."""
+    nan = np.full(1, math.nan)
+    found = compare("dx1", nan.astype(np.float32), nan, bound(nan))
+    assert (found.fraction, found.error, found.wrong) == (0, 0, 0)
+
+
 def test_allowed_overflow_is_no_error() -> None:
     """Where some order overflows, an infinity counts as right, not as barely right."""
     found = compare(
@@ -190,6 +197,19 @@ def test_pass_with_another_shape_fails() -> None:
     for other in (right.dx1[:1], right.dx1.reshape(-1)):
         run, _ = run_of(second=Result(right.loss, other, right.dx2))
         assert compare_run(case, run, truth, limit)["dx1"].failed_pass == "second"
+
+
+def test_only_gradient_asked_for_is_compared() -> None:
+    """A gradient that the truth lacks is passed over, and the one behind it is not."""
+    case = by_name("only-dx2")
+    inputs = fills.inputs(case)
+    layer = LAYERS["channel_sum"]
+    truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
+    assert truth.dx1 is None and truth.dx2 is not None
+    wrong = Result(truth.loss.astype(np.float32), None, -truth.dx2.astype(np.float32))
+    run, _ = run_of(**dict.fromkeys(PASSES, wrong))
+    found = compare_run(case, run, truth, limit)
+    assert {key: each.failed_pass for key, each in found.items()} == {"loss": None, "dx2": "first"}
 
 
 def test_missing_gradient_fails_except_at_weight_0() -> None:

@@ -169,20 +169,27 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("size", [1.0, 2.0**-140])
+@pytest.mark.parametrize(("size", "weight"), [(1.0, 3.7), (2.0**-140, -3.7), (2.0**20, 2.0**-140)])
 @pytest.mark.parametrize("sharing", ["none", "same-blob", "split"])
 @pytest.mark.parametrize("kind", SHAPES)
-def test_bound_is_the_formula_of_the_derivation(kind: str, sharing: str, size: float) -> None:
+def test_bound_is_the_formula_of_the_derivation(
+    kind: str, sharing: str, size: float, weight: float
+) -> None:
     """Worst and typical are docs/rounding.md's formulas, no less, and 2^-19 more at most."""
     rng = np.random.RandomState(5)
     x1, x2 = ((size * fills.bell(each, rng)).astype(np.float32) for each in SHAPES[kind])
-    case = Case("formula", *SHAPES[kind], loss_weight=3.7, sharing=sharing)
+    case = Case("formula", *SHAPES[kind], loss_weight=weight, sharing=sharing)
     inputs = Inputs(x1, x2)
     found = rounding.bound(kind, case, inputs)
     for growth, tensors in ((worst, found.worst), (typical, found.typical)):
         for name, formula in written_out(kind, case, inputs, growth).items():
             for value, each in zip(tensors[name].flat, formula, strict=True):
                 assert each <= Fraction(value) <= each * (1 + Fraction(1, 2**19))
+
+
+def test_margin_covers_float64() -> None:
+    """What the bound is enlarged by is more than float64 rounds, and far less than it matters."""
+    assert 2.0**-28 < rounding._ORACLE - 1 < 2.0**-19
 
 
 def test_typical_is_exceeded_three_times_in_a_hundred_million() -> None:
@@ -218,8 +225,8 @@ def test_loss_may_overflow_from_the_first_order_that_does() -> None:
         (3.0, 1.0, 0.0, True),
         (3.0, 1.0, -4.0, True),
         (3.0, 1.0, 3.0, False),
-        (3.0, 1.0, 2.0**-148, True),  # w/2 is the smallest subnormal
-        (3.0, 1.0, 2.0**-149, False),
+        (3.0, 1.0, 2.0**-147, True),  # w/(2N) is the smallest subnormal
+        (3.0, 1.0, 2.0**-148, False),
         (3.5, 1.0, 1.0, False),
         (3.0, 1.5, 1.0, False),
     ],
@@ -228,8 +235,8 @@ def test_exact_lane_ends_where_something_rounds(
     x1: float, x2: float, weight: float, exact: bool
 ) -> None:
     """The bound is 0 up to the last integer, square and weight that float32 holds, then not."""
-    case = Case("edge", (1, 1), (1, 1), loss_weight=weight)
-    inputs = Inputs(np.full((1, 1), x1, np.float32), np.full((1, 1), x2, np.float32))
+    case = Case("edge", (2, 1), (2, 1), loss_weight=weight)
+    inputs = Inputs(np.array([[x1], [0]], np.float32), np.array([[x2], [0]], np.float32))
     found = rounding.bound("none", case, inputs)
     assert all(np.any(each > 0) is not np.bool_(exact) for each in found.worst.values())
 
