@@ -70,9 +70,12 @@ def as_float32(expected: Floating) -> Floating:
 
     A value rounds to infinity from half an ulp above the largest float32 on (IEEE 754, 4.3.1); the
     ulp there is 2**104.
+
+    Args:
+        expected: of any shape, not empty.
     """
     limit = LARGEST + 2.0**103
-    if -limit < np.min(expected, initial=0.0) and np.max(expected, initial=0.0) < limit:
+    if -limit < np.min(expected) and np.max(expected) < limit:
         return expected
     return np.where(np.abs(expected) >= limit, np.copysign(np.inf, expected), expected)
 

@@ -234,7 +234,7 @@ def test_no_architecture(
 def test_layers_of_a_user_become_part_of_the_source(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PARITY_CUDA_LAYERS: each file goes where Caffe's build looks; its content decides the name."""
+    """PARITY_CUDA_LAYERS: each file goes where Caffe's build looks; the name changes with it."""
     plain = cuda_build.name()
     folder = tmp_path / "layers"
     folder.mkdir()

@@ -66,7 +66,7 @@ OPERATORS = (
     "NumberReplacer",
     "ZeroIterationForLoop",
 )
-"""One replacement, or its opposite, for each of cosmic-ray's kinds: + by - says what + by % would."""
+"""Of each of cosmic-ray's kinds one replacement: + by - says all that + by % would."""
 
 
 def generated(file: str) -> Iterator[Mutant]:
