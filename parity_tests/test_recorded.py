@@ -20,7 +20,7 @@ import torch
 
 from caffe_impl.variants import variants
 from parity_tests import report
-from parity_tests.judge import prepared
+from parity_tests.judge import judge, prepared
 from parity_tests.recorded import command, corpus, record
 from parity_tests.recorded.against import against
 from parity_tests.recorded.corpus import INDEX, SUMS, VALUES, Corpus, Recording
@@ -570,24 +570,33 @@ def test_without_a_caffe_nothing_is_recorded(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_only_what_agrees_is_recorded(ours: Corpus) -> None:
-    """A result that the reference contradicts is named, not written."""
-    cases = [by_name("base")]
-    good = cut_down(ours, cases)
-    assert record.unsound(good, cases) == []
+def test_only_what_agrees_is_recorded(
+    ours: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A Caffe that the reference contradicts is named, and nothing is written."""
+    good = cut_down(ours, [by_name("base")])
     first = good.recordings[0]
     wrong = np.ones((), np.float32)
     key = corpus.digest(wrong)
     lying = replace(first, digests={**first.digests, "loss": key})
     bad = replace(good, recordings=(lying,), tensors={**good.tensors, key: wrong})
-    (words,) = record.unsound(bad, cases)
-    assert words.startswith("euclidean-caffe-native-base: fail: loss: 1 of 1 beyond the bound")
+    arguments = ["--case", "base", "--corpus", str(tmp_path / "new")]
+    monkeypatch.setattr(record, "record", lambda cases: bad)
+    assert record.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "euclidean-caffe-native-base: fail: loss: 1 of 1 beyond the bound" in said
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(record, "record", lambda cases: good)
+    assert record.main(arguments) == 0
 
 
 def test_recorded_refusal_says_what_caffe_said(ours: Corpus) -> None:
-    """A case that Caffe aborts on is in the corpus with the text of the CHECK that failed."""
+    """A case that Caffe aborts on is in the corpus with the CHECK that failed, and is refused."""
     (native,) = (each for each in recorded_variants(ours) if each.name == "caffe-native")
     assert "num_axes() <= 4 (5 vs. 4)" in native.recordings["five-axes"].refusal
+    outcome = judge(native, by_name("five-axes"))
+    assert outcome.verdict == "refused"
+    assert "num_axes() <= 4" in outcome.reason
 
 
 def test_port_has_the_bits_of_caffe_where_nothing_rounds(ours: Corpus) -> None:
