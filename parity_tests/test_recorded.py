@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,7 +36,10 @@ SCHEMA = json.loads((ROOT / "parity_tests" / "results.schema.json").read_text())
 LARGE = ("million", "exact-10-million")
 """The cases that take as long as all others; `tox -e record -- --check` has them."""
 
-FEW = [by_name(name) for name in ("base", "five-axes", "weight-0", "exact", "nan", "weight-3.7")]
+FEW = [
+    by_name(name)
+    for name in ("base", "five-axes", "weight-0", "exact", "nan", "weight-3.7", "only-dx1")
+]
 
 
 @pytest.fixture(scope="module")
@@ -291,14 +295,18 @@ def test_corpus_that_lies_is_found(
 def test_lie_within_the_bounds_is_not_what_caffe_computes(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--check` tells a bit that rounding explains from a number that it does not, by name."""
-    options = ["--check", "--corpus", str(small), "--case", "base"]
-    lie(small, "tail_sum", "base", "loss", 1 + 2.0**-23)
+    """`--check` tells bits that rounding explains from a number that it does not, and counts."""
+    options = ["--check", "--corpus", str(small), "--case", "only-dx1"]
+    lie(small, "tail_sum", "only-dx1", "loss", 1 + 2.0**-23)
     assert record.main(options) == 0
-    assert "within the bounds: tail_sum caffe-python, 1 tensors" in capsys.readouterr().out
-    lie(small, "tail_sum", "base", "loss", 1.001)
+    said = capsys.readouterr().out
+    assert "within the bounds: tail_sum caffe-python, 1 tensors have other bits" in said
+    counted = re.search(r"(\d+) tensors have the recorded bits, (\d+) others within", said)
+    assert counted
+    assert int(counted[1]) + int(counted[2]) == 20  # 10 variants, a loss and a dx1 each
+    lie(small, "tail_sum", "only-dx1", "loss", 1.001)
     assert record.main(options) == 1
-    assert "beyond the bounds: tail_sum-caffe-python-base: loss: " in capsys.readouterr().out
+    assert "beyond the bounds: tail_sum-caffe-python-only-dx1: loss: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

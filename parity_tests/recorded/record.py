@@ -162,9 +162,10 @@ def difference(old: Corpus, new: Corpus, cases: Sequence[Case]) -> Difference:
             beyond.append(f"{now}: {words}")
             continue
         for name, key in now.digests.items():
-            same = key == recorded.digests[name]
-            identical += same
-            within[f"{now.layer} {now.variant}"] += not same
+            if key is not None:
+                same = key == recorded.digests[name]
+                identical += same
+                within[f"{now.layer} {now.variant}"] += not same
     omitted = {(each.layer, each.case) for each in old.left_out if each.case in names}
     if omitted != {(each.layer, each.case) for each in new.left_out}:
         beyond.append("other cases are left out")
