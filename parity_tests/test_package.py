@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("reference", "caffe_impl", "torch_impl", "parity_tests")
-KINDS = {".py", ".prototxt", ".json", ".h", ".hpp", ".cpp", ".cu", ".sh", ".txt"}
+KINDS = {".py", ".prototxt", ".json", ".h", ".hpp", ".cpp", ".cu", ".sh", ".txt", ".npz"}
 
 
 @pytest.fixture(scope="module")

@@ -1482,8 +1482,8 @@ COMPARISON = [
         ),
         (
             "judge-need-not-refuse",
-            "if expectation is None:\n        return _compared",
-            'if expectation is None or expectation.kind == "refused":\n        return _compared',
+            "if expectation is None:\n        return compared",
+            'if expectation is None or expectation.kind == "refused":\n        return compared',
             "a variant that must refuse may compute",
             VERDICTS,
         ),
