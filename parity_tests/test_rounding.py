@@ -206,7 +206,7 @@ def test_loss_may_overflow_from_the_first_order_that_does() -> None:
     just_below = np.float32(np.sqrt(rest))
     while Fraction(float(just_below)) ** 2 + Fraction(float(large)) ** 2 > allowed:
         just_below = np.nextafter(just_below, np.float32(0))
-    just_above = just_below * np.float32(1 + 2.0**-12)  # 2^-23 of the sum: two roundings' worth
+    just_above = just_below * np.float32(1 + 2.0**-14)  # 2^-25 of the sum: half a rounding
     case = Case("overflow", (2, 1), (2, 1))
     for small, infinite in ((just_below, False), (just_above, True)):
         for sign in (1, -1):
