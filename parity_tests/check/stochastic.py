@@ -17,7 +17,7 @@ one at a kink jumps. They get an infinite bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,6 +60,7 @@ _SUMS = {
     aten.cumsum.default,
 }
 _PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.convolution.default}
+_SCALED_SUMS = {aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
 _EXACT = set(
     """
     abs alias amax amin arange as_strided cat ceil clamp clamp_max clamp_min clone
@@ -98,16 +99,21 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.overloadpacket.__name__ in _EXACT:
+            return func(*args, **kwargs)
         if func in self.decompositions and func not in _SUMS:
             with self:
                 result = self.decompositions[func](*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if func.overloadpacket.__name__ in _EXACT:
-            return result
-        spread = _spread_of_sum(func, args, kwargs)
         in_place = func._schema.is_mutable
+        if func is aten.convolution_backward.default:
+            spreads = _spreads_of_convolution_backward(args)
+            return tuple(self._rounded(*each, in_place) for each in zip(result, spreads))
+        spread = _spread_of_sum(func, args, kwargs)
+        if func in _SCALED_SUMS and kwargs.get("alpha", 1) != 1:
+            spread = _spread_of_product(result, args[1], kwargs["alpha"])
         return tree_map(lambda each: self._rounded(each, spread, in_place), result)
 
     def _rounded(self, value: Any, spread: torch.Tensor | None, in_place: bool) -> Any:
@@ -139,6 +145,22 @@ def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
         terms = args[-1].shape[-2]
     spread: torch.Tensor = UNIT_ROUNDOFF * max(terms, 1) ** 0.5 * size
     return spread
+
+
+def _spreads_of_convolution_backward(args: Any) -> Iterator[torch.Tensor | None]:
+    """As above, for each of the three sums: the gradients of the input, weight and bias."""
+    gradient, _, weight, *_ = args
+    sizes = aten.convolution_backward.default(*tree_map(_absolute, args))
+    positions = gradient.numel() / max(gradient.shape[1], 1)
+    terms = (weight.numel() / max(weight.shape[1], 1), positions, positions)
+    for size, each in zip(sizes, terms, strict=True):
+        yield None if size is None else UNIT_ROUNDOFF * max(each, 1) ** 0.5 * size
+
+
+def _spread_of_product(result: torch.Tensor, other: Any, factor: float) -> torch.Tensor:
+    """The rounding of factor * other, which is added in the same operation (`add` with `alpha`)."""
+    size = UNIT_ROUNDOFF * abs(factor) * torch.as_tensor(other).abs()
+    return size.expand(result.shape)
 
 
 def _absolute(value: Any) -> Any:
@@ -175,7 +197,8 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
             results = evaluate(moved)
         _widen(deviations, results, truth)
     jumps = {name: torch.zeros_like(value) for name, value in truth.items()}
-    for _ in range(KINK_RUNS):
+    has_gradients = any(name.startswith(GRADIENT) for name in truth)
+    for _ in range(KINK_RUNS if has_gradients else 0):
         moved = _moved(inputs, fixed, generator, lambda x: 2.0**-30 * x.abs().max())
         _widen(jumps, evaluate(moved), truth)
     bound, kinks = {}, {}
