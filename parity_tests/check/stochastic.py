@@ -17,7 +17,7 @@ one at a kink jumps. They get an infinite bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,6 +60,7 @@ _SUMS = {
     aten.cumsum.default,
 }
 _PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.convolution.default}
+_BACKWARD = aten.convolution_backward.default
 _SCALED_SUMS = {aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
 _EXACT = set(
     """
@@ -107,13 +108,16 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        in_place = func._schema.is_mutable
-        if func is aten.convolution_backward.default:
+        if func is _BACKWARD:
             spreads = _spreads_of_convolution_backward(args)
-            return tuple(self._rounded(*each, in_place) for each in zip(result, spreads))
+            return [
+                self._rounded(each, spread, False)
+                for each, spread in zip(result, spreads, strict=True)
+            ]
         spread = _spread_of_sum(func, args, kwargs)
         if func in _SCALED_SUMS and kwargs.get("alpha", 1) != 1:
             spread = _spread_of_product(result, args[1], kwargs["alpha"])
+        in_place = func._schema.is_mutable
         return tree_map(lambda each: self._rounded(each, spread, in_place), result)
 
     def _rounded(self, value: Any, spread: torch.Tensor | None, in_place: bool) -> Any:
@@ -147,14 +151,22 @@ def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
     return spread
 
 
-def _spreads_of_convolution_backward(args: Any) -> Iterator[torch.Tensor | None]:
-    """As above, for each of the three sums: the gradients of the input, weight and bias."""
-    gradient, _, weight, *_ = args
-    sizes = aten.convolution_backward.default(*tree_map(_absolute, args))
-    positions = gradient.numel() / max(gradient.shape[1], 1)
-    terms = (weight.numel() / max(weight.shape[1], 1), positions, positions)
-    for size, each in zip(sizes, terms, strict=True):
-        yield None if size is None else UNIT_ROUNDOFF * max(each, 1) ** 0.5 * size
+def _spreads_of_convolution_backward(args: Any) -> list[torch.Tensor | None]:
+    """The same for the gradients of a convolution's input, weight and bias, where they are asked.
+
+    An element of the input's is a sum over the outputs that it reaches, one of the weight's over
+    batch and places, one of the bias's over all of its channel.
+    """
+    output, _, weight, *_, groups, _ = args
+    places = output.numel() / max(output.shape[1], 1)
+    transposed = args[7]
+    reached = weight[0].numel() if transposed else weight.shape[0] / groups * weight[0, 0].numel()
+    terms = (reached, places, places)
+    sizes = _BACKWARD(*tree_map(_absolute, args))
+    return [
+        None if size is None else UNIT_ROUNDOFF * max(count, 1) ** 0.5 * size
+        for count, size in zip(terms, sizes, strict=True)
+    ]
 
 
 def _spread_of_product(result: torch.Tensor, other: Any, factor: float) -> torch.Tensor:

@@ -23,7 +23,16 @@ import torch
 
 from parity_tests.check.sources import BadRequest
 from parity_tests.check.stochastic import expect
-from parity_tests.training.recipe import LOSS, Arrays, Recipe, Tensors, settings, steps
+from parity_tests.check.threads import one_thread
+from parity_tests.training.recipe import (
+    LOSS,
+    Arrays,
+    Recipe,
+    Tensors,
+    largest,
+    settings,
+    steps,
+)
 from reference.contract import Array64
 
 SETTINGS = "settings"
@@ -75,7 +84,8 @@ def truth_of(recipe: Recipe, initial: Arrays, batches: Sequence[Arrays]) -> Trut
             for name, value in state.items()
         }
 
-    found = expect(evaluate, {SETTINGS: torch.ones(count, dtype=torch.float64)}, set())
+    with one_thread(largest(batches)):
+        found = expect(evaluate, {SETTINGS: torch.ones(count, dtype=torch.float64)}, set())
     names = (LOSS, *initial)
 
     def split(results: Mapping[str, Array64]) -> list[dict[str, Array64]]:

@@ -77,7 +77,16 @@ class Divergent:
 
 def explain(divergent: Divergent) -> str:
     """What is wrong: each hypothesis of the first kind that fits, or that there is none."""
-    kinds = (_not_finite, _only_the_loss, _batch, _rate_in_momentum, _schedule, _nesterov, _factor)
+    kinds = (
+        _not_finite,
+        _only_the_loss,
+        _batch,
+        _rate_in_momentum,
+        _schedule,
+        _nesterov,
+        _decay_added,
+        _factor,
+    )
     with np.errstate(all="ignore"):
         for kind in kinds:
             found = list(dict.fromkeys(kind(divergent)))
@@ -200,24 +209,37 @@ GRADIENT, RATE, MOMENTUM, DECAY = "gradient", "learning rate", "momentum", "weig
 
 
 def _factor(divergent: Divergent) -> Iterator[str]:
-    """One thing is multiplied, from the first step or from the divergent one; or for one blob."""
-    names = tuple(divergent.truth.initial)
+    """One thing is multiplied, from the first step or from the divergent one, for all or some."""
+    everybody = tuple(divergent.truth.initial)
+    some = tuple(name for name in everybody if name in _wrong(divergent))
     for first in dict.fromkeys((1, divergent.step)):
-        for of in (names, *((name,) for name in names)):
+        for names in dict.fromkeys((everybody, some)):
             found = False
-            for what in (GRADIENT, RATE, MOMENTUM, DECAY) if of == names else (RATE, DECAY):
-                factor = _fitted(divergent, _multiply(what, of), first)
+            for what in (GRADIENT, RATE, MOMENTUM, DECAY) if names == everybody else (RATE, DECAY):
+                factor = _fitted(divergent, _multiply(what, names), first)
                 if factor is not None:
                     found = True
                     when = "" if first == 1 else f", from step {first} on"
-                    whose = "" if of == names else f" of {of[0]}"
+                    whose = "" if names == everybody else f" of {', '.join(names)}"
                     yield _in_words(what, whose, factor, divergent.truth.recipe) + when
             if found:
                 return
 
 
+def _wrong(divergent: Divergent) -> set[str]:
+    """The names of what lies beyond its bound at the divergent step."""
+    at = divergent.step - 1
+    return {
+        name
+        for name, value in divergent.seen[at].items()
+        if np.any(
+            np.abs(value - divergent.truth.states[at][name]) > divergent.truth.bounds[at][name]
+        )
+    }
+
+
 def _multiply(what: str, names: Sequence[str]) -> Multiply:
-    """Multiplies the gradient, a rate, momentum or decay of some parameters.
+    """Multiplies the gradient, rate, momentum or decay of some parameters.
 
     All but the momentum is done to the gradient g, to which the optimizer adds decay*W: a rate
     that is f times larger is f*(g + decay*W) in it, as Caffe's momentum gathers it.
@@ -242,6 +264,23 @@ def _multiply(what: str, names: Sequence[str]) -> Multiply:
         return adjust
 
     return multiply
+
+
+def _decay_added(divergent: Divergent) -> Iterator[str]:
+    """Parameters without weight decay have that of the others."""
+    some = _wrong(divergent)
+
+    def adjust(_: int, optimizer: torch.optim.Optimizer, params: Tensors) -> None:
+        decay = max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            for param in group["params"]:
+                if not group.get("weight_decay") and param.grad is not None and id(param) in {
+                    id(params[name]) for name in some if name in params
+                }:
+                    param.grad.add_(param.detach(), alpha=decay)
+
+    if divergent.is_predicted_by(divergent.trained(adjust)):
+        yield f"{', '.join(sorted(some))} decay as the others do, and should not (decay_mult: 0)"
 
 
 def _from(first: int, adjust: Adjust) -> Adjust:

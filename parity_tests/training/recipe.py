@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from parity_tests.check.threads import one_thread
 from reference.contract import Array32
 
 Tensors = dict[str, torch.Tensor]
@@ -65,10 +66,16 @@ def train(
         adjust: changes the optimizer or the gradients of a step; the optimizer's settings are set
             back after the step.
     """
-    return [
-        {name: each.numpy() for name, each in state.items()}
-        for state in steps(recipe, initial, batches, dtype, adjust)
-    ]
+    with one_thread(largest(batches)):
+        return [
+            {name: each.numpy() for name, each in state.items()}
+            for state in steps(recipe, initial, batches, dtype, adjust)
+        ]
+
+
+def largest(batches: Sequence[Arrays]) -> int:
+    """The number of elements of the largest input."""
+    return max(array.size for batch in batches for array in batch.values())
 
 
 def steps(

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import conv2d
 
 from caffe_impl.variants import CaffeVariant
 from parity_tests.training.in_caffe import CaffeTraining
@@ -75,7 +75,7 @@ def caffe_training(variant: CaffeVariant, case: Case, solver: str = "") -> Caffe
 
     Args:
         variant: which net.
-        case: its shapes, with spatial axes, and the loss weight.
+        case: its shapes, with two spatial axes, and the loss weight.
         solver: text that is added to the solver's; a field that is there already is replaced.
     """
     return CaffeTraining(
@@ -102,16 +102,10 @@ def recipe(loss: Loss, case: Case) -> Recipe:
 
 def _net(loss: Loss, params: Tensors, inputs: Tensors) -> torch.Tensor:
     x1, x2 = (
-        _one_by_one(inputs[f"data{n}"], params[f"learned{n}[0]"], params[f"learned{n}[1]"])
+        conv2d(inputs[f"data{n}"], params[f"learned{n}[0]"], params[f"learned{n}[1]"])
         for n in (1, 2)
     )
     return loss(x1, x2)
-
-
-def _one_by_one(data: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """A 1x1 convolution; data: (N, C, S...), weight: (C1, C, 1, 1)."""
-    x = linear(data.movedim(1, -1), weight.flatten(1), bias)  # N, S..., C1
-    return x.movedim(-1, 1).contiguous()
 
 
 def sgd(params: Tensors) -> torch.optim.Optimizer:

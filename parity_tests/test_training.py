@@ -1,0 +1,264 @@
+"""Every loss variant trains in Caffe as in PyTorch, and what trains otherwise is found at its step.
+
+Caffe's own SGDSolver and torch.optim.SGD begin with the same weights and take the same batches; the
+float64 training is the truth, and its bound is what float32 rounding does to it until each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_impl.runtime.client import CaffeCrash, LayerError, NetError, RequestError
+from caffe_impl.variants import CaffeVariant, shared_caffe
+from parity_tests.check.sources import BadRequest
+from parity_tests.registry import registered
+from parity_tests.training import variants
+from parity_tests.training.bound import Truth, truth_of
+from parity_tests.training.compare import Comparison, against, compare_training
+from parity_tests.training.in_caffe import CaffeTraining, train_in_caffe
+from parity_tests.training.recipe import LOSS, Recipe, Tensors, train
+from reference.contract import Array32, Case, Variant
+from torch_impl.caffe_sgd import CaffeSGD
+from torch_impl.variants import TorchVariant
+
+STEPS = 30
+FEW = 12
+
+CASES = {
+    "euclidean": Case("training", (4, 3, 2, 3), (4, 3, 2, 3), loss_weight=2.5),
+    "channel_sum": Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5),
+    "tail_sum": Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5),
+}
+FLAT = Case("training-flat", (4, 3, 1, 1), (4, 5, 1, 1), loss_weight=2.5)
+"""Where `Reduction` is a channel sum: nothing lies behind the channels."""
+
+ABLE = [variant for variant in registered() if not variant.cannot_run()]
+
+
+def case_of(variant: Variant) -> Case:
+    """The shapes that a variant is trained on: those where it claims to be its layer."""
+    case = CASES[variant.layer]
+    return FLAT if variant.expects(case) else case
+
+
+@cache
+def truth(layer: str, case: Case, steps: int) -> Truth:
+    """The float64 training of a layer's net; a shorter one is the beginning of a longer one."""
+    if steps < STEPS and case.loss_weight != 1:
+        long = truth(layer, case, STEPS)
+        return replace(
+            long,
+            batches=long.batches[:steps],
+            states=long.states[:steps],
+            bounds=long.bounds[:steps],
+        )
+    recipe = variants.recipe(variants.FORMULAS[layer], case)
+    return truth_of(recipe, variants.initial(case), variants.batches(case, steps))
+
+
+def trained(variant: Variant, case: Case, steps: int, true: Truth | None = None) -> Comparison:
+    """A variant's training, held against its layer's or another truth."""
+    true = true or truth(variant.layer, case, steps)
+    if isinstance(variant, CaffeVariant):
+        training = variants.caffe_training(variant, case)
+        seen = train_in_caffe(shared_caffe(), training, true.initial, true.batches)
+    else:
+        assert isinstance(variant, TorchVariant)
+        recipe = variants.recipe(variant.loss, case)
+        seen = train(recipe, true.initial, true.batches, torch.float32)
+    return against(true, seen)
+
+
+@pytest.mark.parametrize("variant", ABLE, ids=lambda each: f"{each.layer}-{each.name}")
+def test_it_trains_as_the_reference(variant: Variant) -> None:
+    """The parameters stay within rounding of the float64 training, at loss weights 2.5 and 1."""
+    case = case_of(variant)
+    for case, steps in ((case, STEPS), (replace(case, loss_weight=1.0), FEW)):
+        comparison = trained(variant, case, steps)
+        assert comparison.first_divergent is None, str(comparison)
+
+
+def test_every_variant_is_trained_that_can_run_here() -> None:
+    """Only a device that is not there, or a compiler, keeps a variant from being trained."""
+    left_out = {variant.name for variant in registered()} - {variant.name for variant in ABLE}
+    assert left_out <= {"torch-cuda", "torch-compiled"}
+    assert {variant.layer for variant in ABLE} == set(variants.FORMULAS)
+
+
+def test_the_bound_grows_as_it_must_and_leaves_no_room() -> None:
+    """It is far below what was learned until then, and what was wrong at a step stays in it."""
+    for layer, case in CASES.items():
+        true = truth(layer, case, STEPS)
+        for name, first in true.initial.items():
+            learned = [np.abs(state[name] - first).max() for state in true.states]
+            way = np.maximum.accumulate(learned)
+            room = np.array([bound[name].max() for bound in true.bounds])
+            assert (room < 1e-2 * way).all(), name
+            assert room[-1] < 1e-3 * way[-1], name
+            assert room[-1] > room[0], name
+
+
+def test_where_reduction_is_no_channel_sum_it_trains_as_tail_sum() -> None:
+    """On spatial axes the trap diverges from channel_sum at once, and is tail_sum to the end."""
+    (variant,) = (
+        each for each in ABLE if (each.layer, each.name) == ("channel_sum", "caffe-reduction")
+    )
+    case = CASES["channel_sum"]
+    assert trained(variant, case, STEPS, truth("tail_sum", case, STEPS)).first_divergent is None
+    divergent = trained(variant, case, FEW).first_divergent
+    assert divergent is not None and (divergent.step, divergent.name) == (1, LOSS)
+
+
+# What is wrong, and the step and the words with which it is found.
+
+CHANNEL_SUM = CASES["channel_sum"]
+
+
+def python_variant(path: Path | None = None, layer: str = "SummedEuclideanLossLayer") -> CaffeVariant:
+    """The channel sum's Python layer, or a broken one from a folder."""
+    (variant,) = (
+        each
+        for each in ABLE
+        if (each.layer, each.name) == ("channel_sum", "caffe-python")
+        and isinstance(each, CaffeVariant)
+    )
+    if path is None:
+        return variant
+    text = variant.net(CHANNEL_SUM).replace("SummedEuclideanLossLayer", layer)
+    text = text.replace('module: "summed_euclidean_loss"', 'module: "broken_training"')
+    return replace(variant, net=lambda case: text, path=(str(path), *variant.path))
+
+
+BROKEN = """
+import numpy as np
+from summed_euclidean_loss import SummedEuclideanLossLayer
+
+class IgnoresTopDiff(SummedEuclideanLossLayer):
+    def backward(self, top, propagate_down, bottom):
+        weight = float(top[0].diff.flat[0])
+        super().backward(top, propagate_down, bottom)
+        for each in (bottom[0], bottom[1]):
+            each.diff[...] /= weight
+
+class TwiceTheLoss(SummedEuclideanLossLayer):
+    def forward(self, bottom, top):
+        super().forward(bottom, top)
+        top[0].data[...] *= 2
+
+class NotANumber(SummedEuclideanLossLayer):
+    steps = 0
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, propagate_down, bottom)
+        self.steps += 1
+        if self.steps == 3:
+            bottom[0].diff.flat[0] = np.nan
+
+class Raises(SummedEuclideanLossLayer):
+    def backward(self, top, propagate_down, bottom):
+        raise KeyError("no such thing")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with broken layers."""
+    path = tmp_path_factory.mktemp("layers")
+    (path / "broken_training.py").write_text(BROKEN)
+    return path
+
+
+def seen_in_caffe(
+    training: CaffeTraining, true: Truth, batches: list[dict[str, Array32]] | None = None
+) -> Comparison:
+    """A training in Caffe against the truth."""
+    seen = train_in_caffe(shared_caffe(), training, true.initial, batches or true.batches)
+    return against(true, seen)
+
+
+def expect_divergence(comparison: Comparison, step: int, words: str, name: str = "") -> None:
+    """The training diverges at this step, and the explanation says so."""
+    found = comparison.first_divergent
+    assert found is not None, "it agrees"
+    assert found.step == step, str(comparison)
+    assert words in comparison.explanation, str(comparison)
+    assert name in found.name, str(comparison)
+    assert f"diverges at step {step} of" in str(comparison)
+
+
+@pytest.mark.parametrize(
+    ("layer", "step", "words"),
+    [
+        ("IgnoresTopDiff", 1, "off by exactly 1/loss_weight: the top diff is ignored"),
+        ("TwiceTheLoss", 1, "only the value of the loss is wrong (2 times"),
+        ("NotANumber", 3, "elements of learned1[0] are NaN or infinite"),
+    ],
+)
+def test_a_broken_layer_is_found(folder: Path, layer: str, step: int, words: str) -> None:
+    """A layer whose gradient or value is wrong diverges at the step where it is."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(folder, layer), CHANNEL_SUM)
+    expect_divergence(seen_in_caffe(training, true), step, words)
+
+
+def test_a_top_diff_that_is_ignored_shows_at_no_other_weight_than_1(folder: Path) -> None:
+    """At loss weight 1 such a layer trains as it should: one weight is no test."""
+    case = replace(CHANNEL_SUM, loss_weight=1.0)
+    training = variants.caffe_training(python_variant(folder, "IgnoresTopDiff"), case)
+    assert seen_in_caffe(training, truth("channel_sum", case, FEW)).first_divergent is None
+
+
+@pytest.mark.parametrize(
+    ("solver", "step", "words"),
+    [
+        ("base_lr: 0.0002", 1, "the learning rate is 0.1 times what it should be"),
+        ("base_lr: 0.0020002", 1, "the learning rate is 1.0001 times what it should be"),
+        ("momentum: 0", 2, "there is no momentum"),
+        ("momentum: 0.81", 2, "the momentum is 0.9 times what it should be"),
+        ("weight_decay: 0", 1, "there is no weight decay"),
+        ('type: "Nesterov"', 1, "Nesterov's momentum"),
+        ('lr_policy: "step" stepsize: 7 gamma: 0.1', 8, "learning rate is 0.1 times"),
+    ],
+)
+def test_a_wrong_setting_of_the_solver_is_found(solver: str, step: int, words: str) -> None:
+    """The first step that a setting changes is named, and the setting."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM, solver)
+    expect_divergence(seen_in_caffe(training, true), step, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "words"),
+    [
+        ("lr_mult: 2.0", "lr_mult: 1", "rate of learned1[1], learned2[1] is 0.5 times"),
+        ("decay_mult: 0", "decay_mult: 1", "learned1[1], learned2[1] decay as the others do"),
+        ("decay_mult: 1", "decay_mult: 0", "there is no weight decay"),
+    ],
+)
+def test_a_wrong_multiplier_of_a_blob_is_found(text: str, instead: str, words: str) -> None:
+    """`lr_mult` and `decay_mult` are parameter groups; the blobs that have them wrong are named."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    below = training.edits["below"]
+    assert text in below
+    edits = {**training.edits, "below": below.replace(text, instead)}
+    expect_divergence(seen_in_caffe(replace(training, edits=edits), true), 1, words, "learned1")
+
+
+def test_a_stale_batch_is_found() -> None:
+    """A step that is taken with the batch of the step before is named; so are all such steps."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    batches = [dict(batch) for batch in true.batches]
+    once = [*batches[:4], batches[3], *batches[5:]]
+    words = "step 5 is taken with the batch of the step before"
+    expect_divergence(seen_in_caffe(training, true, once), 5, words, LOSS)
+    always = [batches[0], *batches[:-1]]
+    words = "each step is taken with the batch of the step before"
+    expect_divergence(seen_in_caffe(training, true, always), 2, words, LOSS)
