@@ -310,7 +310,7 @@ class Worker:
         return {"array": self.arrays.write(self.net.params[layer][index].data)}
 
     def op_set_param(self, layer, index, array):
-        blobs = self.net.params[layer] if layer in self.net.params else ()
+        blobs = self.net.params.get(layer, ())
         if index >= len(blobs):
             raise RequestError(
                 "the net has no parameter %s[%d]; its layers with parameters are %s"
@@ -404,7 +404,7 @@ def printed(proto):
 NOT_TRAINING = """
 net net_param train_net train_net_param test_net test_net_param test_state test_iter test_interval
 test_initialization display debug_info snapshot snapshot_prefix snapshot_after_train
-""".split()
+""".split()  # noqa: SIM905  # names one below the other are no easier to read
 """What a SolverParameter says that is no part of the training of a given net."""
 
 

@@ -68,14 +68,14 @@ def truth_of(recipe: Recipe, initial: Arrays, batches: Sequence[Arrays]) -> Trut
     """
     if not batches or not initial:
         raise BadRequest("a training needs at least one batch and one parameter")
-    count = len(settings(recipe.optimizer({k: torch.tensor(v) for k, v in initial.items()})))
+    places = settings(recipe.optimizer({k: torch.tensor(v) for k, v in initial.items()}))
 
     def evaluate(inputs: Tensors) -> Tensors:
         factors = inputs[SETTINGS].tolist()
 
         def adjust(_: int, optimizer: torch.optim.Optimizer, __: Tensors) -> None:
-            for (group, key), factor in zip(settings(optimizer), factors, strict=True):
-                group[key] *= factor
+            for (index, key), factor in zip(places, factors, strict=True):
+                optimizer.param_groups[index][key] *= factor
 
         trained = steps(recipe, initial, batches, torch.float64, adjust)
         return {
@@ -85,7 +85,7 @@ def truth_of(recipe: Recipe, initial: Arrays, batches: Sequence[Arrays]) -> Trut
         }
 
     with one_thread(largest(batches)):
-        found = expect(evaluate, {SETTINGS: torch.ones(count, dtype=torch.float64)}, set())
+        found = expect(evaluate, {SETTINGS: torch.ones(len(places), dtype=torch.float64)}, set())
     names = (LOSS, *initial)
 
     def split(results: Mapping[str, Array64]) -> list[dict[str, Array64]]:

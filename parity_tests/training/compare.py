@@ -69,10 +69,7 @@ class Comparison:
 def against(truth: Truth, trajectory: Trajectory) -> Comparison:
     """Compares a training of the same initial parameters and batches with the truth."""
     steps = tuple(
-        {
-            name: compare(name, actual[name], state[name], Bound(bound, bound))
-            for name in state
-        }
+        {name: compare(name, actual[name], state[name], Bound(bound, bound)) for name in state}
         for actual, state, bound in zip(trajectory, truth.states, truth.bounds, strict=True)
     )
     divergent = next(

@@ -85,6 +85,7 @@ def explain(divergent: Divergent) -> str:
         _schedule,
         _nesterov,
         _decay_added,
+        _loss_times,
         _factor,
     )
     with np.errstate(all="ignore"):
@@ -202,6 +203,16 @@ def _nesterov(divergent: Divergent) -> Iterator[str]:
 
 States = Sequence[Mapping[str, Floats]]
 
+
+def _loss_times(divergent: Divergent) -> Iterator[str]:
+    """The loss is multiplied, and so is its gradient."""
+    recipe = divergent.truth.recipe
+    factor = float(divergent.seen[0][LOSS] / divergent.truth.states[0][LOSS])
+    weight = factor * recipe.loss_weight
+    if divergent.is_predicted_by(divergent.trained(recipe=replace(recipe, loss_weight=weight))):
+        yield f"the loss, and so its gradient, is {factor:.6g} times what it should be"
+
+
 Multiply = Callable[[float], Adjust]
 """Makes the adjustment that multiplies something by a factor."""
 
@@ -274,9 +285,11 @@ def _decay_added(divergent: Divergent) -> Iterator[str]:
         decay = max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
         for group in optimizer.param_groups:
             for param in group["params"]:
-                if not group.get("weight_decay") and param.grad is not None and id(param) in {
-                    id(params[name]) for name in some if name in params
-                }:
+                if (
+                    not group.get("weight_decay")
+                    and param.grad is not None
+                    and id(param) in {id(params[name]) for name in some if name in params}
+                ):
                     param.grad.add_(param.detach(), alpha=decay)
 
     if divergent.is_predicted_by(divergent.trained(adjust)):

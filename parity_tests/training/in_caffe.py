@@ -35,9 +35,7 @@ class CaffeTraining:
     edits: Mapping[str, Any] = field(default_factory=dict)
 
 
-def initial_parameters(
-    caffe: Caffe, training: CaffeTraining, batch: Arrays
-) -> dict[str, Array32]:
+def initial_parameters(caffe: Caffe, training: CaffeTraining, batch: Arrays) -> dict[str, Array32]:
     """What the net's fillers make of the parameters that the solver learns, by name.
 
     A filler is random: with `random_seed` in the solver's text it gives the same numbers each time.
@@ -66,7 +64,7 @@ def train_in_caffe(
     Args:
         caffe: where.
         training: the net and its solver.
-        initial: the parameters to begin with; others that do not learn keep what their fillers make.
+        initial: the parameters to begin with; those that do not learn may keep their fillers'.
         batches: the inputs of each step; another shape than in the step before reshapes the net.
 
     Raises:

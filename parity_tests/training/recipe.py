@@ -89,12 +89,14 @@ def steps(
     params = {name: each.requires_grad_() for name, each in _tensors(initial, dtype).items()}
     weight = float(np.float32(recipe.loss_weight))  # as Caffe holds it
     optimizer = recipe.optimizer(params)
+    names = settings(optimizer)
     schedule = recipe.schedule(optimizer) if recipe.schedule else None
     for number, batch in enumerate(batches, 1):
         optimizer.zero_grad()
         loss = weight * recipe.loss(params, _tensors(batch, dtype))
         loss.backward()  # type: ignore[no-untyped-call]
-        given = [(group, key, group[key]) for group, key in settings(optimizer)]
+        groups = optimizer.param_groups
+        given = [(groups[index], key, groups[index][key]) for index, key in names]
         if adjust:
             adjust(number, optimizer, params)
         optimizer.step()
@@ -113,11 +115,11 @@ def _tensors(arrays: Arrays, dtype: torch.dtype) -> Tensors:
     return {name: torch.tensor(array, dtype=dtype) for name, array in arrays.items()}
 
 
-def settings(optimizer: torch.optim.Optimizer) -> list[tuple[dict[str, Any], str]]:
-    """The numbers that an optimizer was given (learning rate, momentum, ...), by group and key."""
+def settings(optimizer: torch.optim.Optimizer) -> list[tuple[int, str]]:
+    """Where an optimizer holds the numbers that it was given, such as "lr": group and key."""
     return [
-        (group, key)
-        for group in optimizer.param_groups
+        (index, key)
+        for index, group in enumerate(optimizer.param_groups)
         for key, value in group.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     ]
