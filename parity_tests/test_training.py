@@ -6,6 +6,8 @@ float64 training is the truth, and its bound is what float32 rounding does to it
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -520,3 +522,18 @@ def test_a_step_without_a_solver_is_refused() -> None:
     net = {"op": "net", "text": OWN}
     with pytest.raises(RequestError, match="no solver yet"):
         shared_caffe().request([net, {"op": "step"}])
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "training.md"
+
+
+def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """The code of docs/training.md prints what stands behind it, and agrees with `CaffeSGD`."""
+    blocks = re.findall(r"\n\n((?:    .*\n|\n(?=    ))+)", PAGE.read_text())
+    code, printed = (textwrap.dedent(block) for block in blocks)
+    exec(code, {})
+    out = capsys.readouterr().out
+    for line in printed.splitlines():
+        assert line.removesuffix("...") in out
+    exec(code.replace("torch.optim.SGD(", "CaffeSGD("), {"CaffeSGD": CaffeSGD})
+    assert "agrees over 30 steps" in capsys.readouterr().out
