@@ -27,7 +27,6 @@ from parity_tests.check.stochastic import GRADIENT, Tensors, as_inputs, expect
 from reference.rounding import UNIT_ROUNDOFF
 
 ROOT = Path(__file__).parent.parent
-
 PAGES = ("docs/check.md", "docs/porting.md")
 
 

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import linear
 
 from caffe_impl.runtime.client import CaffeCrash, LayerError, NetError, RequestError
-from caffe_impl.variants import CaffeVariant, shared_caffe
+from caffe_impl.variants import NETS, CaffeVariant, shared_caffe
 from parity_tests.check.sources import BadRequest
 from parity_tests.registry import registered
 from parity_tests.training import variants
@@ -369,6 +369,7 @@ def test_a_batch_of_another_size_is_trained() -> None:
 
 # A net of one's own.
 
+EUCLIDEAN = (NETS / "euclidean_native.prototxt").read_text()
 OWN = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 8 dim: 5 } } }
 layer { name: "target" type: "Input" top: "target" input_param { shape { dim: 8 dim: 3 } } }
@@ -515,6 +516,16 @@ def test_a_layer_that_raises_is_no_divergence(folder: Path) -> None:
     with pytest.raises(LayerError, match="no such thing") as caught:
         seen_in_caffe(training, truth("channel_sum", CHANNEL_SUM, FEW))
     assert "broken_training.py" in caught.value.traceback
+
+
+def test_layers_cannot_be_put_below_half_an_input_layer() -> None:
+    """An Input layer that makes two blobs cannot lose one of them, and the net says so."""
+    both = EUCLIDEAN.replace('top: "x1"', 'top: "x1" top: "x2"', 1)
+    head, _, rest = both.partition('layer {\n  name: "x2"')
+    text = head + rest.partition("\n}\n")[2]
+    edits = {"below": variants.below(CASES["euclidean"])}
+    with pytest.raises(NetError, match="input 'x1' shares its Input layer with others"):
+        shared_caffe().request([{"op": "net", "text": text, "edits": edits}])
 
 
 def test_a_step_without_a_solver_is_refused() -> None:
