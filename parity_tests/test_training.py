@@ -105,7 +105,7 @@ def test_the_bound_grows_as_it_must_and_leaves_no_room() -> None:
             way = np.maximum.accumulate(learned)
             room = np.array([bound[name].max() for bound in true.bounds])
             assert (room < 1e-2 * way).all(), name
-            assert room[-1] < 1e-3 * way[-1], name
+            assert room[-1] < 1e-4 * way[-1], name  # as docs/training.md says
             assert room[-1] > room[0], name
 
 
@@ -541,7 +541,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     """The code of docs/training.md prints what stands behind it, and agrees with `CaffeSGD`."""
     blocks = re.findall(r"\n\n((?:    .*\n|\n(?=    ))+)", PAGE.read_text())
-    code, printed = (textwrap.dedent(block) for block in blocks)
+    code, printed, _ = (textwrap.dedent(block) for block in blocks)
     exec(code, {})
     out = capsys.readouterr().out
     for line in printed.splitlines():
