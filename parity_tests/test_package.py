@@ -9,7 +9,8 @@ import pytest
 
 from parity_tests.conftest import MODULE, PACKAGES, tracked
 
-KINDS = {".py", ".prototxt", ".json", ".h", ".hpp", ".cpp", ".cu", ".sh", ".txt", ".typed"}
+SOURCES = {".py", ".h", ".hpp", ".cpp", ".cu", ".sh"}
+KINDS = SOURCES | {".prototxt", ".json", ".txt", ".npz", ".typed"}
 
 
 @pytest.fixture(scope="module")

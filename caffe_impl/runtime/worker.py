@@ -39,9 +39,17 @@ Ops
                                        behind each, and Caffe asks its reader for the diff by itself
           "force_backward": true       the net's own switch instead
           "loss_weight": number        of the one layer that is a loss
+          "below": text                layers put first; the Input layer of what they make goes
           "append": text               layers added behind all these edits
           "outputs_as_losses": true    where the net has no loss, its outputs get loss weight 1, so
                                        that Caffe runs a backward from their diffs
+    {"op": "solver", "solver": text, "text", "edits", "path"}
+        Builds a net as the op "net" does, under Caffe's own SGD or Nesterov solver: what the text
+        of a SolverParameter says of nets, tests, snapshots and output is left out. The result has
+        also "learned": the params whose lr_mult is not 0, of shared ones the first.
+    {"op": "step"}                               one iteration of the solver
+    {"op": "total"}                              result {"array"}: what a forward minimises, the sum
+        of all losses with their weights, of the last one
     {"op": "describe", "text"}
         What a net is, without building it: {"inputs": {blob: shape}, "losses": [blob, ...],
         "outputs": [blob, ...], "layers": [[name, type], ...]}. Outputs are tops that nobody reads.
@@ -52,6 +60,7 @@ Ops
     {"op": "poison", "value"}                    fills every diff but those of the losses
     {"op": "data", "blob"}, {"op": "diff", "blob"}   result {"array"}
     {"op": "param", "layer", "index"}            result {"array"}: a parameter blob's data
+    {"op": "set_param", "layer", "index", "array"}   writes it
     {"op": "param_diff", "layer", "index"}       result {"array"}
     {"op": "clear_params"}                       parameter diffs are added to: sets them to 0
     {"op": "loss"}                               result {"array"}: the data of the first loss; an
@@ -142,6 +151,7 @@ class Worker:
         self.caffe = caffe
         self.arrays = arrays
         self.net = None
+        self.solver = None
         self.sources = {}  # input -> the blob that its data is written to
         self.losses = []
         self.libraries = set()
@@ -153,7 +163,7 @@ class Worker:
         try:
             return self.results(request)
         finally:
-            self.net = None
+            self.net = self.solver = None
             self.given = {}
 
     def results(self, request):
@@ -189,21 +199,31 @@ class Worker:
         return {}
 
     def op_net(self, text, edits=None, path=()):
-        self.net = None
+        proto = self.prepared(text, edits, path)
+        self.net = built(lambda file: self.caffe.Net(file, self.caffe.TRAIN), proto)
+        return self.described_net(proto)
+
+    def op_solver(self, solver, text, edits=None, path=()):
+        parameter = solver_parameter(solver)
+        proto = self.prepared(text, edits, path)
+        parameter.train_net_param.CopyFrom(proto)
+        self.solver = built(self.caffe.get_solver, parameter)
+        self.net = self.solver.net
+        return dict(self.described_net(proto), learned=learned(proto, self.net))
+
+    def prepared(self, text, edits, path):
+        """The net with its edits; its Python layers can be imported from now on."""
+        self.net = self.solver = None
         self.given = {}
         proto = parsed(text)
         self.sources, self.losses = edited(proto, edits or {})
         for folder in path:
             if folder not in sys.path:
                 sys.path.insert(0, folder)
-        from google.protobuf import text_format
-
-        final = text_format.MessageToString(proto)
         self.in_place = any(set(layer.top) & set(layer.bottom) for layer in proto.layer)
-        with unnamed_file() as file:
-            file.write(final.encode())
-            file.flush()
-            self.net = self.caffe.Net("/proc/self/fd/%d" % file.fileno(), self.caffe.TRAIN)
+        return proto
+
+    def described_net(self, proto):
         shapes = {name: list(self.net.blobs[blob].shape) for name, blob in self.sources.items()}
         ours = {name + "_bias" for name, blob in self.sources.items() if blob != name}
         params = [
@@ -212,7 +232,8 @@ class Worker:
             if layer not in ours
             for index in range(len(blobs))
         ]
-        return {"inputs": shapes, "losses": self.losses, "params": params, "text": final}
+        text = printed(proto)
+        return {"inputs": shapes, "losses": self.losses, "params": params, "text": text}
 
     def op_describe(self, text):
         proto = parsed(text)
@@ -262,6 +283,17 @@ class Worker:
         self.net.backward()
         return {"seconds": time.perf_counter() - start}
 
+    def op_step(self):
+        if self.solver is None:
+            raise RequestError("there is no solver yet")
+        self.solver.step(1)
+        return {}
+
+    def op_total(self):
+        blobs = [self.blob(name) for name in self.losses]
+        total = sum(np.vdot(blob.data.astype(np.float64), blob.diff) for blob in blobs)
+        return {"array": self.arrays.write(np.array(total, np.float32))}
+
     def op_poison(self, value):
         for name, blob in self.net.blobs.items():
             if name not in self.losses:
@@ -276,6 +308,22 @@ class Worker:
 
     def op_param(self, layer, index):
         return {"array": self.arrays.write(self.net.params[layer][index].data)}
+
+    def op_set_param(self, layer, index, array):
+        blobs = self.net.params.get(layer, ())
+        if index >= len(blobs):
+            raise RequestError(
+                "the net has no parameter %s[%d]; its layers with parameters are %s"
+                % (layer, index, ", ".join(self.net.params) or "none")
+            )
+        target, value = blobs[index], self.arrays.read(array)
+        if tuple(target.shape) != value.shape:
+            raise RequestError(
+                "parameter %s[%d] has shape %s, the array %s"
+                % (layer, index, tuple(target.shape), value.shape)
+            )
+        target.data[...] = value
+        return {}
 
     def op_param_diff(self, layer, index):
         return {"array": self.arrays.write(self.net.params[layer][index].diff)}
@@ -339,6 +387,67 @@ def unnamed_file():
     return tempfile.TemporaryFile()
 
 
+def built(build, proto):
+    """What Caffe builds from a file; a message has none, so it gets one for this moment."""
+    with unnamed_file() as file:
+        file.write(printed(proto).encode())
+        file.flush()
+        return build("/proc/self/fd/%d" % file.fileno())
+
+
+def printed(proto):
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(proto)
+
+
+NOT_TRAINING = """
+net net_param train_net train_net_param test_net test_net_param test_state test_iter test_interval
+test_initialization display debug_info snapshot snapshot_prefix snapshot_after_train
+""".split()  # noqa: SIM905  # names one below the other are no easier to read
+"""What a SolverParameter says that is no part of the training of a given net."""
+
+
+def solver_parameter(text):
+    """A SolverParameter that only trains; Caffe itself would abort on a wrong one."""
+    from caffe.proto import caffe_pb2
+    from google.protobuf import text_format
+
+    solver = caffe_pb2.SolverParameter()
+    try:
+        text_format.Merge(text, solver)
+    except text_format.ParseError as error:
+        raise NetError("not a valid solver prototxt: %s" % error)
+    if solver.HasField("solver_type"):  # the field before Caffe 1.0
+        solver.type = solver.SolverType.Name(solver.solver_type).capitalize().replace("Sgd", "SGD")
+        solver.ClearField("solver_type")
+    if solver.type not in ("SGD", "Nesterov"):
+        raise NetError("the solver is of type %r; known are SGD and Nesterov" % solver.type)
+    for field in ("base_lr", "lr_policy"):
+        if not solver.HasField(field):
+            raise NetError("the solver has no %s, without which Caffe trains nothing" % field)
+    for field in NOT_TRAINING:
+        solver.ClearField(field)
+    return solver
+
+
+def learned(proto, net):
+    """The parameters that a solver changes, as layer and index; of shared ones the first."""
+    found = []
+    names = set()
+    for layer in proto.layer:
+        if layer.type == "BatchNorm" or layer.name not in net.params:  # it writes them itself
+            continue
+        for index in range(len(net.params[layer.name])):
+            spec = layer.param[index] if index < len(layer.param) else None
+            if spec and (spec.lr_mult == 0 or spec.name in names):
+                continue
+            if spec and spec.name:
+                names.add(spec.name)
+            found.append([layer.name, index])
+    return found
+
+
 def parsed(text):
     """A NetParameter from prototxt text; Caffe itself would abort on a malformed one."""
     from caffe.proto import caffe_pb2
@@ -395,6 +504,8 @@ def input_layer(proto, name):
 
 def edited(proto, edits):
     """Carries out the edits; returns where each input's data goes, and the losses' tops."""
+    if "below" in edits:
+        put_below(proto, parsed(edits["below"]))
     for name, shape in edits.get("shapes", {}).items():
         set_shape(input_layer(proto, name), name, shape)
     for name, target in edits.get("same", {}).items():
@@ -466,6 +577,20 @@ def merge_input(proto, name, target):
     proto.layer.remove(layer)
     for reader in proto.layer:
         reader.bottom[:] = [target if bottom == name else bottom for bottom in reader.bottom]
+
+
+def put_below(proto, added):
+    """Puts layers first; each input of the net that they make is no Input any more."""
+    inputs = {top for layer in proto.layer if layer.type == "Input" for top in layer.top}
+    made = {top for layer in added.layer for top in layer.top}
+    for name in sorted(inputs & made):
+        layer = input_layer(proto, name)
+        if len(layer.top) > 1:
+            raise NetError("input %r shares its Input layer with others" % name)
+        proto.layer.remove(layer)
+    layers = list(added.layer) + list(proto.layer)
+    del proto.layer[:]
+    proto.layer.extend(layers)
 
 
 def put_bias_behind(proto, name):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from parity_tests.check.findings import Finding, findings, port_findings, wrong
 from parity_tests.check.observe import Arrays, Observation, Plan, observe
 from parity_tests.check.sources import BadRequest, hint
 from parity_tests.check.stochastic import GRADIENT, Expected, Tensors, as_inputs, expect
+from parity_tests.check.threads import one_thread
 
 Function = Callable[..., Any]
 
@@ -124,22 +125,9 @@ def run(
     return verdict
 
 
-SMALL = 1 << 16
-"""Elements below which PyTorch's threads cost more than they bring: on a busy machine each waits
-for the others, and an operation of microseconds takes milliseconds."""
-
-
-@contextlib.contextmanager
-def _one_thread(check: Check) -> Iterator[None]:
+def _one_thread(check: Check) -> AbstractContextManager[None]:
     """Keeps PyTorch to one thread while a check of small inputs runs."""
-    threads = torch.get_num_threads()
-    elements = max(math.prod(shape) for shape in check.plan.shapes.values())
-    if elements <= SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return one_thread(max(math.prod(shape) for shape in check.plan.shapes.values()))
 
 
 def case_inputs(check: Check, case: int) -> Arrays:

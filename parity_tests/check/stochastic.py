@@ -60,6 +60,8 @@ _SUMS = {
     aten.cumsum.default,
 }
 _PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.convolution.default}
+_BACKWARD = aten.convolution_backward.default
+_SCALED_SUMS = {aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
 _EXACT = set(
     """
     abs alias amax amin arange as_strided cat ceil clamp clamp_max clamp_min clone
@@ -98,15 +100,23 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.overloadpacket.__name__ in _EXACT:
+            return func(*args, **kwargs)
         if func in self.decompositions and func not in _SUMS:
             with self:
                 result = self.decompositions[func](*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if func.overloadpacket.__name__ in _EXACT:
-            return result
+        if func is _BACKWARD:
+            spreads = _spreads_of_convolution_backward(args)
+            return [
+                self._rounded(each, spread, False)
+                for each, spread in zip(result, spreads, strict=True)
+            ]
         spread = _spread_of_sum(func, args, kwargs)
+        if func in _SCALED_SUMS and kwargs.get("alpha", 1) != 1:
+            spread = _spread_of_product(result, args[1], kwargs["alpha"])
         in_place = func._schema.is_mutable
         return tree_map(lambda each: self._rounded(each, spread, in_place), result)
 
@@ -139,6 +149,30 @@ def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
         terms = args[-1].shape[-2]
     spread: torch.Tensor = UNIT_ROUNDOFF * max(terms, 1) ** 0.5 * size
     return spread
+
+
+def _spreads_of_convolution_backward(args: Any) -> list[torch.Tensor | None]:
+    """The same for the gradients of a convolution's input, weight and bias, where they are asked.
+
+    An element of the input's is a sum over the outputs that it reaches, one of the weight's over
+    batch and places, one of the bias's over all of its channel.
+    """
+    output, _, weight, *_, groups, _ = args
+    places = output.numel() / max(output.shape[1], 1)
+    transposed = args[7]
+    reached = weight[0].numel() if transposed else weight.shape[0] / groups * weight[0, 0].numel()
+    terms = (reached, places, places)
+    sizes = _BACKWARD(*tree_map(_absolute, args))
+    return [
+        None if size is None else UNIT_ROUNDOFF * max(count, 1) ** 0.5 * size
+        for count, size in zip(terms, sizes, strict=True)
+    ]
+
+
+def _spread_of_product(result: torch.Tensor, other: Any, factor: float) -> torch.Tensor:
+    """The rounding of factor * other, which is added in the same operation (`add` with `alpha`)."""
+    size = UNIT_ROUNDOFF * abs(factor) * torch.as_tensor(other).abs()
+    return size.expand(result.shape)
 
 
 def _absolute(value: Any) -> Any:
@@ -175,7 +209,8 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
             results = evaluate(moved)
         _widen(deviations, results, truth)
     jumps = {name: torch.zeros_like(value) for name, value in truth.items()}
-    for _ in range(KINK_RUNS):
+    has_gradients = any(name.startswith(GRADIENT) for name in truth)
+    for _ in range(KINK_RUNS if has_gradients else 0):
         moved = _moved(inputs, fixed, generator, lambda x: 2.0**-30 * x.abs().max())
         _widen(jumps, evaluate(moved), truth)
     bound, kinks = {}, {}
