@@ -58,7 +58,8 @@ def _launch_caffe() -> None:
 
 def _own_defaults(arguments: list[str]) -> list[str]:
     """pytest's own settings, unless the user gives others."""
-    return ["-p", "parity_tests.plugin", *arguments]
+    # pytest-timeout has an option --timeout, too, and no say over Caffe.
+    return ["-p", "no:timeout", "-p", "parity_tests.plugin", *arguments]
 
 
 def doctor(arguments: list[str]) -> int:

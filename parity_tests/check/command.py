@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,8 +111,15 @@ def _check(options: argparse.Namespace, given: Caffe | None) -> int:
     return int(bool(verdict.found))
 
 
-def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
+def prepared(
+    options: argparse.Namespace, caffe: Caffe, wanted: Mapping[str, Shape] | None = None
+) -> examine.Check:
     """What a command line asks for, with the net built once to see that it can be.
+
+    Args:
+        options: of the parser; reference and port may be functions as well.
+        caffe: where.
+        wanted: the shapes of all inputs; None for those that the net says.
 
     Raises:
         BadRequest: it cannot be carried out.
@@ -128,6 +136,8 @@ def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
     shapes: dict[str, Shape] = {name: tuple(each) for name, each in described["inputs"].items()}
     if not shapes:
         raise BadRequest(f"{net.name} has no Input layer, so there is nothing to feed it with")
+    if wanted is not None:
+        shapes = _reshaped(net.name, shapes, wanted)
     given = data.load(options.inputs, shapes) if options.inputs else None
     if given:
         shapes = {name: array.shape for name, array in given.items()}
@@ -155,6 +165,17 @@ def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
             f"Caffe cannot build {net.name}: {said}" + (f"\n  to do: {advice}" if advice else "")
         ) from error
     return examine.Check(plan, reference, port, kinds, given, options.cases, options.seed)
+
+
+def _reshaped(
+    net: str, shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]
+) -> dict[str, Shape]:
+    if set(wanted) != set(shapes):
+        raise BadRequest(
+            f"the inputs of {net} are {', '.join(shapes)}; those that are given are "
+            f"{', '.join(wanted)}: they must be the same"
+        )
+    return dict(wanted)
 
 
 def _bottom(text: str) -> tuple[str, Shape]:
@@ -236,28 +257,22 @@ def _report(verdict: examine.Verdict) -> list[str]:
     return lines
 
 
-def _environment(caffe: Caffe) -> dict[str, str]:
-    greeting = caffe.start()
+def environment(caffe: Caffe | None) -> dict[str, str | None]:
+    """The versions that a result depends on; those of Caffe are None where none ran."""
+    greeting = caffe.start() if caffe else {}
     return {
-        "caffe": greeting["caffe"],
-        "caffe_python": greeting["python"],
-        "caffe_numpy": greeting["numpy"],
+        "caffe": greeting.get("caffe"),
+        "caffe_python": greeting.get("python"),
+        "caffe_numpy": greeting.get("numpy"),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
     }
 
 
-def _write(
-    options: argparse.Namespace, check: examine.Check, verdict: examine.Verdict, caffe: Caffe
-) -> None:
-    content = {
-        "schema": SCHEMA,
-        "environment": _environment(caffe),
-        "net": options.net,
-        "reference": options.reference,
-        "port": options.port,
-        "seed": check.seed,
+def summary(verdict: examine.Verdict) -> dict[str, Any]:
+    """What a file tells of a verdict."""
+    return {
         "cases": verdict.cases,
         "agrees": not verdict.found,
         "findings": [
@@ -267,5 +282,19 @@ def _write(
         "kinks": verdict.kinks,
         "largest_fraction": {name: number(each) for name, each in verdict.largest.items()},
         "seconds": round(verdict.seconds, 3),
+    }
+
+
+def _write(
+    options: argparse.Namespace, check: examine.Check, verdict: examine.Verdict, caffe: Caffe
+) -> None:
+    content = {
+        "schema": SCHEMA,
+        "environment": environment(caffe),
+        "net": options.net,
+        "reference": options.reference,
+        "port": options.port,
+        "seed": check.seed,
+        **summary(verdict),
     }
     Path(options.json).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
