@@ -5,27 +5,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from parity_tests.bits import as_json, number
 from parity_tests.compare import Agreement
 from parity_tests.judge import AGREEING, Outcome
 from reference.contract import TENSORS
 
-SCHEMA = "parity-results-1"
+SCHEMA = "parity-results-2"
 """The name of the format; its JSON Schema is results.schema.json beside this file."""
 
 Record = dict[str, Any]
 """One result as it stands in results.json, and as it travels between processes."""
-
-
-def number(value: float) -> float | str:
-    """A float for JSON, which has no infinity and no NaN: those become "inf", "-inf" and "nan"."""
-    return value if math.isfinite(value) else str(value)
 
 
 def _tensor(agreement: Agreement) -> Record:
@@ -60,6 +55,10 @@ def record(outcome: Outcome) -> Record:
         },
         "detail": outcome.detail,
         "elements": outcome.size,
+        "inputs": outcome.inputs,
+        "computed": {
+            name: [as_json(each) for each in kept] for name, kept in outcome.computed.items()
+        },
     }
 
 
@@ -80,7 +79,11 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_json(
-    path: Path, environment: Mapping[str, Any], records: Sequence[Record], selected: int = 0
+    path: Path,
+    environment: Mapping[str, Any],
+    records: Sequence[Record],
+    selected: int = 0,
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes results.json, whole or not at all.
 
@@ -89,6 +92,7 @@ def write_json(
         environment: what the results depend on beside the code.
         records: the results.
         selected: how many were asked for, if more than there are.
+        selection: the options that chose them; those that are not given are left out.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -97,6 +101,7 @@ def write_json(
     content = {
         "schema": SCHEMA,
         "environment": environment,
+        "selection": dict(selection or {}),
         "selected": max(selected, len(records)),
         "results": list(records),
     }
