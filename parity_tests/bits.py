@@ -77,7 +77,7 @@ def digest(*arrays: Floating) -> str:
     """SHA-256 of the float32 bits of some arrays, shapes left out; 64 hexadecimal digits."""
     hashed = hashlib.sha256()
     for each in arrays:
-        hashed.update(np.ascontiguousarray(each, "<f4"))
+        hashed.update(np.ascontiguousarray(each, "<f4").data)
     return hashed.hexdigest()
 
 
@@ -154,7 +154,8 @@ def ulps(before: Bits, after: Bits) -> npt.NDArray[np.float64]:
     Args:
         before, after: the bits of float32 numbers, of one shape.
     """
-    distances = np.abs(_steps(before) - _steps(after)).astype(np.float64)
+    steps = _steps(before) - _steps(after)
+    distances = np.abs(steps.astype(np.float64))
     one, another = np.isnan(before.view(np.float32)), np.isnan(after.view(np.float32))
     distances[one & another] = 0
     distances[one != another] = math.inf

@@ -5,25 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import Any
 
 from caffe_impl.runtime.client import Caffe, CaffeError, LayerError
 from caffe_impl.runtime.install import InstallError
 from caffe_impl.runtime.interpreter import NoCaffe
 from caffe_impl.variants import shared_caffe
+from parity_tests.bits import as_json, number
 from parity_tests.check import data, examine, sources
 from parity_tests.check.observe import Plan, with_params
 from parity_tests.check.sources import BadRequest
-from parity_tests.report import number
+from parity_tests.environment import environment
 from reference.contract import Shape
 
-SCHEMA = "parity-check-1"
+SCHEMA = "parity-check-2"
+"""The name of the format of --json; its JSON Schema is check.schema.json beside this file."""
 
 DESCRIPTION = """\
 Compares a Caffe layer with a PyTorch function, in a real Caffe: values, gradients, and how it uses
@@ -236,16 +235,39 @@ def _report(verdict: examine.Verdict) -> list[str]:
     return lines
 
 
-def _environment(caffe: Caffe) -> dict[str, str]:
-    greeting = caffe.start()
-    return {
-        "caffe": greeting["caffe"],
-        "caffe_python": greeting["python"],
-        "caffe_numpy": greeting["numpy"],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
+def _records(verdict: examine.Verdict) -> list[dict[str, Any]]:
+    """What each side did in each case."""
+    return [
+        {
+            "variant": side,
+            "case": case,
+            **_judged(verdict, side, case),
+            "seconds": round(each.seconds, 6),
+            "inputs": each.inputs,
+            "computed": {
+                name: [as_json(kept) for kept in tensors] for name, tensors in each.tensors.items()
+            },
+        }
+        for (side, case), each in verdict.computed.items()
+    ]
+
+
+def _judged(verdict: examine.Verdict, side: str, case: int) -> dict[str, Any]:
+    """The verdict on one side in one case, and the findings behind it."""
+    codes = [
+        code
+        for code, (_, cases) in verdict.found.items()
+        if case in cases and code.startswith("port-") == (side == "port")
+    ]
+    ended = next((code for code in codes if code in ("crash", "hang")), "fail")
+    return {"verdict": ended if codes else "pass", "findings": codes}
+
+
+def _options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that say what is run, those that were given."""
+    left_out = ("net", "reference", "port", "seed", "timeout", "json")
+    given = {name: each for name, each in vars(options).items() if name not in left_out}
+    return {name: each for name, each in given.items() if each not in (None, [])}
 
 
 def _write(
@@ -253,11 +275,12 @@ def _write(
 ) -> None:
     content = {
         "schema": SCHEMA,
-        "environment": _environment(caffe),
+        "environment": environment(caffe=caffe),
         "net": options.net,
         "reference": options.reference,
         "port": options.port,
         "seed": check.seed,
+        "options": _options(options),
         "cases": verdict.cases,
         "agrees": not verdict.found,
         "findings": [
@@ -267,5 +290,6 @@ def _write(
         "kinks": verdict.kinks,
         "largest_fraction": {name: number(each) for name, each in verdict.largest.items()},
         "seconds": round(verdict.seconds, 3),
+        "results": _records(verdict),
     }
     Path(options.json).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

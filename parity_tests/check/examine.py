@@ -20,6 +20,8 @@ from caffe_impl.runtime.client import (
     LayerError,
     RequestError,
 )
+from parity_tests.bits import Kept, digest
+from parity_tests.check import computed
 from parity_tests.check.data import Kind, fill
 from parity_tests.check.findings import Finding, findings, port_findings, wrong
 from parity_tests.check.observe import Arrays, Observation, Plan, observe
@@ -61,6 +63,21 @@ class Check:
 
 
 @dataclass
+class Computed:
+    """What one side, "caffe" or "port", computed in one case.
+
+    Attributes:
+        inputs: the digest of the case's inputs.
+        seconds: how long it took; with a crash or a hang, until then.
+        tensors: what is kept of each top and gradient, by name; empty after a crash or a hang.
+    """
+
+    inputs: str
+    seconds: float = 0.0
+    tensors: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
+
+
+@dataclass
 class Verdict:
     """The outcome of a check.
 
@@ -70,6 +87,8 @@ class Verdict:
         seconds: of everything.
         cases: how many ran.
         largest: error / bound by tensor, the largest over all cases.
+        output: what was printed before a crash or a hang.
+        computed: by side and case.
     """
 
     found: dict[str, tuple[Finding, list[int]]] = field(default_factory=dict)
@@ -78,6 +97,7 @@ class Verdict:
     seconds: float = 0.0
     cases: int = 0
     output: str = ""
+    computed: dict[tuple[str, int], Computed] = field(default_factory=dict)
 
     def add(self, finding: Finding, case: int) -> None:
         """Counts a finding for a case."""
@@ -142,6 +162,8 @@ def _case(
     check: Check, caffe: Caffe, verdict: Verdict, case: int, inputs: Arrays, other: Arrays
 ) -> Iterator[Finding]:
     upstreams = _upstreams(check, inputs, case)
+    by_caffe = verdict.computed["caffe", case] = Computed(digest(*inputs.values()))
+    start = time.perf_counter()
     try:
         seen = observe(caffe, check.plan, inputs, other, upstreams)
     except RequestError as error:  # an upstream gradient, of the reference's shape, does not fit
@@ -150,9 +172,12 @@ def _case(
             f"({error})"
         ) from error
     except CaffeError as error:
+        by_caffe.seconds = time.perf_counter() - start
         yield _broken(error)
         verdict.output = error.output
         return
+    by_caffe.seconds = time.perf_counter() - start
+    by_caffe.tensors = computed.by_caffe(seen)
     expected = _expected(check, inputs, upstreams, seen)
     _note(verdict, seen, expected[0])
     found = list(findings(seen, expected, inputs, check.plan.is_loss))
@@ -163,8 +188,14 @@ def _case(
         found = list(_without_stale(check, caffe, inputs, upstreams, expected, found))
     yield from found
     if check.port is not None:
+        by_port = verdict.computed["port", case] = Computed(digest(*inputs.values()))
+        results = []
         for upstream, each in zip(upstreams, expected, strict=True):
-            yield from _port(check, inputs, upstream, each)
+            start = time.perf_counter()
+            results.append(_port_results(check, inputs, upstream, each))
+            by_port.seconds += time.perf_counter() - start
+            yield from port_findings(results[-1], each, next(iter(inputs.values())).shape)
+        by_port.tensors = computed.by_port(results)
         yield from _port_gradcheck(check, inputs)
 
 
@@ -363,18 +394,18 @@ def _changes(
     )
 
 
-def _port(check: Check, inputs: Arrays, upstream: Arrays, expected: Expected) -> Iterator[Finding]:
+def _port_results(check: Check, inputs: Arrays, upstream: Arrays, expected: Expected) -> Arrays:
+    """The port's tops and gradients, in the shapes of the truth where the elements are as many."""
     assert check.port is not None
     tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
     weights = {name: torch.from_numpy(array) for name, array in upstream.items()}
     results = _evaluate(check, check.port, weights, tensors)
-    arrays = {
+    return {
         name: value.numpy().reshape(expected.truth[name].shape)
         if value.numel() == expected.truth[name].size
         else value.numpy()
         for name, value in results.items()
     }
-    yield from port_findings(arrays, expected, next(iter(inputs.values())).shape)
 
 
 def _port_gradcheck(check: Check, inputs: Arrays) -> Iterator[Finding]:
