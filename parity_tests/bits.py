@@ -152,7 +152,8 @@ def ulps(before: Bits, after: Bits) -> npt.NDArray[np.float64]:
     behind the largest. Two NaN are 0 steps apart, a NaN and a number infinitely many.
 
     Args:
-        before, after: the bits of float32 numbers, of one shape.
+        before: the bits of float32 numbers.
+        after: likewise, of the same shape.
     """
     steps = _steps(before) - _steps(after)
     distances = np.abs(steps.astype(np.float64))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_tests.bits import as_json, number
+from parity_tests.columns import aligned
 from parity_tests.compare import Agreement
 from parity_tests.judge import AGREEING, Outcome
 from reference.contract import TENSORS
@@ -174,16 +175,7 @@ def table(records: Sequence[Record]) -> list[str]:
         shown = layer if layer != last else ""
         last = layer
         rows.append((shown, variant, str(len(group)), *worst, seconds, _counts(group)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    right = {2, 3, 4, 5, 6}  # numbers
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(len(line) for line in lines))
+    lines = aligned(rows, right={2, 3, 4, 5, 6})  # numbers
     lines.append("")
     lines.append(
         "loss, dx1, dx2: the worst error as a fraction of the rounding bound; 1 is the limit."
