@@ -243,6 +243,7 @@ def _records(verdict: examine.Verdict) -> list[dict[str, Any]]:
             "case": case,
             **_judged(verdict, side, case),
             "seconds": round(each.seconds, 6),
+            "fraction": None if each.fraction is None else number(each.fraction),
             "inputs": each.inputs,
             "computed": {
                 name: [as_json(kept) for kept in tensors] for name, tensors in each.tensors.items()

@@ -69,11 +69,13 @@ class Computed:
     Attributes:
         inputs: the digest of the case's inputs.
         seconds: how long it took; with a crash or a hang, until then.
+        fraction: the largest error / bound of Caffe's tensors; None where that was not computed.
         tensors: what is kept of each top and gradient, by name; empty after a crash or a hang.
     """
 
     inputs: str
     seconds: float = 0.0
+    fraction: float | None = None
     tensors: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
 
 
@@ -179,7 +181,7 @@ def _case(
     by_caffe.seconds = time.perf_counter() - start
     by_caffe.tensors = computed.by_caffe(seen)
     expected = _expected(check, inputs, upstreams, seen)
-    _note(verdict, seen, expected[0])
+    by_caffe.fraction = _note(verdict, seen, expected[0])
     found = list(findings(seen, expected, inputs, check.plan.is_loss))
     if found and _changes(check, caffe, inputs, other, upstreams, seen, expected[0]):
         yield Finding("not-deterministic", "the same inputs on a fresh net give other results")
@@ -356,11 +358,15 @@ def _fit(expected: Expected, seen: Observation) -> None:
         expected.bound[name] = expected.bound[name].reshape(actual.shape)
 
 
-def _note(verdict: Verdict, seen: Observation, expected: Expected) -> None:
-    """Keeps the figures of the report: how near to the bound, and what was left out."""
+def _note(verdict: Verdict, seen: Observation, expected: Expected) -> float:
+    """Keeps the figures of the report: how near to the bound, and what was left out.
+
+    Returns the largest error / bound of this case.
+    """
     for key, count in expected.kinks.items():
         name = key.removeprefix(GRADIENT)
         verdict.kinks[name] = verdict.kinks.get(name, 0) + count
+    nearest = 0.0
     actual = {**seen.tops, **{GRADIENT + name: each for name, each in seen.diffs[0].items()}}
     for key, value in actual.items():
         with np.errstate(all="ignore"):
@@ -368,6 +374,8 @@ def _note(verdict: Verdict, seen: Observation, expected: Expected) -> None:
             fractions = np.where(error == 0, 0.0, error / expected.bound[key])
         largest = float(np.max(fractions, initial=0.0))
         verdict.largest[key] = max(verdict.largest.get(key, 0.0), largest)
+        nearest = max(nearest, largest)
+    return nearest
 
 
 def _changes(

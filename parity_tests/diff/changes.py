@@ -43,7 +43,7 @@ class Difference:
 
     Attributes:
         name: the tensor.
-        passes: in which this is so.
+        passes: in which this is so; none where it is so in all.
         ulps: the largest distance that is known, in steps between float32 numbers; infinite where a
             NaN stands on one side only; None where there are no two tensors of one shape.
         exact: whether every element is known; otherwise one may differ by more.
@@ -77,7 +77,7 @@ class Change:
         bits: "identical", "changed", "other inputs" (not comparable), or "no result" in one of
             them or both.
         differences: of the tensors, when the bits changed.
-        seconds: before and after.
+        seconds, fractions: before and after; of the time and of error / bound.
     """
 
     key: Key
@@ -86,6 +86,7 @@ class Change:
     bits: str
     differences: tuple[Difference, ...] = ()
     seconds: tuple[float, float] = (0.0, 0.0)
+    fractions: tuple[float | None, float | None] = (None, None)
 
     @property
     def judged(self) -> str:
@@ -178,8 +179,15 @@ def _change(key: Key, old: Entry, new: Entry) -> Change:
         else:
             differences = tuple(_differences(old.computed, new.computed))
             bits = "changed" if differences else "identical"
-    verdicts = (old.verdict, new.verdict)
-    return Change(key, verdicts, new.reason, bits, differences, (old.seconds, new.seconds))
+    return Change(
+        key,
+        (old.verdict, new.verdict),
+        new.reason,
+        bits,
+        differences,
+        (old.seconds, new.seconds),
+        (old.fraction, new.fraction),
+    )
 
 
 def _differences(
@@ -187,25 +195,27 @@ def _differences(
 ) -> Iterator[Difference]:
     for name in dict.fromkeys((*old, *new)):
         befores, afters = _by_pass(old.get(name, ())), _by_pass(new.get(name, ()))
+        names = dict.fromkeys((*befores, *afters))
         pairs: dict[tuple[Kept | None, Kept | None], list[str]] = {}
-        for each in dict.fromkeys((*befores, *afters)):
+        for each in names:
             pairs.setdefault((befores.get(each), afters.get(each)), []).append(each)
-        for (before, after), passes in pairs.items():
+        for (before, after), found in pairs.items():
+            passes = tuple(found) if len(found) < len(names) else ()
             if before is None or after is None:
                 note = f"computed only {'before' if after is None else 'after'}"
-                yield Difference(name, tuple(passes), None, note=note)
+                yield Difference(name, passes, None, note=note)
             elif before.shape != after.shape:
                 note = f"shape {before.shape} -> {after.shape}"
-                yield Difference(name, tuple(passes), None, note=note)
+                yield Difference(name, passes, None, note=note)
             elif before.sha256 != after.sha256:
-                yield _difference(name, tuple(passes), before, after)
+                yield difference(name, passes, before, after)
 
 
 def _by_pass(kept: tuple[Kept, ...]) -> dict[str, Kept]:
     return {name: each for each in kept for name in each.passes}
 
 
-def _difference(name: str, passes: tuple[str, ...], before: Kept, after: Kept) -> Difference:
+def difference(name: str, passes: tuple[str, ...], before: Kept, after: Kept) -> Difference:
     """How far two tensors of one shape, which have other bits, lie apart.
 
     Of a large tensor some elements are kept, and its smallest and its largest. If these extremes

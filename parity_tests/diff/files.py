@@ -37,6 +37,7 @@ class Entry:
         verdict: as the report has it, or "suspicious" for a pass far above the typical rounding.
         reason: in words; "" for a pass.
         seconds: how long it took.
+        fraction: the largest error / bound; None where there is none.
         inputs: their digest; "" where nothing ran.
         computed: what is kept of each tensor, by name.
     """
@@ -44,6 +45,7 @@ class Entry:
     verdict: str
     reason: str
     seconds: float
+    fraction: float | None
     inputs: str
     computed: Mapping[str, tuple[Kept, ...]]
 
@@ -75,7 +77,13 @@ def read(path: Path) -> Report:
     Raises:
         Unreadable: the file cannot be read or is no such report.
     """
-    content = load(path)
+    try:
+        return _report(path, load(path))
+    except RecursionError as error:
+        raise Unreadable(f"{path} is no report: it is nested too deeply") from error
+
+
+def _report(path: Path, content: Field) -> Report:
     if "schema" not in content.object():
         raise Unreadable(f"{path} is no report of parity run or parity check: it has no 'schema'")
     schema = content["schema"].text()
@@ -119,15 +127,11 @@ def _of_run(each: Field) -> tuple[Key, Entry]:
     names = (each[name].text() for name in ("layer", "variant", "case"))
     key = next(names), next(names), next(names)
     verdict = _verdict(each)
-    suspicious = [
-        tensor["suspicious"].truth()
-        for _, tensor in each["tensors"].entries()
-        if "suspicious" in tensor.object()
-    ]
-    if verdict == "pass" and any(suspicious):
+    tensors = [tensor for _, tensor in each["tensors"].entries()]
+    if verdict == "pass" and any(tensor["suspicious"].truth() for tensor in tensors):
         verdict = "suspicious"
-    reason = each["reason"].text() if "reason" in each.object() else ""
-    return key, _entry(each, verdict, reason)
+    fraction = max((tensor["fraction"].number() for tensor in tensors), default=None)
+    return key, _entry(each, verdict, each["reason"].text(), fraction)
 
 
 def _words(findings: Field) -> dict[str, str]:
@@ -138,7 +142,9 @@ def _of_check(each: Field, words: Mapping[str, str]) -> tuple[Key, Entry]:
     key = "", each["variant"].text(), str(each["case"].count())
     codes = [code.text() for code in each["findings"].items()]
     reason = "; ".join(f"{code}: {words.get(code, '')}" for code in codes)
-    return key, _entry(each, _verdict(each), reason)
+    fraction = each["fraction"]
+    nearest = None if fraction.value is None else fraction.number()
+    return key, _entry(each, _verdict(each), reason, nearest)
 
 
 def _verdict(each: Field) -> str:
@@ -148,13 +154,13 @@ def _verdict(each: Field) -> str:
     return verdict.text()
 
 
-def _entry(each: Field, verdict: str, reason: str) -> Entry:
+def _entry(each: Field, verdict: str, reason: str, fraction: float | None) -> Entry:
     computed = {
         name: tuple(_kept(part) for part in parts.items())
         for name, parts in each["computed"].entries()
     }
     inputs = each["inputs"].text("([0-9a-f]{64})?", "64 hexadecimal digits")
-    return Entry(verdict, reason, each["seconds"].number(), inputs, computed)
+    return Entry(verdict, reason, each["seconds"].number(), fraction, inputs, computed)
 
 
 def _kept(part: Field) -> Kept:

@@ -60,6 +60,7 @@ def table(changes: Sequence[Change], paces: Mapping[Group, Pace]) -> list[str]:
             "changed",
             "ulps",
             "worst",
+            "error/bound",
             "seconds",
             "verdicts",
         )
@@ -70,11 +71,10 @@ def table(changes: Sequence[Change], paces: Mapping[Group, Pace]) -> list[str]:
         bits = Counter(each.bits for each in both)
         worst = _worst(both)
         counts = str(len(both)), str(bits["identical"]), str(bits["changed"])
-        most = ("", "") if worst is None else (_most(both), f"{worst[1].name} of {worst[0].key[2]}")
-        time = _seconds(paces.get((layer, variant)))
-        rows.append(
-            (layer if layer != last else "", variant, *counts, *most, time, _verdicts(both))
-        )
+        most = ("", "") if worst is None else (_spread(both), _place(*worst))
+        figures = _fractions(both), _seconds(paces.get((layer, variant)))
+        shown = layer if layer != last else ""
+        rows.append((shown, variant, *counts, *most, *figures, _verdicts(both)))
         last = layer
     if not layers:
         rows = [row[1:] for row in rows]
@@ -85,17 +85,23 @@ def table(changes: Sequence[Change], paces: Mapping[Group, Pace]) -> list[str]:
 def legend(changes: Sequence[Change]) -> list[str]:
     """What the signs in the table mean, those that occur in it."""
     differences = [each for change in changes for each in change.differences]
-    lines = []
+    lines = [""]
     if differences:
-        lines += ["ulps: the largest distance from the result before, in float32 numbers."]
+        lines += [
+            "ulps: how many float32 numbers apart, in the median changed case .. in the worst."
+        ]
     if not all(each.exact for each in differences):
         lines += [
-            ">=: of large tensors some elements are kept, and the minimum and the maximum;"
-            " what lies between may differ by more. ?: only there."
+            "  >=: of large tensors some elements are kept, and the extremes; others may differ"
+            " by more.",
+            "  ?: only others differ.",
         ]
     if any(each.ulps is None for each in differences):
-        lines += ["-: there are no two tensors of one shape to compare."]
-    return lines
+        lines += ["  -: there are no two tensors of one shape to compare."]
+    return [
+        *lines,
+        "error/bound: the worst error against the reference, as a fraction of its bound.",
+    ]
 
 
 def verdicts(changes: Sequence[Change], every: bool) -> list[str]:
@@ -159,8 +165,7 @@ def summary(changes: Sequence[Change]) -> str:
     parts = [f"{counts['identical']} of {_many(len(both), 'case')} bit-identical"]
     if counts["changed"]:
         most = _most(both)
-        far = f", by {most} {'ulp' if most == '1' else 'ulps'}" if most not in "-?" else ""
-        parts.append(f"{counts['changed']} changed{far}")
+        parts.append(f"{counts['changed']} changed{_far(most)}")
     for bits, words in (
         ("other inputs", "with other inputs than before, so not compared"),
         ("no result", "without a result in one of them or both"),
@@ -172,6 +177,16 @@ def summary(changes: Sequence[Change]) -> str:
     better = f"{_many(judged['better'], 'verdict')} got better" if judged["better"] else ""
     said = ", ".join(part for part in (worse or "no verdict got worse", better) if part)
     return f"{'; '.join(parts)}; {said}"
+
+
+def _far(most: str) -> str:
+    if most in ("-", "?"):
+        return ""
+    if most == "NaN":
+        return ", a NaN on one side"
+    if most.startswith(">="):
+        return f", by {most.removeprefix('>=')} ulps or more"
+    return f", by up to {most} ulp{'' if most == '1' else 's'}"
 
 
 def as_json(
@@ -248,6 +263,21 @@ def _worst(changes: Sequence[Change]) -> tuple[Change, Difference] | None:
     return max(known, key=lambda pair: pair[1].rank, default=None)
 
 
+def _place(change: Change, worst: Difference) -> str:
+    layer, _, case = change.key
+    return f"{worst.name} of {case if layer else f'case {case}'}"
+
+
+def _spread(changes: Sequence[Change]) -> str:
+    """The largest distance in the median of the changed cases, and in the worst."""
+    changed = sorted(
+        (each for each in changes if each.worst),
+        key=lambda each: each.worst.rank if each.worst else 0,
+    )
+    middle, most = _most(changed[len(changed) // 2 :][:1]), _most(changes)
+    return most if len(changed) == 1 else f"{middle} .. {most}"
+
+
 def _most(changes: Sequence[Change]) -> str:
     """The largest distance over some cases."""
     differences = [each for change in changes for each in change.differences]
@@ -272,14 +302,17 @@ def _sentence(each: Difference) -> str:
     where = "" if each.place in (None, ()) else f" at {list(each.place or ())}"
     values = "" if each.values is None else f": {each.values[0]:.9g} -> {each.values[1]:.9g}"
     far = _ulps(each.ulps, each.exact)
-    distance = {"-": "", "?": "changed"}.get(far, "a NaN" if far == "NaN" else f"{far} ulps")
+    distance = {"-": "", "?": "changed"}.get(
+        far, "a NaN" if far == "NaN" else f"{far} {'ulp' if far == '1' else 'ulps'}"
+    )
     if each.note.startswith("its "):
         where, note = f" in {each.note}", ""
     else:
         note = each.note
     said = f"{distance}{where}{values}" if distance else ""
     words = ", ".join(part for part in (said, note) if part)
-    return f"{each.name} ({', '.join(each.passes)}): {words}"
+    passes = f" ({', '.join(each.passes)})" if each.passes else ""
+    return f"{each.name}{passes}: {words}"
 
 
 def _titled(title: str, changes: Sequence[Change], every: bool) -> list[str]:
@@ -310,8 +343,22 @@ def _verdicts(changes: Sequence[Change]) -> str:
     return ", ".join(parts) or "the same"
 
 
+def _fractions(changes: Sequence[Change]) -> str:
+    """The largest error / bound of the cases that have one before and after."""
+    pairs = [
+        (old, new)
+        for old, new in (each.fractions for each in changes)
+        if old is not None and new is not None
+    ]
+    if not pairs:
+        return ""
+    return f"{max(old for old, _ in pairs):.2g} -> {max(new for _, new in pairs):.2g}"
+
+
 def _seconds(pace: Pace | None) -> str:
-    return "" if pace is None else f"{pace.seconds[0]:.1f} -> {pace.seconds[1]:.1f}"
+    if pace is None:
+        return ""
+    return " -> ".join(f"{each:.1f}" if each >= 1 else f"{each:.2g}" for each in pace.seconds)
 
 
 def _named(group: Group) -> str:
