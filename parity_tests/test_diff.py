@@ -53,7 +53,8 @@ def result(case: str, dx1: Array32, verdict: str = "pass", **fields: Any) -> Con
     agreement = {"error": 0, "bound": 1, "worst_index": [0], "fraction": 0.25, "suspicious": False}
     return {
         "layer": "channel_sum", "variant": "caffe-python", "case": case, "verdict": verdict,
-        "seconds": 1.0, "tensors": {"dx1": agreement}, "reason": "", "inputs": digest(f32(1)),
+        "seconds": 1.0, "tensors": {"dx1": agreement}, "reason": "", "explanations": {},
+        "inputs": digest(f32(1)),
         "computed": {"dx1": [as_json(each) for each in keep(passes)]}, **fields,
     }  # fmt: skip
 
@@ -332,6 +333,15 @@ def test_verdicts_have_an_order(diff: Diff, before: str, after: str) -> None:
         assert f"channel_sum  caffe-python: {before} -> {after}  [1: odd]" in said
     if down:
         assert "odd: because of odd" in said
+
+
+def test_reason_is_the_explanation_where_there_is_one(diff: Diff) -> None:
+    """What a failure means is said rather than its numbers, and once for both gradients."""
+    words = {"code": "ignores-top-diff", "words": "the top diff is ignored"}
+    meanings = {"dx1": words, "dx2": words}
+    bad = result("base", BASE, "fail", reason="3 of 9 beyond the bound", explanations=meanings)
+    said = diff(report(result("base", BASE)), report(bad))[1]
+    assert "    base: the top diff is ignored\n" in said
 
 
 def test_every_verdict_has_a_rank() -> None:

@@ -131,7 +131,9 @@ def _of_run(each: Field) -> tuple[Key, Entry]:
     if verdict == "pass" and any(tensor["suspicious"].truth() for tensor in tensors):
         verdict = "suspicious"
     fraction = max((tensor["fraction"].number() for tensor in tensors), default=None)
-    return key, _entry(each, verdict, each["reason"].text(), fraction)
+    meanings = [words["words"].text() for _, words in each["explanations"].entries()]
+    reason = "; ".join(dict.fromkeys(meanings)) or each["reason"].text()
+    return key, _entry(each, verdict, reason, fraction)
 
 
 def _words(findings: Field) -> dict[str, str]:

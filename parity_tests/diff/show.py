@@ -93,9 +93,10 @@ def legend(changes: Sequence[Change]) -> list[str]:
     if not all(each.exact for each in differences):
         lines += [
             "  >=: of large tensors some elements are kept, and the extremes; others may differ"
-            " by more.",
-            "  ?: only others differ.",
+            " by more."
         ]
+    if any(each.ulps == 0 and not each.exact for each in differences):
+        lines += ["  ?: only others differ."]
     if any(each.ulps is None for each in differences):
         lines += ["  -: there are no two tensors of one shape to compare."]
     return [
@@ -293,7 +294,7 @@ def _ulps(ulps: float | None, exact: bool) -> str:
         return "NaN"
     if not exact and ulps == 0:
         return "?"
-    shown = f"{ulps:.0f}" if ulps < 1e6 else f"{ulps:.1e}"
+    shown = f"{ulps:.0f}" if ulps < 1e6 else f"{ulps:.1e}".replace("e+0", "e")
     return shown if exact else f">={shown}"
 
 
