@@ -21,7 +21,9 @@ from caffe_impl.runtime.client import Caffe
 from caffe_impl.runtime.interpreter import find
 from caffe_impl.variants import LAYERS, NETS
 from parity_tests.bits import SAMPLE, WHOLE, as_json, digest, keep, places, ulps
+from parity_tests.check import computed
 from parity_tests.check.command import main as check
+from parity_tests.check.observe import Observation
 from parity_tests.diff import show
 from parity_tests.diff.changes import RANKS, SHORT, SLOWER, difference
 from parity_tests.diff.command import main
@@ -579,6 +581,30 @@ def test_edit_of_a_layer_end_to_end(tmp_path: Path) -> None:
     assert "channel_sum  caffe-net: pass -> fail" in done.stdout
 
 
+def test_check_keeps_every_pass() -> None:
+    """Each upstream gradient, the second backward and the second pass have their own entry."""
+    seen = Observation(
+        tops={"loss": f32(1)},
+        second_tops={"loss": f32(2)},
+        diffs=[{"x": f32(3)}, {"x": f32(4)}],
+        again={"x": f32(5)},
+        second_diffs={"x": f32(6)},
+    )
+    kept = {
+        name: {entry.passes: entry.largest for entry in entries}
+        for name, entries in computed.by_caffe(seen).items()
+    }
+    assert kept == {
+        "loss": {("upstream 1",): 1, ("second",): 2},
+        "gradient:x": {
+            ("upstream 1",): 3,
+            ("upstream 2",): 4,
+            ("again",): 5,
+            ("second",): 6,
+        },
+    }
+
+
 def test_checks_end_to_end(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -606,6 +632,7 @@ def test_checks_end_to_end(
     said = capsys.readouterr().out
     assert "caffe: fail -> pass  [2: 0, 1]" in said
     assert re.search(r"^port +2 +2 +0 ", said, re.MULTILINE)
+    assert "port:" not in said
     assert main([after, before]) == 1
     assert "0: ignores-top-diff: " in capsys.readouterr().out
     layer.write_text(text.replace("def forward", "def forwards"))

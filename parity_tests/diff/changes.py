@@ -220,7 +220,8 @@ def difference(name: str, passes: tuple[str, ...], before: Kept, after: Kept) ->
 
     Of a large tensor some elements are kept, and its smallest and its largest. If these extremes
     are k steps apart, so are the elements at some place: had each moved by less than k steps, so
-    had the extremes. That needs an order, so there must be no NaN.
+    had the extremes. (NaN stand aside; if they are at other places than before, the true distance
+    is infinite.)
     """
     if before.nans != after.nans:
         note = f"{before.nans} -> {after.nans} NaN among {before.size}"
@@ -245,7 +246,6 @@ def difference(name: str, passes: tuple[str, ...], before: Kept, after: Kept) ->
             ("minimum", (before.smallest, after.smallest)),
             ("maximum", (before.largest, after.largest)),
         )
-        if not before.nans
     ]
     largest = max([largest, *extremes], key=lambda each: each.rank)
     if largest.ulps:
