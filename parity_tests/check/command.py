@@ -5,26 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from caffe_impl.runtime.client import Caffe, CaffeError, LayerError
 from caffe_impl.runtime.install import InstallError
 from caffe_impl.runtime.interpreter import NoCaffe
 from caffe_impl.variants import shared_caffe
+from parity_tests.bits import as_json, number
 from parity_tests.check import data, examine, sources
 from parity_tests.check.observe import Plan, with_params
 from parity_tests.check.sources import BadRequest
-from parity_tests.report import number
+from parity_tests.environment import environment
 from reference.contract import Shape
 
-SCHEMA = "parity-check-1"
+SCHEMA = "parity-check-2"
+"""The name of the format of --json; its JSON Schema is check.schema.json beside this file."""
 
 DESCRIPTION = """\
 Compares a Caffe layer with a PyTorch function, in a real Caffe: values, gradients, and how it uses
@@ -257,17 +255,40 @@ def _report(verdict: examine.Verdict) -> list[str]:
     return lines
 
 
-def environment(caffe: Caffe | None) -> dict[str, str | None]:
-    """The versions that a result depends on; those of Caffe are None where none ran."""
-    greeting = caffe.start() if caffe else {}
-    return {
-        "caffe": greeting.get("caffe"),
-        "caffe_python": greeting.get("python"),
-        "caffe_numpy": greeting.get("numpy"),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
+def _records(verdict: examine.Verdict) -> list[dict[str, Any]]:
+    """What each side did in each case."""
+    return [
+        {
+            "variant": side,
+            "case": case,
+            **_judged(verdict, side, case),
+            "seconds": round(each.seconds, 6),
+            "fraction": None if each.fraction is None else number(each.fraction),
+            "inputs": each.inputs,
+            "computed": {
+                name: [as_json(kept) for kept in tensors] for name, tensors in each.tensors.items()
+            },
+        }
+        for (side, case), each in verdict.computed.items()
+    ]
+
+
+def _judged(verdict: examine.Verdict, side: str, case: int) -> dict[str, Any]:
+    """The verdict on one side in one case, and the findings behind it."""
+    codes = [
+        code
+        for code, (_, cases) in verdict.found.items()
+        if case in cases and code.startswith("port-") == (side == "port")
+    ]
+    ended = next((code for code in codes if code in ("crash", "hang")), "fail")
+    return {"verdict": ended if codes else "pass", "findings": codes}
+
+
+def _options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that say what is run, those that were given."""
+    left_out = ("net", "reference", "port", "seed", "timeout", "json")
+    given = {name: each for name, each in vars(options).items() if name not in left_out}
+    return {name: each for name, each in given.items() if each not in (None, [])}
 
 
 def summary(verdict: examine.Verdict) -> dict[str, Any]:
@@ -282,6 +303,7 @@ def summary(verdict: examine.Verdict) -> dict[str, Any]:
         "kinks": verdict.kinks,
         "largest_fraction": {name: number(each) for name, each in verdict.largest.items()},
         "seconds": round(verdict.seconds, 3),
+        "results": _records(verdict),
     }
 
 
@@ -290,11 +312,12 @@ def _write(
 ) -> None:
     content = {
         "schema": SCHEMA,
-        "environment": environment(caffe),
+        "environment": environment(caffe=caffe),
         "net": options.net,
         "reference": options.reference,
         "port": options.port,
         "seed": check.seed,
+        "options": _options(options),
         **summary(verdict),
     }
     Path(options.json).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
