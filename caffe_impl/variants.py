@@ -213,13 +213,13 @@ def compiled_layer(in_caffe: Callable[[], Caffe] | None = None) -> tuple[str, ..
     caffe = (in_caffe or shared_caffe)()
     if caffe.interpreter.source == "installed":
         return (str(plugin.build(install.ensure())),)
-    if caffe.interpreter.source == "installed-cuda" and not cuda_build.extra_layers():
+    if "ChannelSumEuclideanLoss" in caffe.start()["layers"]:  # to load it as well would abort
+        return ()
+    if caffe.interpreter.source == "installed-cuda":
         return (str(plugin.build(cuda_build.build())),)
     beside = Path(caffe.interpreter.command[-1]).with_name(f"{plugin.NAME}.so")
     if beside.is_file():
         return (str(beside),)
-    if "ChannelSumEuclideanLoss" in caffe.start()["layers"]:
-        return ()
     raise plugin.PluginError(
         "This Caffe does not have the compiled layer.\n"
         "  to do: copy caffe_impl/cuda's files into its source tree, or build the plug-in for it\n"
