@@ -8,7 +8,9 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,9 @@ from caffe_impl.runtime.client import Caffe, CaffeError, LayerError
 from caffe_impl.runtime.install import InstallError
 from caffe_impl.runtime.interpreter import NoCaffe
 from caffe_impl.variants import shared_caffe
-from parity_tests.check import data, examine, sources
+from parity_tests.check import data, examine, parameters, sources
 from parity_tests.check.observe import Plan, with_params
+from parity_tests.check.parameters import ARGUMENT, Parameter
 from parity_tests.check.sources import BadRequest
 from parity_tests.report import number
 from reference.contract import Shape
@@ -32,7 +35,8 @@ its top diff. No tolerance is asked for: the bound comes from the reference itse
 NET is a .prototxt file, or MODULE:CLASS (FILE.py:CLASS) for a Python layer, with --bottom for each
 of its bottoms. The reference gets float64 tensors as keyword arguments named like the net's inputs,
 and returns the loss, or the tops of a layer that is no loss (a tensor, a tuple or a dict). Its
-gradient is autograd's.
+gradient is autograd's. If it has an argument `param`, it gets the net's parameter blobs there, a
+list, and their gradients are compared as well.
 """
 EPILOG = "exit status: 0 agrees, 1 disagrees (also a crash or a hang), 2 could not be carried out"
 
@@ -131,10 +135,11 @@ def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
     given = data.load(options.inputs, shapes) if options.inputs else None
     if given:
         shapes = {name: array.shape for name, array in given.items()}
-    kinds = _kinds(options.data, shapes)
-    for what, function in (("reference", reference), ("port", port)):
-        if function is not None:
-            sources.must_take(function, list(shapes), what)
+    of_params = [text for text in options.data if text.startswith(f"{ARGUMENT}[")]
+    of_inputs = [text for text in options.data if text not in of_params]
+    kinds = {**dict.fromkeys(shapes, data.Kind("normal")), **_kinds(of_inputs, list(shapes))}
+    takes_params = parameters.taken_by(reference) and ARGUMENT not in shapes
+    _must_fit(reference, port, list(shapes), takes_params)
     plan = Plan(
         net=net,
         shapes=shapes,
@@ -154,7 +159,76 @@ def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
         raise BadRequest(
             f"Caffe cannot build {net.name}: {said}" + (f"\n  to do: {advice}" if advice else "")
         ) from error
-    return examine.Check(plan, reference, port, kinds, given, options.cases, options.seed)
+    return _with_params(
+        examine.Check(plan, reference, port, kinds, given, options.cases, options.seed),
+        options.inputs,
+        of_params,
+        takes_params,
+    )
+
+
+def _must_fit(
+    reference: Callable[..., Any],
+    port: Callable[..., Any] | None,
+    inputs: list[str],
+    takes_params: bool,
+) -> None:
+    """Checks that reference and port take the inputs, and the parameters or none.
+
+    Raises:
+        BadRequest: one of them does not.
+    """
+    sources.must_take(reference, [*inputs, *([ARGUMENT] * takes_params)], "reference")
+    if port is None:
+        return
+    port_takes = parameters.taken_by(port) and ARGUMENT not in inputs
+    sources.must_take(port, [*inputs, *([ARGUMENT] * port_takes)], "port")
+    if port_takes and not takes_params:
+        raise BadRequest(f"the port takes `{ARGUMENT}`, so the reference must take it as well")
+    if takes_params and not port_takes and not isinstance(port, torch.nn.Module):
+        raise BadRequest(
+            f"the reference takes `{ARGUMENT}`, so the port must take it as well, or be an "
+            "nn.Module with parameters of its own, which are matched by order"
+        )
+
+
+def _with_params(
+    check: examine.Check, file: str | None, kinds: Sequence[str], takes_params: bool
+) -> examine.Check:
+    """The check with the net's parameters where the reference takes them, else without.
+
+    Args:
+        check: with all of them.
+        file: of --inputs.
+        kinds: what --data says of parameters.
+        takes_params: whether the reference takes them.
+
+    Raises:
+        BadRequest: there are none, or they do not fit what was asked.
+    """
+    params = check.plan.params
+    if not takes_params:
+        if kinds:
+            raise BadRequest(f"--data {kinds[0]!r}: the reference has no argument `{ARGUMENT}`")
+        return replace(check, plan=replace(check.plan, params=()))
+    if not params:
+        raise BadRequest(
+            f"the reference takes `{ARGUMENT}`, but no layer of the net has parameter blobs"
+        )
+    in_file = data.load_parameters(file, params) if file else {}
+    normal = {name: data.Kind("normal") for name in check.plan.learned}
+    port = check.port
+    if port is not None and parameters.taken_by(port):
+        port = parameters.gathered(port, params)
+    elif isinstance(port, torch.nn.Module):
+        port = parameters.loaded(port, params)
+    return replace(
+        check,
+        reference=parameters.gathered(check.reference, params),
+        port=port,
+        kinds={**check.kinds, **normal, **_kinds(kinds, [each.name for each in params])},
+        given={**check.given, **in_file} if check.given else None,
+    )
 
 
 def _bottom(text: str) -> tuple[str, Shape]:
@@ -174,14 +248,12 @@ def _library(name: str) -> str:
     return str(Path(name).resolve())
 
 
-def _kinds(given: Sequence[str], shapes: Mapping[str, Shape]) -> dict[str, data.Kind]:
-    kinds = dict.fromkeys(shapes, data.Kind("normal"))
+def _kinds(given: Sequence[str], names: Sequence[str]) -> dict[str, data.Kind]:
+    kinds = {}
     for text in given:
         name, equals, kind = text.partition("=")
-        if not equals or name not in shapes:
-            raise BadRequest(
-                f"--data {text!r}: expected NAME=KIND, NAME one of {', '.join(shapes)}"
-            )
+        if not equals or name not in names:
+            raise BadRequest(f"--data {text!r}: expected NAME=KIND, NAME one of {', '.join(names)}")
         kinds[name] = data.parse(kind)
     return kinds
 
@@ -204,7 +276,18 @@ def _inputs_line(check: examine.Check) -> str:
         what = "from the file" if check.given else str(check.kinds[name])
         note = "" if name in check.plan.gradients else ", no gradient"
         parts.append(f"{name} {tuple(shape)} {what}{note}")
-    return f"  inputs: {'; '.join(parts)}\n  tops:   {', '.join(check.plan.outputs)}"
+    lines = [f"  inputs: {'; '.join(parts)}"]
+    if check.plan.params:
+        lines += [f"  params: {'; '.join(_param(check, each) for each in check.plan.params)}"]
+    return "\n".join([*lines, f"  tops:   {', '.join(check.plan.outputs)}"])
+
+
+def _param(check: examine.Check, param: Parameter) -> str:
+    what = str(check.kinds.get(param.name, "as the net fills it"))
+    if param.name in (check.given or {}):
+        what = "from the file"
+    note = "" if param.learned else ", no gradient (lr_mult 0)"
+    return f"{param.name} {param.initial.shape} of {param.layer} {what}{note}"
 
 
 def _progress(cases: int) -> Callable[[int], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,8 @@ class Check:
         plan: the net and what is asked of it.
         reference: maps float64 tensors, named like the net's inputs, to the loss or the tops.
         port: likewise in float32, or None.
-        kinds: how each input is filled.
+        kinds: how each input and parameter is filled; a parameter that it lacks keeps its initial
+            value.
         given: the inputs of the user's file, which then are the only case's; or None.
         cases: how many.
         seed: of the inputs.
@@ -56,8 +58,9 @@ class Check:
 
     @property
     def labels(self) -> set[str]:
-        """The inputs that get no gradient and no rounding."""
-        return set(self.plan.shapes) - set(self.plan.gradients)
+        """The inputs and parameters that get no gradient and no rounding."""
+        names = {*self.plan.shapes, *(each.name for each in self.plan.params)}
+        return names - set(self.plan.differentiated)
 
 
 @dataclass
@@ -102,7 +105,7 @@ def run(check: Check, caffe: Caffe, progress: Callable[[int], None]) -> Verdict:
     with _one_thread(check):
         for case in range(1 if check.given else check.cases):
             progress(case)
-            inputs = check.given or case_inputs(check, case)
+            inputs = {**case_inputs(check, case), **(check.given or {})}
             other = case_inputs(check, case + 1_000_000)
             for finding in _case(check, caffe, verdict, case, inputs, other):
                 verdict.add(finding, case)
@@ -132,10 +135,16 @@ def _one_thread(check: Check) -> Iterator[None]:
 
 
 def case_inputs(check: Check, case: int) -> Arrays:
-    """The inputs of a case, by seed and number alone."""
+    """The inputs and parameters of a case, by seed and number alone."""
     rng = np.random.RandomState([check.seed, case])
     shapes = check.plan.shapes
-    return {name: fill(check.kinds[name], tuple(shapes[name]), case, rng) for name in shapes}
+    values = {name: fill(check.kinds[name], tuple(shapes[name]), case, rng) for name in shapes}
+    rng = np.random.RandomState([check.seed, case, 11])  # the inputs do not depend on parameters
+    for each in check.plan.params:
+        kind = check.kinds.get(each.name)
+        # Of scale 1 in every case: small or large weights are no more telling than small inputs.
+        values[each.name] = fill(kind, each.initial.shape, 0, rng) if kind else each.initial
+    return values
 
 
 def _case(
@@ -155,7 +164,7 @@ def _case(
         return
     expected = _expected(check, inputs, upstreams, seen)
     _note(verdict, seen, expected[0])
-    found = list(findings(seen, expected, inputs, check.plan.is_loss))
+    found = list(findings(seen, expected, inputs, check.plan.is_loss, check.plan.learned))
     if found and _changes(check, caffe, inputs, other, upstreams, seen, expected[0]):
         yield Finding("not-deterministic", "the same inputs on a fresh net give other results")
         found = [each for each in found if each.code.startswith("mutates")]
@@ -184,7 +193,10 @@ def _without_stale(
         return
     for name in alone.warm_up:  # equal inputs give equal results, which is nothing stale
         alone.warm_up[name] = np.full_like(alone.warm_up[name], np.nan)
-    codes = {each.code for each in findings(alone, expected, inputs, check.plan.is_loss)}
+    codes = {
+        each.code
+        for each in findings(alone, expected, inputs, check.plan.is_loss, check.plan.learned)
+    }
     for each in found:
         if each.code in codes:
             yield each
@@ -265,18 +277,18 @@ def _evaluate(
 ) -> Tensors:
     """Tops and gradients of one function."""
     leaves = {
-        name: value.detach().clone().requires_grad_(name in check.plan.gradients)
+        name: value.detach().clone().requires_grad_(name in check.plan.differentiated)
         for name, value in inputs.items()
     }
     tops = _tops(function, leaves, check.plan.outputs)
-    wanted = [leaves[name] for name in check.plan.gradients]
+    wanted = [leaves[name] for name in check.plan.differentiated]
     linked = {name: top for name, top in tops.items() if top.requires_grad}
     grads: Sequence[torch.Tensor | None] = [None] * len(wanted)
     if linked and wanted:
         weights = [upstream[name].reshape(top.shape).to(top.dtype) for name, top in linked.items()]
         grads = torch.autograd.grad(list(linked.values()), wanted, weights, allow_unused=True)
     results = {name: top.detach() for name, top in tops.items()}
-    for name, leaf, grad in zip(check.plan.gradients, wanted, grads, strict=True):
+    for name, leaf, grad in zip(check.plan.differentiated, wanted, grads, strict=True):
         results[GRADIENT + name] = torch.zeros_like(leaf) if grad is None else grad.detach()
     return {name: value.clone() for name, value in results.items()}
 
@@ -374,17 +386,20 @@ def _port(check: Check, inputs: Arrays, upstream: Arrays, expected: Expected) ->
         else value.numpy()
         for name, value in results.items()
     }
-    yield from port_findings(arrays, expected, next(iter(inputs.values())).shape)
+    yield from port_findings(
+        arrays, expected, next(iter(inputs.values())).shape, check.plan.learned
+    )
 
 
 def _port_gradcheck(check: Check, inputs: Arrays) -> Iterator[Finding]:
     """Whether the port's backward is its forward's gradient, where the reference's is."""
     assert check.port is not None
-    if _own_gradient(check, check.port, inputs) or not _own_gradient(
-        check, check.reference, inputs
-    ):
+    port = check.port
+    if isinstance(port, torch.nn.Module):  # its own parameters and buffers must be float64, too
+        port = copy.deepcopy(port).double()
+    if _own_gradient(check, port, inputs) or not _own_gradient(check, check.reference, inputs):
         return
-    for name in check.plan.gradients:
+    for name in check.plan.differentiated:
         words = "gradcheck refuses the port: its backward is not its forward's gradient"
         yield Finding(f"port-gradient:{name}", words)
 
@@ -392,7 +407,7 @@ def _port_gradcheck(check: Check, inputs: Arrays) -> Iterator[Finding]:
 def _own_gradient(check: Check, function: Function, inputs: Arrays) -> bool:
     """Whether PyTorch's gradcheck accepts a function on these inputs, in float64."""
     leaves = {
-        name: each.requires_grad_(name in check.plan.gradients)
+        name: each.requires_grad_(name in check.plan.differentiated)
         for name, each in as_inputs(inputs).items()
     }
     names = list(leaves)
