@@ -1,4 +1,4 @@
-"""A learned scale and offset of each channel in PyTorch: the reference of channel_scale_layer.py."""
+"""A learned factor and offset of each channel: the reference of channel_scale_layer.py."""
 
 import torch
 

@@ -139,6 +139,13 @@ def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
     of_inputs = [text for text in options.data if text not in of_params]
     kinds = {**dict.fromkeys(shapes, data.Kind("normal")), **_kinds(of_inputs, list(shapes))}
     takes_params = parameters.taken_by(reference) and ARGUMENT not in shapes
+    names = [name for name, _ in described["layers"]]
+    if takes_params and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRequest(
+            f"{net.name} has two layers named {twice!r}: Caffe tells parameters apart by the "
+            "layer's name, so give each one of its own"
+        )
     _must_fit(reference, port, list(shapes), takes_params)
     plan = Plan(
         net=net,
@@ -210,6 +217,8 @@ def _with_params(
     if not takes_params:
         if kinds:
             raise BadRequest(f"--data {kinds[0]!r}: the reference has no argument `{ARGUMENT}`")
+        if params:
+            print(f"  params: not compared, since the reference has no argument `{ARGUMENT}`")
         return replace(check, plan=replace(check.plan, params=()))
     if not params:
         raise BadRequest(

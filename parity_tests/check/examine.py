@@ -168,7 +168,7 @@ def _case(
     if found and _changes(check, caffe, inputs, other, upstreams, seen, expected[0]):
         yield Finding("not-deterministic", "the same inputs on a fresh net give other results")
         found = [each for each in found if each.code.startswith("mutates")]
-    if any(each.code.startswith(("forward-value", GRADIENT)) for each in found):
+    if any(each.code.startswith(("forward-value", GRADIENT, "stale-state")) for each in found):
         found = list(_without_stale(check, caffe, inputs, upstreams, expected, found))
     yield from found
     if check.port is not None:
@@ -185,7 +185,10 @@ def _without_stale(
     expected: Sequence[Expected],
     found: Sequence[Finding],
 ) -> Iterator[Finding]:
-    """The findings, where those that only a pass with other inputs causes are `stale-state`."""
+    """The findings, where those that only a pass with other inputs causes are `stale-state`.
+
+    What is that of the pass before may also be wrong in a way that does not depend on the inputs.
+    """
     try:
         alone = observe(caffe, check.plan, inputs, inputs, upstreams)
     except CaffeError:
@@ -193,16 +196,17 @@ def _without_stale(
         return
     for name in alone.warm_up:  # equal inputs give equal results, which is nothing stale
         alone.warm_up[name] = np.full_like(alone.warm_up[name], np.nan)
-    codes = {
-        each.code
-        for each in findings(alone, expected, inputs, check.plan.is_loss, check.plan.learned)
-    }
+    remaining = list(findings(alone, expected, inputs, check.plan.is_loss, check.plan.learned))
+    hidden = {each.code for each in remaining} - {each.code for each in found}
+    yield from (each for each in remaining if each.code in hidden)
     for each in found:
-        if each.code in codes:
+        if each.code in {other.code for other in remaining}:
             yield each
-        else:
+        elif each.code != "stale-state":
             words = "right on a fresh net, wrong after a pass with other inputs"
             yield Finding("stale-state", f"{words} ({each.code}: {each.words})")
+        elif not hidden:
+            yield each
 
 
 def _broken(error: CaffeError) -> Finding:

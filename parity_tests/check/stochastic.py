@@ -60,6 +60,7 @@ _SUMS = {
     aten.cumsum.default,
 }
 _PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.convolution.default}
+_BACKWARD = aten.convolution_backward.default
 _EXACT = set(
     """
     abs alias amax amin arange as_strided cat ceil clamp clamp_max clamp_min clone
@@ -106,6 +107,12 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if func.overloadpacket.__name__ in _EXACT:
             return result
+        if func is _BACKWARD:
+            spreads = _spreads_of_convolution_backward(args)
+            return [
+                self._rounded(each, spread, False)
+                for each, spread in zip(result, spreads, strict=True)
+            ]
         spread = _spread_of_sum(func, args, kwargs)
         in_place = func._schema.is_mutable
         return tree_map(lambda each: self._rounded(each, spread, in_place), result)
@@ -139,6 +146,24 @@ def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
         terms = args[-1].shape[-2]
     spread: torch.Tensor = UNIT_ROUNDOFF * max(terms, 1) ** 0.5 * size
     return spread
+
+
+def _spreads_of_convolution_backward(args: Any) -> list[torch.Tensor | None]:
+    """The same for the gradients of a convolution's input, weight and bias, where they are asked.
+
+    An element of the input's is a sum over the outputs that it reaches, one of the weight's over
+    batch and places, one of the bias's over all of its channel.
+    """
+    output, _, weight, *_, groups, _ = args
+    places = output.numel() / max(output.shape[1], 1)
+    transposed = args[7]
+    reached = weight[0].numel() if transposed else weight.shape[0] / groups * weight[0, 0].numel()
+    terms = (reached, places, places)
+    sizes = _BACKWARD(*tree_map(_absolute, args))
+    return [
+        None if size is None else UNIT_ROUNDOFF * max(count, 1) ** 0.5 * size
+        for count, size in zip(terms, sizes, strict=True)
+    ]
 
 
 def _absolute(value: Any) -> Any:
