@@ -193,6 +193,17 @@ class _Recorder:
         return results
 
 
+def installed_root(caffe: Caffe) -> Path | None:
+    """The folder of a Caffe that this project installed, with its compiler; None of another.
+
+    Raises:
+        InstallError: it is not there any more, and cannot be installed again.
+    """
+    sources = {"installed": install.ensure, "installed-cuda": cuda_build.build}
+    find_root = sources.get(caffe.interpreter.source)
+    return find_root() if find_root else None
+
+
 @cache
 def compiled_layer(in_caffe: Callable[[], Caffe] | None = None) -> tuple[str, ...]:
     """The plug-in to load for the compiled layer; none where Caffe has the layer built in.

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from caffe_impl.runtime import plugin
 from caffe_impl.runtime.client import Caffe, CaffeError, LayerError
 from caffe_impl.runtime.install import InstallError
 from caffe_impl.runtime.interpreter import NoCaffe
-from caffe_impl.variants import shared_caffe
+from caffe_impl.variants import installed_root, shared_caffe
 from parity_tests.check import data, examine, parameters, sources
 from parity_tests.check.observe import Plan, with_params
 from parity_tests.check.parameters import ARGUMENT, Parameter
@@ -27,6 +28,9 @@ from parity_tests.report import number
 from reference.contract import Shape
 
 SCHEMA = "parity-check-1"
+
+COMPILER_LINES = 20
+"""Of what a compiler says, the lines that are shown: the rest follows from the first error."""
 
 DESCRIPTION = """\
 Compares a Caffe layer with a PyTorch function, in a real Caffe: values, gradients, and how it uses
@@ -63,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "--path", action="append", default=[], metavar="DIR", help="the layer's folder"
     )
     made.add_argument(
-        "--load", action="append", default=[], metavar="LIB.so", help="a compiled layer"
+        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
     )
     made.add_argument("--cases", type=int, default=8, metavar="N")
     made.add_argument("--seed", type=int, default=0, metavar="S")
@@ -124,7 +128,7 @@ def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
     net = sources.net(options.net, options.path, bottoms, options.param_str)
     reference = sources.reference(options.reference)
     port = sources.port(options.port) if options.port else None
-    libraries = tuple(_library(each) for each in options.load)
+    libraries = tuple(_library(each, options.path, caffe) for each in options.load)
     try:
         described = caffe.request([{"op": "describe", "text": net.text}])[0]
     except CaffeError as error:
@@ -251,10 +255,38 @@ def _bottom(text: str) -> tuple[str, Shape]:
     return name, shape
 
 
-def _library(name: str) -> str:
-    if not Path(name).is_file():
+def _library(name: str, folders: Sequence[str], caffe: Caffe) -> str:
+    """The path of a compiled layer; C++ source is compiled first.
+
+    Raises:
+        BadRequest: there is no such file, or it cannot be compiled.
+    """
+    file = Path(name)
+    if not file.is_file():
         raise BadRequest(f"--load {name}: there is no such file")
-    return str(Path(name).resolve())
+    if file.suffix not in (".cpp", ".cc", ".cxx"):
+        return str(file.resolve())
+    root = installed_root(caffe)
+    if root is None:
+        raise BadRequest(
+            f"--load {name}: only for the Caffe that is installed by `parity install-caffe` there "
+            "is a compiler; for the one of CAFFE_PYTHON give the library (docs/compiled_layer.md)"
+        )
+    try:
+        built = plugin.build_file(
+            root,
+            file,
+            [Path(folder) for folder in folders],
+            lambda: print(f"  compiling {name}", flush=True),
+        )
+    except plugin.PluginError as error:
+        if not error.printed:
+            raise BadRequest(f"--load {name}: {error}") from error
+        lines = error.printed.rstrip().splitlines()
+        shown = [*lines[:COMPILER_LINES], *(["[...]"] if len(lines) > COMPILER_LINES else [])]
+        said = "\n".join(shown)
+        raise BadRequest(f"--load {name}: the compiler refuses it\n{said}") from error
+    return str(built)
 
 
 def _kinds(given: Sequence[str], names: Sequence[str]) -> dict[str, data.Kind]:
