@@ -141,9 +141,7 @@ def _renamed(error: PluginError, copies: Path, originals: Path) -> PluginError:
 
 
 def _preprocessed(root: Path, source: Path, include: Sequence[Path], flags: Sequence[str]) -> str:
-    tools = toolchain(root)
-    folders = [f"-I{folder}" for folder in (*include, tools / "include")]
-    return _run([str(tools / "g++"), "-E", "-P", *folders, *flags, str(source)], root)
+    return _run([*_compiler(root, include), "-E", "-P", *flags, str(source)], root)
 
 
 def compile_with(
@@ -161,18 +159,23 @@ def compile_with(
     Raises:
         PluginError: there is no compiler, or it refuses the sources.
     """
-    tools = toolchain(root)
-    folders = [f"-I{folder}" for folder in (*include, tools / "include")]
     # libcaffe is named because Python loads it with its symbols hidden from other libraries. What
     # it links to in turn (HDF5, OpenCV...) is none of a layer's business.
     libraries = ["-lcaffe", "-lglog", "-lprotobuf", "-Wl,--allow-shlib-undefined"]
     if (root / NVCC).exists():
-        toolkit = (root / NVCC).parents[1]
-        folders.append(f"-I{toolkit / 'include'}")
         # The same runtime library as Caffe's, not one of its own.
-        libraries += [f"-L{toolkit / 'lib'}", "-lcudart"]
+        libraries += [f"-L{(root / NVCC).parents[1] / 'lib'}", "-lcudart"]
     files = list(map(str, sources))
-    _run([str(tools / "g++"), *folders, *files, *flags, "-o", str(output), *libraries], root)
+    _run([*_compiler(root, include), *files, *flags, "-o", str(output), *libraries], root)
+
+
+def _compiler(root: Path, include: Sequence[Path]) -> list[str]:
+    """The compiler with the folders of headers: the given ones, Caffe's, CUDA's."""
+    tools = toolchain(root)
+    folders = [*include, tools / "include"]
+    if (root / NVCC).exists():
+        folders.append((root / NVCC).parents[1] / "include")
+    return [str(tools / "g++"), *(f"-I{folder}" for folder in folders)]
 
 
 def _compile_cuda(root: Path, folder: Path, source: Path, include: Path) -> Path:
