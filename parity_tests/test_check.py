@@ -21,8 +21,9 @@ from caffe_impl.runtime.interpreter import find
 from parity_tests.check import data, examine, false_alarms
 from parity_tests.check.command import main
 from parity_tests.check.findings import wrong
+from parity_tests.check.layer_errors import hint
 from parity_tests.check.observe import _in_place
-from parity_tests.check.sources import BadRequest, hint
+from parity_tests.check.sources import BadRequest
 from parity_tests.check.stochastic import GRADIENT, Tensors, as_inputs, expect
 
 ROOT = Path(__file__).parent.parent

@@ -7,6 +7,7 @@ import contextlib
 import json
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 
 from caffe_impl.runtime import plugin
-from caffe_impl.runtime.client import Caffe, CaffeError, LayerError
+from caffe_impl.runtime.client import Caffe, CaffeError
 from caffe_impl.runtime.install import InstallError
 from caffe_impl.runtime.interpreter import NoCaffe
 from caffe_impl.variants import installed_root, shared_caffe
-from parity_tests.check import data, examine, parameters, sources
+from parity_tests.check import data, examine, layer_errors, parameters, python2, sources
 from parity_tests.check.observe import Plan, with_params
 from parity_tests.check.parameters import ARGUMENT, Parameter
 from parity_tests.check.sources import BadRequest
@@ -31,6 +32,9 @@ SCHEMA = "parity-check-1"
 
 COMPILER_LINES = 20
 """Of what a compiler says, the lines that are shown: the rest follows from the first error."""
+
+CHANGES = 40
+"""Of the lines that --py2 converts, those that are shown."""
 
 DESCRIPTION = """\
 Compares a Caffe layer with a PyTorch function, in a real Caffe: values, gradients, and how it uses
@@ -69,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
     )
+    made.add_argument(
+        "--py2", action="store_true", help="check a copy of the layer, converted from Python 2"
+    )
     made.add_argument("--cases", type=int, default=8, metavar="N")
     made.add_argument("--seed", type=int, default=0, metavar="S")
     made.add_argument("--timeout", type=float, default=60.0, metavar="S", help="for one case")
@@ -105,8 +112,8 @@ def _check(options: argparse.Namespace, given: Caffe | None) -> int:
     print(f"checking {options.net} against {options.reference}", flush=True)
     caffe = given or shared_caffe()
     caffe.timeout = options.timeout
-    with contextlib.nullcontext() if given else caffe:
-        check = prepared(options, caffe)
+    with contextlib.nullcontext() if given else caffe, tempfile.TemporaryDirectory() as scratch:
+        check = prepared(options, caffe, Path(scratch))
         print(_inputs_line(check), flush=True)
         verdict = examine.run(check, caffe, _progress(check.cases))
         if sys.stderr.isatty():
@@ -118,14 +125,24 @@ def _check(options: argparse.Namespace, given: Caffe | None) -> int:
     return int(bool(verdict.found))
 
 
-def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
+def prepared(
+    options: argparse.Namespace, caffe: Caffe, scratch: Path | None = None
+) -> examine.Check:
     """What a command line asks for, with the net built once to see that it can be.
+
+    Args:
+        options: the command line.
+        caffe: where.
+        scratch: an empty folder for the copies of --py2, which needs one.
 
     Raises:
         BadRequest: it cannot be carried out.
     """
     bottoms = dict(_bottom(text) for text in options.bottom)
     net = sources.net(options.net, options.path, bottoms, options.param_str)
+    if options.py2 and scratch:
+        net, changes = python2.converted(net, scratch)
+        print("\n".join(_changes(changes)), flush=True)
     reference = sources.reference(options.reference)
     port = sources.port(options.port) if options.port else None
     libraries = tuple(_library(each, options.path, caffe) for each in options.load)
@@ -162,14 +179,10 @@ def prepared(options: argparse.Namespace, caffe: Caffe) -> examine.Check:
     try:
         plan = with_params(caffe, plan)
     except CaffeError as error:
-        traceback = error.traceback if isinstance(error, LayerError) else ""
-        advice = sources.hint(f"{error}{traceback}{error.output}")
-        said = "\n".join(
-            text.strip() for text in (str(error), traceback, error.output) if text.strip()
-        )
-        raise BadRequest(
-            f"Caffe cannot build {net.name}: {said}" + (f"\n  to do: {advice}" if advice else "")
-        ) from error
+        told = layer_errors.told(error)
+        if options.py2:  # the copies have their lines where the user's own files have them
+            told = told.replace(f"{scratch}/", "").replace(f"; {layer_errors.CONVERT}", "")
+        raise BadRequest(f"Caffe cannot build {net.name}: {told}") from error
     return _with_params(
         examine.Check(plan, reference, port, kinds, given, options.cases, options.seed),
         options.inputs,
@@ -242,6 +255,15 @@ def _with_params(
         kinds={**check.kinds, **normal, **_kinds(kinds, [each.name for each in params])},
         given={**check.given, **in_file} if check.given else None,
     )
+
+
+def _changes(changes: Sequence[python2.Change]) -> list[str]:
+    """What --py2 did, line by line."""
+    lines = [f"  --py2: {len(changes)} line{'s' * (len(changes) != 1)} converted, in a copy"]
+    for each in changes[:CHANGES]:
+        lines.append(f"    {each.file.name}:{each.line}: {each.old}  ->  {each.new}")
+    more = len(changes) - CHANGES
+    return [*lines, *([f"    and {more} more"] if more > 0 else [])]
 
 
 def _bottom(text: str) -> tuple[str, Shape]:

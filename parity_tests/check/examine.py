@@ -23,8 +23,9 @@ from caffe_impl.runtime.client import (
 )
 from parity_tests.check.data import Kind, fill
 from parity_tests.check.findings import Finding, findings, port_findings, wrong
+from parity_tests.check.layer_errors import hint, where
 from parity_tests.check.observe import Arrays, Observation, Plan, observe
-from parity_tests.check.sources import BadRequest, hint
+from parity_tests.check.sources import BadRequest
 from parity_tests.check.stochastic import GRADIENT, Expected, Tensors, as_inputs, expect
 
 Function = Callable[..., Any]
@@ -214,20 +215,10 @@ def _broken(error: CaffeError) -> Finding:
         return Finding("hang", str(error))
     text = str(error)
     if isinstance(error, LayerError):
-        text = _where(error.traceback) + text
+        text = where(error.traceback) + text
     advice = hint(text + error.output)
     what = "" if isinstance(error, CaffeCrash) else "a layer raised: "
     return Finding("crash", f"{what}{text}" + (f" ({advice})" if advice else ""))
-
-
-def _where(traceback: str) -> str:
-    """`file:line: ` of the innermost frame that is not the worker's own."""
-    lines = [line.strip() for line in traceback.splitlines() if line.strip().startswith("File ")]
-    lines = [line for line in lines if "worker.py" not in line and "pycaffe.py" not in line]
-    if not lines:
-        return ""
-    name, number = lines[-1].split('"')[1], lines[-1].split("line ")[1].split(",")[0]
-    return f"{name.rsplit('/', 1)[-1]}:{number}: "
 
 
 def _upstreams(check: Check, inputs: Arrays, case: int) -> list[Arrays]:
