@@ -15,6 +15,7 @@ from caffe_impl.runtime.client import Caffe
 from caffe_impl.runtime.interpreter import find
 from parity_tests.check import false_alarms
 from parity_tests.check.command import main
+from parity_tests.net_text import input_layer, layer
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,16 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def layer(type_: str, bottoms: str, tops: str, rest: str = "") -> str:
-    """A layer of a net, its blobs separated by spaces; named by its type and top."""
-    blobs = [f'bottom: "{each}"' for each in bottoms.split()]
-    blobs += [f'top: "{each}"' for each in tops.split()]
-    return (
-        f'layer {{ name: "{type_}-{tops.split()[0]}" type: "{type_}" {" ".join(blobs)} {rest} }}\n'
-    )
-
-
-IMAGE = layer("Input", "", "x", "input_param { shape { dim: 3 dim: 4 dim: 5 dim: 6 } }")
+IMAGE = input_layer("x", 3, 4, 5, 6)
 INNER = "inner_product_param { num_output: 5 weight_filler { type: 'xavier' } }"
 CONVOLUTION = """
     convolution_param { num_output: 6 kernel_size: 3 stride: 2 pad: 1 group: 2
@@ -80,7 +72,7 @@ NETS = {
         "F.prelu(x, param[0].view(1))",
     ),
     "embed": (
-        layer("Input", "", "x", "input_param { shape { dim: 7 } }")
+        input_layer("x", 7)
         + layer("Embed", "x", "y", "embed_param { input_dim: 4 num_output: 3 }"),
         "F.embedding(x.long(), param[0]) + param[1]",
     ),
@@ -98,7 +90,7 @@ NETS = {
         "F.linear(torch.tanh(F.linear(x.flatten(1), param[0], param[1])), param[2], param[3])",
     ),
     "two-layers-share": (
-        layer("Input", "", "x", "input_param { shape { dim: 3 dim: 5 } }")
+        input_layer("x", 3, 5)
         + layer("InnerProduct", "x", "h", INNER + "param { name: 'w' } param { name: 'b' }")
         + layer("TanH", "h", "t")
         + layer("InnerProduct", "t", "y", INNER + "param { name: 'w' } param { name: 'b' }"),
@@ -279,7 +271,7 @@ def test_port_with_float32_parameters_of_its_own_is_gradchecked(
         "        return x @ self.weight\n"
         "def tops(x): return x.sum(1, keepdim=True)\n"
     )
-    x = layer("Input", "", "x", "input_param { shape { dim: 3 dim: 6 } }")
+    x = input_layer("x", 3, 6)
     (folder / "net.prototxt").write_text(
         x + layer("Reduction", "x", "y", "reduction_param { axis: 1 }")
     )

@@ -370,7 +370,8 @@ def _report(verdict: examine.Verdict) -> list[str]:
     for name, count in verdict.kinks.items():
         if count:
             lines.append(
-                f"note: at {count} elements of {name} several gradients are right (a kink)"
+                f"note: at {count} of {verdict.elements[name]} elements of {name} several "
+                "gradients are right (a kink): they were left out"
             )
     figures = ", ".join(f"{name} {value:.2g}" for name, value in verdict.largest.items())
     if figures:

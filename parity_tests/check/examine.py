@@ -70,7 +70,8 @@ class Verdict:
 
     Attributes:
         found: the cases of each finding; the first words stand for all.
-        kinks: elements with several right gradients that were left out, by input.
+        kinks: elements with several right gradients that were left out, by input or parameter.
+        elements: of how many.
         seconds: of everything.
         cases: how many ran.
         largest: error / bound by tensor, the largest over all cases.
@@ -78,6 +79,7 @@ class Verdict:
 
     found: dict[str, tuple[Finding, list[int]]] = field(default_factory=dict)
     kinks: dict[str, int] = field(default_factory=dict)
+    elements: dict[str, int] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     cases: int = 0
@@ -117,7 +119,7 @@ def run(check: Check, caffe: Caffe, progress: Callable[[int], None]) -> Verdict:
     return verdict
 
 
-SMALL = 1 << 16
+SMALL = 1 << 20
 """Elements below which PyTorch's threads cost more than they bring: on a busy machine each waits
 for the others, and an operation of microseconds takes milliseconds."""
 
@@ -167,7 +169,8 @@ def _case(
     _note(verdict, seen, expected[0])
     found = list(findings(seen, expected, inputs, check.plan.is_loss, check.plan.learned))
     if found and _changes(check, caffe, inputs, other, upstreams, seen, expected[0]):
-        yield Finding("not-deterministic", "the same inputs on a fresh net give other results")
+        words = "the same inputs on a fresh net give other results: a random number in the layer?"
+        yield Finding("not-deterministic", words)
         found = [each for each in found if each.code.startswith("mutates")]
     if any(each.code.startswith(("forward-value", GRADIENT, "stale-state")) for each in found):
         found = list(_without_stale(check, caffe, inputs, upstreams, expected, found))
@@ -224,6 +227,14 @@ def _broken(error: CaffeError) -> Finding:
 def _upstreams(check: Check, inputs: Arrays, case: int) -> list[Arrays]:
     """Loss weights for a loss; for another layer the same kind of noise on every top."""
     tops = _tops(check.reference, as_inputs(inputs), check.plan.outputs)
+    again = _tops(check.reference, as_inputs(inputs), check.plan.outputs)
+    if not all(
+        torch.equal(top.nan_to_num(), again[name].nan_to_num()) for name, top in tops.items()
+    ):
+        raise BadRequest(
+            "the reference gives another result for the same inputs: it must not draw random "
+            "numbers. Give a random mask to layer and reference as an input, or take it out"
+        )
     if check.plan.is_loss:
         return [
             {name: np.full(tuple(each.shape), weight, np.float32) for name, each in tops.items()}
@@ -337,6 +348,7 @@ def _note(verdict: Verdict, seen: Observation, expected: Expected) -> None:
     for key, count in expected.kinks.items():
         name = key.removeprefix(GRADIENT)
         verdict.kinks[name] = verdict.kinks.get(name, 0) + count
+        verdict.elements[name] = verdict.elements.get(name, 0) + expected.truth[key].size
     actual = {**seen.tops, **{GRADIENT + name: each for name, each in seen.diffs[0].items()}}
     for key, value in actual.items():
         with np.errstate(all="ignore"):

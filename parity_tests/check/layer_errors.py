@@ -40,6 +40,10 @@ _PYTHON_2 = {
 """What Python 3 says of Python 2 code, and what to write instead."""
 
 _OTHER = {
+    "Not Implemented Yet": (
+        "the layer has no backward, or not for this bottom: --grad NAMES says which inputs get a "
+        "gradient, --grad '' compares the forward alone"
+    ),
     "param_str_": f"`param_str_` is the name before Caffe 1.0: it is `param_str` now; {CONVERT}",
     "No module named": (
         "the module is not there for Caffe's Python: --path DIR adds the folder that it lies in"

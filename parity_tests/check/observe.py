@@ -90,6 +90,7 @@ class _Script:
         }
 
     def forward(self, values: Arrays) -> None:
+        self.poison(HUGE)  # before the forward, since some layers (HingeLoss) keep theirs in a diff
         for name, each in values.items():
             if name in self.places:
                 self.ops += [{"op": "set_param", **self.places[name], "array": each}]
@@ -97,8 +98,10 @@ class _Script:
                 self.ops += [{"op": "set", "blob": name, "array": each}]
         self.ops += [{"op": "forward"}]
 
-    def backward(self, upstream: Arrays, poison: float, clear_params: bool = True) -> None:
-        self.ops += [{"op": "poison", "value": poison}]
+    def poison(self, value: float) -> None:
+        self.ops += [{"op": "poison", "value": value}]
+
+    def backward(self, upstream: Arrays, clear_params: bool = True) -> None:
         if clear_params:
             self.ops += [{"op": "clear_params"}]
         for name, each in upstream.items():
@@ -185,24 +188,25 @@ def observe(
     warm_diffs: Arrays = {}
     script.forward(other)
     script.read("data", plan.outputs, seen.warm_up)
-    script.backward(upstreams[0], HUGE)
+    script.backward(upstreams[0])
     script.read("diff", names, warm_diffs)
     for index, upstream in enumerate(upstreams):
         script.forward(inputs)
         if index == 0:
             script.read("data", plan.outputs, seen.tops)
             script.read("data", kept, seen.after_forward)
-        script.backward(upstream, HUGE)
+        script.backward(upstream)
         seen.diffs.append({})
         script.read("diff", names, seen.diffs[-1])
     script.forward(inputs)
-    script.backward(upstreams[0], HUGE)
-    script.backward(upstreams[0], ONE, clear_params=False)
+    script.backward(upstreams[0])
+    script.poison(ONE)
+    script.backward(upstreams[0], clear_params=False)
     script.read("diff", names, seen.again)
     script.read("data", kept, seen.after_backward)
     script.forward(inputs)
     script.read("data", plan.outputs, seen.second_tops)
-    script.backward(upstreams[0], HUGE)
+    script.backward(upstreams[0])
     script.read("diff", names, seen.second_diffs)
     script.run(caffe)
     seen.warm_up |= {GRADIENT + name: each for name, each in warm_diffs.items()}
