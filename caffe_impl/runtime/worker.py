@@ -16,8 +16,8 @@ Messages
     {"error": ...}, with --gpu also of kind "no cuda" (this Caffe has none) or "no device".
     Each request is {"free": offset, "ops": [op, ...]}; the reply is {"results": [result, ...]}, one
     for each op, or {"error": {"kind", "message", "traceback", "op"}} for the first that failed:
-    kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe),
-    "request" (the request itself is wrong). The end of the request pipe ends the worker.
+    kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe), "spoilt"
+    (a layer wrote into its bottom), "request" (the request itself is wrong). The end of the request pipe ends the worker.
 
 Arrays
     {"offset", "shape"}: float32, C order, in the arrays file. A request's arrays lie below
@@ -627,7 +627,13 @@ def put_bias_behind(proto, name):
 
 def described(error, index):
     """An exception as data."""
-    kinds = {NetError: "net", RequestError: "request", NoCuda: "no cuda", NoDevice: "no device"}
+    kinds = {
+        NetError: "net",
+        RequestError: "request",
+        SpoiltInput: "spoilt",
+        NoCuda: "no cuda",
+        NoDevice: "no device",
+    }
     message = str(error) if type(error) in kinds else "%s: %s" % (type(error).__name__, error)
     return {
         "kind": kinds.get(type(error), "layer"),

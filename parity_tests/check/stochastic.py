@@ -78,7 +78,7 @@ _ADDED = {
 }
 """Operations that may add up several elements of an argument in one of the result."""
 
-_TAKEN_APART = (
+_TAKEN_APART: tuple[Any, ...] = (
     aten._softmax,
     aten._log_softmax,
     aten.native_layer_norm,
