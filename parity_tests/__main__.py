@@ -16,6 +16,8 @@ usage: parity COMMAND [options]
                     compares on a GPU; --help lists more
   check NET --reference MODULE:FUNCTION
                     any Caffe layer against any PyTorch function; --help lists the options
+  recorded          the ports, or --port FILE.py:OBJECT --layer NAME, against what a real Caffe
+                    computed when it was recorded; needs no Caffe, and not Linux
   doctor [--json]   which Caffe, PyTorch, compiler and GPU there are; what cannot run and why
   install-caffe     installs a real Caffe into the cache folder, and nothing else;
                     --cuda builds one with CUDA, --pack FILE packs that for a GPU machine
@@ -56,7 +58,8 @@ def _launch_caffe() -> None:
 
 def _own_defaults(arguments: list[str]) -> list[str]:
     """pytest's own settings, unless the user gives others."""
-    return ["-p", "parity_tests.plugin", *arguments]
+    # pytest-timeout has an option --timeout, too, and no say over Caffe.
+    return ["-p", "no:timeout", "-p", "parity_tests.plugin", *arguments]
 
 
 def doctor(arguments: list[str]) -> int:
@@ -109,9 +112,17 @@ def check(arguments: list[str]) -> int:
     return check_main(arguments)
 
 
+def recorded(arguments: list[str]) -> int:
+    """The ports against what a real Caffe computed, where no Caffe can run."""
+    from parity_tests.recorded.command import main as recorded_main
+
+    return recorded_main(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "check": check,
+    "recorded": recorded,
     "doctor": doctor,
     "install-caffe": install_caffe,
 }

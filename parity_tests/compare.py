@@ -68,10 +68,14 @@ def _refused(name: str, note: str, size: int) -> Agreement:
 def as_float32(expected: Floating) -> Floating:
     """The truth with what float32 cannot hold as an infinity.
 
-    A value rounds to infinity from half an ulp above the largest float32 on (IEEE 754, 4.3.1).
+    A value rounds to infinity from half an ulp above the largest float32 on (IEEE 754, 4.3.1); the
+    ulp there is 2**104.
+
+    Args:
+        expected: of any shape, not empty.
     """
-    limit = LARGEST * (1 + 2.0**-25)
-    if -limit < np.min(expected, initial=0.0) and np.max(expected, initial=0.0) < limit:
+    limit = LARGEST + 2.0**103
+    if -limit < np.min(expected) and np.max(expected) < limit:
         return expected
     return np.where(np.abs(expected) >= limit, np.copysign(np.inf, expected), expected)
 
@@ -93,15 +97,11 @@ def compare(name: str, actual: Floating, expected: Floating, bound: Bound) -> Ag
     actual = actual.astype(np.float64)
     expected = as_float32(expected)
     worst, typical = bound.worst[name], bound.typical[name]
-    if np.array_equal(actual, expected):  # most of the exact lane; saves the divisions below
-        first = (0,) * actual.ndim
-        value = float(actual[first])
-        largest = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
-        proves = largest == 0 or bool(np.nanmax(worst[first]) < largest)
-        return Agreement(
-            name, 0.0, 0.0, float(worst[first]), value, value, first, 0, actual.size, 0.0, proves
-        )
-    fractions = _fractions(actual, expected, worst)
+    if np.array_equal(actual, expected):  # most of the exact lane; saves the divisions
+        fractions = multiples = np.broadcast_to(0.0, actual.shape)
+    else:
+        fractions = _fractions(actual, expected, worst)
+        multiples = _fractions(actual, expected, typical)
     place = np.unravel_index(int(np.argmax(fractions)), fractions.shape)
     with np.errstate(invalid="ignore"):
         error = float(np.abs(actual[place] - expected[place]))
@@ -116,7 +116,7 @@ def compare(name: str, actual: Floating, expected: Floating, bound: Bound) -> Ag
         worst_index=tuple(int(index) for index in place),
         wrong=int(np.count_nonzero(~(fractions <= 1))),
         size=actual.size,
-        times_typical=float(np.max(_fractions(actual, expected, typical))),
+        times_typical=float(np.max(multiples)),
         proves=largest == 0 or bool(np.nanmax(worst, initial=0.0) < largest),
     )
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from caffe_impl.runtime.client import Caffe
 from caffe_impl.variants import shared_caffe
 from parity_tests import gpu
-
-ROOT = Path(__file__).parent.parent
+from parity_tests.host import host
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -26,14 +18,9 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         device: "cpu" or "cuda": where Caffe and PyTorch computed.
     """
     return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "processor": _processor(),
+        **host(),
         "device": device,
         "gpu": gpu.facts() if device == "cuda" else None,
-        "commit": _commit(),
         "caffe": _caffe(gpu.gpu_caffe if device == "cuda" else shared_caffe),
     }
 
@@ -63,31 +50,3 @@ def blas(caffe: Caffe) -> list[str]:
         for each in libraries
         if any(word in Path(each).name for word in ("blas", "mkl", "atlas"))
     ]
-
-
-@cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _commit() -> str | None:
-    """The commit of the suite, with "+" when files differ from it; None outside a checkout."""
-    if not (ROOT / ".git").exists():
-        return None
-    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        state = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, env=environment
-        )
-    except OSError:
-        return None
-    if head.returncode:
-        return None
-    return head.stdout.strip() + ("+" if state.stdout.strip() else "")

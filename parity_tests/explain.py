@@ -175,6 +175,25 @@ def _stale(failure: Failure, actual: Array64) -> Explanation | None:
     return None
 
 
+def _precision(failure: Failure, actual: Array64) -> Explanation | None:
+    """Right as far as a shorter format holds it: no value uses the last bits of float32."""
+    if not _is_rich(failure.expected):
+        return None
+    finite = actual[np.isfinite(actual) & (actual != 0)]
+    mantissas = (np.frexp(finite)[0] * 2.0**24).astype(np.int64)
+    used = int(np.bitwise_or.reduce(mantissas))
+    bits = 24 - ((used & -used).bit_length() - 1)
+    if not 4 <= bits <= 21:
+        return None
+    room = 2.0 ** (1 - bits) * np.abs(failure.expected) + failure.bound
+    same = (actual == failure.expected) | (np.isnan(actual) & np.isnan(failure.expected))
+    if not np.all(same | (np.abs(actual - failure.expected) <= room)):
+        return None
+    kind = {8: ", as bfloat16 has", 11: ", as float16 and TF32 have"}.get(bits, "")
+    words = f"{failure.tensor} has {bits} bits of mantissa{kind}; float32 has 24"
+    return Explanation("precision", words)
+
+
 def _ratios(failure: Failure) -> Iterator[tuple[float, str, str]]:
     """Factors that a mistake makes: the factor, a code, and the words for it."""
     case = failure.case
@@ -370,6 +389,7 @@ HYPOTHESES = (
     _poison,
     _not_finite,
     _stale,
+    _precision,
     _ratio,
     _rearranged,
     _other_sum,

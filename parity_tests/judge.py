@@ -104,7 +104,7 @@ def judge(variant: Variant, case: Case) -> Outcome:
         return _failed(about, failure, expectation)
     about["seconds"] = time.perf_counter() - start
     if expectation is None:
-        return _compared(about, LAYERS[variant.layer], case, data, run)
+        return compared(about, LAYERS[variant.layer], case, data, run)
     if expectation.kind == "refused":
         reason = f"it must refuse, since {expectation.reason}; it computed a result"
         return Outcome(**about, verdict="fail", reason=reason)
@@ -123,7 +123,16 @@ def _failed(
     )
 
 
-def _compared(about: dict[str, Any], layer: Layer, case: Case, data: Prepared, run: Run) -> Outcome:
+def compared(about: dict[str, Any], layer: Layer, case: Case, data: Prepared, run: Run) -> Outcome:
+    """Holds a run against the truth and the bound in `data`; explains what disagrees.
+
+    Args:
+        about: the fields of the outcome that are known already.
+        layer: what is computed.
+        case: on what.
+        data: its inputs, and what is expected.
+        run: what was computed.
+    """
     comparisons = compare_run(case, run, data.truth, data.bound)
     tensors = {name: each.worst for name, each in comparisons.items()}
     wrong = {name: each for name, each in comparisons.items() if each.failed_pass}
@@ -186,7 +195,7 @@ def _predicted(
 ) -> Outcome:
     """It must compute another layer, to that layer's bound, wherever the two differ."""
     other = prepared(expectation.layer, case)
-    outcome = _compared(about, LAYERS[expectation.layer], case, other, run)
+    outcome = compared(about, LAYERS[expectation.layer], case, other, run)
     if outcome.verdict != "pass":
         return outcome
     own = compare_run(case, run, data.truth, data.bound)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -70,6 +69,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         OSError: there is no such folder, and none can be made.
     """
+    import fcntl  # Windows has none, and needs the rest of this module
+
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -113,9 +114,9 @@ def test_id(each: Record) -> str:
     return f"{each['layer']}-{each['variant']}-{each['case']}"
 
 
-def reproduce(each: Record, options: str = "") -> str:
+def reproduce(each: Record, options: str = "", job: str = "parity") -> str:
     """The one command that runs this result alone; `options` go first, with a space behind."""
-    return f"tox -e parity -- {options}-k '[{test_id(each)}]'"
+    return f"tox -e {job} -- {options}-k '[{test_id(each)}]'"
 
 
 def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
@@ -216,12 +217,13 @@ def suspicious(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def failures(records: Sequence[Record], options: str = "") -> list[str]:
+def failures(records: Sequence[Record], options: str = "", job: str = "parity") -> list[str]:
     """Each variant that disagrees: what that means, and the smallest case that shows it.
 
     Args:
         records: all results.
         options: what the commands that reproduce a case need to name the same variants.
+        job: the tox environment of those commands.
     """
     lines: list[str] = []
     for (layer, variant), group in grouped(records).items():
@@ -234,7 +236,7 @@ def failures(records: Sequence[Record], options: str = "") -> list[str]:
         lines += [f"  smallest case: {smallest['case']} ({smallest['verdict']})"]
         lines += [f"    {line}" for line in smallest["reason"].splitlines()]
         lines += [f"    {line}" for line in smallest["detail"].splitlines()[-40:]]
-        lines += [f"  reproduce: {reproduce(smallest, options)}"]
+        lines += [f"  reproduce: {reproduce(smallest, options, job)}"]
     return lines[1:]
 
 

@@ -198,7 +198,7 @@ class Kept:
         """What an earlier run with the same cases in the same environment has kept, if any."""
         if FILE.exists():
             content = json.loads(FILE.read_text())
-            here = environment() | {"caffe": content["environment"]["caffe"]}  # not started yet
+            here = _surroundings() | {"caffe": content["environment"]["caffe"]}  # not started yet
             same = {"cases_for_each": cases, "seed": seed, "environment": here}
             if content.items() >= same.items():
                 return cls(content["ratios"])
@@ -215,10 +215,15 @@ class Kept:
             "cases_for_each": cases,
             "seed": seed,
             "violations": self.violations,
-            "environment": environment(),
+            "environment": _surroundings(),
             "ratios": self.ratios,
         }
         FILE.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _surroundings() -> dict[str, Any]:
+    """What the distributions depend on beside this project, whose own history dates the file."""
+    return {key: value for key, value in environment().items() if key != "commit"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -240,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
         words = "kept"
         if name not in kept.ratios:
             start = time.perf_counter()
+            torch.compiler.reset()  # the patterns of ones that it has compiled code for are limited
             found = study(variant, options.cases, np.random.default_rng(options.seed))
             kept.ratios[name] = as_data(found)
             words = f"{time.perf_counter() - start:.0f} s"

@@ -199,6 +199,23 @@ class Bench:
         answer: list[Any] = self.caffe.request(ops)[-1]["array"].tolist()
         return answer
 
+    def training(self, solver: str, more: str, start: float) -> list[Op]:
+        """The ops that put a solver, at rate 1, over one parameter whose gradient is always 4."""
+        text = f'base_lr: 1 lr_policy: "fixed" {solver}'
+        net = given("x", 4) + layer(
+            "Bias", "x", "b", f"bias_param {{ axis: 0 num_axes: 0 }} {more}"
+        )
+        return [
+            {"op": "solver", "solver": text, "text": net + layer("Reduction", "b", "sum", WEIGHT)},
+            {"op": "set_param", "layer": "b", "index": 0, "array": np.array(start, np.float32)},
+        ]
+
+    def trained(self, solver: str, steps: int, more: str = "", start: float = 0) -> list[float]:
+        """That parameter after each step."""
+        step: list[Op] = [{"op": "step"}, {"op": "param", "layer": "b", "index": 0}]
+        replies = self.caffe.request([*self.training(solver, more, start), *step * steps])
+        return [float(reply["array"]) for reply in replies if "array" in reply]
+
     def aborts(self, words: str, text: str, code: str = "") -> None:
         """Building the net, or else the code, aborts with these words; no `except` sees it.
 
@@ -857,6 +874,64 @@ class TestGradients:
             net += layer("Reduction", "p", "loss", WEIGHT)
             twice = [2 * number for number in once]
             assert bench.inside(code, net) == [once, twice, once]
+
+
+class TestSolver:
+    """Solver."""
+
+    def test_momentum_gathers_the_learning_rate(self, bench: Bench) -> None:
+        """SGD computes `V = momentum*V + lr*g` and `W = W - V`: V holds the rates of its time.
+
+        `torch.optim.SGD` gathers `B = momentum*B + g` and applies `W = W - lr*B`. They are the same
+        until the rate changes, and part at that step. With `lr_policy: "step"` it first changes in
+        the step after `stepsize` steps.
+        """
+        solver = 'lr_policy: "step" stepsize: 2 gamma: 0.5 momentum: 0.5'
+        assert bench.trained(solver, 3) == [-4, -10, -15]
+        w = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([w], lr=1, momentum=0.5)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+        seen = []
+        for _ in range(3):
+            w.grad = torch.tensor([4.0])
+            optimizer.step()
+            schedule.step()
+            seen.append(w.item())
+        assert seen == [-4, -10, -13.5]
+
+    def test_weight_decay_comes_before_the_momentum(self, bench: Bench) -> None:
+        """`weight_decay * decay_mult * W` is added to the gradient, before rate and momentum.
+
+        So it does in `torch.optim.SGD`. `regularization_type: "L1"` adds the sign of W instead.
+        """
+        assert bench.trained("weight_decay: 0.5 momentum: 0.5", 2, start=8) == [0, -8]
+        assert bench.trained("weight_decay: 0.5", 1, "param { decay_mult: 2 }", 8) == [-4]
+        assert bench.trained('weight_decay: 2 regularization_type: "L1"', 1, start=8) == [2]
+
+    def test_lr_mult_0_keeps_a_parameter(self, bench: Bench) -> None:
+        """`lr_mult` multiplies the rate of one blob; at 0 it keeps its value, decay or not."""
+        assert bench.trained("", 1, "param { lr_mult: 2 }") == [-8]
+        assert bench.trained("weight_decay: 0.5", 2, "param { lr_mult: 0 }", 8) == [8, 8]
+
+    def test_iter_size_divides_what_it_sums(self, bench: Bench) -> None:
+        """`iter_size` passes are added up and divided by it: on one batch, it changes nothing."""
+        assert bench.trained("iter_size: 4", 2) == bench.trained("", 2) == [-4, -8]
+
+    def test_clipping_sees_the_sum_of_iter_size(self, bench: Bench) -> None:
+        """`clip_gradients` limits the norm over all parameters, without decay, before `iter_size`.
+
+        So the sum of the passes is clipped, and divided afterwards: at `iter_size: 2` the same
+        limit is half as high as `clip_grad_norm_` of the mean gradient has it.
+        """
+        assert bench.trained("clip_gradients: 2", 1) == [-2]
+        assert bench.trained("clip_gradients: 2 iter_size: 2", 1) == [-1]
+        assert bench.trained("clip_gradients: 2 weight_decay: 0.5", 1, start=8) == [2]
+
+    def test_after_a_step_the_diff_is_the_update(self, bench: Bench) -> None:
+        """After `solver.step` a parameter's diff holds V, what was subtracted: not the gradient."""
+        ops = [*bench.training("base_lr: 0.5", "", 0), {"op": "step"}]
+        *_, diff = bench.caffe.request([*ops, {"op": "param_diff", "layer": "b", "index": 0}])
+        assert diff["array"] == 2
 
 
 class TestFailure:

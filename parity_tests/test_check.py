@@ -26,6 +26,7 @@ from parity_tests.check.observe import _in_place
 from parity_tests.check.sources import BadRequest
 from parity_tests.check.stochastic import GRADIENT, Tensors, as_inputs, expect
 from parity_tests.net_text import input_layer, layer
+from reference.rounding import UNIT_ROUNDOFF
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("docs/check.md", "docs/porting.md")
@@ -374,6 +375,17 @@ def test_rounding_of_float32_lies_within_the_bound_and_a_small_mistake_does_not(
         assert not wrong(got, expected.truth[name], expected.bound[name]).any()
         spoilt = got * np.float32(1.0001)
         assert wrong(spoilt, expected.truth[name], expected.bound[name]).all()
+
+
+def test_a_scaled_sum_rounds_the_product_too() -> None:
+    """`add` with `alpha` is a product and a sum: where it cancels, the product's rounding stays."""
+    y = torch.tensor([3.0, 5.0], dtype=torch.float64)
+
+    def evaluate(inputs: Tensors) -> Tensors:
+        return {"top": inputs["x"].add(inputs["y"], alpha=0.1)}
+
+    expected = expect(evaluate, {"x": -0.1 * y, "y": y}, {"x", "y"})
+    assert (expected.bound["top"] > 0.5 * UNIT_ROUNDOFF * 0.1 * y.numpy()).all()
 
 
 def test_kinks_are_left_out_of_the_gradient() -> None:

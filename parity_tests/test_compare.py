@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from parity_tests.compare import compare, compare_run
+from parity_tests.compare import as_float32, compare, compare_run
 from reference import fills
 from reference.cases import by_name
-from reference.contract import PASSES, Array64, Bound, Pass, Result, Run
+from reference.contract import PASSES, Bound, Pass, Result, Run
 from reference.layers import LAYERS
 from reference.rounding import UNIT_ROUNDOFF
 
 
-def bound(worst: Array64 | float, typical: Array64 | float | None = None) -> Bound:
+def bound(worst: npt.ArrayLike, typical: npt.ArrayLike | None = None) -> Bound:
     """A bound for dx1."""
     chosen = worst if typical is None else typical
     return Bound({"dx1": np.asarray(worst, float)}, {"dx1": np.asarray(chosen, float)})
@@ -55,11 +57,63 @@ def test_agreement(
     assert agrees(actual, expected, worst) is right
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_truth_overflows_where_float32_does(sign: int) -> None:
+    """Infinite from the midpoint on that IEEE 754 rounds up, and not one bit sooner."""
+    midpoint = 2.0**128 - 2.0**103
+    just_below = np.nextafter(midpoint, 0)
+    with np.errstate(over="ignore"):
+        assert np.isinf(np.float32(midpoint)) and np.isfinite(np.float32(just_below))
+    for value in (midpoint, just_below, 1.0):
+        infinite = value == midpoint
+        for others in ([], [-1.0], [1.0]):  # of either sign beside it
+            [first, *rest] = as_float32(np.array([sign * value, *others]))
+            assert first == (sign * np.inf if infinite else sign * value)
+            assert rest == others
+
+
+def test_tensor_without_elements_agrees() -> None:
+    """Where there is nothing to be wrong, nothing is: no error, no suspicion, and it is proved."""
+    empty = np.zeros((0, 3))
+    found = compare("dx1", empty.astype(np.float32), empty, bound(empty))
+    assert found.agrees and found.proves and not found.suspicious
+    assert (found.fraction, found.error, found.bound, found.times_typical) == (0, 0, 0, 0)
+    assert (found.wrong, found.size) == (0, 0)
+
+
+@pytest.mark.parametrize("value", [1.0, math.nan, math.inf])
+def test_right_tensor_has_no_error(value: float) -> None:
+    """Equal values, NaN and infinities among them, are reported with an error of 0."""
+    expected = np.array([2.0, value])
+    found = compare("dx1", expected.astype(np.float32), expected, bound(np.ones(2)))
+    assert found.agrees
+    assert (found.fraction, found.error, found.times_typical) == (0, 0, 0)
+    assert (found.wrong, found.size, found.worst_index) == (0, 2, (0,))
+    assert (found.actual, found.expected, found.bound) == (2.0, 2.0, 1.0)
+
+
+def test_nan_alone_has_no_error() -> None:
+    """One NaN where the truth has one: neither wrong nor less than right."""
+    nan = np.full(1, math.nan)
+    found = compare("dx1", nan.astype(np.float32), nan, bound(nan))
+    assert (found.fraction, found.error, found.wrong) == (0, 0, 0)
+
+
+def test_allowed_overflow_is_no_error() -> None:
+    """Where some order overflows, an infinity counts as right, not as barely right."""
+    found = compare(
+        "dx1", np.array([np.inf, 1], np.float32), np.array([1e38, 1.5]), bound([np.inf, 1.0])
+    )
+    assert (found.fraction, found.worst_index, found.error) == (0.5, (1,), 0.5)
+
+
 def test_other_shape_does_not_agree() -> None:
     """A tensor of another shape never agrees, also where it would broadcast."""
     found = compare("dx1", np.ones((1, 3), np.float32), np.ones((2, 3)), bound(np.ones((2, 3))))
     assert not found.agrees
     assert found.note == "has shape (1, 3), expected (2, 3)"
+    assert found.proves and found.fraction == found.times_typical == math.inf
+    assert (found.wrong, found.size, found.worst_index) == (6, 6, ())
 
 
 def test_one_element_in_ten_million() -> None:
@@ -80,6 +134,8 @@ def test_suspicious_is_within_the_bound_and_not_typical() -> None:
     assert found.agrees
     assert found.suspicious
     assert 2.9 < found.times_typical < 3.1
+    assert replace(found, times_typical=1.5).suspicious
+    assert not replace(found, times_typical=1.0).suspicious
 
 
 def test_bound_that_proves_nothing_is_marked() -> None:
@@ -87,8 +143,18 @@ def test_bound_that_proves_nothing_is_marked() -> None:
     weak = compare("dx1", np.zeros(2, np.float32), np.full(2, 0.5), bound(np.ones(2)))
     assert weak.agrees
     assert not weak.proves
+    at_limit = compare("dx1", np.zeros(2, np.float32), np.full(2, 0.5), bound(np.full(2, 0.5)))
+    assert at_limit.agrees and not at_limit.proves
     strong = compare("dx1", np.full(2, 0.5, np.float32), np.full(2, 0.5), bound(np.full(2, 1e-6)))
     assert strong.proves
+    nearly = compare("dx1", np.zeros(2, np.float32), np.full(2, 0.5), bound(np.full(2, 0.9)))
+    assert not nearly.proves
+    nowhere_finite = np.full(2, math.nan)
+    assert compare("dx1", nowhere_finite, nowhere_finite, bound(np.ones(2))).proves
+    all_zero = compare("dx1", np.zeros(2, np.float32), np.zeros(2), bound(np.ones(2)))
+    assert all_zero.proves  # there is nothing but zeros to tell them from
+    small = compare("dx1", np.zeros(2, np.float32), np.full(2, 1.0), bound(np.full(2, 0.9)))
+    assert small.proves and not small.agrees
 
 
 def run_of(**changes: Result) -> tuple[Run, Result]:
@@ -120,6 +186,32 @@ def test_every_pass_counts(name: str) -> None:
     }
 
 
+def test_pass_with_another_shape_fails() -> None:
+    """A later pass is compared unless its bits, shape and type are those of an earlier one."""
+    case = by_name("base")
+    inputs = fills.inputs(case)
+    layer = LAYERS["channel_sum"]
+    truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
+    _, right = run_of()
+    assert right.dx1 is not None
+    for other in (right.dx1[:1], right.dx1.reshape(-1)):
+        run, _ = run_of(second=Result(right.loss, other, right.dx2))
+        assert compare_run(case, run, truth, limit)["dx1"].failed_pass == "second"
+
+
+def test_only_gradient_asked_for_is_compared() -> None:
+    """A gradient that the truth lacks is passed over, and the one behind it is not."""
+    case = by_name("only-dx2")
+    inputs = fills.inputs(case)
+    layer = LAYERS["channel_sum"]
+    truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
+    assert truth.dx1 is None and truth.dx2 is not None
+    wrong = Result(truth.loss.astype(np.float32), None, -truth.dx2.astype(np.float32))
+    run, _ = run_of(**dict.fromkeys(PASSES, wrong))
+    found = compare_run(case, run, truth, limit)
+    assert {key: each.failed_pass for key, each in found.items()} == {"loss": None, "dx2": "first"}
+
+
 def test_missing_gradient_fails_except_at_weight_0() -> None:
     """A gradient that was asked for and not computed fails; Caffe computes none at weight 0."""
     layer = LAYERS["channel_sum"]
@@ -132,6 +224,11 @@ def test_missing_gradient_fails_except_at_weight_0() -> None:
         truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
         found = compare_run(case, run, truth, limit)
         assert (("dx1" in found) and found["dx1"].failed_pass is not None) is fails
+        if not fails:  # what a later pass computes is compared all the same
+            assert right.dx1 is not None
+            wrong = Result(right.loss, right.dx1 + np.float32(1), right.dx2)
+            run, _ = run_of(first=without, second=wrong, reshaped=without)
+            assert compare_run(case, run, truth, limit)["dx1"].failed_pass == "second"
 
 
 @pytest.mark.parametrize("layer", LAYERS)

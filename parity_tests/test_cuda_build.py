@@ -39,8 +39,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     configuration.write_text("")
     monkeypatch.setenv("APT_CONFIG", str(configuration))
     monkeypatch.setenv("PARITY_CACHE", str(folder))
-    names = ("CAFFE_PYTHON", "PARITY_BLAS", "PARITY_CAFFE", "PARITY_CUDA_ARCH", "PARITY_MIRROR")
-    for name in names:
+    names = ("CAFFE", "BLAS", "CUDA_ARCH", "CUDA_LAYERS", "MIRROR")
+    for name in ("CAFFE_PYTHON", *(f"PARITY_{each}" for each in names)):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -228,6 +228,42 @@ def test_no_architecture(
     monkeypatch.setenv("PARITY_CUDA_ARCH", text)
     assert main(["install-caffe", "--cuda"]) == 2
     assert f"PARITY_CUDA_ARCH is {text!r}" in capsys.readouterr().err
+    assert list(cache.iterdir()) == []
+
+
+def test_layers_of_a_user_become_part_of_the_source(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PARITY_CUDA_LAYERS: each file goes where Caffe's build looks; the name changes with it."""
+    plain = cuda_build.name()
+    folder = tmp_path / "layers"
+    folder.mkdir()
+    for name in ("a_layer.cpp", "a_layer.cu", "a_layer.hpp", "README.md", "CMakeLists.txt"):
+        (folder / name).write_text(name)
+    monkeypatch.setenv("PARITY_CUDA_LAYERS", str(folder))
+    assert cuda_build.extra_layers() == {
+        "include/caffe/layers/a_layer.hpp": folder / "a_layer.hpp",
+        "src/caffe/layers/a_layer.cpp": folder / "a_layer.cpp",
+        "src/caffe/layers/a_layer.cu": folder / "a_layer.cu",
+    }
+    with_layers = cuda_build.name()
+    (folder / "a_layer.cu").write_text("edited")
+    assert len({plain, with_layers, cuda_build.name()}) == 3
+    monkeypatch.setenv("PARITY_CUDA_LAYERS", "")
+    assert cuda_build.name() == plain
+
+
+def test_folder_without_layers(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A PARITY_CUDA_LAYERS that holds no layer ends at once, with exit status 2."""
+    for folder in (tmp_path / "nowhere", cache):
+        monkeypatch.setenv("PARITY_CUDA_LAYERS", str(folder))
+        assert main(["install-caffe", "--cuda"]) == 2
+        assert f"PARITY_CUDA_LAYERS is {str(folder)!r}" in capsys.readouterr().err
     assert list(cache.iterdir()) == []
 
 

@@ -48,6 +48,11 @@ def _one_element(right: Array64) -> Array64:
     return wrong
 
 
+def _bfloat16(right: Array64) -> Array64:
+    bits = right.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32).astype(np.float64)
+
+
 def _count(case: Case) -> int:
     return int(np.prod(case.x1_shape[1:]))
 
@@ -88,6 +93,8 @@ CORRUPTIONS = (
     Corruption("row mean", "broadcast", lambda t, c, p: 0 * t + t.mean(2, keepdims=True)),
     Corruption("factor by channel", "per-channel-factor", lambda t, c, p: _per_channel(t)),
     Corruption("factor by sample", "per-sample-factor", lambda t, c, p: _per_sample(t)),
+    Corruption("float16", "precision", lambda t, c, p: t.astype(np.float16)),
+    Corruption("bfloat16", "precision", lambda t, c, p: _bfloat16(t)),
     Corruption("one element", "elements", lambda t, c, p: _one_element(t)),
 )  # fmt: skip
 CASES = ("base", "odd", "weight-3.7", "weight-minus-2", "positive-odd", "channels-3-7", "only-dx1")

@@ -49,6 +49,7 @@ MUTANTS = (
     Mutant("StaleForward", ("loss", "dx1", "dx2"), "stale-state", "stale"),
     Mutant("HeightAndWidthSwapped", ("dx1", "dx2"), "swapped-axes", "H and W swapped"),
     Mutant("BatchRolled", ("dx1", "dx2"), "rolled", "along the batch"),
+    Mutant("FewerBits", ("dx1", "dx2"), "precision", "18 bits of mantissa; float32 has 24"),
 )
 
 

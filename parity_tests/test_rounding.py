@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -105,6 +106,154 @@ def test_growth_is_that_of_rational_arithmetic() -> None:
         assert abs(Fraction(rounding.worst_growth(k)) - exact) <= exact * Fraction(1, 2**40)
     assert rounding.worst_growth(2**25) > 2  # e**2 - 1
     assert rounding.worst_growth(0) == 0
+
+
+Growth = Callable[[int], Fraction]
+Tensors = dict[str, list[Fraction]]
+
+
+def written_out(kind: str, case: Case, inputs: Inputs, growth: Growth) -> Tensors:
+    """The formulas of docs/rounding.md, element by element in rational arithmetic.
+
+    Args:
+        kind: "none", "channel" or "tail".
+        case: its weight and sharing.
+        inputs: (N, C) or (N, C, S) arrays.
+        growth: how far a number of roundings changes a number.
+    """
+    u, h = Fraction(1, 2**24), Fraction(1, 2**149)
+
+    def group_of(index: tuple[int, ...]) -> tuple[int, ...]:
+        return {"none": index, "channel": (index[0], *index[2:]), "tail": index[:1]}[kind]
+
+    groups: dict[tuple[int, ...], list[Fraction]] = {}
+    for sign, x in ((1, inputs.x1), (-1, inputs.x2)):
+        for index, value in np.ndenumerate(x):
+            groups.setdefault(group_of(index), []).append(sign * Fraction(float(value)))
+    samples, squares = len(inputs.x1), len(groups)
+    loss, dx1, dx2 = Fraction(0), {}, {}
+    scale = abs(Fraction(case.weight)) / samples
+    for key, group in groups.items():
+        d, size = abs(sum(group, Fraction(0))), sum(map(abs, group), Fraction(0))
+        error = u * d if len(group) == 2 else growth(len(group) - 1) * size
+        loss += growth(squares + 3) * (d + error) ** 2 + error * (2 * d + error)
+        dx = scale * (growth(4) * (d + error) + error) + (2 * (d + error) + 4) * h
+        dx1[key] = dx2[key] = dx
+        if case.sharing == "same-blob":
+            dx1[key] = 2 * dx + 2 * u * (scale * d + dx)
+        elif case.sharing == "split":
+            dx1[key] = dx + u * (scale * d + dx + Fraction(1, 2))
+    loss = loss / (2 * samples) + (Fraction(squares, 2 * samples) + 4) * h
+    return {
+        "loss": [loss],
+        "dx1": [dx1[group_of(index)] for index in np.ndindex(inputs.x1.shape)],
+        "dx2": [dx2[group_of(index)] for index in np.ndindex(inputs.x2.shape)],
+    }
+
+
+def worst(roundings: int) -> Fraction:
+    """(1+u)^k - 1."""
+    return (1 + Fraction(1, 2**24)) ** roundings - 1
+
+
+def typical(roundings: int) -> Fraction:
+    """The smaller of that and (1+u)^(6 sqrt(k)) - 1."""
+    walk = float(np.expm1(6 * np.sqrt(roundings) * np.log1p(2.0**-24)))
+    return min(worst(roundings), Fraction(walk))
+
+
+SHAPES = {
+    "none": ((3, 4, 2), (3, 4, 2)),
+    "channel": ((3, 4, 2), (3, 60, 2)),
+    "tail": ((3, 4, 2), (3, 50)),
+}
+
+
+@pytest.mark.parametrize(("size", "weight"), [(1.0, 3.7), (2.0**-140, -3.7), (2.0**20, 2.0**-140)])
+@pytest.mark.parametrize("sharing", ["none", "same-blob", "split"])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_bound_is_the_formula_of_the_derivation(
+    kind: str, sharing: str, size: float, weight: float
+) -> None:
+    """Worst and typical are docs/rounding.md's formulas, no less, and 2^-19 more at most."""
+    rng = np.random.RandomState(5)
+    x1, x2 = ((size * fills.bell(each, rng)).astype(np.float32) for each in SHAPES[kind])
+    case = Case("formula", *SHAPES[kind], loss_weight=weight, sharing=sharing)
+    inputs = Inputs(x1, x2)
+    found = rounding.bound(kind, case, inputs)
+    for growth, tensors in ((worst, found.worst), (typical, found.typical)):
+        for name, formula in written_out(kind, case, inputs, growth).items():
+            for value, each in zip(tensors[name].flat, formula, strict=True):
+                assert each <= Fraction(value) <= each * (1 + Fraction(1, 2**19))
+
+
+def test_margin_covers_float64() -> None:
+    """What the bound is enlarged by is more than float64 rounds, and far less than it matters."""
+    assert 2.0**-28 < rounding._ORACLE - 1 < 2.0**-19
+
+
+def test_typical_is_exceeded_three_times_in_a_hundred_million() -> None:
+    """Higham and Mary's 2*exp(-lambda^2/2), for the lambda in use."""
+    assert 2.9e-8 < 2 * np.exp(-(rounding.LAMBDA**2) / 2) < 3.1e-8
+
+
+def test_loss_may_overflow_from_the_first_order_that_does() -> None:
+    """(1 + g(M+3)) * sum (|d|+E)^2 against the largest float32, exactly."""
+    u = Fraction(1, 2**24)
+    allowed = Fraction(rounding.LARGEST) / (1 + worst(2 + 3)) / (1 + u) ** 2
+    large = np.float32(np.sqrt(float(allowed) * (1 - 2.0**-12)))
+    rest = float(allowed - Fraction(float(large)) ** 2)
+    just_below = np.float32(np.sqrt(rest))
+    while Fraction(float(just_below)) ** 2 + Fraction(float(large)) ** 2 > allowed:
+        just_below = np.nextafter(just_below, np.float32(0))
+    just_above = just_below * np.float32(1 + 2.0**-14)  # 2^-25 of the sum: half a rounding
+    case = Case("overflow", (2, 1), (2, 1))
+    for small, infinite in ((just_below, False), (just_above, True)):
+        for sign in (1, -1):
+            x1 = np.array([[sign * large], [small]], np.float32)
+            found = rounding.bound("none", case, Inputs(x1, np.zeros((2, 1), np.float32)))
+            assert np.isinf(found.worst["loss"]) == np.isinf(found.typical["loss"]) == infinite
+
+
+@pytest.mark.parametrize(
+    ("x1", "x2", "weight", "exact"),
+    [
+        (2.0**23, 2.0**23, 1.0, True),  # the sum of absolute values is 2^24
+        (2.0**23 + 1, 2.0**23 + 1, 1.0, False),
+        (2.0**12, 0.0, 1.0, True),  # the square is 2^24
+        (2.0**12 + 1, 0.0, 1.0, False),
+        (3.0, 1.0, 0.0, True),
+        (3.0, 1.0, -4.0, True),
+        (3.0, 1.0, 3.0, False),
+        (3.0, 1.0, 2.0**-147, True),  # w/(2N) is the smallest subnormal
+        (3.0, 1.0, 2.0**-148, False),
+        (3.5, 1.0, 1.0, False),
+        (3.0, 1.5, 1.0, False),
+    ],
+)
+def test_exact_lane_ends_where_something_rounds(
+    x1: float, x2: float, weight: float, exact: bool
+) -> None:
+    """The bound is 0 up to the last integer, square and weight that float32 holds, then not."""
+    case = Case("edge", (2, 1), (2, 1), loss_weight=weight)
+    inputs = Inputs(np.array([[x1], [0]], np.float32), np.array([[x2], [0]], np.float32))
+    found = rounding.bound("none", case, inputs)
+    assert all(np.any(each > 0) is not np.bool_(exact) for each in found.worst.values())
+
+
+@pytest.mark.parametrize("sharing", ["same-blob", "split"])
+def test_shared_inputs_are_not_exact(sharing: str) -> None:
+    """What is added to a shared diff is none of the formula's integers."""
+    case = Case("shared", (1, 1), (1, 1), sharing=sharing)
+    inputs = Inputs(np.full((1, 1), 3, np.float32), np.full((1, 1), 1, np.float32))
+    assert all(np.all(each > 0) for each in rounding.bound("none", case, inputs).worst.values())
+
+
+def test_batch_that_is_no_power_of_two_is_not_exact() -> None:
+    """1/3 rounds."""
+    ones = np.ones((3, 1), np.float32)
+    found = rounding.bound("none", Case("three", (3, 1), (3, 1)), Inputs(ones, 0 * ones))
+    assert all(np.all(each > 0) for each in found.worst.values())
 
 
 def test_typical_never_exceeds_worst() -> None:

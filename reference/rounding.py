@@ -54,12 +54,12 @@ _ORACLE = 1.0 + 2.0**-20
 
 def worst_growth(roundings: int) -> float:
     """g(k) = (1+u)**k - 1, the largest relative change that k roundings can make."""
-    return float(np.expm1(max(roundings, 0) * np.log1p(UNIT_ROUNDOFF)))
+    return float(np.expm1(roundings * np.log1p(UNIT_ROUNDOFF)))
 
 
 def typical_growth(roundings: int) -> float:
     """The relative change that k independent roundings exceed once in 3e7 times."""
-    walk = LAMBDA * np.sqrt(max(roundings, 0))
+    walk = LAMBDA * np.sqrt(roundings)
     return min(worst_growth(roundings), float(np.expm1(walk * np.log1p(UNIT_ROUNDOFF))))
 
 

@@ -17,7 +17,8 @@ Messages
     Each request is {"free": offset, "ops": [op, ...]}; the reply is {"results": [result, ...]}, one
     for each op, or {"error": {"kind", "message", "traceback", "op"}} for the first that failed:
     kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe), "spoilt"
-    (a layer wrote into its bottom), "request" (the request itself is wrong). The end of the request pipe ends the worker.
+    (a layer wrote into its bottom), "request" (the request itself is wrong). The end of the request
+    pipe ends the worker.
 
 Arrays
     {"offset", "shape"}: float32, C order, in the arrays file. A request's arrays lie below
@@ -317,7 +318,7 @@ class Worker:
         return {"array": self.arrays.write(self.net.params[layer][index].data)}
 
     def op_set_param(self, layer, index, array):
-        blobs = self.net.params[layer] if layer in self.net.params else ()
+        blobs = self.net.params.get(layer, ())
         if index >= len(blobs):
             raise RequestError(
                 "the net has no parameter %s[%d]; its layers with parameters are %s"
@@ -411,7 +412,7 @@ def printed(proto):
 NOT_TRAINING = """
 net net_param train_net train_net_param test_net test_net_param test_state test_iter test_interval
 test_initialization display debug_info snapshot snapshot_prefix snapshot_after_train
-""".split()
+""".split()  # noqa: SIM905  # names one below the other are no easier to read
 """What a SolverParameter says that is no part of the training of a given net."""
 
 

@@ -113,7 +113,7 @@ def _check(options: argparse.Namespace, given: Caffe | None) -> int:
     caffe = given or shared_caffe()
     caffe.timeout = options.timeout
     with contextlib.nullcontext() if given else caffe, tempfile.TemporaryDirectory() as scratch:
-        check = prepared(options, caffe, Path(scratch))
+        check = prepared(options, caffe, scratch=Path(scratch))
         print(_inputs_line(check), flush=True)
         verdict = examine.run(check, caffe, _progress(check.cases))
         if sys.stderr.isatty():
@@ -126,13 +126,17 @@ def _check(options: argparse.Namespace, given: Caffe | None) -> int:
 
 
 def prepared(
-    options: argparse.Namespace, caffe: Caffe, scratch: Path | None = None
+    options: argparse.Namespace,
+    caffe: Caffe,
+    wanted: Mapping[str, Shape] | None = None,
+    scratch: Path | None = None,
 ) -> examine.Check:
     """What a command line asks for, with the net built once to see that it can be.
 
     Args:
-        options: the command line.
+        options: of the parser; reference and port may be functions as well.
         caffe: where.
+        wanted: the shapes of all inputs; None for those that the net says.
         scratch: an empty folder for the copies of --py2, which needs one.
 
     Raises:
@@ -153,6 +157,8 @@ def prepared(
     shapes: dict[str, Shape] = {name: tuple(each) for name, each in described["inputs"].items()}
     if not shapes:
         raise BadRequest(f"{net.name} has no Input layer, so there is nothing to feed it with")
+    if wanted is not None:
+        shapes = _reshaped(net.name, shapes, wanted)
     given = data.load(options.inputs, shapes) if options.inputs else None
     if given:
         shapes = {name: array.shape for name, array in given.items()}
@@ -264,6 +270,17 @@ def _changes(changes: Sequence[python2.Change]) -> list[str]:
         lines.append(f"    {each.file.name}:{each.line}: {each.old}  ->  {each.new}")
     more = len(changes) - CHANGES
     return [*lines, *([f"    and {more} more"] if more > 0 else [])]
+
+
+def _reshaped(
+    net: str, shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]
+) -> dict[str, Shape]:
+    if set(wanted) != set(shapes):
+        raise BadRequest(
+            f"the inputs of {net} are {', '.join(shapes)}; those that are given are "
+            f"{', '.join(wanted)}: they must be the same"
+        )
+    return dict(wanted)
 
 
 def _bottom(text: str) -> tuple[str, Shape]:
@@ -383,28 +400,22 @@ def _report(verdict: examine.Verdict) -> list[str]:
     return lines
 
 
-def _environment(caffe: Caffe) -> dict[str, str]:
-    greeting = caffe.start()
+def environment(caffe: Caffe | None) -> dict[str, str | None]:
+    """The versions that a result depends on; those of Caffe are None where none ran."""
+    greeting = caffe.start() if caffe else {}
     return {
-        "caffe": greeting["caffe"],
-        "caffe_python": greeting["python"],
-        "caffe_numpy": greeting["numpy"],
+        "caffe": greeting.get("caffe"),
+        "caffe_python": greeting.get("python"),
+        "caffe_numpy": greeting.get("numpy"),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
     }
 
 
-def _write(
-    options: argparse.Namespace, check: examine.Check, verdict: examine.Verdict, caffe: Caffe
-) -> None:
-    content = {
-        "schema": SCHEMA,
-        "environment": _environment(caffe),
-        "net": options.net,
-        "reference": options.reference,
-        "port": options.port,
-        "seed": check.seed,
+def summary(verdict: examine.Verdict) -> dict[str, Any]:
+    """What a file tells of a verdict."""
+    return {
         "cases": verdict.cases,
         "agrees": not verdict.found,
         "findings": [
@@ -414,5 +425,19 @@ def _write(
         "kinks": verdict.kinks,
         "largest_fraction": {name: number(each) for name, each in verdict.largest.items()},
         "seconds": round(verdict.seconds, 3),
+    }
+
+
+def _write(
+    options: argparse.Namespace, check: examine.Check, verdict: examine.Verdict, caffe: Caffe
+) -> None:
+    content = {
+        "schema": SCHEMA,
+        "environment": environment(caffe),
+        "net": options.net,
+        "reference": options.reference,
+        "port": options.port,
+        "seed": check.seed,
+        **summary(verdict),
     }
     Path(options.json).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

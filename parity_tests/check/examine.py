@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from parity_tests.check.layer_errors import hint, where
 from parity_tests.check.observe import Arrays, Observation, Plan, observe
 from parity_tests.check.sources import BadRequest
 from parity_tests.check.stochastic import GRADIENT, Expected, Tensors, as_inputs, expect
+from parity_tests.check.threads import one_thread
 
 Function = Callable[..., Any]
 
@@ -92,13 +93,20 @@ class Verdict:
             cases.append(case)
 
 
-def run(check: Check, caffe: Caffe, progress: Callable[[int], None]) -> Verdict:
-    """Runs all cases.
+def run(
+    check: Check,
+    caffe: Caffe | None,
+    progress: Callable[[int], None],
+    cases: Sequence[int] | None = None,
+) -> Verdict:
+    """Runs all cases, or some.
 
     Args:
         check: what to check.
-        caffe: where.
+        caffe: where; None compares the port alone.
         progress: called with the number of each case before it runs.
+        cases: their numbers, each of which gives the same inputs alone as among others; None is
+            all of them.
 
     Raises:
         BadRequest: the reference or the port cannot be evaluated.
@@ -106,11 +114,15 @@ def run(check: Check, caffe: Caffe, progress: Callable[[int], None]) -> Verdict:
     verdict = Verdict()
     start = time.perf_counter()
     with _one_thread(check):
-        for case in range(1 if check.given else check.cases):
+        for case in range(1 if check.given else check.cases) if cases is None else cases:
             progress(case)
             inputs = {**case_inputs(check, case), **(check.given or {})}
-            other = case_inputs(check, case + 1_000_000)
-            for finding in _case(check, caffe, verdict, case, inputs, other):
+            if caffe is None:
+                found = _port_alone(check, verdict, case, inputs)
+            else:
+                other = case_inputs(check, case + 1_000_000)
+                found = _case(check, caffe, verdict, case, inputs, other)
+            for finding in found:
                 verdict.add(finding, case)
             verdict.cases += 1
             if "crash" in verdict.found or "hang" in verdict.found:
@@ -119,22 +131,9 @@ def run(check: Check, caffe: Caffe, progress: Callable[[int], None]) -> Verdict:
     return verdict
 
 
-SMALL = 1 << 20
-"""Elements below which PyTorch's threads cost more than they bring: on a busy machine each waits
-for the others, and an operation of microseconds takes milliseconds."""
-
-
-@contextlib.contextmanager
-def _one_thread(check: Check) -> Iterator[None]:
+def _one_thread(check: Check) -> AbstractContextManager[None]:
     """Keeps PyTorch to one thread while a check of small inputs runs."""
-    threads = torch.get_num_threads()
-    elements = max(math.prod(shape) for shape in check.plan.shapes.values())
-    if elements <= SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return one_thread(max(math.prod(shape) for shape in check.plan.shapes.values()))
 
 
 def case_inputs(check: Check, case: int) -> Arrays:
@@ -176,9 +175,32 @@ def _case(
         found = list(_without_stale(check, caffe, inputs, upstreams, expected, found))
     yield from found
     if check.port is not None:
-        for upstream, each in zip(upstreams, expected, strict=True):
-            yield from _port(check, inputs, upstream, each)
-        yield from _port_gradcheck(check, inputs)
+        yield from _ports(check, inputs, upstreams, expected)
+
+
+def _port_alone(check: Check, verdict: Verdict, case: int, inputs: Arrays) -> Iterator[Finding]:
+    """What is wrong with the port in one case, where no Caffe computes."""
+    upstreams = _upstreams(check, inputs, case)
+    expected = _expected(check, inputs, upstreams, Observation())
+    results = _port_results(check, inputs, upstreams[0], expected[0])
+    tops = {name: results[name] for name in check.plan.outputs}
+    diffs = {name: results[GRADIENT + name] for name in check.plan.gradients}
+    shapes = {name: each.shape for name, each in expected[0].truth.items()}
+    if all(results[name].shape == shape for name, shape in shapes.items()):
+        _note(verdict, Observation(tops=tops, diffs=[diffs]), expected[0])
+    yield from _ports(check, inputs, upstreams, expected)
+
+
+def _ports(
+    check: Check, inputs: Arrays, upstreams: Sequence[Arrays], expected: Sequence[Expected]
+) -> Iterator[Finding]:
+    """What is wrong with the port in one case."""
+    for upstream, each in zip(upstreams, expected, strict=True):
+        results = _port_results(check, inputs, upstream, each)
+        yield from port_findings(
+            results, each, next(iter(inputs.values())).shape, check.plan.learned
+        )
+    yield from _port_gradcheck(check, inputs)
 
 
 def _without_stale(
@@ -250,19 +272,40 @@ def _upstreams(check: Check, inputs: Arrays, case: int) -> list[Arrays]:
     ]
 
 
+def of_port_alone(check: Check) -> Check:
+    """The check of a port without a net: what the reference returns names the tops.
+
+    Raises:
+        BadRequest: the reference cannot be evaluated.
+    """
+    result = _result(check.reference, as_inputs(check.given or case_inputs(check, 0)))
+    if isinstance(result, Mapping):
+        outputs = tuple(result)
+    elif isinstance(result, (tuple, list)):
+        outputs = tuple(f"top{index}" for index in range(len(result)))
+    else:
+        outputs = ("top",)
+    is_loss = isinstance(result, torch.Tensor) and result.numel() == 1
+    return replace(check, plan=replace(check.plan, outputs=outputs, is_loss=is_loss))
+
+
+def _result(function: Function, inputs: Tensors) -> Any:
+    try:
+        return function(**inputs)
+    except Exception as error:
+        shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in inputs.items())
+        raise BadRequest(
+            f"the function cannot be evaluated: {type(error).__name__}: {error} (inputs {shapes})"
+        ) from error
+
+
 def _tops(function: Function, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
     """What a reference or port returns, by top.
 
     Raises:
         BadRequest: it raises, or returns something else than the loss or the tops.
     """
-    try:
-        result = function(**inputs)
-    except Exception as error:
-        shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in inputs.items())
-        raise BadRequest(
-            f"the function cannot be evaluated: {type(error).__name__}: {error} (inputs {shapes})"
-        ) from error
+    result = _result(function, inputs)
     if isinstance(result, torch.Tensor):
         result = (result,)
     if isinstance(result, Mapping):
@@ -382,20 +425,18 @@ def _changes(
     )
 
 
-def _port(check: Check, inputs: Arrays, upstream: Arrays, expected: Expected) -> Iterator[Finding]:
+def _port_results(check: Check, inputs: Arrays, upstream: Arrays, expected: Expected) -> Arrays:
+    """The port's tops and gradients, in the shapes of the truth where the elements are as many."""
     assert check.port is not None
     tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
     weights = {name: torch.from_numpy(array) for name, array in upstream.items()}
     results = _evaluate(check, check.port, weights, tensors)
-    arrays = {
+    return {
         name: value.numpy().reshape(expected.truth[name].shape)
         if value.numel() == expected.truth[name].size
         else value.numpy()
         for name, value in results.items()
     }
-    yield from port_findings(
-        arrays, expected, next(iter(inputs.values())).shape, check.plan.learned
-    )
 
 
 def _port_gradcheck(check: Check, inputs: Arrays) -> Iterator[Finding]:

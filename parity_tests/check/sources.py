@@ -89,16 +89,16 @@ def _from_path(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def reference(spec: str) -> Callable[..., Any]:
-    """The reference function.
+def reference(spec: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The reference function: what the user named, or gave in Python.
 
     Raises:
         BadRequest: it cannot be had, or is no function.
     """
-    found = load_object(spec, "--reference")
+    found = load_object(spec, "--reference") if isinstance(spec, str) else spec
     if not callable(found):
         raise BadRequest(f"--reference {spec!r} is {type(found).__name__}, not a function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def port(spec: str) -> Callable[..., Any]:

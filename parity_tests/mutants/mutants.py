@@ -111,3 +111,14 @@ class BatchRolled(Good):
         for i in range(2):
             if propagate_down[i]:
                 bottom[i].diff[...] = np.roll(bottom[i].diff, 1, axis=0)
+
+
+class FewerBits(Good):
+    """A gradient that passes through a format of 18 bits of mantissa: each element a little off."""
+
+    def backward(self, top, propagate_down, bottom):
+        Good.backward(self, top, propagate_down, bottom)
+        for i in range(2):
+            if propagate_down[i]:
+                bits = bottom[i].diff.view(np.uint32)
+                bits &= np.uint32(0xFFFFFFC0)

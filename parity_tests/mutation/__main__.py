@@ -33,10 +33,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 every mutant that ran was killed, 1 one survived, "
         "2 what was asked could not be carried out",
     )
-    parser.add_argument("--budget", type=_seconds, metavar="S", help="end after that many seconds")
+    add_run_options(parser)
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="only this mutant; may be given again"
     )
+    parser.add_argument(
+        "--write-docs", action="store_true", help="write docs/mutants.md; every mutant must run"
+    )
+    parser.add_argument("--list", action="store_true", help="list the mutants and run none")
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how long, in which order and how many at a time."""
+    parser.add_argument("--budget", type=_seconds, metavar="S", help="end after that many seconds")
     parser.add_argument(
         "--seed", type=int, help="of the order in which they run (default: the date)"
     )
@@ -47,11 +57,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many at a time (default: one a core)",
     )
-    parser.add_argument(
-        "--write-docs", action="store_true", help="write docs/mutants.md; every mutant must run"
-    )
-    parser.add_argument("--list", action="store_true", help="list the mutants and run none")
-    return parser
 
 
 def _seconds(text: str) -> float:

@@ -1,0 +1,1 @@
+"""What a real Caffe computed, recorded: for ports on machines where no Caffe can be installed."""

@@ -1,0 +1,550 @@
+"""Every loss variant trains in Caffe as in PyTorch, and what trains otherwise is found at its step.
+
+Caffe's own SGDSolver and torch.optim.SGD begin with the same weights and take the same batches; the
+float64 training is the truth, and its bound is what float32 rounding does to it until each step.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from caffe_impl.runtime.client import CaffeCrash, LayerError, NetError, RequestError
+from caffe_impl.variants import NETS, CaffeVariant, shared_caffe
+from parity_tests.check.sources import BadRequest
+from parity_tests.registry import registered
+from parity_tests.training import variants
+from parity_tests.training.bound import Truth, truth_of
+from parity_tests.training.compare import Comparison, against, compare_training
+from parity_tests.training.in_caffe import CaffeTraining, train_in_caffe
+from parity_tests.training.recipe import LOSS, Recipe, Tensors, train
+from reference.contract import Array32, Case, Variant
+from reference.fills import bell
+from torch_impl.caffe_sgd import CaffeSGD
+from torch_impl.variants import TorchVariant
+
+STEPS = 30
+FEW = 12
+
+CASES = {
+    "euclidean": Case("training", (4, 3, 2, 3), (4, 3, 2, 3), loss_weight=2.5),
+    "channel_sum": Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5),
+    "tail_sum": Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5),
+}
+FLAT = Case("training-flat", (4, 3, 1, 1), (4, 5, 1, 1), loss_weight=2.5)
+"""Where `Reduction` is a channel sum: nothing lies behind the channels."""
+
+ABLE = [variant for variant in registered() if not variant.cannot_run()]
+
+
+def case_of(variant: Variant) -> Case:
+    """The shapes that a variant is trained on: those where it claims to be its layer."""
+    case = CASES[variant.layer]
+    return FLAT if variant.expects(case) else case
+
+
+@cache
+def truth(layer: str, case: Case, steps: int) -> Truth:
+    """The float64 training of a layer's net; a shorter one is the beginning of a longer one."""
+    if steps < STEPS and case.loss_weight != 1:
+        long = truth(layer, case, STEPS)
+        return replace(
+            long,
+            batches=long.batches[:steps],
+            states=long.states[:steps],
+            bounds=long.bounds[:steps],
+        )
+    recipe = variants.recipe(variants.FORMULAS[layer], case)
+    return truth_of(recipe, variants.initial(case), variants.batches(case, steps))
+
+
+def trained(variant: Variant, case: Case, steps: int, true: Truth | None = None) -> Comparison:
+    """A variant's training, held against its layer's or another truth."""
+    true = true or truth(variant.layer, case, steps)
+    if isinstance(variant, CaffeVariant):
+        training = variants.caffe_training(variant, case)
+        seen = train_in_caffe(shared_caffe(), training, true.initial, true.batches)
+    else:
+        assert isinstance(variant, TorchVariant)
+        recipe = variants.recipe(variant.loss, case)
+        seen = train(recipe, true.initial, true.batches, torch.float32)
+    return against(true, seen)
+
+
+@pytest.mark.parametrize("variant", ABLE, ids=lambda each: f"{each.layer}-{each.name}")
+def test_it_trains_as_the_reference(variant: Variant) -> None:
+    """The parameters stay within rounding of the float64 training, at loss weights 2.5 and 1."""
+    own = case_of(variant)
+    for case, steps in ((own, STEPS), (replace(own, loss_weight=1.0), FEW)):
+        comparison = trained(variant, case, steps)
+        assert comparison.first_divergent is None, str(comparison)
+
+
+def test_every_variant_is_trained_that_can_run_here() -> None:
+    """Only a device that is not there, or a compiler, keeps a variant from being trained."""
+    left_out = {variant.name for variant in registered()} - {variant.name for variant in ABLE}
+    assert left_out <= {"torch-cuda", "torch-compiled"}
+    assert {variant.layer for variant in ABLE} == set(variants.FORMULAS)
+
+
+def test_the_bound_grows_as_it_must_and_leaves_no_room() -> None:
+    """It is far below what was learned until then, and what was wrong at a step stays in it."""
+    for layer, case in CASES.items():
+        true = truth(layer, case, STEPS)
+        for name, first in true.initial.items():
+            learned = [np.abs(state[name] - first).max() for state in true.states]
+            way = np.maximum.accumulate(learned)
+            room = np.array([bound[name].max() for bound in true.bounds])
+            assert (room < 1e-2 * way).all(), name
+            assert room[-1] < 1e-4 * way[-1], name  # as docs/training.md says
+            assert room[-1] > room[0], name
+
+
+def test_where_reduction_is_no_channel_sum_it_trains_as_tail_sum() -> None:
+    """On spatial axes the trap diverges from channel_sum at once, and is tail_sum to the end."""
+    (variant,) = (
+        each for each in ABLE if (each.layer, each.name) == ("channel_sum", "caffe-reduction")
+    )
+    case = CASES["channel_sum"]
+    assert trained(variant, case, STEPS, truth("tail_sum", case, STEPS)).first_divergent is None
+    divergent = trained(variant, case, FEW).first_divergent
+    assert divergent is not None and (divergent.step, divergent.name) == (1, LOSS)
+
+
+# What is wrong, and the step and the words with which it is found.
+
+CHANNEL_SUM = CASES["channel_sum"]
+
+
+def python_variant(
+    path: Path | None = None, layer: str = "SummedEuclideanLossLayer"
+) -> CaffeVariant:
+    """The channel sum's Python layer, or a broken one from a folder."""
+    (variant,) = (
+        each
+        for each in ABLE
+        if (each.layer, each.name) == ("channel_sum", "caffe-python")
+        and isinstance(each, CaffeVariant)
+    )
+    if path is None:
+        return variant
+    text = variant.net(CHANNEL_SUM).replace("SummedEuclideanLossLayer", layer)
+    text = text.replace('module: "summed_euclidean_loss"', 'module: "broken_training"')
+    return replace(variant, net=lambda case: text, path=(str(path), *variant.path))
+
+
+BROKEN = """
+import numpy as np
+from summed_euclidean_loss import SummedEuclideanLossLayer
+
+class IgnoresTopDiff(SummedEuclideanLossLayer):
+    def backward(self, top, propagate_down, bottom):
+        weight = float(top[0].diff.flat[0])
+        super().backward(top, propagate_down, bottom)
+        for each in (bottom[0], bottom[1]):
+            each.diff[...] /= weight
+
+class TwiceTheLoss(SummedEuclideanLossLayer):
+    def forward(self, bottom, top):
+        super().forward(bottom, top)
+        top[0].data[...] *= 2
+
+class NotANumber(SummedEuclideanLossLayer):
+    steps = 0
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, propagate_down, bottom)
+        self.steps += 1
+        if self.steps == 3:
+            bottom[0].diff.flat[0] = np.nan
+
+class Raises(SummedEuclideanLossLayer):
+    def backward(self, top, propagate_down, bottom):
+        raise KeyError("no such thing")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with broken layers."""
+    path = tmp_path_factory.mktemp("layers")
+    (path / "broken_training.py").write_text(BROKEN)
+    return path
+
+
+def seen_in_caffe(
+    training: CaffeTraining, true: Truth, batches: list[dict[str, Array32]] | None = None
+) -> Comparison:
+    """A training in Caffe against the truth."""
+    seen = train_in_caffe(shared_caffe(), training, true.initial, batches or true.batches)
+    return against(true, seen)
+
+
+def expect_divergence(comparison: Comparison, step: int, words: str, name: str = "") -> None:
+    """The training diverges at this step, and the explanation says so."""
+    found = comparison.first_divergent
+    assert found is not None, "it agrees"
+    assert found.step == step, str(comparison)
+    assert words in comparison.explanation, str(comparison)
+    assert name in found.name, str(comparison)
+    assert f"diverges at step {step} of" in str(comparison)
+
+
+@pytest.mark.parametrize(
+    ("layer", "step", "words"),
+    [
+        ("IgnoresTopDiff", 1, "off by exactly 1/loss_weight: the top diff is ignored"),
+        ("TwiceTheLoss", 1, "only the value of the loss is wrong (2 times"),
+        ("NotANumber", 3, "elements of learned1[0] are NaN or infinite"),
+    ],
+)
+def test_a_broken_layer_is_found(folder: Path, layer: str, step: int, words: str) -> None:
+    """A layer whose gradient or value is wrong diverges at the step where it is."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(folder, layer), CHANNEL_SUM)
+    expect_divergence(seen_in_caffe(training, true), step, words)
+
+
+def test_a_top_diff_that_is_ignored_shows_at_no_other_weight_than_1(folder: Path) -> None:
+    """At loss weight 1 such a layer trains as it should: one weight is no test."""
+    case = replace(CHANNEL_SUM, loss_weight=1.0)
+    training = variants.caffe_training(python_variant(folder, "IgnoresTopDiff"), case)
+    assert seen_in_caffe(training, truth("channel_sum", case, FEW)).first_divergent is None
+
+
+@pytest.mark.parametrize(
+    ("solver", "step", "words"),
+    [
+        ("base_lr: 0.0002", 1, "the learning rate is 0.1 times what it should be"),
+        ("base_lr: 0.0020002", 1, "the learning rate is 1.0001 times what it should be"),
+        ("momentum: 0", 2, "there is no momentum"),
+        ("momentum: 0.81", 2, "the momentum is 0.9 times what it should be"),
+        ("weight_decay: 0", 1, "there is no weight decay"),
+        ('type: "Nesterov"', 1, "Nesterov's momentum"),
+        ('lr_policy: "step" stepsize: 7 gamma: 0.1', 8, "learning rate is 0.1 times"),
+    ],
+)
+def test_a_wrong_setting_of_the_solver_is_found(solver: str, step: int, words: str) -> None:
+    """The first step that a setting changes is named, and the setting."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM, solver)
+    expect_divergence(seen_in_caffe(training, true), step, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "words"),
+    [
+        ("lr_mult: 2.0", "lr_mult: 1", "rate of learned1[1], learned2[1] is 0.5 times"),
+        ("decay_mult: 0", "decay_mult: 1", "learned1[1], learned2[1] decay as the others do"),
+        ("decay_mult: 1", "decay_mult: 0", "there is no weight decay"),
+    ],
+)
+def test_a_wrong_multiplier_of_a_blob_is_found(text: str, instead: str, words: str) -> None:
+    """`lr_mult` and `decay_mult` are parameter groups; the blobs that have them wrong are named."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    below = training.edits["below"]
+    assert text in below
+    edits = {**training.edits, "below": below.replace(text, instead)}
+    expect_divergence(seen_in_caffe(replace(training, edits=edits), true), 1, words, "learned1")
+
+
+def test_a_stale_batch_is_found() -> None:
+    """A step that is taken with the batch of the step before is named; so are all such steps."""
+    true = truth("channel_sum", CHANNEL_SUM, FEW)
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    batches = [dict(batch) for batch in true.batches]
+    once = [*batches[:4], batches[3], *batches[5:]]
+    words = "step 5 is taken with the batch of the step before"
+    expect_divergence(seen_in_caffe(training, true, once), 5, words, LOSS)
+    always = [batches[0], *batches[:-1]]
+    words = "each step is taken with the batch of the step before"
+    expect_divergence(seen_in_caffe(training, true, always), 2, words, LOSS)
+
+
+# Where Caffe's solver and torch.optim.SGD differ, and where they do not.
+
+FALLING = 'lr_policy: "step" stepsize: 7 gamma: 0.1'
+
+
+def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of FALLING."""
+    return torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
+
+
+def caffe_sgd(params: Tensors) -> torch.optim.Optimizer:
+    """`variants.sgd` as Caffe computes it."""
+    return CaffeSGD(
+        variants.groups(params),
+        lr=variants.RATE,
+        momentum=variants.MOMENTUM,
+        weight_decay=variants.DECAY,
+    )
+
+
+def other_truth(steps: int = FEW, case: Case = CHANNEL_SUM, **changes: Any) -> Truth:
+    """The channel sum, trained otherwise."""
+    recipe = variants.recipe(variants.FORMULAS["channel_sum"], case)
+    recipe = replace(recipe, **changes)
+    return truth_of(recipe, variants.initial(case), variants.batches(case, steps))
+
+
+def test_momentum_parts_where_the_learning_rate_changes() -> None:
+    """Caffe and torch.optim.SGD agree until the rate falls, and diverge at exactly that step."""
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM, FALLING)
+    comparison = seen_in_caffe(training, other_truth(schedule=falling))
+    expect_divergence(comparison, 8, "Caffe's momentum keeps the old rate", "learned1[0]")
+
+
+def test_caffe_sgd_agrees_where_the_learning_rate_changes() -> None:
+    """`torch_impl/caffe_sgd.py` gathers the rate as Caffe does; in float32 it does so, too."""
+    true = other_truth(optimizer=caffe_sgd, schedule=falling)
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM, FALLING)
+    assert seen_in_caffe(training, true).first_divergent is None
+    port = train(true.recipe, true.initial, true.batches, torch.float32)
+    assert against(true, port).first_divergent is None
+    late = variants.caffe_training(python_variant(), CHANNEL_SUM, FALLING.replace("7", "8"))
+    expect_divergence(seen_in_caffe(late, true), 8, "the learning rate changes one step late")
+    never = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    expect_divergence(seen_in_caffe(never, true), 8, "the learning rate does not change")
+
+
+def test_nesterov_is_the_same_in_both() -> None:
+    """Caffe's Nesterov solver is torch.optim.SGD with `nesterov`, by its old name, too."""
+
+    def nesterov(params: Tensors) -> torch.optim.Optimizer:
+        optimizer = variants.sgd(params)
+        for group in optimizer.param_groups:
+            group["nesterov"] = True
+        return optimizer
+
+    true = other_truth(4, optimizer=nesterov)
+    for solver in ('type: "Nesterov"', "solver_type: NESTEROV"):
+        training = variants.caffe_training(python_variant(), CHANNEL_SUM, solver)
+        assert seen_in_caffe(training, true).first_divergent is None
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM, "solver_type: SGD")
+    expect_divergence(seen_in_caffe(training, true), 1, "Nesterov's momentum")
+
+
+def test_iter_size_divides_what_it_sums() -> None:
+    """`iter_size: 3` on the same batch is one pass: the solver divides the gradients by it."""
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM, "iter_size: 3")
+    assert seen_in_caffe(training, truth("channel_sum", CHANNEL_SUM, FEW)).first_divergent is None
+
+
+def test_clipping_is_the_same() -> None:
+    """`clip_gradients` is `clip_grad_norm_`, put before the update; both come before the decay."""
+
+    def clipped(params: Tensors) -> torch.optim.Optimizer:
+        def clip(*_: object) -> None:
+            torch.nn.utils.clip_grad_norm_(params.values(), 5.0)
+
+        optimizer = variants.sgd(params)
+        optimizer.register_step_pre_hook(clip)
+        return optimizer
+
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM, "clip_gradients: 5")
+    assert seen_in_caffe(training, other_truth(4, optimizer=clipped)).first_divergent is None
+    words = "no single mistake"
+    expect_divergence(seen_in_caffe(training, truth("channel_sum", CHANNEL_SUM, FEW)), 1, words)
+
+
+def test_a_batch_of_another_size_is_trained() -> None:
+    """The net is reshaped between steps, and N is that of each batch."""
+    larger = replace(CHANNEL_SUM, x1_shape=(7, 3, 2, 3), x2_shape=(7, 5, 2, 3), seed=1)
+    batches = [*variants.batches(CHANNEL_SUM, 2), *variants.batches(larger, 2)]
+    recipe = variants.recipe(variants.FORMULAS["channel_sum"], CHANNEL_SUM)
+    true = truth_of(recipe, variants.initial(CHANNEL_SUM), [*batches, batches[0]])
+    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    assert seen_in_caffe(training, true).first_divergent is None
+
+
+# A net of one's own.
+
+EUCLIDEAN = (NETS / "euclidean_native.prototxt").read_text()
+OWN = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 8 dim: 5 } } }
+layer { name: "target" type: "Input" top: "target" input_param { shape { dim: 8 dim: 3 } } }
+layer {
+  name: "hidden" type: "InnerProduct" bottom: "x" top: "hidden"
+  inner_product_param { num_output: 6 weight_filler { type: "xavier" } }
+}
+layer { name: "relu" type: "ReLU" bottom: "hidden" top: "hidden" }
+layer {
+  name: "out" type: "InnerProduct" bottom: "hidden" top: "out"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } }
+}
+layer { name: "loss" type: "EuclideanLoss" bottom: "out" bottom: "target" top: "loss" }
+"""
+SOLVER = """
+net: "elsewhere.prototxt" base_lr: 0.05 lr_policy: "fixed" momentum: 0.9 random_seed: 1
+display: 1 snapshot: 1 snapshot_prefix: "never" test_iter: 1 test_interval: 1
+"""
+
+
+def own_loss(params: Tensors, inputs: Tensors) -> torch.Tensor:
+    """The net OWN in PyTorch."""
+    hidden = torch.relu(linear(inputs["x"], params["hidden[0]"], params["hidden[1]"]))
+    out = linear(hidden, params["out[0]"], params["out[1]"])
+    return (out - inputs["target"]).square().sum() / (2 * len(out))
+
+
+def own_sgd(params: Tensors) -> torch.optim.Optimizer:
+    """SOLVER in PyTorch."""
+    return torch.optim.SGD(params.values(), lr=0.05, momentum=0.9)
+
+
+def own_batches(count: int = 6) -> list[dict[str, Array32]]:
+    """Batches of OWN."""
+    rng = np.random.RandomState(0)
+    return [{"x": bell((8, 5), rng), "target": bell((8, 3), rng)} for _ in range(count)]
+
+
+def test_a_net_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the net's own fillers Caffe and a port train alike; a port with a mean does not.
+
+    What the solver's text says of files is left out: nothing is read or written.
+    """
+    monkeypatch.chdir(tmp_path)
+    training = CaffeTraining(OWN, SOLVER)
+
+    def mean(params: Tensors, inputs: Tensors) -> torch.Tensor:
+        return own_loss(params, inputs) / 3
+
+    reference = Recipe(own_loss, own_sgd)
+    port = Recipe(mean, own_sgd)
+    found = compare_training(shared_caffe(), training, reference, own_batches(), port=reference)
+    assert {name: each.first_divergent for name, each in found.items()} == {
+        "caffe": None,
+        "port": None,
+    }
+    assert "agrees over 6 steps" in str(found["caffe"]) and found["caffe"].largest <= 1
+    found = compare_training(shared_caffe(), training, reference, own_batches(), port=port)
+    assert found["caffe"].first_divergent is None
+    expect_divergence(found["port"], 1, "the loss, and so its gradient, is 0.333333 times", LOSS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shared_weights_and_those_that_do_not_learn() -> None:
+    """A blob that two layers share is one parameter; one with lr_mult 0 needs none."""
+    net = OWN.replace('top: "hidden"\n  inner', 'top: "hidden" param { name: "w" }\n  inner')
+    more = """
+        layer { name: "again" type: "InnerProduct" bottom: "x" top: "again"
+          param { name: "w" } param { lr_mult: 0 }
+          inner_product_param { num_output: 6 } }
+        layer { name: "second" type: "Reduction" bottom: "again" top: "second" loss_weight: 0.5 }
+    """
+
+    def both(params: Tensors, inputs: Tensors) -> torch.Tensor:
+        again = linear(inputs["x"], params["hidden[0]"])
+        return own_loss(params, inputs) + 0.5 * again.sum()
+
+    assert net != OWN
+    found = compare_training(
+        shared_caffe(), CaffeTraining(net + more, SOLVER), Recipe(both, own_sgd), own_batches()
+    )
+    assert found["caffe"].first_divergent is None, str(found["caffe"])
+
+
+@pytest.mark.parametrize(
+    ("net", "solver", "error", "words"),
+    [
+        (OWN, "base_lr: 1", NetError, "no lr_policy"),
+        (OWN, 'lr_policy: "fixed"', NetError, "no base_lr"),
+        (OWN, "base_lr: fast", NetError, "not a valid solver prototxt"),
+        (OWN, SOLVER + 'type: "Adam"', NetError, "of type 'Adam'; known are SGD and Nesterov"),
+        (OWN, SOLVER.replace("fixed", "slow"), CaffeCrash, "Unknown learning rate policy: slow"),
+        (OWN.split('layer {\n  name: "out', 1)[0], SOLVER, NetError, "the net has no loss"),
+        (OWN.replace('"target"', '"label"'), SOLVER, NetError, "no input 'target'"),
+    ],
+)
+def test_a_training_that_cannot_be(net: str, solver: str, error: type, words: str) -> None:
+    """A wrong net or solver is an error that says what is wrong."""
+    with pytest.raises(error, match=words):
+        compare_training(
+            shared_caffe(), CaffeTraining(net, solver), Recipe(own_loss, own_sgd), own_batches()
+        )
+
+
+def test_wrong_arrays_are_refused() -> None:
+    """What the batches or the initial parameters lack is named, and so is a wrong type or shape."""
+    training, recipe = CaffeTraining(OWN, SOLVER), Recipe(own_loss, own_sgd)
+    zeros = {
+        "hidden[0]": np.zeros((6, 5), np.float32),
+        "hidden[1]": np.zeros(6, np.float32),
+        "out[0]": np.zeros((3, 6), np.float32),
+        "out[1]": np.zeros(3, np.float32),
+    }
+    batches = own_batches()
+
+    def refused(error: type, words: str, initial: Any = zeros, batches: Any = batches) -> None:
+        with pytest.raises(error, match=words):
+            compare_training(shared_caffe(), training, recipe, batches, initial)
+
+    refused(BadRequest, "at least one batch", batches=[])
+    refused(
+        BadRequest,
+        "batch 2 has x; the net's inputs: target, x",
+        batches=[batches[0], {"x": batches[0]["x"]}],
+    )
+    refused(
+        BadRequest,
+        r"learns out\[1\], which the initial",
+        {k: v for k, v in zeros.items() if k != "out[1]"},
+    )
+    refused(BadRequest, "'out.1': expected LAYER", {**zeros, "out.1": zeros["out[1]"]})
+    refused(RequestError, r"no parameter lost\[0\]", {**zeros, "lost[0]": zeros["out[1]"]})
+    refused(
+        RequestError,
+        r"out\[1\] has shape \(3,\), the array \(6,\)",
+        {**zeros, "out[1]": zeros["hidden[1]"]},
+    )
+    refused(BadRequest, "is float64; Caffe holds float32", {**zeros, "out[1]": np.zeros(3)})
+
+
+def test_a_layer_that_raises_is_no_divergence(folder: Path) -> None:
+    """What a Python layer raises in the solver's step comes back with its traceback."""
+    training = variants.caffe_training(python_variant(folder, "Raises"), CHANNEL_SUM)
+    with pytest.raises(LayerError, match="no such thing") as caught:
+        seen_in_caffe(training, truth("channel_sum", CHANNEL_SUM, FEW))
+    assert "broken_training.py" in caught.value.traceback
+
+
+def test_layers_cannot_be_put_below_half_an_input_layer() -> None:
+    """An Input layer that makes two blobs cannot lose one of them, and the net says so."""
+    both = EUCLIDEAN.replace('top: "x1"', 'top: "x1" top: "x2"', 1)
+    head, _, rest = both.partition('layer {\n  name: "x2"')
+    text = head + rest.partition("\n}\n")[2]
+    edits = {"below": variants.below(CASES["euclidean"])}
+    with pytest.raises(NetError, match="input 'x1' shares its Input layer with others"):
+        shared_caffe().request([{"op": "net", "text": text, "edits": edits}])
+
+
+def test_a_step_without_a_solver_is_refused() -> None:
+    """`step` after `net` says that there is no solver."""
+    net = {"op": "net", "text": OWN}
+    with pytest.raises(RequestError, match="no solver yet"):
+        shared_caffe().request([net, {"op": "step"}])
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "training.md"
+
+
+def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """The code of docs/training.md prints what stands behind it, and agrees with `CaffeSGD`."""
+    blocks = re.findall(r"\n\n((?:    .*\n|\n(?=    ))+)", PAGE.read_text())
+    code, printed, _ = (textwrap.dedent(block) for block in blocks)
+    exec(code, {})
+    out = capsys.readouterr().out
+    for line in printed.splitlines():
+        assert line.removesuffix("...") in out
+    exec(code.replace("torch.optim.SGD(", "CaffeSGD("), {"CaffeSGD": CaffeSGD})
+    assert "agrees over 30 steps" in capsys.readouterr().out
