@@ -19,6 +19,7 @@ from parity_tests.check import command, examine
 from parity_tests.check.findings import Finding
 from parity_tests.check.observe import Plan
 from parity_tests.check.sources import BadRequest, Net
+from parity_tests.environment import environment as used_environment
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 Record = dict[str, Any]
@@ -227,7 +228,7 @@ def _comparisons(layer: Layer, folder: Path) -> list[Comparison]:
     return found
 
 
-def environment() -> dict[str, str | None]:
+def environment() -> dict[str, Any]:
     """The versions that the results of this process depend on."""
     used = SHARED.used
     try:
@@ -235,4 +236,4 @@ def environment() -> dict[str, str | None]:
             used.start()
     except (NoCaffe, CaffeError):  # it crashed, and does not start any more
         used = None
-    return command.environment(used)
+    return used_environment(caffe=used)

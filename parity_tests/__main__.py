@@ -1,4 +1,4 @@
-"""The command line: `parity run`, `parity doctor`, `parity install-caffe`."""
+"""The command line: `parity run`, `parity check`, `parity diff` and what goes with them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ usage: parity COMMAND [options]
                     any Caffe layer against any PyTorch function; --help lists the options
   recorded          the ports, or --port FILE.py:OBJECT --layer NAME, against what a real Caffe
                     computed when it was recorded; needs no Caffe, and not Linux
+  diff BEFORE.json AFTER.json
+                    what an edit changed, to the bit, from two reports of run or of check
   doctor [--json]   which Caffe, PyTorch, compiler and GPU there are; what cannot run and why
   install-caffe     installs a real Caffe into the cache folder, and nothing else;
                     --cuda builds one with CUDA, --pack FILE packs that for a GPU machine
@@ -119,10 +121,18 @@ def recorded(arguments: list[str]) -> int:
     return recorded_main(arguments)
 
 
+def diff(arguments: list[str]) -> int:
+    """What an edit changed, from a report before it and one after it."""
+    from parity_tests.diff.command import main as diff_main
+
+    return diff_main(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "check": check,
     "recorded": recorded,
+    "diff": diff,
     "doctor": doctor,
     "install-caffe": install_caffe,
 }

@@ -11,26 +11,29 @@ from parity_tests import gpu
 from parity_tests.host import host
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu", caffe: Caffe | None = None) -> dict[str, Any]:
     """The environment of this run as JSON data; Caffe's part only where one was started.
 
     Args:
         device: "cpu" or "cuda": where Caffe and PyTorch computed.
+        caffe: the Caffe that computed; None for the one that all variants share.
     """
+    shared = gpu.gpu_caffe if device == "cuda" else shared_caffe
     return {
         **host(),
         "device": device,
         "gpu": gpu.facts() if device == "cuda" else None,
-        "caffe": _caffe(gpu.gpu_caffe if device == "cuda" else shared_caffe),
+        "caffe": _caffe(caffe or _given(shared)),
     }
 
 
-def _caffe(used: Any) -> dict[str, Any] | None:
+def _given(used: Any) -> Caffe | None:
     """The Caffe that a cached function gives, if it has given one."""
-    if not used.cache_info().currsize:
-        return None
-    caffe: Caffe = used()
-    if caffe.pid is None:
+    return used() if used.cache_info().currsize else None
+
+
+def _caffe(caffe: Caffe | None) -> dict[str, Any] | None:
+    if caffe is None or caffe.pid is None:
         return None
     greeting = caffe.start()
     return {

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
+from parity_tests.bits import Kept, digest, keep
 from parity_tests.compare import Agreement, Comparison, compare_run
 from parity_tests.explain import Explanation, Failure, explain, picture
 from reference import fills
 from reference.contract import (
+    TENSORS,
     Bound,
     Case,
     Expectation,
@@ -40,6 +42,9 @@ class Outcome:
         tensors: the worst agreement of each tensor, by name.
         explanations: what each tensor's failure means.
         detail: what was printed, or a picture of the error; may have many lines.
+        size: elements of both inputs.
+        inputs: the digest of both; "" where nothing ran.
+        computed: what is kept of each tensor that was computed, by name.
     """
 
     layer: str
@@ -52,6 +57,8 @@ class Outcome:
     explanations: Mapping[str, Explanation] = field(default_factory=dict)
     detail: str = ""
     size: int = 0
+    inputs: str = ""
+    computed: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
@@ -68,6 +75,11 @@ class Prepared:
     larger: Inputs
     truth: Result
     bound: Bound
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the bits of both inputs."""
+        return digest(self.inputs.x1, self.inputs.x2)
 
 
 @lru_cache(maxsize=2)  # the arrays of one case can be large; its variants run one after another
@@ -95,6 +107,7 @@ def judge(variant: Variant, case: Case) -> Outcome:
         return Outcome(**about, verdict="not run", reason=obstacle)
     data = prepared(variant.layer, case)
     about["size"] = data.inputs.x1.size + data.inputs.x2.size
+    about["inputs"] = data.digest
     expectation = variant.expects(case)
     start = time.perf_counter()
     try:
@@ -103,12 +116,22 @@ def judge(variant: Variant, case: Case) -> Outcome:
         about["seconds"] = time.perf_counter() - start
         return _failed(about, failure, expectation)
     about["seconds"] = time.perf_counter() - start
+    about["computed"] = _kept(run)
     if expectation is None:
         return compared(about, LAYERS[variant.layer], case, data, run)
     if expectation.kind == "refused":
         reason = f"it must refuse, since {expectation.reason}; it computed a result"
         return Outcome(**about, verdict="fail", reason=reason)
     return _predicted(about, variant, case, data, run, expectation)
+
+
+def _kept(run: Run) -> dict[str, tuple[Kept, ...]]:
+    """What is kept of each tensor that at least one pass computed."""
+    kept = {
+        name: keep({each.name: each.result.tensors()[name] for each in run.passes})
+        for name in TENSORS
+    }
+    return {name: each for name, each in kept.items() if each}
 
 
 def _failed(

@@ -353,7 +353,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
             path = _folder(config) / "results.json"
             used = config.stash[ENVIRONMENT]
             try:
-                report.write_json(path, used, collector.records, collector.selected)
+                report.write_json(
+                    path, used, collector.records, collector.selected, _selection(config)
+                )
             except OSError as error:
                 lost.append(_not_written(config, error))
             if _launched_nothing(collector.records, used):
@@ -374,6 +376,13 @@ def _environment(config: pytest.Config) -> dict[str, Any]:
     except (NoCaffe, CaffeError):
         caffe.close()
         return environment(device)
+
+
+def _selection(config: pytest.Config) -> dict[str, Any]:
+    """The options that chose what was compared, those that were given."""
+    names = ("layer", "variant", "case", "keyword", "net", "path")
+    given = {name: config.getoption(name) for name in names}
+    return {name: value for name, value in given.items() if value}
 
 
 def _not_written(config: pytest.Config, error: OSError) -> str:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from parity_tests.bits import as_json, number
+from parity_tests.columns import aligned
 from parity_tests.compare import Agreement
 from parity_tests.judge import AGREEING, Outcome
 from reference.contract import TENSORS
 
-SCHEMA = "parity-results-1"
+SCHEMA = "parity-results-2"
 """The name of the format; its JSON Schema is results.schema.json beside this file."""
 
 Record = dict[str, Any]
 """One result as it stands in results.json, and as it travels between processes."""
-
-
-def number(value: float) -> float | str:
-    """A float for JSON, which has no infinity and no NaN: those become "inf", "-inf" and "nan"."""
-    return value if math.isfinite(value) else str(value)
 
 
 def _tensor(agreement: Agreement) -> Record:
@@ -59,6 +55,10 @@ def record(outcome: Outcome) -> Record:
         },
         "detail": outcome.detail,
         "elements": outcome.size,
+        "inputs": outcome.inputs,
+        "computed": {
+            name: [as_json(each) for each in kept] for name, kept in outcome.computed.items()
+        },
     }
 
 
@@ -81,7 +81,11 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_json(
-    path: Path, environment: Mapping[str, Any], records: Sequence[Record], selected: int = 0
+    path: Path,
+    environment: Mapping[str, Any],
+    records: Sequence[Record],
+    selected: int = 0,
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes results.json, whole or not at all.
 
@@ -90,6 +94,7 @@ def write_json(
         environment: what the results depend on beside the code.
         records: the results.
         selected: how many were asked for, if more than there are.
+        selection: the options that chose them; those that are not given are left out.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -98,6 +103,7 @@ def write_json(
     content = {
         "schema": SCHEMA,
         "environment": environment,
+        "selection": dict(selection or {}),
         "selected": max(selected, len(records)),
         "results": list(records),
     }
@@ -170,16 +176,7 @@ def table(records: Sequence[Record]) -> list[str]:
         shown = layer if layer != last else ""
         last = layer
         rows.append((shown, variant, str(len(group)), *worst, seconds, _counts(group)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    right = {2, 3, 4, 5, 6}  # numbers
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(len(line) for line in lines))
+    lines = aligned(rows, right={2, 3, 4, 5, 6})  # numbers
     lines.append("")
     lines.append(
         "loss, dx1, dx2: the worst error as a fraction of the rounding bound; 1 is the limit."

@@ -40,7 +40,7 @@ def main() -> None:
         axis.set_title(title)
         limit = 1 + POWERS.index(0)
         axis.axvline(limit + 0.5, color="tab:red", linewidth=1.5)
-        axis.text(limit + 0.6, -0.8, "bound", color="tab:red", va="bottom")
+        axis.text(limit + 0.4, -0.8, "bound", color="tab:red", va="bottom", ha="right")
         ticks = [0, *range(1 + POWERS.index(-20), len(POWERS) + 1, 5)]
         labels = ["exact"] + [f"$2^{{{POWERS[tick - 1]}}}$" for tick in ticks[1:]]
         axis.set_xticks(ticks, labels)

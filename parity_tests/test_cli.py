@@ -104,6 +104,7 @@ MISFIT = (NETS / "euclidean_native.prototxt").read_text().replace("dim: 6", "dim
         (["dance"], "unknown command 'dance'"),
         ([], "usage: parity COMMAND"),
         (["install-caffe", "--now"], "--now"),
+        (["diff", "absent.json", "absent.json"], "cannot read absent.json"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
@@ -148,5 +149,5 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     """`parity --help` exits 0 and names all commands and the exit statuses."""
     done = parity("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("run", "doctor", "install-caffe", "exit status"):
+    for word in ("run", "check", "diff", "doctor", "install-caffe", "exit status"):
         assert word in done.stdout

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from parity_tests import report
+from parity_tests.bits import digest, keep
 from parity_tests.compare import Agreement
 from parity_tests.environment import environment
 from parity_tests.explain import Explanation
 from parity_tests.judge import Outcome
 
 SCHEMA = json.loads(Path(report.__file__).with_name("results.schema.json").read_text())
+
+
+ODD = np.array([np.nan, np.inf, -0.0], np.float32)
 
 
 def agreement(fraction: float, **fields: Any) -> Agreement:
@@ -33,7 +38,10 @@ def outcomes() -> list[Outcome]:
     """One of every verdict."""
     words = Explanation("ignores-top-diff", "dx1 is off by exactly 1/loss_weight")
     return [
-        Outcome("tail_sum", "torch-module", "base", "pass", "", 0.5, {"loss": agreement(0.25)}),
+        Outcome(
+            "tail_sum", "torch-module", "base", "pass", "", 0.5, {"loss": agreement(0.25)},
+            inputs=digest(ODD), computed={"loss": keep({"first": ODD, "second": -ODD})},
+        ),
         Outcome("euclidean", "caffe-native", "base", "pass", "", 0.5, {"loss": agreement(0)}),
         Outcome(
             "channel_sum", "caffe-python", "weight-3.7", "fail", "dx1: 3 of 9 beyond the bound", 1,
@@ -70,8 +78,15 @@ def test_results_match_their_schema(tmp_path: Path) -> None:
 
 def test_schema_refuses_what_is_not_a_result() -> None:
     """The schema is no rubber stamp: an unknown verdict and a missing bound are refused."""
-    good = {"schema": report.SCHEMA, "environment": environment(), "results": records()}
-    for spoil in ("verdict", "tensors", "case"):
+    good = {
+        "schema": report.SCHEMA,
+        "environment": environment(),
+        "selection": {},
+        "selected": 7,
+        "results": records(),
+    }
+    jsonschema.validate(good, SCHEMA)
+    for spoil in ("verdict", "tensors", "case", "inputs", "computed"):
         bad = json.loads(json.dumps(good))
         del bad["results"][2][spoil]
         with pytest.raises(jsonschema.ValidationError):

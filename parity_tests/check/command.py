@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from caffe_impl.runtime import plugin
@@ -21,14 +19,16 @@ from caffe_impl.runtime.client import Caffe, CaffeError
 from caffe_impl.runtime.install import InstallError
 from caffe_impl.runtime.interpreter import NoCaffe
 from caffe_impl.variants import installed_root, shared_caffe
+from parity_tests.bits import as_json, number
 from parity_tests.check import data, examine, layer_errors, parameters, python2, sources
 from parity_tests.check.observe import Plan, with_params
 from parity_tests.check.parameters import ARGUMENT, Parameter
 from parity_tests.check.sources import BadRequest
-from parity_tests.report import number
+from parity_tests.environment import environment
 from reference.contract import Shape
 
-SCHEMA = "parity-check-1"
+SCHEMA = "parity-check-2"
+"""The name of the format of --json; its JSON Schema is check.schema.json beside this file."""
 
 COMPILER_LINES = 20
 """Of what a compiler says, the lines that are shown: the rest follows from the first error."""
@@ -400,17 +400,40 @@ def _report(verdict: examine.Verdict) -> list[str]:
     return lines
 
 
-def environment(caffe: Caffe | None) -> dict[str, str | None]:
-    """The versions that a result depends on; those of Caffe are None where none ran."""
-    greeting = caffe.start() if caffe else {}
-    return {
-        "caffe": greeting.get("caffe"),
-        "caffe_python": greeting.get("python"),
-        "caffe_numpy": greeting.get("numpy"),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
+def _records(verdict: examine.Verdict) -> list[dict[str, Any]]:
+    """What each side did in each case."""
+    return [
+        {
+            "variant": side,
+            "case": case,
+            **_judged(verdict, side, case),
+            "seconds": round(each.seconds, 6),
+            "fraction": None if each.fraction is None else number(each.fraction),
+            "inputs": each.inputs,
+            "computed": {
+                name: [as_json(kept) for kept in tensors] for name, tensors in each.tensors.items()
+            },
+        }
+        for (side, case), each in verdict.computed.items()
+    ]
+
+
+def _judged(verdict: examine.Verdict, side: str, case: int) -> dict[str, Any]:
+    """The verdict on one side in one case, and the findings behind it."""
+    codes = [
+        code
+        for code, (_, cases) in verdict.found.items()
+        if case in cases and code.startswith("port-") == (side == "port")
+    ]
+    ended = next((code for code in codes if code in ("crash", "hang")), "fail")
+    return {"verdict": ended if codes else "pass", "findings": codes}
+
+
+def _options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that say what is run, those that were given."""
+    left_out = ("net", "reference", "port", "seed", "timeout", "json")
+    given = {name: each for name, each in vars(options).items() if name not in left_out}
+    return {name: each for name, each in given.items() if each not in (None, [], False)}
 
 
 def summary(verdict: examine.Verdict) -> dict[str, Any]:
@@ -425,6 +448,7 @@ def summary(verdict: examine.Verdict) -> dict[str, Any]:
         "kinks": verdict.kinks,
         "largest_fraction": {name: number(each) for name, each in verdict.largest.items()},
         "seconds": round(verdict.seconds, 3),
+        "results": _records(verdict),
     }
 
 
@@ -433,11 +457,12 @@ def _write(
 ) -> None:
     content = {
         "schema": SCHEMA,
-        "environment": environment(caffe),
+        "environment": environment(caffe=caffe),
         "net": options.net,
         "reference": options.reference,
         "port": options.port,
         "seed": check.seed,
+        "options": _options(options),
         **summary(verdict),
     }
     Path(options.json).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

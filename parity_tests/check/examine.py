@@ -21,6 +21,8 @@ from caffe_impl.runtime.client import (
     LayerError,
     RequestError,
 )
+from parity_tests.bits import Kept, digest
+from parity_tests.check import computed
 from parity_tests.check.data import Kind, fill
 from parity_tests.check.findings import Finding, findings, port_findings, wrong
 from parity_tests.check.layer_errors import hint, where
@@ -66,6 +68,23 @@ class Check:
 
 
 @dataclass
+class Computed:
+    """What one side, "caffe" or "port", computed in one case.
+
+    Attributes:
+        inputs: the digest of the case's inputs.
+        seconds: how long it took; with a crash or a hang, until then.
+        fraction: the largest error / bound of Caffe's tensors; None where that was not computed.
+        tensors: what is kept of each top and gradient, by name; empty after a crash or a hang.
+    """
+
+    inputs: str
+    seconds: float = 0.0
+    fraction: float | None = None
+    tensors: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
+
+
+@dataclass
 class Verdict:
     """The outcome of a check.
 
@@ -76,6 +95,8 @@ class Verdict:
         seconds: of everything.
         cases: how many ran.
         largest: error / bound by tensor, the largest over all cases.
+        output: what was printed before a crash or a hang.
+        computed: by side and case.
     """
 
     found: dict[str, tuple[Finding, list[int]]] = field(default_factory=dict)
@@ -85,6 +106,7 @@ class Verdict:
     seconds: float = 0.0
     cases: int = 0
     output: str = ""
+    computed: dict[tuple[str, int], Computed] = field(default_factory=dict)
 
     def add(self, finding: Finding, case: int) -> None:
         """Counts a finding for a case."""
@@ -153,6 +175,8 @@ def _case(
     check: Check, caffe: Caffe, verdict: Verdict, case: int, inputs: Arrays, other: Arrays
 ) -> Iterator[Finding]:
     upstreams = _upstreams(check, inputs, case)
+    by_caffe = verdict.computed["caffe", case] = Computed(digest(*inputs.values()))
+    start = time.perf_counter()
     try:
         seen = observe(caffe, check.plan, inputs, other, upstreams)
     except RequestError as error:  # an upstream gradient, of the reference's shape, does not fit
@@ -161,11 +185,14 @@ def _case(
             f"({error})"
         ) from error
     except CaffeError as error:
+        by_caffe.seconds = time.perf_counter() - start
         yield _broken(error)
         verdict.output = error.output
         return
+    by_caffe.seconds = time.perf_counter() - start
+    by_caffe.tensors = computed.by_caffe(seen)
     expected = _expected(check, inputs, upstreams, seen)
-    _note(verdict, seen, expected[0])
+    by_caffe.fraction = _note(verdict, seen, expected[0])
     found = list(findings(seen, expected, inputs, check.plan.is_loss, check.plan.learned))
     if found and _changes(check, caffe, inputs, other, upstreams, seen, expected[0]):
         words = "the same inputs on a fresh net give other results: a random number in the layer?"
@@ -175,7 +202,7 @@ def _case(
         found = list(_without_stale(check, caffe, inputs, upstreams, expected, found))
     yield from found
     if check.port is not None:
-        yield from _ports(check, inputs, upstreams, expected)
+        yield from _ports(check, verdict, case, inputs, upstreams, expected)
 
 
 def _port_alone(check: Check, verdict: Verdict, case: int, inputs: Arrays) -> Iterator[Finding]:
@@ -188,18 +215,28 @@ def _port_alone(check: Check, verdict: Verdict, case: int, inputs: Arrays) -> It
     shapes = {name: each.shape for name, each in expected[0].truth.items()}
     if all(results[name].shape == shape for name, shape in shapes.items()):
         _note(verdict, Observation(tops=tops, diffs=[diffs]), expected[0])
-    yield from _ports(check, inputs, upstreams, expected)
+    yield from _ports(check, verdict, case, inputs, upstreams, expected)
 
 
 def _ports(
-    check: Check, inputs: Arrays, upstreams: Sequence[Arrays], expected: Sequence[Expected]
+    check: Check,
+    verdict: Verdict,
+    case: int,
+    inputs: Arrays,
+    upstreams: Sequence[Arrays],
+    expected: Sequence[Expected],
 ) -> Iterator[Finding]:
     """What is wrong with the port in one case."""
+    by_port = verdict.computed["port", case] = Computed(digest(*inputs.values()))
+    results = []
     for upstream, each in zip(upstreams, expected, strict=True):
-        results = _port_results(check, inputs, upstream, each)
+        start = time.perf_counter()
+        results.append(_port_results(check, inputs, upstream, each))
+        by_port.seconds += time.perf_counter() - start
         yield from port_findings(
-            results, each, next(iter(inputs.values())).shape, check.plan.learned
+            results[-1], each, next(iter(inputs.values())).shape, check.plan.learned
         )
+    by_port.tensors = computed.by_port(results)
     yield from _port_gradcheck(check, inputs)
 
 
@@ -386,12 +423,16 @@ def _fit(expected: Expected, seen: Observation) -> None:
         expected.bound[name] = expected.bound[name].reshape(actual.shape)
 
 
-def _note(verdict: Verdict, seen: Observation, expected: Expected) -> None:
-    """Keeps the figures of the report: how near to the bound, and what was left out."""
+def _note(verdict: Verdict, seen: Observation, expected: Expected) -> float:
+    """Keeps the figures of the report: how near to the bound, and what was left out.
+
+    Returns the largest error / bound of this case.
+    """
     for key, count in expected.kinks.items():
         name = key.removeprefix(GRADIENT)
         verdict.kinks[name] = verdict.kinks.get(name, 0) + count
         verdict.elements[name] = verdict.elements.get(name, 0) + expected.truth[key].size
+    nearest = 0.0
     actual = {**seen.tops, **{GRADIENT + name: each for name, each in seen.diffs[0].items()}}
     for key, value in actual.items():
         with np.errstate(all="ignore"):
@@ -399,6 +440,8 @@ def _note(verdict: Verdict, seen: Observation, expected: Expected) -> None:
             fractions = np.where(error == 0, 0.0, error / expected.bound[key])
         largest = float(np.max(fractions, initial=0.0))
         verdict.largest[key] = max(verdict.largest.get(key, 0.0), largest)
+        nearest = max(nearest, largest)
+    return nearest
 
 
 def _changes(
