@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from caffe_impl.runtime import cuda_build, install, plugin
-from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeHang, LayerError, Op
+from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeHang, LayerError, Op, SpoiltInput
 from caffe_impl.runtime.interpreter import find
 from reference.contract import (
     PASSES,
@@ -88,7 +88,7 @@ class CaffeVariant:
         """Computes the case as `reference.contract.Variant.run` says.
 
         Raises:
-            VariantFailure: Caffe crashed, hung, or a layer raised.
+            VariantFailure: Caffe crashed, hung, a layer raised, or wrote into its bottom.
             NetError, RequestError: the net cannot be run at all.
             NoCaffe: there is no Caffe.
         """
@@ -112,7 +112,7 @@ class CaffeVariant:
         """The answers of its Caffe to some ops, what went wrong as a verdict.
 
         Raises:
-            VariantFailure: Caffe crashed, hung, or a layer raised.
+            VariantFailure: Caffe crashed, hung, a layer raised, or wrote into its bottom.
         """
         try:
             return self.caffe().request(ops)
@@ -122,6 +122,8 @@ class CaffeVariant:
             raise VariantFailure("crash", str(error), error.output) from error
         except LayerError as error:
             raise VariantFailure("crash", str(error), error.traceback + error.output) from error
+        except SpoiltInput as error:
+            raise VariantFailure("fail", str(error), error.output) from error
 
     def net_ops(self, case: Case) -> list[Op]:
         """The ops that load the compiled layers and build the net of a case.
@@ -191,6 +193,17 @@ class _Recorder:
                 by_name = {}
             results.append(Result(loss.sum(), by_name.get("x1"), by_name.get("x2")))
         return results
+
+
+def installed_root(caffe: Caffe) -> Path | None:
+    """The folder of a Caffe that this project installed, with its compiler; None of another.
+
+    Raises:
+        InstallError: it is not there any more, and cannot be installed again.
+    """
+    sources = {"installed": install.ensure, "installed-cuda": cuda_build.build}
+    find_root = sources.get(caffe.interpreter.source)
+    return find_root() if find_root else None
 
 
 @cache

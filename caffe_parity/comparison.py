@@ -83,6 +83,7 @@ class _Variant:
             load=variant.load,
             data=[f"{name}={kind}" for name, kind in layer.data.items()],
             inputs=None,
+            py2=False,
             grad=None if layer.grad is None else ",".join(layer.grad),
             cases=layer.cases,
             seed=layer.seed,

@@ -14,6 +14,7 @@ import pytest
 
 from parity_tests.check import sources
 from parity_tests.check.data import Kind, fill, parse
+from parity_tests.check.parameters import ARGUMENT, taken_by
 from parity_tests.check.sources import BadRequest
 from reference.contract import Shape
 
@@ -132,6 +133,11 @@ class Layer:
             return tuple(self.grad)
         return tuple(name for name, kind in self.kinds.items() if not kind.is_label)
 
+    @property
+    def _takes_params(self) -> bool:
+        """Whether the reference wants the parameters that the layer learns (docs/check.md)."""
+        return ARGUMENT not in self.inputs and taken_by(self.reference)
+
     def _check_numbers(self) -> None:
         if not isinstance(self.cases, int) or self.cases < 1:
             raise self._bad(f"cases={self.cases!r}: expected 1 or more")
@@ -148,13 +154,14 @@ class Layer:
             if not fits:
                 raise self._bad(f"inputs: {name} is {shape!r}, expected a shape such as (4, 3, 5)")
         known = ", ".join(self.inputs)
+        of_params = [name for name in self.data if name.startswith(f"{ARGUMENT}[")]
         for name in (*self.data, *self._names_of_grad()):
-            if name not in self.inputs:
+            if name not in self.inputs and not (name in of_params and self._takes_params):
                 raise self._bad(f"there is no input {name!r}; the inputs are {known}")
         rng = np.random.RandomState(0)
         for name, kind in self.data.items():
             try:
-                fill(parse(kind), tuple(self.inputs[name]), 0, rng)
+                fill(parse(kind), tuple(self.inputs.get(name, (2, 2))), 0, rng)
             except BadRequest as error:
                 raise self._bad(f"data of {name}: {error}") from error
 
@@ -166,7 +173,7 @@ class Layer:
     def _check_functions(self) -> None:
         if not callable(self.reference):
             raise self._bad(f"reference={self.reference!r} is no function")
-        self._must_take(self.reference, "reference")
+        self._must_take(self.reference, "reference", [ARGUMENT] * self._takes_params)
         if not self.variants:
             raise self._bad("it has no variants, so there is nothing to compare")
         for name, variant in self.variants.items():
@@ -182,11 +189,16 @@ class Layer:
                     f"variant {name!r} is {variant!r}: expected caffe_parity.python_layer(...), "
                     "caffe_parity.net(...), a function or a torch.nn.Module"
                 )
+            if self._takes_params:
+                raise self._bad(
+                    f"the reference takes `{ARGUMENT}`, and only a net says what that is: compare "
+                    f"the port {name!r} by `parity check NET --port`"
+                )
             self._must_take(variant, f"port {name!r}")
 
-    def _must_take(self, function: Function, what: str) -> None:
+    def _must_take(self, function: Function, what: str, more: Sequence[str] = ()) -> None:
         try:
-            sources.must_take(function, list(self.inputs), what)
+            sources.must_take(function, [*self.inputs, *more], what)
         except BadRequest as error:
             raise self._bad(str(error)) from error
 

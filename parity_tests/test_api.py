@@ -15,10 +15,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 import caffe_parity
 from caffe_impl.runtime.client import Caffe
 from caffe_impl.runtime.interpreter import find
+from caffe_parity import comparison, process
 from parity_tests.check import examine, false_alarms
 from parity_tests.check.command import parser, prepared
 from parity_tests.check.sources import BadRequest
@@ -396,6 +398,39 @@ def test_port_alone_is_judged_as_beside_caffe(monkeypatch: pytest.MonkeyPatch) -
     assert alone.found == beside.found != {}
 
 
+def test_learned_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference with an argument `param` gets them; how they are filled is said as in a check."""
+    shared = process.SharedCaffe()
+    monkeypatch.setattr(comparison, "SHARED", shared)
+
+    def reference(x: torch.Tensor, param: list[torch.Tensor]) -> torch.Tensor:
+        return param[0].reshape(-1, 1) * x + 3
+
+    layer_of_two = caffe_parity.Layer(
+        "scale",
+        reference=reference,
+        inputs={"x": (3, 4, 2)},
+        variants={
+            "caffe": caffe_parity.python_layer(
+                "../examples/channel_scale_layer.py:ChannelScaleLayer"
+            )
+        },
+        data={"param[1]": "constant:3"},
+        cases=1,
+    )
+
+    def test_of_mine() -> None:
+        pass
+
+    caffe_parity.parametrize(layer_of_two)(test_of_mine)
+    (only,) = test_of_mine.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    try:
+        codes = [each.code for each in only.findings()]
+    finally:
+        shared.close()
+    assert codes == ["gradient:param[1]"]  # which that reference says is 0
+
+
 def declare(**changes: Any) -> Callable[[], object]:
     """Declares a layer that is right but for some fields, and parametrises a test with it."""
 
@@ -443,6 +478,11 @@ def of_a_user(comparison: caffe_parity.Comparison) -> None:
         (declare(variants={"a": 3}), "variant 'a' is 3: expected caffe_parity.python_layer"),
         (declare(variants={"a": int}), "variant 'a' is the class int: give an object"),
         (declare(variants={"a": lambda y: y}), "the port 'a' must take the net's inputs"),
+        (declare(data={"param[0]": "normal"}), "no input 'param\\[0\\]'"),
+        (
+            declare(reference=lambda x, label, param: x),
+            "only a net says what that is: compare the port 'torch-port' by `parity check NET",
+        ),
         (declare(cases=0), "cases=0: expected 1 or more"),
         (declare(seed=-1), "seed=-1"),
         (lambda: caffe_parity.net("a.prototxt", path="layers"), "path='layers': expected a list"),

@@ -21,9 +21,11 @@ from caffe_impl.runtime.interpreter import find
 from parity_tests.check import data, examine, false_alarms
 from parity_tests.check.command import main
 from parity_tests.check.findings import wrong
+from parity_tests.check.layer_errors import hint
 from parity_tests.check.observe import _in_place
-from parity_tests.check.sources import BadRequest, hint
+from parity_tests.check.sources import BadRequest
 from parity_tests.check.stochastic import GRADIENT, Tensors, as_inputs, expect
+from parity_tests.net_text import input_layer, layer
 from reference.rounding import UNIT_ROUNDOFF
 
 ROOT = Path(__file__).parent.parent
@@ -294,14 +296,7 @@ def test_inputs_from_a_file_are_the_only_case(
     assert "agrees, 1 case," in out
 
 
-def layer(type_: str, bottoms: str, tops: str, rest: str = "") -> str:
-    """A layer of a net, its blobs separated by spaces."""
-    blobs = [f'bottom: "{each}"' for each in bottoms.split()]
-    blobs += [f'top: "{each}"' for each in tops.split()]
-    return f'layer {{ name: "{type_}" type: "{type_}" {" ".join(blobs)} {rest} }}\n'
-
-
-X = layer("Input", "", "x", "input_param { shape { dim: 3 dim: 4 } }")
+X = input_layer("x", 3, 4)
 BUILT_IN = {
     "in-place": (
         X + layer("ReLU", "x", "x") + layer("Reduction", "x", "loss", "loss_weight: 1"),

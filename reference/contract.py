@@ -172,7 +172,7 @@ class VariantFailure(Exception):
     """A variant did not deliver a result.
 
     Attributes:
-        verdict: "crash", "hang" or "refused".
+        verdict: "crash", "hang", "refused", or "fail" where its results are worth nothing.
         message: what happened, in one line or a few.
         output: what the process printed meanwhile.
     """

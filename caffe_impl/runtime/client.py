@@ -86,6 +86,10 @@ class LayerError(CaffeError):
         self.traceback = traceback
 
 
+class SpoiltInput(CaffeError):
+    """A layer wrote into its bottom; the message names the blob."""
+
+
 class NetError(CaffeError):
     """The net is not one that can be run."""
 
@@ -367,6 +371,7 @@ class Caffe:
         Raises:
             NetError, RequestError: what was asked cannot be done; nothing is broken.
             LayerError: a Python layer raised.
+            SpoiltInput: a layer wrote into its bottom.
             CaffeCrash, CaffeHang: the worker is gone; the next request starts another.
             NoCaffe, NoDevice: as `start`.
         """
@@ -488,6 +493,8 @@ class Caffe:
         output = self._process.output()
         if error["kind"] == "net":
             return NetError(error["message"], output)
+        if error["kind"] == "spoilt":
+            return SpoiltInput(error["message"], output)
         if error["kind"] == "request":
             return RequestError(error["message"], output)
         return LayerError(error["message"], output, error["traceback"])

@@ -1,4 +1,4 @@
-"""Build the compiled layer as a plug-in: a library that registers it in a Caffe that is running.
+"""Build a compiled layer as a plug-in: a library that registers it in a Caffe that is running.
 
 The compiler is the installed Caffe's own (g++ 10 of the same Debian release), with that folder as
 its sysroot. The host's does not do: its headers clash with the older glibc's, and what it makes
@@ -33,7 +33,15 @@ CACHED = 1  # counts the changes of what this file makes out of the same sources
 
 
 class PluginError(Exception):
-    """The plug-in could not be built; the message says why and what to do."""
+    """The plug-in could not be built; the message says why and what to do.
+
+    Attributes:
+        printed: what the compiler said, if it was the one who refused.
+    """
+
+    def __init__(self, message: str, printed: str = "") -> None:
+        super().__init__(message)
+        self.printed = printed
 
 
 def build(root: Path, sources: Path = CUDA) -> Path:
@@ -67,11 +75,73 @@ def build(root: Path, sources: Path = CUDA) -> Path:
             for each in objects:
                 each.unlink()
         except PluginError as error:  # the compiler names the copies of the headers
-            raise PluginError(str(error).replace(f"{layers}/", f"{sources}/")) from None
+            raise _renamed(error, layers, sources) from None
 
     files = (source, *headers, *([kernels] if cuda else []))
     content = [(file.name, file.read_bytes()) for file in files]
     return cached("plugin", (str(root), content, flags), make) / f"{NAME}.so"
+
+
+def build_file(
+    root: Path,
+    source: Path,
+    folders: Sequence[Path] = (),
+    starting: Callable[[], None] = lambda: None,
+) -> Path:
+    """Return the plug-in made of one C++ file, compiling it unless an equal one has been.
+
+    Equal is what the preprocessor makes equal, so a header that has changed counts. A header beside
+    the file is found by its name, and as caffe/layers/NAME, which it would be in a Caffe tree.
+
+    Args:
+        root: the folder of an installed Caffe.
+        source: the file; with a .cu file beside it where that Caffe has CUDA.
+        folders: further ones with headers.
+        starting: called before it is compiled, which takes some seconds.
+
+    Raises:
+        PluginError: there is no compiler, or it refuses the file.
+    """
+    cuda = (root / NVCC).exists()
+    kernels = source.with_suffix(".cu")
+    flags = CUDA_FLAGS if cuda else FLAGS
+    with tempfile.TemporaryDirectory() as include:
+        layers = Path(include, "caffe/layers")
+        layers.mkdir(parents=True)
+        for folder in (*folders, source.parent):
+            for header in (*folder.glob("*.hpp"), *folder.glob("*.h")):
+                (layers / header.name).unlink(missing_ok=True)
+                (layers / header.name).symlink_to(header.absolute())
+        flags = (*flags, f"-fmacro-prefix-map={layers}={source.parent}")
+        places = (Path(include), *folders)
+
+        def make(output: Path) -> None:
+            starting()
+            objects = []
+            if cuda and kernels.exists():
+                objects = [_compile_cuda(root, output, kernels, Path(include))]
+            link = ("-shared", "-fPIC", "-Wl,-z,defs")
+            compile_with(root, output / "layer.so", [source, *objects], places, (*flags, *link))
+            for each in objects:
+                each.unlink()
+
+        try:
+            text = _preprocessed(root, source, places, flags)
+            kernels_text = kernels.read_bytes() if cuda and kernels.exists() else b""
+            key = (str(root), text, kernels_text, CUDA_FLAGS if cuda else FLAGS)
+            return cached("layer", key, make) / "layer.so"
+        except PluginError as error:
+            raise _renamed(error, layers, source.parent) from None
+
+
+def _renamed(error: PluginError, copies: Path, originals: Path) -> PluginError:
+    """The error with the user's own headers in place of the copies that the compiler names."""
+    old, new = f"{copies}/", f"{originals}/"
+    return PluginError(str(error).replace(old, new), error.printed.replace(old, new))
+
+
+def _preprocessed(root: Path, source: Path, include: Sequence[Path], flags: Sequence[str]) -> str:
+    return _run([*_compiler(root, include), "-E", "-P", *flags, str(source)], root)
 
 
 def compile_with(
@@ -89,18 +159,23 @@ def compile_with(
     Raises:
         PluginError: there is no compiler, or it refuses the sources.
     """
-    tools = toolchain(root)
-    folders = [f"-I{folder}" for folder in (*include, tools / "include")]
     # libcaffe is named because Python loads it with its symbols hidden from other libraries. What
     # it links to in turn (HDF5, OpenCV...) is none of a layer's business.
     libraries = ["-lcaffe", "-lglog", "-lprotobuf", "-Wl,--allow-shlib-undefined"]
     if (root / NVCC).exists():
-        toolkit = (root / NVCC).parents[1]
-        folders.append(f"-I{toolkit / 'include'}")
         # The same runtime library as Caffe's, not one of its own.
-        libraries += [f"-L{toolkit / 'lib'}", "-lcudart"]
+        libraries += [f"-L{(root / NVCC).parents[1] / 'lib'}", "-lcudart"]
     files = list(map(str, sources))
-    _run([str(tools / "g++"), *folders, *files, *flags, "-o", str(output), *libraries], root)
+    _run([*_compiler(root, include), *files, *flags, "-o", str(output), *libraries], root)
+
+
+def _compiler(root: Path, include: Sequence[Path]) -> list[str]:
+    """The compiler with the folders of headers: the given ones, Caffe's, CUDA's."""
+    tools = toolchain(root)
+    folders = [*include, tools / "include"]
+    if (root / NVCC).exists():
+        folders.append((root / NVCC).parents[1] / "include")
+    return [str(tools / "g++"), *(f"-I{folder}" for folder in folders)]
 
 
 def _compile_cuda(root: Path, folder: Path, source: Path, include: Path) -> Path:
@@ -231,7 +306,8 @@ def _generate_proto(root: Path, folder: Path) -> None:
     (include / "caffe/proto/caffe.pb.cc").unlink()  # libcaffe has it
 
 
-def _run(command: Sequence[str], root: Path, environment: Mapping[str, str] | None = None) -> None:
+def _run(command: Sequence[str], root: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command; return what it wrote to its standard output."""
     try:
         ran = subprocess.run(
             command,
@@ -252,8 +328,10 @@ def _run(command: Sequence[str], root: Path, environment: Mapping[str, str] | No
             f"  first error: {first_error(ran.stderr)}\n"
             "  to do:       correct the file that it names; if that file is not yours, remove\n"
             f"               {root} and run again; it is installed anew.\n"
-            f"  command:     {shlex.join(command)}"
+            f"  command:     {shlex.join(command)}",
+            ran.stderr,
         )
+    return ran.stdout
 
 
 def first_error(text: str) -> str:

@@ -16,8 +16,9 @@ Messages
     {"error": ...}, with --gpu also of kind "no cuda" (this Caffe has none) or "no device".
     Each request is {"free": offset, "ops": [op, ...]}; the reply is {"results": [result, ...]}, one
     for each op, or {"error": {"kind", "message", "traceback", "op"}} for the first that failed:
-    kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe),
-    "request" (the request itself is wrong). The end of the request pipe ends the worker.
+    kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe), "spoilt"
+    (a layer wrote into its bottom), "request" (the request itself is wrong). The end of the request
+    pipe ends the worker.
 
 Arrays
     {"offset", "shape"}: float32, C order, in the arrays file. A request's arrays lie below
@@ -31,7 +32,9 @@ Ops
         Builds a net in phase TRAIN. It lives until the end of the request, so that whatever goes
         wrong when it is destroyed is told in the answer to this request and not to the next.
         Result {"inputs": {blob: shape}, "losses": [blob, ...], "params": [[layer, index], ...]
-        but for the layers that the edits add, "text": the net as it was edited}.
+        but for the layers that the edits add, "owned": [[layer, index, lr_mult], ...] of those
+        params that no layer writes by itself and, of shared ones, the first, "text": the net as it
+        was edited}.
         Edits, all optional:
           "shapes": {input: shape}     the shape of an input
           "same": {input: input}       the first input goes; its readers read the second
@@ -232,8 +235,13 @@ class Worker:
             if layer not in ours
             for index in range(len(blobs))
         ]
-        text = printed(proto)
-        return {"inputs": shapes, "losses": self.losses, "params": params, "text": text}
+        return {
+            "inputs": shapes,
+            "losses": self.losses,
+            "params": params,
+            "owned": [each for each in owned(proto, self.net) if each[0] not in ours],
+            "text": printed(proto),
+        }
 
     def op_describe(self, text):
         proto = parsed(text)
@@ -431,21 +439,24 @@ def solver_parameter(text):
     return solver
 
 
-def learned(proto, net):
-    """The parameters that a solver changes, as layer and index; of shared ones the first."""
-    found = []
+def owned(proto, net):
+    """The parameters that are set from outside, as layer, index and lr_mult; shared ones once."""
     names = set()
     for layer in proto.layer:
         if layer.type == "BatchNorm" or layer.name not in net.params:  # it writes them itself
             continue
         for index in range(len(net.params[layer.name])):
             spec = layer.param[index] if index < len(layer.param) else None
-            if spec and (spec.lr_mult == 0 or spec.name in names):
+            if spec and spec.name in names:
                 continue
             if spec and spec.name:
                 names.add(spec.name)
-            found.append([layer.name, index])
-    return found
+            yield [layer.name, index, spec.lr_mult if spec else 1.0]
+
+
+def learned(proto, net):
+    """The parameters that a solver changes, as layer and index; of shared ones the first."""
+    return [[layer, index] for layer, index, lr_mult in owned(proto, net) if lr_mult]
 
 
 def parsed(text):
@@ -617,7 +628,13 @@ def put_bias_behind(proto, name):
 
 def described(error, index):
     """An exception as data."""
-    kinds = {NetError: "net", RequestError: "request", NoCuda: "no cuda", NoDevice: "no device"}
+    kinds = {
+        NetError: "net",
+        RequestError: "request",
+        SpoiltInput: "spoilt",
+        NoCuda: "no cuda",
+        NoDevice: "no device",
+    }
     message = str(error) if type(error) in kinds else "%s: %s" % (type(error).__name__, error)
     return {
         "kind": kinds.get(type(error), "layer"),

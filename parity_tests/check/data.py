@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from parity_tests.check.parameters import Parameter
 from parity_tests.check.sources import BadRequest
 from reference.contract import Array32, Shape
 
@@ -125,17 +126,43 @@ def load(file: str, shapes: Mapping[str, Shape]) -> dict[str, Array32]:
     Raises:
         BadRequest: the file cannot be read, or lacks an input.
     """
-    try:
-        with np.load(Path(file), allow_pickle=False) as content:
-            arrays = {name: np.asarray(content[name]) for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise BadRequest(f"--inputs {file}: {error}") from error
+    arrays = _arrays(file)
     missing = [name for name in shapes if name not in arrays]
     if missing:
         raise BadRequest(
             f"--inputs {file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
         )
-    for name in shapes:
-        if not np.issubdtype(arrays[name].dtype, np.number):
-            raise BadRequest(f"--inputs {file}: {name} is {arrays[name].dtype}, not numbers")
-    return {name: arrays[name].astype(np.float32) for name in shapes}
+    return {name: _numbers(file, name, arrays[name]) for name in shapes}
+
+
+def load_parameters(file: str, params: Sequence[Parameter]) -> dict[str, Array32]:
+    """Those parameters of a net that an .npz file has, by name.
+
+    Raises:
+        BadRequest: the file cannot be read, or a shape is another than the net's.
+    """
+    arrays = _arrays(file)
+    found = {}
+    for each in params:
+        if each.name in arrays:
+            found[each.name] = _numbers(file, each.name, arrays[each.name])
+            if found[each.name].shape != each.initial.shape:
+                raise BadRequest(
+                    f"--inputs {file}: {each.name} has shape {found[each.name].shape}, "
+                    f"the net's {each.initial.shape}"
+                )
+    return found
+
+
+def _arrays(file: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(Path(file), allow_pickle=False) as content:
+            return {name: np.asarray(content[name]) for name in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadRequest(f"--inputs {file}: {error}") from error
+
+
+def _numbers(file: str, name: str, array: np.ndarray) -> Array32:
+    if not np.issubdtype(array.dtype, np.number):
+        raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
+    return array.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +25,9 @@ from parity_tests.bits import Kept, digest
 from parity_tests.check import computed
 from parity_tests.check.data import Kind, fill
 from parity_tests.check.findings import Finding, findings, port_findings, wrong
+from parity_tests.check.layer_errors import hint, where
 from parity_tests.check.observe import Arrays, Observation, Plan, observe
-from parity_tests.check.sources import BadRequest, hint
+from parity_tests.check.sources import BadRequest
 from parity_tests.check.stochastic import GRADIENT, Expected, Tensors, as_inputs, expect
 from parity_tests.check.threads import one_thread
 
@@ -43,7 +45,8 @@ class Check:
         plan: the net and what is asked of it.
         reference: maps float64 tensors, named like the net's inputs, to the loss or the tops.
         port: likewise in float32, or None.
-        kinds: how each input is filled.
+        kinds: how each input and parameter is filled; a parameter that it lacks keeps its initial
+            value.
         given: the inputs of the user's file, which then are the only case's; or None.
         cases: how many.
         seed: of the inputs.
@@ -59,8 +62,9 @@ class Check:
 
     @property
     def labels(self) -> set[str]:
-        """The inputs that get no gradient and no rounding."""
-        return set(self.plan.shapes) - set(self.plan.gradients)
+        """The inputs and parameters that get no gradient and no rounding."""
+        names = {*self.plan.shapes, *(each.name for each in self.plan.params)}
+        return names - set(self.plan.differentiated)
 
 
 @dataclass
@@ -86,7 +90,8 @@ class Verdict:
 
     Attributes:
         found: the cases of each finding; the first words stand for all.
-        kinks: elements with several right gradients that were left out, by input.
+        kinks: elements with several right gradients that were left out, by input or parameter.
+        elements: of how many.
         seconds: of everything.
         cases: how many ran.
         largest: error / bound by tensor, the largest over all cases.
@@ -96,6 +101,7 @@ class Verdict:
 
     found: dict[str, tuple[Finding, list[int]]] = field(default_factory=dict)
     kinks: dict[str, int] = field(default_factory=dict)
+    elements: dict[str, int] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     cases: int = 0
@@ -132,7 +138,7 @@ def run(
     with _one_thread(check):
         for case in range(1 if check.given else check.cases) if cases is None else cases:
             progress(case)
-            inputs = check.given or case_inputs(check, case)
+            inputs = {**case_inputs(check, case), **(check.given or {})}
             if caffe is None:
                 found = _port_alone(check, verdict, case, inputs)
             else:
@@ -153,10 +159,16 @@ def _one_thread(check: Check) -> AbstractContextManager[None]:
 
 
 def case_inputs(check: Check, case: int) -> Arrays:
-    """The inputs of a case, by seed and number alone."""
+    """The inputs and parameters of a case, by seed and number alone."""
     rng = np.random.RandomState([check.seed, case])
     shapes = check.plan.shapes
-    return {name: fill(check.kinds[name], tuple(shapes[name]), case, rng) for name in shapes}
+    values = {name: fill(check.kinds[name], tuple(shapes[name]), case, rng) for name in shapes}
+    rng = np.random.RandomState([check.seed, case, 11])  # the inputs do not depend on parameters
+    for each in check.plan.params:
+        kind = check.kinds.get(each.name)
+        # Of scale 1 in every case: small or large weights are no more telling than small inputs.
+        values[each.name] = fill(kind, each.initial.shape, 0, rng) if kind else each.initial
+    return values
 
 
 def _case(
@@ -181,11 +193,12 @@ def _case(
     by_caffe.tensors = computed.by_caffe(seen)
     expected = _expected(check, inputs, upstreams, seen)
     by_caffe.fraction = _note(verdict, seen, expected[0])
-    found = list(findings(seen, expected, inputs, check.plan.is_loss))
+    found = list(findings(seen, expected, inputs, check.plan.is_loss, check.plan.learned))
     if found and _changes(check, caffe, inputs, other, upstreams, seen, expected[0]):
-        yield Finding("not-deterministic", "the same inputs on a fresh net give other results")
+        words = "the same inputs on a fresh net give other results: a random number in the layer?"
+        yield Finding("not-deterministic", words)
         found = [each for each in found if each.code.startswith("mutates")]
-    if any(each.code.startswith(("forward-value", GRADIENT)) for each in found):
+    if any(each.code.startswith(("forward-value", GRADIENT, "stale-state")) for each in found):
         found = list(_without_stale(check, caffe, inputs, upstreams, expected, found))
     yield from found
     if check.port is not None:
@@ -220,7 +233,9 @@ def _ports(
         start = time.perf_counter()
         results.append(_port_results(check, inputs, upstream, each))
         by_port.seconds += time.perf_counter() - start
-        yield from port_findings(results[-1], each, next(iter(inputs.values())).shape)
+        yield from port_findings(
+            results[-1], each, next(iter(inputs.values())).shape, check.plan.learned
+        )
     by_port.tensors = computed.by_port(results)
     yield from _port_gradcheck(check, inputs)
 
@@ -233,7 +248,10 @@ def _without_stale(
     expected: Sequence[Expected],
     found: Sequence[Finding],
 ) -> Iterator[Finding]:
-    """The findings, where those that only a pass with other inputs causes are `stale-state`."""
+    """The findings, where those that only a pass with other inputs causes are `stale-state`.
+
+    What is that of the pass before may also be wrong in a way that does not depend on the inputs.
+    """
     try:
         alone = observe(caffe, check.plan, inputs, inputs, upstreams)
     except CaffeError:
@@ -241,13 +259,17 @@ def _without_stale(
         return
     for name in alone.warm_up:  # equal inputs give equal results, which is nothing stale
         alone.warm_up[name] = np.full_like(alone.warm_up[name], np.nan)
-    codes = {each.code for each in findings(alone, expected, inputs, check.plan.is_loss)}
+    remaining = list(findings(alone, expected, inputs, check.plan.is_loss, check.plan.learned))
+    hidden = {each.code for each in remaining} - {each.code for each in found}
+    yield from (each for each in remaining if each.code in hidden)
     for each in found:
-        if each.code in codes:
+        if each.code in {other.code for other in remaining}:
             yield each
-        else:
+        elif each.code != "stale-state":
             words = "right on a fresh net, wrong after a pass with other inputs"
             yield Finding("stale-state", f"{words} ({each.code}: {each.words})")
+        elif not hidden:
+            yield each
 
 
 def _broken(error: CaffeError) -> Finding:
@@ -255,25 +277,23 @@ def _broken(error: CaffeError) -> Finding:
         return Finding("hang", str(error))
     text = str(error)
     if isinstance(error, LayerError):
-        text = _where(error.traceback) + text
+        text = where(error.traceback) + text
     advice = hint(text + error.output)
     what = "" if isinstance(error, CaffeCrash) else "a layer raised: "
     return Finding("crash", f"{what}{text}" + (f" ({advice})" if advice else ""))
 
 
-def _where(traceback: str) -> str:
-    """`file:line: ` of the innermost frame that is not the worker's own."""
-    lines = [line.strip() for line in traceback.splitlines() if line.strip().startswith("File ")]
-    lines = [line for line in lines if "worker.py" not in line and "pycaffe.py" not in line]
-    if not lines:
-        return ""
-    name, number = lines[-1].split('"')[1], lines[-1].split("line ")[1].split(",")[0]
-    return f"{name.rsplit('/', 1)[-1]}:{number}: "
-
-
 def _upstreams(check: Check, inputs: Arrays, case: int) -> list[Arrays]:
     """Loss weights for a loss; for another layer the same kind of noise on every top."""
     tops = _tops(check.reference, as_inputs(inputs), check.plan.outputs)
+    again = _tops(check.reference, as_inputs(inputs), check.plan.outputs)
+    if not all(
+        torch.equal(top.nan_to_num(), again[name].nan_to_num()) for name, top in tops.items()
+    ):
+        raise BadRequest(
+            "the reference gives another result for the same inputs: it must not draw random "
+            "numbers. Give a random mask to layer and reference as an input, or take it out"
+        )
     if check.plan.is_loss:
         return [
             {name: np.full(tuple(each.shape), weight, np.float32) for name, each in tops.items()}
@@ -343,18 +363,18 @@ def _evaluate(
 ) -> Tensors:
     """Tops and gradients of one function."""
     leaves = {
-        name: value.detach().clone().requires_grad_(name in check.plan.gradients)
+        name: value.detach().clone().requires_grad_(name in check.plan.differentiated)
         for name, value in inputs.items()
     }
     tops = _tops(function, leaves, check.plan.outputs)
-    wanted = [leaves[name] for name in check.plan.gradients]
+    wanted = [leaves[name] for name in check.plan.differentiated]
     linked = {name: top for name, top in tops.items() if top.requires_grad}
     grads: Sequence[torch.Tensor | None] = [None] * len(wanted)
     if linked and wanted:
         weights = [upstream[name].reshape(top.shape).to(top.dtype) for name, top in linked.items()]
         grads = torch.autograd.grad(list(linked.values()), wanted, weights, allow_unused=True)
     results = {name: top.detach() for name, top in tops.items()}
-    for name, leaf, grad in zip(check.plan.gradients, wanted, grads, strict=True):
+    for name, leaf, grad in zip(check.plan.differentiated, wanted, grads, strict=True):
         results[GRADIENT + name] = torch.zeros_like(leaf) if grad is None else grad.detach()
     return {name: value.clone() for name, value in results.items()}
 
@@ -411,6 +431,7 @@ def _note(verdict: Verdict, seen: Observation, expected: Expected) -> float:
     for key, count in expected.kinks.items():
         name = key.removeprefix(GRADIENT)
         verdict.kinks[name] = verdict.kinks.get(name, 0) + count
+        verdict.elements[name] = verdict.elements.get(name, 0) + expected.truth[key].size
     nearest = 0.0
     actual = {**seen.tops, **{GRADIENT + name: each for name, each in seen.diffs[0].items()}}
     for key, value in actual.items():
@@ -464,11 +485,12 @@ def _port_results(check: Check, inputs: Arrays, upstream: Arrays, expected: Expe
 def _port_gradcheck(check: Check, inputs: Arrays) -> Iterator[Finding]:
     """Whether the port's backward is its forward's gradient, where the reference's is."""
     assert check.port is not None
-    if _own_gradient(check, check.port, inputs) or not _own_gradient(
-        check, check.reference, inputs
-    ):
+    port = check.port
+    if isinstance(port, torch.nn.Module):  # its own parameters and buffers must be float64, too
+        port = copy.deepcopy(port).double()
+    if _own_gradient(check, port, inputs) or not _own_gradient(check, check.reference, inputs):
         return
-    for name in check.plan.gradients:
+    for name in check.plan.differentiated:
         words = "gradcheck refuses the port: its backward is not its forward's gradient"
         yield Finding(f"port-gradient:{name}", words)
 
@@ -476,7 +498,7 @@ def _port_gradcheck(check: Check, inputs: Arrays) -> Iterator[Finding]:
 def _own_gradient(check: Check, function: Function, inputs: Arrays) -> bool:
     """Whether PyTorch's gradcheck accepts a function on these inputs, in float64."""
     leaves = {
-        name: each.requires_grad_(name in check.plan.gradients)
+        name: each.requires_grad_(name in check.plan.differentiated)
         for name, each in as_inputs(inputs).items()
     }
     names = list(leaves)

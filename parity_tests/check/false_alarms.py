@@ -134,6 +134,24 @@ BREAKAGES: dict[str, tuple[Breakage, ...]] = {
         Breakage("axis=1, keepdims=True) + TINY", "axis=0, keepdims=True) + TINY", "forward-value"),
         Breakage("along) / self.length", "along) / self.length\n            y *= 2", "stale-state"),
     ),
+    "channel_scale": (
+        Breakage("blobs[0].diff[...] +=", "blobs[0].diff[...] =", "overwrites-param-diff:param[0]"),
+        Breakage("np.sum(dy * b", "np.sum(b", "ignores-top-diff"),
+        Breakage("np.sum(dy, axis=others)", "np.mean(dy, axis=others)", "gradient:param[1]"),
+        Breakage("dy * self.per", "self.per", "ignores-top-diff"),
+        Breakage(
+            "(blob.data, bottom[0]) for blob in self.blobs)",
+            "(value, bottom[0]) for value in self.__dict__.setdefault("
+            "'kept', [blob.data.copy() for blob in self.blobs]))",
+            "stale-state",
+        ),
+        Breakage("+= np.sum(dy, axis=others)", "+= 0", "unwritten-diff:param[1]"),
+        Breakage(
+            "+ offset\n",
+            "+ offset\n        self.blobs[0].data[...] *= 2\n",
+            "mutates-param:param[0]",
+        ),
+    ),
     "softmax": (
         Breakage("top[0].diff.flat[0] / self", "1 / self", "ignores-top-diff"),
         Breakage(" * self.kept\n", "\n", "gradient:logits"),

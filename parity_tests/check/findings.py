@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,11 @@ def wrong(actual: Array32, expected: Array64, bound: Array64) -> Bools:
 
 
 def findings(
-    seen: Observation, expected: Sequence[Expected], inputs: Arrays, is_loss: bool
+    seen: Observation,
+    expected: Sequence[Expected],
+    inputs: Arrays,
+    is_loss: bool,
+    params: Collection[str] = (),
 ) -> Iterator[Finding]:
     """Everything that is wrong in one case.
 
@@ -50,19 +54,25 @@ def findings(
         expected: the truth for each upstream gradient.
         inputs: the case.
         is_loss: whether the upstream gradient is a loss weight.
+        params: which of the gradients are those of parameters.
     """
-    yield from _mutations(seen, inputs)
-    yield from _forward(seen, expected[0], next(iter(inputs.values())).shape)
+    shape = next(iter(inputs.values())).shape
+    yield from _mutations(seen, inputs, params)
+    yield from _forward(seen, expected[0], shape)
     for name in seen.diffs[0]:
-        yield from _gradient(name, seen, expected, is_loss)
+        if name in params:
+            yield from _param_gradient(name, seen, expected, is_loss, shape)
+        else:
+            yield from _gradient(name, seen, expected, is_loss)
 
 
-def _mutations(seen: Observation, inputs: Arrays) -> Iterator[Finding]:
+def _mutations(seen: Observation, inputs: Arrays, params: Collection[str]) -> Iterator[Finding]:
     for when, data in (("forward", seen.after_forward), ("backward", seen.after_backward)):
         for name, value in data.items():
             if not np.array_equal(value, inputs[name], equal_nan=True):
-                words = f"the {when} overwrites its own bottom {name}"
-                yield Finding(f"mutates-bottom:{name}", words)
+                code, what = ("param", "parameter") if name in params else ("bottom", "bottom")
+                words = f"the {when} overwrites its own {what} {name}"
+                yield Finding(f"mutates-{code}:{name}", words)
 
 
 def _forward(seen: Observation, expected: Expected, shape: tuple[int, ...]) -> Iterator[Finding]:
@@ -76,7 +86,10 @@ def _forward(seen: Observation, expected: Expected, shape: tuple[int, ...]) -> I
         if np.array_equal(actual, warm) and warm.size and not np.array_equal(warm, truth):
             yield Finding("stale-state", f"{name} is the one of the pass before, with other inputs")
             continue
-        yield Finding("forward-value", _explained(name, truth, bound, actual, shape=shape))
+        yield Finding(
+            "forward-value",
+            _explained(name, truth, bound, actual, shape=shape if truth.size == 1 else ()),
+        )
 
 
 def _gradient(
@@ -95,6 +108,61 @@ def _gradient(
         words = f"the diff of {name} is added to what it held (`+=`): it must be overwritten"
         yield Finding(f"accumulates-diff:{name}", words)
         return
+    found = list(_first_backwards(name, seen, expected, is_loss, again))
+    yield from found
+    if found:
+        return
+    if np.any(wrong(again, truth, bound)):
+        yield Finding("stale-state", f"a second backward gives another gradient of {name}")
+    elif np.any(wrong(seen.second_diffs[name], truth, bound)):
+        yield Finding("stale-state", f"a second pass gives another gradient of {name}")
+
+
+def _param_gradient(
+    name: str,
+    seen: Observation,
+    expected: Sequence[Expected],
+    is_loss: bool,
+    shape: tuple[int, ...],
+) -> Iterator[Finding]:
+    """Parameter diffs are added to: Caffe sets them to 0 itself, once for iter_size backwards."""
+    key = GRADIENT + name
+    truth, bound = expected[0].truth[key], expected[0].bound[key]
+    first, again = seen.diffs[0][name], seen.again[name]
+    off = wrong(first, truth, bound)
+    if np.any(off) and not np.any(first[off]) and not np.any(again[off]):
+        yield Finding(f"unwritten-diff:{name}", _unwritten(name, off))
+        return
+    found = list(_first_backwards(name, seen, expected, is_loss, None, shape))
+    yield from found
+    if found:
+        return
+    if np.any(wrong(again, 2 * truth, 2 * bound + 4 * UNIT_ROUNDOFF * np.abs(truth))):
+        if np.any(wrong(again, truth, bound)):
+            yield Finding("stale-state", f"a second backward gives another gradient of {name}")
+        else:
+            words = (
+                f"the diff of {name} is overwritten: it must be added to (`+=`), or all but the "
+                "last of iter_size batches, and of layers that share it, are lost"
+            )
+            yield Finding(f"overwrites-param-diff:{name}", words)
+    elif np.any(wrong(seen.second_diffs[name], truth, bound)):
+        yield Finding("stale-state", f"a second pass gives another gradient of {name}")
+
+
+def _first_backwards(
+    name: str,
+    seen: Observation,
+    expected: Sequence[Expected],
+    is_loss: bool,
+    again: Array32 | None,
+    shape: tuple[int, ...] = (),
+) -> Iterator[Finding]:
+    """What the first backward of each upstream gradient has wrong; `again` as in `_explained`."""
+    key = GRADIENT + name
+    truth, bound = expected[0].truth[key], expected[0].bound[key]
+    first = seen.diffs[0][name]
+    off = wrong(first, truth, bound)
     if _ignores(name, seen, expected):
         what = "the same at every loss weight" if is_loss else "the same for every top diff"
         yield Finding(
@@ -106,20 +174,15 @@ def _gradient(
         if np.array_equal(first, seen.warm_up[key]) and np.any(first):
             yield Finding("stale-state", f"the gradient of {name} is the one of the pass before")
             return
-        words = _explained("d" + name, truth, bound, first, again)
+        words = _explained("d" + name, truth, bound, first, again, shape)
         yield Finding(f"gradient:{name}", words)
         return
     for index in range(1, len(expected)):
         later = seen.diffs[index][name]
         if np.any(wrong(later, expected[index].truth[key], expected[index].bound[key])):
-            if not _ignores(name, seen, expected):
-                words = f"the gradient of {name} is right for one top diff and wrong for another"
-                yield Finding(f"gradient:{name}", words)
+            words = f"the gradient of {name} is right for one top diff and wrong for another"
+            yield Finding(f"gradient:{name}", words)
             return
-    if np.any(wrong(again, truth, bound)):
-        yield Finding("stale-state", f"a second backward gives another gradient of {name}")
-    elif np.any(wrong(seen.second_diffs[name], truth, bound)):
-        yield Finding("stale-state", f"a second pass gives another gradient of {name}")
 
 
 def _accumulates(again: Array32, truth: Array64, bound: Array64) -> bool:
@@ -165,9 +228,9 @@ def _explained(
         bound: how far rounding may carry it.
         actual: what was computed.
         again: what a second backward computed into a diff that held ONE.
-        shape: of the input that its normaliser may come from; else it is the tensor's own.
+        shape: of the input that its normaliser may come from; () for the tensor's own.
     """
-    shape = shape if truth.size == 1 and shape else truth.shape
+    shape = shape or truth.shape
     shape = (*shape, 1, 1) if len(shape) < 2 else shape
     if truth.size == 1:  # a loss, whose words need no index
         truth, bound, actual = truth.reshape(()), bound.reshape(()), actual.reshape(())
@@ -189,7 +252,10 @@ def _explained(
 
 
 def port_findings(
-    results: Mapping[str, npt.NDArray[np.floating]], expected: Expected, shape: tuple[int, ...]
+    results: Mapping[str, npt.NDArray[np.floating]],
+    expected: Expected,
+    shape: tuple[int, ...],
+    params: Collection[str] = (),
 ) -> Iterator[Finding]:
     """What is wrong with a port's tops and gradients (named GRADIENT + input).
 
@@ -197,7 +263,9 @@ def port_findings(
         results: of the port.
         expected: the truth.
         shape: of the first input.
+        params: which of the gradients are those of parameters.
     """
+    parameters = {GRADIENT + name for name in params}
     for key, actual in results.items():
         truth, bound = expected.truth[key], expected.bound[key]
         if actual.shape != truth.shape:
@@ -206,7 +274,10 @@ def port_findings(
             continue
         off = wrong(actual.astype(np.float32), truth, bound)
         if np.any(off):
-            words = _explained(_spoken(key), truth, bound, actual.astype(np.float32), shape=shape)
+            own = truth.size != 1 and key not in parameters
+            words = _explained(
+                _spoken(key), truth, bound, actual.astype(np.float32), shape=() if own else shape
+            )
             yield Finding(_port_code(key), f"in the port, {words}")
 
 

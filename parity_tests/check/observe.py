@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from caffe_impl.runtime.client import Caffe, Op
+from parity_tests.check.parameters import ARGUMENT, Parameter
 from parity_tests.check.sources import Net
 from parity_tests.check.stochastic import GRADIENT
 from reference.contract import Array32, Shape
@@ -28,7 +29,7 @@ class Plan:
         gradients: the inputs whose gradient is asked for.
         libraries: compiled layers to load.
         is_loss: whether the net has a loss of its own.
-        params: its parameter blobs, as layer and index.
+        params: its parameter blobs, where the reference takes them.
         in_place: the inputs that a layer works on in place, so that they may change.
     """
 
@@ -38,8 +39,18 @@ class Plan:
     gradients: tuple[str, ...]
     libraries: tuple[str, ...]
     is_loss: bool
-    params: tuple[tuple[str, int], ...] = ()
+    params: tuple[Parameter, ...] = ()
     in_place: frozenset[str] = frozenset()
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The parameters whose gradient Caffe computes."""
+        return tuple(each.name for each in self.params if each.learned)
+
+    @property
+    def differentiated(self) -> tuple[str, ...]:
+        """The inputs and parameters whose gradients are compared."""
+        return (*self.gradients, *self.learned)
 
 
 @dataclass
@@ -50,10 +61,11 @@ class Observation:
         warm_up: the tops and diffs of a pass with other inputs, run first.
         tops: the tops of the first pass with the case's inputs.
         diffs: for each upstream gradient, the diffs after a forward and a backward.
-        again: the diffs of another backward without a forward; they held 1 before.
+        again: the diffs of another backward without a forward; those of inputs held 1 before,
+            those of parameters the gradient of the backward before.
         second_tops, second_diffs: of another whole pass.
-        params: parameter blobs and, for the first upstream gradient, their diffs.
-        after_forward, after_backward: the inputs' data, which no layer may change but in place.
+        after_forward, after_backward: the data of inputs and learned parameters, which no layer
+            may change but in place.
     """
 
     warm_up: Arrays = field(default_factory=dict)
@@ -62,7 +74,6 @@ class Observation:
     again: Arrays = field(default_factory=dict)
     second_tops: Arrays = field(default_factory=dict)
     second_diffs: Arrays = field(default_factory=dict)
-    params: dict[str, tuple[Array32, Array32]] = field(default_factory=dict)
     after_forward: Arrays = field(default_factory=dict)
     after_backward: Arrays = field(default_factory=dict)
 
@@ -74,25 +85,37 @@ class _Script:
         self.plan = plan
         self.ops = net_ops(plan)
         self.slots: list[tuple[Arrays, str]] = []
+        self.places = {
+            each.name: {"layer": each.layer, "index": each.index} for each in plan.params
+        }
 
-    def forward(self, inputs: Arrays) -> None:
-        self.ops += [{"op": "set", "blob": name, "array": each} for name, each in inputs.items()]
+    def forward(self, values: Arrays) -> None:
+        self.poison(HUGE)  # before the forward, since some layers (HingeLoss) keep theirs in a diff
+        for name, each in values.items():
+            if name in self.places:
+                self.ops += [{"op": "set_param", **self.places[name], "array": each}]
+            else:
+                self.ops += [{"op": "set", "blob": name, "array": each}]
         self.ops += [{"op": "forward"}]
 
-    def backward(self, upstream: Arrays, poison: float) -> None:
-        self.ops += [{"op": "poison", "value": poison}, {"op": "clear_params"}]
+    def poison(self, value: float) -> None:
+        self.ops += [{"op": "poison", "value": value}]
+
+    def backward(self, upstream: Arrays, clear_params: bool = True) -> None:
+        if clear_params:
+            self.ops += [{"op": "clear_params"}]
         for name, each in upstream.items():
             self.ops += [{"op": "set_diff", "blob": name, "array": each}]
         self.ops += [{"op": "backward"}]
 
     def read(self, what: str, names: Sequence[str], into: Arrays) -> None:
         for name in names:
-            self.ops += [{"op": what, "blob": name}]
+            if name in self.places:
+                op = {"data": "param", "diff": "param_diff"}[what]
+                self.ops += [{"op": op, **self.places[name]}]
+            else:
+                self.ops += [{"op": what, "blob": name}]
             self.slots += [(into, name)]
-
-    def read_param(self, what: str, layer: str, index: int, into: Arrays, name: str) -> None:
-        self.ops += [{"op": what, "layer": layer, "index": index}]
-        self.slots += [(into, name)]
 
     def run(self, caffe: Caffe) -> None:
         replies = [reply for reply in caffe.request(self.ops) if "array" in reply]
@@ -120,8 +143,18 @@ def with_params(caffe: Caffe, plan: Plan) -> Plan:
     Raises:
         CaffeError: it cannot be built.
     """
-    built = caffe.request(net_ops(plan))[-1]
-    params = tuple((layer, index) for layer, index in built["params"])
+    build = net_ops(plan)
+    built = caffe.request(build)[-1]
+    read: list[Op] = [
+        {"op": "param", "layer": layer, "index": index} for layer, index, _ in built["owned"]
+    ]
+    values = caffe.request([*build, *read])[len(build) :] if read else []
+    params = tuple(
+        Parameter(f"{ARGUMENT}[{number}]", layer, index, bool(lr_mult), value["array"])
+        for number, ((layer, index, lr_mult), value) in enumerate(
+            zip(built["owned"], values, strict=True)
+        )
+    )
     return replace(plan, params=params, in_place=frozenset(_in_place(built["text"])))
 
 
@@ -141,8 +174,8 @@ def observe(
     Args:
         caffe: where it runs.
         plan: what is asked.
-        inputs: the case.
-        other: inputs of the pass that goes before.
+        inputs: the case, parameters included.
+        other: those of the pass that goes before.
         upstreams: the tops' diffs, by top; one forward and backward for each.
 
     Raises:
@@ -150,38 +183,31 @@ def observe(
     """
     seen = Observation()
     script = _Script(plan)
-    names = list(plan.gradients)
-    kept = [name for name in plan.shapes if name not in plan.in_place]
+    names = plan.differentiated
+    kept = [name for name in (*plan.shapes, *plan.learned) if name not in plan.in_place]
     warm_diffs: Arrays = {}
     script.forward(other)
     script.read("data", plan.outputs, seen.warm_up)
-    script.backward(upstreams[0], HUGE)
+    script.backward(upstreams[0])
     script.read("diff", names, warm_diffs)
-    values: Arrays = {}
-    diffs: Arrays = {}
     for index, upstream in enumerate(upstreams):
         script.forward(inputs)
         if index == 0:
             script.read("data", plan.outputs, seen.tops)
             script.read("data", kept, seen.after_forward)
-        script.backward(upstream, HUGE)
+        script.backward(upstream)
         seen.diffs.append({})
         script.read("diff", names, seen.diffs[-1])
-        if index == 0:
-            for layer, number in plan.params:
-                name = f"{layer}[{number}]"
-                script.read_param("param", layer, number, values, name)
-                script.read_param("param_diff", layer, number, diffs, name)
     script.forward(inputs)
-    script.backward(upstreams[0], HUGE)
-    script.backward(upstreams[0], ONE)
+    script.backward(upstreams[0])
+    script.poison(ONE)
+    script.backward(upstreams[0], clear_params=False)
     script.read("diff", names, seen.again)
     script.read("data", kept, seen.after_backward)
     script.forward(inputs)
     script.read("data", plan.outputs, seen.second_tops)
-    script.backward(upstreams[0], HUGE)
+    script.backward(upstreams[0])
     script.read("diff", names, seen.second_diffs)
     script.run(caffe)
-    seen.params = {name: (values[name], diffs[name]) for name in values}
     seen.warm_up |= {GRADIENT + name: each for name, each in warm_diffs.items()}
     return seen

@@ -201,25 +201,3 @@ def _python_net(
         f'layer {{\n  name: "layer"\n  type: "Python"\n{lines}  top: "top"\n'
         f'  python_param {{ module: "{module}" layer: "{layer}"{param} }}\n}}\n'
     )
-
-
-HINTS = {
-    "param_str_": "`param_str_` is the name before Caffe 1.0: it is `param_str` now",
-    "xrange": "`xrange` is Python 2: it is `range` now",
-    "SyntaxError: Missing parentheses in call to 'print'": "`print` is a function in Python 3",
-    "has_key": "`has_key` is Python 2: it is `in` now",
-    "iteritems": "`iteritems` is Python 2: it is `items` now",
-    "'float' object cannot be interpreted as an integer": (
-        "`/` is no integer division in Python 3: `//` is"
-    ),
-    "No module named": (
-        "a module that the layer imports is not there for Caffe's Python; --path adds folders"
-    ),
-    "has no attribute": "the module does not have what the net asks for, or NumPy no longer has it",
-}
-"""What old layers trip over, by what Python says of it."""
-
-
-def hint(text: str) -> str:
-    """What to do about an error of an old layer, or ""."""
-    return next((words for sign, words in HINTS.items() if sign in text), "")

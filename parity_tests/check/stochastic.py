@@ -9,6 +9,7 @@ A sum rounds more than once. With independent errors its n terms' walk is up to 
 sum |terms| whatever the order (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019), so reductions
 and matrix products are changed by that times a random number. Composite operations (softmax,
 losses, norms) are taken apart by PyTorch's own decompositions first, so that each step is rounded.
+So are sums that indices make, such as the gradient of an embedding or of overlapping pools.
 
 At a kink (|x| at 0, the edge of a hinge, a tie of a maximum) several gradients are right. Such
 elements are found by moving the inputs by 2**-30 of their size: a smooth gradient hardly changes,
@@ -61,12 +62,41 @@ _SUMS = {
 }
 _PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.convolution.default}
 _BACKWARD = aten.convolution_backward.default
+_ADDED = {
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+    aten.scatter_add.default,
+    aten.scatter_add_.default,
+    aten.max_pool2d_with_indices_backward.default,
+    aten.max_pool3d_with_indices_backward.default,
+    aten.avg_pool2d_backward.default,
+    aten.avg_pool3d_backward.default,
+    aten._adaptive_avg_pool2d_backward.default,
+    aten.upsample_bilinear2d_backward.default,
+    aten.upsample_nearest2d_backward.default,
+}
+"""Operations that may add up several elements of an argument in one of the result."""
+
+_TAKEN_APART: tuple[Any, ...] = (
+    aten._softmax,
+    aten._log_softmax,
+    aten.native_layer_norm,
+    aten.native_group_norm,
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_functional,
+    aten.batch_norm_backward,
+    aten.linalg_vector_norm,
+)
+"""Composite operations that core_aten_decompositions() leaves whole."""
+
 _SCALED_SUMS = {aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
 _EXACT = set(
     """
     abs alias amax amin arange as_strided cat ceil clamp clamp_max clamp_min clone
     constant_pad_nd copy copy_ detach diagonal diagonal_copy empty empty_like empty_strided eq
-    expand fill fill_ flip floor full full_like gather ge gt index index_put index_put_
+    expand fill fill_ flip floor full full_like gather ge gt index
     index_select le lift_fresh lift_fresh_copy lt masked_fill max maximum min minimum ne neg
     new_empty new_empty_strided new_full new_ones new_zeros ones ones_like permute relu repeat
     reshape resize round scalar_tensor scatter select select_backward select_scatter sgn sign
@@ -81,7 +111,11 @@ _EXACT = set(
 @cache
 def _decompositions() -> Mapping[Any, Callable[..., Any]]:
     """What PyTorch knows of composite operations; making the table takes a tenth of a second."""
-    table: Mapping[Any, Callable[..., Any]] = torch._decomp.core_aten_decompositions()
+    table = dict(torch._decomp.core_aten_decompositions())
+    known = torch._decomp.decomposition_table
+    for packet in _TAKEN_APART:
+        overloads = [getattr(packet, each) for each in packet.overloads()]
+        table |= {each: known[each] for each in overloads if each in known}
     return table
 
 
@@ -107,6 +141,9 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = self.decompositions[func](*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if func in _ADDED:
+            added = _spread_of_added(func, args, kwargs)  # before: it may work in place
+            return self._rounded(func(*args, **kwargs), added, func._schema.is_mutable)
         result = func(*args, **kwargs)
         if func is _BACKWARD:
             spreads = _spreads_of_convolution_backward(args)
@@ -121,7 +158,7 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tree_map(lambda each: self._rounded(each, spread, in_place), result)
 
     def _rounded(self, value: Any, spread: torch.Tensor | None, in_place: bool) -> Any:
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        if not _is_float(value):
             return value
         size = UNIT_ROUNDOFF * value.abs()
         if spread is not None and spread.shape == value.shape:
@@ -151,6 +188,14 @@ def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
     return spread
 
 
+def _spread_of_added(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+    """The same where indices say what is added up: they say how many terms each sum has, too."""
+    size = func(*tree_map(_absolute, args), **kwargs)
+    counts = func(*tree_map(_ones, args), **kwargs)
+    spread: torch.Tensor = UNIT_ROUNDOFF * counts.clamp(min=1).sqrt() * size
+    return spread
+
+
 def _spreads_of_convolution_backward(args: Any) -> list[torch.Tensor | None]:
     """The same for the gradients of a convolution's input, weight and bias, where they are asked.
 
@@ -176,8 +221,15 @@ def _spread_of_product(result: torch.Tensor, other: Any, factor: float) -> torch
 
 
 def _absolute(value: Any) -> Any:
-    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.abs() if is_float else value
+    return value.abs() if _is_float(value) else value
+
+
+def _ones(value: Any) -> Any:
+    return torch.ones_like(value) if _is_float(value) else value
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-SMALL = 1 << 16
+SMALL = 1 << 20
 """Elements below which PyTorch's threads cost more than they bring: on a busy machine each waits
 for the others, and an operation of microseconds takes milliseconds."""
 
