@@ -1,18 +1,38 @@
-"""Makes the parity plugin known to the project's own tests, and packs what they install."""
+"""Makes the parity plugin known to the project's own tests; what several of their files share."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from caffe_impl.runtime.client import Caffe
+from caffe_impl.runtime.interpreter import find
 
 pytest_plugins = ["parity_tests.plugin"]
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("caffe_parity", "reference", "caffe_impl", "torch_impl", "parity_tests")
 MODULE = "pytest_caffe_parity.py"
+
+
+@pytest.fixture(scope="module")
+def caffe() -> Iterator[Caffe]:
+    """One Caffe for a file of tests: importing it is most of what a small check costs."""
+    with Caffe(find()) as started:
+        yield started
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a copy of the examples in it."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ import pytest
 import torch
 
 from caffe_impl.runtime.client import Caffe
-from caffe_impl.runtime.interpreter import find
 from parity_tests.check import data, examine, false_alarms
 from parity_tests.check.command import main
 from parity_tests.check.findings import wrong
@@ -30,21 +28,6 @@ from reference.rounding import UNIT_ROUNDOFF
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("docs/check.md", "docs/porting.md")
-
-
-@pytest.fixture(scope="module")
-def caffe() -> Iterator[Caffe]:
-    """One Caffe for this file: importing it is most of what a check of a small layer costs."""
-    with Caffe(find()) as started:
-        yield started
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a copy of the examples in it."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", false_alarms.BREAKAGES)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +10,11 @@ import numpy as np
 import pytest
 
 from caffe_impl.runtime.client import Caffe
-from caffe_impl.runtime.interpreter import find
 from parity_tests.check import false_alarms
 from parity_tests.check.command import main
 from parity_tests.net_text import input_layer, layer
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def caffe() -> Iterator[Caffe]:
-    """One Caffe for this file."""
-    with Caffe(find()) as started:
-        yield started
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a copy of the examples in it."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 IMAGE = input_layer("x", 3, 4, 5, 6)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from caffe_impl.runtime import install, plugin
 from caffe_impl.runtime.client import CaffeCrash, Op
 from caffe_impl.variants import compiled_layer, from_file, shared_caffe, variants
 from parity_tests.judge import judge
+from parity_tests.machine import nvcc, tool
 from reference.cases import by_name
 
 HERE = Path(__file__).parent / "cuda"
@@ -31,11 +31,6 @@ SANITIZERS = {
 }
 
 
-def not_run(reason: str) -> NoReturn:
-    """Ends a test that this machine lacks the tool or the device for."""
-    pytest.skip(f"not run: {reason}")
-
-
 def succeed(command: Sequence[object], environment: dict[str, str] | None = None) -> str:
     """Runs a command that must succeed; returns all that it printed."""
     ran = subprocess.run(
@@ -48,21 +43,6 @@ def succeed(command: Sequence[object], environment: dict[str, str] | None = None
     )
     assert ran.returncode == 0, f"{' '.join(map(str, command))}\n{ran.stdout[-6000:]}"
     return ran.stdout
-
-
-def tool(*names: str) -> str:
-    """The path of the first of these programs that there is; not run where there is none."""
-    for name in names:
-        path = shutil.which(name)
-        if path:
-            return path
-    not_run(f"no {names[0]}")
-
-
-def nvcc() -> str:
-    """The CUDA compiler, on PATH or in CUDA_HOME."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return tool("nvcc", *([f"{home}/bin/nvcc"] if home else []))
 
 
 def content(*files: Path) -> list[bytes]:

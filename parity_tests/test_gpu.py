@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -26,6 +26,7 @@ from caffe_impl.runtime.interpreter import Interpreter, NoCaffe, find
 from caffe_impl.variants import NETS, shared_caffe
 from parity_tests import gpu
 from parity_tests.judge import prepared
+from parity_tests.machine import not_run
 from parity_tests.registry import registered
 from reference.cases import CASES
 from reference.contract import TENSORS, Variant
@@ -37,11 +38,6 @@ ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "parity_tests" / "results.schema.json").read_text())
 REASON = "not run: no CUDA device"
 AGAINST_CPU = ROOT / "parity_tests" / "cuda" / "kernels_against_cpu.cu"
-
-
-def not_run(reason: str) -> NoReturn:
-    """Ends a test that this machine lacks the tool or the device for."""
-    pytest.skip(f"not run: {reason}")
 
 
 @pytest.fixture

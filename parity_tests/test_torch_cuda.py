@@ -7,13 +7,13 @@ import subprocess
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import torch
 
 from caffe_impl.runtime import plugin
 from parity_tests.judge import judge
+from parity_tests.machine import not_run
 from reference.cases import by_name
 from torch_impl import cuda_op
 from torch_impl.cuda_op import Kernels, fused_channel_sum_euclidean_loss
@@ -23,11 +23,6 @@ from torch_impl.variants import variants
 HERE = Path(__file__).parent / "cuda"
 SHAPES = [(3, 2), (2, 3, 2), (2, 2, 3, 4), (1, 2, 2, 1, 3)]
 WANTED = [(True, True), (True, False), (False, True)]
-
-
-def not_run(reason: str) -> NoReturn:
-    """Ends a test that this machine lacks the tool or the device for."""
-    pytest.skip(f"not run: {reason}")
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
