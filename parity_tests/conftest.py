@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,13 @@ pytest_plugins = ["parity_tests.plugin"]
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("caffe_parity", "reference", "caffe_impl", "torch_impl", "parity_tests")
 MODULE = "pytest_caffe_parity.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C reaches what the tests start: a shell's background job would pass on to ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
