@@ -15,7 +15,7 @@ from caffe_impl.runtime.client import Caffe, CaffeError
 from caffe_impl.runtime.interpreter import NoCaffe
 from caffe_parity.layer import BadLayer, CaffeNet, CaffeVariant, Function, Layer, located
 from caffe_parity.process import SHARED, NoneToCompareWith
-from parity_tests.check import command, examine
+from parity_tests.check import examine, output, prepare
 from parity_tests.check.findings import Finding
 from parity_tests.check.observe import Plan
 from parity_tests.check.sources import BadRequest, Net
@@ -88,7 +88,7 @@ class _Variant:
             cases=layer.cases,
             seed=layer.seed,
         )
-        return command.prepared(options, caffe, shapes)
+        return prepare.prepared(options, caffe, shapes)
 
     def _port_check(self) -> examine.Check:
         layer = self.layer
@@ -156,7 +156,7 @@ class Comparison:
         if isinstance(verdict, str):
             self.record = self.not_run(verdict)
             pytest.fail(f"{self} could not be compared: {verdict}", pytrace=False)
-        self.record = self._record({**command.summary(verdict), "output": verdict.output})
+        self.record = self._record({**output.summary(verdict), "output": verdict.output})
         return [finding for finding, _ in verdict.found.values()]
 
     def _verdict(self) -> examine.Verdict | str:

@@ -22,7 +22,8 @@ from caffe_impl.runtime.client import Caffe
 from caffe_impl.runtime.interpreter import find
 from caffe_parity import comparison, process
 from parity_tests.check import examine, false_alarms
-from parity_tests.check.command import parser, prepared
+from parity_tests.check.command import parser
+from parity_tests.check.prepare import prepared
 from parity_tests.check.sources import BadRequest
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,8 @@ from pathlib import Path
 from caffe_impl.runtime.client import Caffe
 from caffe_impl.variants import shared_caffe
 from parity_tests.check import examine
-from parity_tests.check.command import parser, prepared
+from parity_tests.check.command import parser
+from parity_tests.check.prepare import prepared
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
