@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from caffe_impl.runtime import cuda_build, install, plugin
-from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeHang, LayerError, Op, SpoiltInput
-from caffe_impl.runtime.interpreter import find
-from reference.contract import (
+from caffe_parity.caffe import compile as plugin
+from caffe_parity.caffe import cuda_build, install
+from caffe_parity.caffe.client import Caffe, CaffeCrash, CaffeHang, LayerError, Op, SpoiltInput
+from caffe_parity.caffe.interpreter import find
+from caffe_parity.contract import (
     PASSES,
     SHARED_GRADIENT,
     Array32,
@@ -54,7 +55,7 @@ def shared_caffe() -> Caffe:
 
 @dataclass(frozen=True)
 class CaffeVariant:
-    """A net in a real Caffe; implements `reference.contract.Variant`.
+    """A net in a real Caffe; implements `caffe_parity.contract.Variant`.
 
     Attributes:
         name: `caffe-<how>`.
@@ -85,7 +86,7 @@ class CaffeVariant:
         return self.obstacle()
 
     def run(self, case: Case, inputs: Inputs, other: Inputs, larger: Inputs) -> Run:
-        """Computes the case as `reference.contract.Variant.run` says.
+        """Computes the case as `caffe_parity.contract.Variant.run` says.
 
         Raises:
             VariantFailure: Caffe crashed, hung, a layer raised, or wrote into its bottom.

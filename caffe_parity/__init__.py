@@ -22,9 +22,9 @@ What is named here is public, and nothing else is.
 from caffe_parity.packages import own_packages
 
 with own_packages():
+    from caffe_parity.check.findings import Finding
     from caffe_parity.comparison import Comparison, parametrize
     from caffe_parity.layer import BadLayer, CaffeNet, Layer, PythonLayer, net, python_layer
-    from parity_tests.check.findings import Finding
 
 __all__ = [
     "BadLayer",

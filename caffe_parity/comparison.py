@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from caffe_impl.runtime.client import Caffe, CaffeError
-from caffe_impl.runtime.interpreter import NoCaffe
+from caffe_parity.caffe.client import Caffe, CaffeError
+from caffe_parity.caffe.interpreter import NoCaffe
+from caffe_parity.check import examine, output, prepare
+from caffe_parity.check.findings import Finding
+from caffe_parity.check.observe import Plan
+from caffe_parity.engine.sources import BadRequest, Net
 from caffe_parity.layer import BadLayer, CaffeNet, CaffeVariant, Function, Layer, located
 from caffe_parity.process import SHARED, NoneToCompareWith
-from parity_tests.check import examine, output, prepare
-from parity_tests.check.findings import Finding
-from parity_tests.check.observe import Plan
-from parity_tests.check.sources import BadRequest, Net
-from parity_tests.environment import environment as used_environment
+from caffe_parity.report.environment import environment as used_environment
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 Record = dict[str, Any]

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from parity_tests.check import sources
-from parity_tests.check.data import Kind, fill, parse
-from parity_tests.check.parameters import ARGUMENT, taken_by
-from parity_tests.check.sources import BadRequest
-from reference.contract import Shape
+from caffe_parity.contract import Shape
+from caffe_parity.engine import sources
+from caffe_parity.engine.data import Kind, fill, parse
+from caffe_parity.engine.parameters import ARGUMENT, taken_by
+from caffe_parity.engine.sources import BadRequest
 
 Function = Callable[..., Any]
 

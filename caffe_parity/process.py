@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from caffe_impl.runtime.client import Caffe, CaffeError
-from caffe_impl.runtime.install import InstallError
-from caffe_impl.runtime.interpreter import NoCaffe, find
+from caffe_parity.caffe.client import Caffe, CaffeError
+from caffe_parity.caffe.install import InstallError
+from caffe_parity.caffe.interpreter import NoCaffe, find
 
 
 class NoneToCompareWith(Exception):

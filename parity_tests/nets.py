@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caffe_impl.runtime.client import Caffe, CaffeCrash, CaffeError, CaffeHang
 from caffe_impl.variants import CaffeVariant
-from parity_tests import gpu
+from caffe_parity.caffe import gpu
+from caffe_parity.caffe.client import Caffe, CaffeCrash, CaffeError, CaffeHang
 
 
 class UnusableNet(Exception):

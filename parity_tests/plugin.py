@@ -18,20 +18,20 @@ from typing import Any
 
 import pytest
 
-from caffe_impl.runtime.client import Caffe, CaffeError
-from caffe_impl.runtime.install import InstallError
-from caffe_impl.runtime.interpreter import NoCaffe
-from caffe_impl.runtime.plugin import PluginError
 from caffe_impl.variants import CaffeVariant
-from parity_tests import gpu, report
-from parity_tests.environment import environment
-from parity_tests.judge import Outcome, judge
+from caffe_parity.caffe import driver, gpu
+from caffe_parity.caffe.client import Caffe, CaffeError
+from caffe_parity.caffe.compile import PluginError
+from caffe_parity.caffe.install import InstallError
+from caffe_parity.caffe.interpreter import NoCaffe
+from caffe_parity.contract import Case, Variant
+from caffe_parity.engine.judge import Outcome, judge
+from caffe_parity.report import table as report
+from caffe_parity.report.environment import environment
 from parity_tests.nets import UnusableNet, variant_of
 from parity_tests.registry import registered
 from reference.cases import CASES
-from reference.contract import Case, Variant
 from reference.layers import LAYERS
-from torch_impl import driver
 
 CAFFE = pytest.StashKey[Caffe]()
 COLLECTOR = pytest.StashKey["Collector"]()

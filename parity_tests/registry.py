@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from caffe_impl import variants as caffe_variants
-from parity_tests import gpu
-from reference.contract import Variant
+from caffe_parity.caffe import gpu
+from caffe_parity.contract import Variant
 from torch_impl import variants as torch_variants
 
 

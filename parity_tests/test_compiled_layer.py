@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_impl.runtime import install, plugin
-from caffe_impl.runtime.client import CaffeCrash, Op
 from caffe_impl.variants import compiled_layer, from_file, shared_caffe, variants
-from parity_tests.judge import judge
+from caffe_parity.caffe import compile as plugin
+from caffe_parity.caffe import install
+from caffe_parity.caffe.client import CaffeCrash, Op
+from caffe_parity.engine.judge import judge
 from parity_tests.machine import nvcc, tool
 from reference.cases import by_name
 

@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from parity_tests.fuzz.execute import computed_layer
-from parity_tests.machine import not_run
-from parity_tests.registry import registered
-from reference.contract import (
+from caffe_parity.contract import (
     PASSES,
     Case,
     Expectation,
@@ -29,9 +26,12 @@ from reference.contract import (
     Shape,
     Variant,
 )
+from parity_tests.machine import not_run
+from parity_tests.registry import registered
 from reference.fills import bell, small_integers
 from reference.layers import LAYERS
 from reference.rounding import summed
+from studies.fuzz.execute import computed_layer
 
 Compute = Callable[[Case, Inputs], Result]
 Floats = npt.NDArray[np.floating]

@@ -11,12 +11,12 @@ import pytest
 
 from caffe_impl.variants import LAYERS as PYTHON_LAYERS
 from caffe_impl.variants import NETS, CaffeVariant
-from parity_tests.judge import Outcome, judge
+from caffe_parity.contract import Case
+from caffe_parity.engine.judge import Outcome, judge
 from reference.cases import CASES
-from reference.contract import Case
 from reference.layers import LAYERS
 
-FOLDER = Path(__file__).parent / "mutants"
+FOLDER = Path(__file__).parent / "known_bad"
 
 
 @dataclass(frozen=True)

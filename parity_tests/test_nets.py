@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_impl.runtime.client import Caffe, Op
-from caffe_impl.runtime.interpreter import find
 from caffe_impl.variants import LAYERS as PYTHON_LAYERS
 from caffe_impl.variants import NETS, slice_eltwise, variants
-from parity_tests.compare import compare
-from parity_tests.judge import judge, prepared
+from caffe_parity.caffe.client import Caffe, Op
+from caffe_parity.caffe.interpreter import find
+from caffe_parity.contract import Case
+from caffe_parity.engine.compare import compare
+from caffe_parity.engine.judge import judge, prepared
 from reference.cases import CASES, by_name
-from reference.contract import Case
 from reference.layers import LAYERS
 
 

@@ -18,16 +18,16 @@ import pytest
 from caffe_impl.variants import LAYERS as PYTHON_LAYERS
 from caffe_impl.variants import NETS, CaffeVariant
 from caffe_impl.variants import variants as caffe_variants
-from parity_tests.fuzz import rational
-from parity_tests.fuzz.execute import computed_layer, observe
-from parity_tests.fuzz.program import Program, Step
-from parity_tests.fuzz.rational import Index
+from caffe_parity.contract import SHARED_GRADIENT, Array32, Array64, Case, Inputs, Layer, Shape
 from reference import fills
-from reference.contract import SHARED_GRADIENT, Array32, Array64, Case, Inputs, Layer, Shape
 from reference.fills import small_integers
 from reference.layers import LAYERS
+from studies.fuzz import rational
+from studies.fuzz.execute import computed_layer, observe
+from studies.fuzz.program import Program, Step
+from studies.fuzz.rational import Index
 
-MUTANTS = Path(__file__).parent / "mutants"
+MUTANTS = Path(__file__).parent / "known_bad"
 
 SHAPES: tuple[tuple[Shape, Shape], ...] = (
     ((2, 3, 2, 2), (2, 3, 2, 2)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parity_tests.judge import Outcome
+from caffe_parity.engine.judge import Outcome
 from parity_tests.machine import not_run
 
 

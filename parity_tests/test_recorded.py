@@ -20,19 +20,19 @@ import pytest
 import torch
 
 from caffe_impl.variants import variants
-from parity_tests import report
-from parity_tests.judge import judge, prepared
+from caffe_parity.contract import PASSES, Array32, Case, Pass, Result, Run
+from caffe_parity.engine.judge import judge, prepared
+from caffe_parity.report import table as report
 from parity_tests.recorded import command, corpus, record
 from parity_tests.recorded.against import against
 from parity_tests.recorded.corpus import INDEX, SUMS, VALUES, Corpus, Recording
 from parity_tests.recorded.variants import recorded_variants
 from reference.cases import CASES, by_name
-from reference.contract import PASSES, Array32, Case, Pass, Result, Run
 from reference.layers import LAYERS
 from torch_impl.module import channel_sum_euclidean_loss
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = json.loads((ROOT / "parity_tests" / "results.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "caffe_parity" / "report" / "results.schema.json").read_text())
 LARGE = ("million", "exact-10-million")
 """The cases that take as long as all others; `tox -e record -- --check` has them."""
 
@@ -424,7 +424,7 @@ sys.meta_path.insert(0, Absent())
 for name in ("fork", "memfd_create", "pidfd_open", "posix_fallocate", "getuid", "killpg"):
     delattr(os, name)
 sys.addaudithook(no_proc)
-from parity_tests.__main__ import main
+from caffe_parity.__main__ import main
 raise SystemExit(main(sys.argv[1:]))
 """
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_parity.contract import SHARED_GRADIENT, Case, Inputs, Layer
 from reference import channel_sum, euclidean, fills, tail_sum
 from reference.cases import CASES, by_name
-from reference.contract import SHARED_GRADIENT, Case, Inputs, Layer
 from reference.layers import LAYERS
 
 FORMULAS = {"euclidean": euclidean, "channel_sum": channel_sum, "tail_sum": tail_sum}

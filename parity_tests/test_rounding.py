@@ -9,11 +9,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from parity_tests import rounding_study
+from caffe_parity.contract import Case, Inputs
 from reference import fills, rounding
 from reference.cases import by_name
-from reference.contract import Case, Inputs
 from reference.layers import LAYERS
+from studies import rounding_study
 
 ONE = np.float32(1)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from caffe_impl.runtime import plugin
-from parity_tests.judge import judge
+from caffe_parity.caffe import compile as plugin
+from caffe_parity.caffe.driver import no_device
+from caffe_parity.engine.judge import judge
 from parity_tests.machine import not_run
 from reference.cases import by_name
 from torch_impl import cuda_op
 from torch_impl.cuda_op import Kernels, fused_channel_sum_euclidean_loss
-from torch_impl.driver import no_device
 from torch_impl.variants import variants
 
 HERE = Path(__file__).parent / "cuda"

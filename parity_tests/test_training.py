@@ -18,16 +18,16 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from caffe_impl.runtime.client import CaffeCrash, LayerError, NetError, RequestError
 from caffe_impl.variants import NETS, CaffeVariant, shared_caffe
-from parity_tests.check.sources import BadRequest
+from caffe_parity.caffe.client import CaffeCrash, LayerError, NetError, RequestError
+from caffe_parity.contract import Array32, Case, Variant
+from caffe_parity.engine.sources import BadRequest
+from caffe_parity.training.bound import Truth, truth_of
+from caffe_parity.training.compare import Comparison, against, compare_training
+from caffe_parity.training.in_caffe import CaffeTraining, train_in_caffe
+from caffe_parity.training.recipe import LOSS, Recipe, Tensors, train
+from parity_tests import training_nets as variants
 from parity_tests.registry import registered
-from parity_tests.training import variants
-from parity_tests.training.bound import Truth, truth_of
-from parity_tests.training.compare import Comparison, against, compare_training
-from parity_tests.training.in_caffe import CaffeTraining, train_in_caffe
-from parity_tests.training.recipe import LOSS, Recipe, Tensors, train
-from reference.contract import Array32, Case, Variant
 from reference.fills import bell
 from torch_impl.caffe_sgd import CaffeSGD
 from torch_impl.variants import TorchVariant

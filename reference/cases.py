@@ -6,7 +6,7 @@ swapped axis shows only where extents differ.
 
 from __future__ import annotations
 
-from reference.contract import Case, Shape
+from caffe_parity.contract import Case, Shape
 
 
 def _case(name: str, shape: Shape, x2: Shape | None = None, **fields: object) -> Case:

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from reference.contract import Array32, Case, Inputs, Shape
+from caffe_parity.contract import Array32, Case, Inputs, Shape
 
 Fill = Callable[[Case, np.random.RandomState], Inputs]
 

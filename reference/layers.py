@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from types import ModuleType
 
+from caffe_parity.contract import Layer
 from reference import channel_sum, euclidean, rounding, tail_sum, truth
-from reference.contract import Layer
 
 
 def _layer(name: str, summed: str, module: ModuleType) -> Layer:

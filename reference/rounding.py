@@ -41,7 +41,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from reference.contract import SHARED_GRADIENT, Array64, Bound, Case, Inputs
+from caffe_parity.contract import SHARED_GRADIENT, Array64, Bound, Case, Inputs
 
 UNIT_ROUNDOFF = 2.0**-24
 SMALLEST_SUBNORMAL = 2.0**-149

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from reference.contract import Shape
+from caffe_parity.contract import Shape
 
 
 def loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from reference.contract import SHARED_GRADIENT, Case, Inputs, Result
+from caffe_parity.contract import SHARED_GRADIENT, Case, Inputs, Result
 
 Formula = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from reference.contract import (
+from caffe_parity.caffe.driver import no_device
+from caffe_parity.contract import (
     PASSES,
     SHARED_GRADIENT,
     Array32,
@@ -24,7 +25,6 @@ from reference.contract import (
 )
 from torch_impl import cuda_op
 from torch_impl.compiled import compiled_euclidean_loss, no_compiler
-from torch_impl.driver import no_device
 from torch_impl.function import summed_euclidean_loss
 from torch_impl.module import SummedEuclideanLoss
 
@@ -40,7 +40,7 @@ SUMMED = {"euclidean": "none", "channel_sum": "channel", "tail_sum": "tail"}
 
 @dataclass(frozen=True)
 class TorchVariant:
-    """A port in float32; implements `reference.contract.Variant`.
+    """A port in float32; implements `caffe_parity.contract.Variant`.
 
     Attributes:
         name: `torch-<how>`.
@@ -65,7 +65,7 @@ class TorchVariant:
         return self.obstacle()
 
     def run(self, case: Case, inputs: Inputs, other: Inputs, larger: Inputs) -> Run:
-        """Computes the case as `reference.contract.Variant.run` says.
+        """Computes the case as `caffe_parity.contract.Variant.run` says.
 
         Raises:
             VariantFailure: the port raised.

@@ -20,9 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from parity_tests.judge import Outcome, Prepared, compared, judge, prepared
-from parity_tests.recorded.variants import RecordedVariant
-from reference.contract import (
+from caffe_parity.contract import (
     TENSORS,
     Array64,
     Bound,
@@ -33,6 +31,8 @@ from reference.contract import (
     Run,
     Variant,
 )
+from caffe_parity.engine.judge import Outcome, Prepared, compared, judge, prepared
+from parity_tests.recorded.variants import RecordedVariant
 from reference.layers import LAYERS
 
 AGAINST = "-vs-caffe"
@@ -73,7 +73,7 @@ def against(about: Mapping[str, Any], layer: str, case: Case, run: Run, caffe: R
 def _comparable(tensor: npt.NDArray[np.floating] | None, bound: Array64) -> Array64 | None:
     """Caffe's tensor in float64; a number for its infinities where both are right.
 
-    `parity_tests.compare` takes any number and either infinity for a number with an infinite bound.
+    `engine.compare` takes any number and either infinity for a number with an infinite bound.
     """
     if tensor is None:
         return None
@@ -83,7 +83,7 @@ def _comparable(tensor: npt.NDArray[np.floating] | None, bound: Array64) -> Arra
 
 
 class _Watched:
-    """A variant that keeps its last run; implements `reference.contract.Variant`."""
+    """A variant that keeps its last run; implements `caffe_parity.contract.Variant`."""
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant

@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parity_tests import report
-from parity_tests.check import sources
-from parity_tests.check.sources import BadRequest
-from parity_tests.host import host
-from parity_tests.judge import AGREEING
+from caffe_parity.contract import Case, Variant
+from caffe_parity.engine import sources
+from caffe_parity.engine.judge import AGREEING
+from caffe_parity.engine.sources import BadRequest
+from caffe_parity.report import table as report
+from caffe_parity.report.host import host
 from parity_tests.recorded import corpus as corpora
 from parity_tests.recorded.against import AGAINST, judged
 from parity_tests.recorded.corpus import Corpus, Damaged
 from parity_tests.recorded.variants import RecordedVariant, recorded_variants
 from reference.cases import CASES
-from reference.contract import Case, Variant
 from reference.layers import LAYERS
 from torch_impl.variants import TorchVariant
 from torch_impl.variants import variants as ports

@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from caffe_parity.contract import TENSORS, Array32, Case, Expectation
 from reference import fills
-from reference.contract import TENSORS, Array32, Case, Expectation
 
 SCHEMA = "parity-corpus-1"
 FOLDER = Path(__file__).with_name("corpus")

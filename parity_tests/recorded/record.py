@@ -21,19 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from caffe_impl.runtime.client import CaffeError
-from caffe_impl.runtime.install import InstallError
-from caffe_impl.runtime.interpreter import NoCaffe
 from caffe_impl.variants import CaffeVariant, shared_caffe, variants
-from parity_tests.environment import environment
-from parity_tests.judge import judge
+from caffe_parity.caffe.client import CaffeError
+from caffe_parity.caffe.install import InstallError
+from caffe_parity.caffe.interpreter import NoCaffe
+from caffe_parity.contract import PASSES, TENSORS, Array32, Case, Pass, Run, VariantFailure
+from caffe_parity.engine.judge import judge
+from caffe_parity.report.environment import environment
 from parity_tests.recorded import corpus as corpora
 from parity_tests.recorded.against import against
 from parity_tests.recorded.corpus import Corpus, Damaged, Omission, Recording
 from parity_tests.recorded.variants import FIRST, RecordedVariant, recorded_variants
 from reference import fills
 from reference.cases import CASES
-from reference.contract import PASSES, TENSORS, Array32, Case, Pass, Run, VariantFailure
 from reference.layers import LAYERS
 
 

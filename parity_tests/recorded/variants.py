@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parity_tests.recorded.corpus import Corpus, Recording
-from reference.contract import (
+from caffe_parity.contract import (
     PASSES,
     TENSORS,
     Array32,
@@ -18,6 +17,7 @@ from reference.contract import (
     Run,
     VariantFailure,
 )
+from parity_tests.recorded.corpus import Corpus, Recording
 
 FIRST = next(iter(PASSES))
 """The pass that is recorded; when it was, the others had the same bits."""
@@ -25,7 +25,7 @@ FIRST = next(iter(PASSES))
 
 @dataclass(frozen=True)
 class RecordedVariant:
-    """What one Caffe variant did, read from a corpus; implements `reference.contract.Variant`.
+    """What one Caffe variant did, read from a corpus; implements `caffe_parity.contract.Variant`.
 
     Attributes:
         name, layer: of the variant that was recorded.

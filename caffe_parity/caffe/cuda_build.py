@@ -1,0 +1,496 @@
+"""Build a Caffe with CUDA from Debian's source package: without root, and without a GPU.
+
+No package of any distribution has one any more. Debian 11's source package of Caffe still builds
+with today's CUDA once a few lines are gone (`DELETED`) that use what CUDA has dropped. Everything
+comes from two places, each with its own proof of origin: the source, the compiler, the libraries
+and Python from Debian 11, verified by apt; CUDA's compiler and libraries from PyPI, at fixed
+versions with known digests. Nothing of the host's own compilers or CUDA is used, so that every
+machine builds the same thing, and what it builds runs on the libraries it was built with.
+
+The install lies beside the normal one in the cache folder and is made in the same way (`install`):
+at once or not at all. It can compile layers, too: headers, g++ and nvcc stay in it.
+
+Environment variables: PARITY_CUDA_ARCH (the architectures of the GPUs that it shall run on, such as
+"75 80 90"; otherwise 90). Code for the newest of them is kept in a form that newer GPUs can use.
+PARITY_CUDA_LAYERS (a folder with the source files of layers, which become part of this Caffe: they
+are copied into its source tree as a user of Caffe would copy them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from caffe_parity.caffe import install
+from caffe_parity.caffe.apt import full_disk
+from caffe_parity.caffe.install import BULLSEYE, InstallError, Progress
+
+LAYOUT = 1  # counts the changes of what this file makes out of the same sources
+CODE = (".cpp", ".cu")
+LOG = "cuda-build.log"
+FAMILY = "cuda-"
+ROOM = 5  # GB of disk; measured: 2.6 for the install, 1.6 more while it is made
+TOOLKIT = "cuda/nvidia/cu13"  # where PyPI's packages of CUDA 13 put all that they have
+MULTIARCH = "usr/lib/x86_64-linux-gnu"
+PYCAFFE = "usr/lib/python3/dist-packages/caffe"
+
+RECIPE = replace(
+    BULLSEYE,
+    packages=(
+        # What the finished Caffe runs on.
+        "python3",
+        "python3-numpy",
+        "python3-protobuf",
+        "python3-scipy",
+        "python3-skimage",
+        "libblas3",
+        "liblapack3",
+        "libopenblas0-pthread",
+        # What it is built with.
+        "binutils",
+        "cmake",
+        "g++",
+        "libboost-filesystem-dev",
+        "libboost-python-dev",
+        "libboost-system-dev",
+        "libboost-thread-dev",
+        "libgflags-dev",
+        "libgoogle-glog-dev",
+        "libgtest-dev",
+        "libhdf5-dev",
+        "libopenblas-pthread-dev",
+        "libprotobuf-dev",
+        "make",
+        "patch",
+        "protobuf-compiler",
+        "python3-dev",
+    ),
+)
+
+WHEELS = {
+    "nvidia-cublas==13.1.0.3": "ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171",
+    "nvidia-cuda-cccl==13.0.85": "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649",
+    "nvidia-cuda-crt==13.0.88": "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
+    "nvidia-cuda-nvcc==13.0.88": "56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03",
+    "nvidia-cuda-runtime==13.0.96": (
+        "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"
+    ),
+    "nvidia-curand==10.4.0.35": "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
+    "nvidia-nvvm==13.0.88": "c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0",
+}
+"""PyPI's packages of CUDA 13.0, for Linux on x86-64, each with the SHA-256 of its wheel."""
+
+DELETED: dict[str, tuple[str, ...]] = {
+    # Fields that cudaDeviceProp has lost in CUDA 13.
+    "src/caffe/common.cpp": (
+        '  LOG(INFO) << "Clock rate:                    " << prop.clockRate;\n',
+        '  LOG(INFO) << "Concurrent copy and execution: "\n'
+        '      << (prop.deviceOverlap ? "Yes" : "No");\n',
+        '  LOG(INFO) << "Kernel execution timeout:      "\n'
+        '      << (prop.kernelExecTimeoutEnabled ? "Yes" : "No");\n',
+    ),
+    # Headers that nothing here uses: Thrust needs C++17, and math_functions.h is not for users.
+    "src/caffe/util/math_functions.cu": (
+        "#include <math_functions.h>  // CUDA's, not caffe's, for fabs, signbit\n",
+        "#include <thrust/device_vector.h>\n",
+        "#include <thrust/functional.h>  // thrust::plus\n",
+        "#include <thrust/reduce.h>\n",
+    ),
+    "src/caffe/layers/softmax_layer.cu": ('#include "thrust/device_vector.h"\n',),
+}
+"""What is deleted from Caffe's source files so that CUDA 13 compiles them."""
+
+OPTIONS = {
+    "CPU_ONLY": "OFF",
+    "USE_CUDNN": "OFF",
+    "USE_NCCL": "OFF",
+    "USE_OPENCV": "OFF",
+    "USE_LMDB": "OFF",
+    "USE_LEVELDB": "OFF",
+    "BLAS": "Generic",  # libblas.so.3, as in Debian's package: the BLAS is chosen at run time
+    "BUILD_python": "ON",
+    "BUILD_python_layer": "ON",
+    "python_version": "3",
+    "BUILD_docs": "OFF",
+    "BUILD_matlab": "OFF",
+    "CMAKE_BUILD_TYPE": "Release",
+    "CMAKE_SKIP_RPATH": "TRUE",
+    # cuRAND and cuBLAS want newer symbols of libc than the linker finds; libc has stubs for them.
+    "CMAKE_SHARED_LINKER_FLAGS": "-Wl,--as-needed,--allow-shlib-undefined",
+    "CUDA_ARCH_NAME": "Manual",
+    "CUDA_USE_STATIC_CUDA_RUNTIME": "OFF",
+}
+"""Settings of Caffe's cmake that are the same everywhere."""
+
+
+class BuildError(InstallError):
+    """The Caffe with CUDA could not be built; the message quotes the first error."""
+
+
+def architectures() -> tuple[str, ...]:
+    """Return the GPU architectures to build for, in ascending order (PARITY_CUDA_ARCH).
+
+    Raises InstallError if these are none that CUDA 13 can build for.
+    """
+    text = os.environ.get("PARITY_CUDA_ARCH", "").strip() or "90"
+    words = re.split(r"[\s,;]+", text)
+    if not all(re.fullmatch(r"\d{2,3}", word) and int(word) >= 75 for word in words):
+        raise InstallError(
+            f"PARITY_CUDA_ARCH is {text!r}.",
+            "numbers of GPU architectures from 75 (Turing) up, such as 90 or 75 80 90.",
+            "correct PARITY_CUDA_ARCH, or unset it to build for 90.",
+        )
+    return tuple(sorted(set(words), key=int))
+
+
+def extra_layers() -> dict[str, Path]:
+    """Return the source files of PARITY_CUDA_LAYERS by where they belong in Caffe's source tree.
+
+    Raises InstallError if it names a folder without any.
+    """
+    folder = os.environ.get("PARITY_CUDA_LAYERS", "").strip()
+    if not folder:
+        return {}
+    files = sorted(Path(folder).expanduser().glob("*"))
+    headers = {f"include/caffe/layers/{each.name}": each for each in files if each.suffix == ".hpp"}
+    sources = {f"src/caffe/layers/{each.name}": each for each in files if each.suffix in CODE}
+    if not sources:
+        raise InstallError(
+            f"PARITY_CUDA_LAYERS is {folder!r}.",
+            "a folder that holds the .cpp, .cu and .hpp files of layers, such as caffe_impl/cuda.",
+            "correct PARITY_CUDA_LAYERS, or unset it to build a Caffe without further layers.",
+        )
+    return headers | sources
+
+
+def name() -> str:
+    """Return the install's name in the cache folder; it changes with all that decides its content.
+
+    Raises InstallError as `architectures` and `extra_layers` do.
+    """
+    parts: tuple[object, ...] = (LAYOUT, RECIPE.key, WHEELS, DELETED, OPTIONS, architectures())
+    if extra := extra_layers():
+        parts = (*parts, {place: file.read_bytes() for place, file in extra.items()})
+    return f"caffe-cuda-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+def built() -> Path | None:
+    """Return the root of the complete build, None if there is none. Only looks."""
+    return install.complete(name())
+
+
+def build(progress: Progress | None = None) -> Path:
+    """Return the root of the Caffe with CUDA, building it first if it is not there.
+
+    That takes some minutes (measured: 7 on two cores), a download of 780 MB and 5 GB of disk. Of
+    several processes that ask at once, one builds and the others wait.
+
+    Raises InstallError (BuildError if a compiler failed) for everything that can go wrong. Nothing
+    half-made is left behind then, but for the log of a failed build.
+    """
+    progress = Progress() if progress is None else progress
+    wanted = architectures()
+    if re.search(r"[\s:;,$]", str(install.cache_folder())):
+        raise InstallError(
+            f"the path of the cache folder is {str(install.cache_folder())!r}.",
+            "one without spaces and other signs that make and a search path cannot hold.",
+            "set PARITY_CACHE to such a folder.",
+        )
+
+    def fill(work: Path) -> dict[str, Any]:
+        install.check_space(work, ROOM * 10**9)
+        apt, archives = install.unpack_packages(work, RECIPE, progress, sources=True)
+        root, source = work / install.ROOT, work / "source"
+        _make_tools(root, work / "bin")
+        progress("fetching Caffe's source")
+        version = _unpack_source(apt.download_source("caffe"), source, work / "bin")
+        delete_lines(source)
+        for place, file in extra_layers().items():
+            shutil.copy(file, source / place)
+        shutil.rmtree(work / "apt")
+        _fetch_toolkit(work, progress)
+        _compile(work, wanted, progress)
+        _put_in_place(work)
+        progress("importing Caffe")
+        facts = install.try_caffe(python_command(root))
+        cuda = {"architectures": wanted, "toolkit": list(WHEELS), "source": version}
+        return {**install.record_of(RECIPE, archives, facts), "cuda": cuda}
+
+    return install.make_once(name(), fill, RECIPE, progress, FAMILY, ROOM)
+
+
+def python_command(root: Path, blas: str = "reference") -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the command and the environment that run the Python of the build in `root`.
+
+    As `install.python_command`, with CUDA's libraries in `root` and the driver's of this machine.
+    """
+    return install.python_command(root, blas, (root / TOOLKIT / "lib", *_driver_folder()))
+
+
+def _driver_folder() -> list[Path]:
+    """Return the folder of libcuda.so.1, which belongs to the driver, if this machine has one."""
+    folders = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    folders += ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib/wsl/lib"]
+    folders += ["/usr/local/nvidia/lib64", "/usr/local/nvidia/lib"]
+    with contextlib.suppress(OSError):
+        environment = os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+        listed = subprocess.run(["ldconfig", "-p"], env=environment, capture_output=True, text=True)
+        folders += re.findall(r"libcuda\.so\.1 \(.*x86-64.* => (/.*)/libcuda", listed.stdout)
+    there = [folder for folder in folders if os.path.exists(os.path.join(folder, "libcuda.so.1"))]
+    return [Path(folder).absolute() for folder in there if folder][:1]
+
+
+def delete_lines(source: Path, deleted: Mapping[str, Sequence[str]] = DELETED) -> None:
+    """Delete from the files in `source` the texts that `deleted` lists for each.
+
+    Raises InstallError if one of them is not there exactly once: then this is another Caffe than
+    the one that the list was made for. Nothing is changed in that case.
+    """
+    changed: dict[Path, str] = {}
+    for file, texts in deleted.items():
+        path = source / file
+        content = path.read_text() if path.is_file() else ""
+        for text in texts:
+            if content.count(text) != 1:
+                times = "is not there" if text not in content else "is there more than once"
+                raise InstallError(
+                    f"Caffe's source is not the known one: {file} has changed.\n"
+                    f"  said:     the text to delete {times}: {text.strip()!r}",
+                    f"Debian 11's source package of Caffe ({RECIPE.suite}).",
+                    "set PARITY_MIRROR to a Debian mirror; if it is one, adapt `DELETED` in"
+                    " caffe_parity/caffe/cuda_build.py.",
+                )
+            content = content.replace(text, "")
+        changed[path] = content
+    for path, content in changed.items():
+        path.write_text(content)
+
+
+def _make_tools(root: Path, folder: Path) -> None:
+    """Write scripts into `folder` that run the build tools of `root` on their own libraries.
+
+    The host's loader starts them (its libc is never older than Debian 11's here), and only they see
+    those libraries: what else the build calls is the host's (sh, cp, ln).
+    """
+    folder.mkdir()
+    usr = root / "usr"
+    own = f"LD_LIBRARY_PATH={root / MULTIARCH}"
+    compiler = [
+        f"--sysroot={root}",
+        f"-B{usr}/bin/",
+        f"-isystem{root}/usr/include/x86_64-linux-gnu/openblas-pthread",  # cblas.h
+        f"-ffile-prefix-map={root.parent}=.",  # no path of this machine in what it makes
+    ]
+    commands = {
+        program: [own, f"{usr}/bin/{program}"]
+        for program in ("ar", "cmake", "ld", "make", "nm", "objcopy", "objdump", "patch", "protoc")
+    }
+    commands |= {
+        program: [own, f"{usr}/bin/{program}"] for program in ("ranlib", "readelf", "strip")
+    }
+    commands |= {program: [own, f"{usr}/bin/{program}-10", *compiler] for program in ("gcc", "g++")}
+    command, variables = install.python_command(root)
+    commands["python3"] = [*(f"{key}={value}" for key, value in variables.items()), *command]
+    for program, words in commands.items():
+        text = f'#!/bin/sh\nexec env {shlex.join(words)} "$@"\n'
+        (folder / program).write_text(text)
+        (folder / program).chmod(0o755)
+
+
+def _unpack_source(fetched: Path, source: Path, tools: Path) -> str:
+    """Unpack the source package in `fetched` into `source`, with Debian's patches applied.
+
+    Returns its version.
+    """
+    source.mkdir()
+    description = next(fetched.glob("*.dsc"))
+    for part in ("orig", "debian"):  # neither has a folder of its own around its files
+        archive = next(fetched.glob(f"*.{part}.tar.*"))
+        command = ["tar", "-x", "--no-same-owner", "-f", str(archive), "-C", str(source)]
+        _run(command, source, log=None)
+    for patch in (source / "debian/patches/series").read_text().split():
+        file = source / "debian/patches" / patch
+        _run([str(tools / "patch"), "-p1", "-s", "-i", str(file)], source, log=None)
+    return description.stem.removeprefix("caffe_")
+
+
+def _fetch_toolkit(work: Path, progress: Progress) -> None:
+    """Install CUDA's compiler and libraries from PyPI into the root, with this Python's own pip."""
+    wanted = work / "requirements.txt"
+    lines = [f"{package} --hash=sha256:{digest}\n" for package, digest in WHEELS.items()]
+    wanted.write_text("".join(lines))
+    target = work / install.ROOT / TOOLKIT
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--no-deps", "--only-binary=:all:", "--require-hashes", "--no-compile"),
+        *("--target", str(work / install.ROOT / "cuda"), "--requirement", str(wanted)),
+    ]
+    progress("fetching CUDA from PyPI", "590 MB")
+    (work / "tmp").mkdir()
+    environment = os.environ | {"PIP_USER": "0", "TMPDIR": str(work / "tmp")}
+    try:
+        _run(command, work, log=None, environment=environment)
+    except BuildError as error:
+        raise InstallError(
+            f"CUDA's compiler and libraries could not be fetched from PyPI.\n{error.happened}",
+            "a pip of this Python that can install nvidia-cuda-nvcc 13.0 and its like:"
+            f" {sys.executable} -m pip",
+            "check that pip is there and can reach a package index (its own settings are used).",
+        ) from error
+    if not (target / "bin/nvcc").exists():
+        raise InstallError(
+            "PyPI's packages of CUDA have no nvcc where it is expected.",
+            f"{target.relative_to(work / install.ROOT)}/bin/nvcc",
+            "try again with another pip.",
+        )
+    for library in (target / "lib").glob("lib*.so.*"):  # the linker's names are not packaged
+        link = library.with_name(library.name.partition(".so.")[0] + ".so")
+        link.symlink_to(library.name)
+    (target / "lib64").symlink_to("lib")
+
+
+def _compile(work: Path, wanted: Sequence[str], progress: Progress) -> None:
+    """Run Caffe's cmake and make."""
+    root, tools, build = work / install.ROOT, work / "bin", work / "build"
+    libraries = root / MULTIARCH
+    options = OPTIONS | {
+        "CUDA_ARCH_BIN": " ".join(wanted),
+        "CUDA_ARCH_PTX": wanted[-1],
+        "CUDA_TOOLKIT_ROOT_DIR": root / TOOLKIT,
+        "CUDA_HOST_COMPILER": tools / "g++",
+        "CMAKE_C_COMPILER": tools / "gcc",
+        "CMAKE_CXX_COMPILER": tools / "g++",
+        "CMAKE_MAKE_PROGRAM": tools / "make",
+        "CMAKE_SYSROOT": root,
+        "CMAKE_FIND_ROOT_PATH": root,
+        "CMAKE_FIND_ROOT_PATH_MODE_PROGRAM": "NEVER",
+        "CMAKE_FIND_ROOT_PATH_MODE_LIBRARY": "ONLY",
+        "CMAKE_FIND_ROOT_PATH_MODE_INCLUDE": "ONLY",
+        "CMAKE_LIBRARY_ARCHITECTURE": "x86_64-linux-gnu",
+        "BLAS_LIBRARIES": libraries / "openblas-pthread/libblas.so",
+        "PYTHON_EXECUTABLE": tools / "python3",
+        "PYTHON_INCLUDE_DIR": root / "usr/include/python3.9",
+        "PYTHON_LIBRARY": libraries / "libpython3.9.so",
+        "Protobuf_PROTOC_EXECUTABLE": tools / "protoc",
+        "PROTOBUF_PROTOC_EXECUTABLE": tools / "protoc",
+    }
+    settings = [f"-D{key}={value}" for key, value in options.items()]
+    build.mkdir()
+    log = work / LOG
+    # Nothing of the user's environment: flags set there would end up in what is built.
+    environment = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "LC_ALL": "C",
+        "HOME": str(work),
+        "TMPDIR": str(work / "tmp"),
+    }
+
+    def watch(line: str) -> None:
+        percent = re.match(r"\[ *(\d+)%\]", line)
+        if percent:
+            progress("building Caffe with CUDA", f"{percent[1]} %")
+
+    jobs = len(os.sched_getaffinity(0))
+    progress("building Caffe with CUDA", f"for {' '.join(wanted)}, on {jobs} cores")
+    _run([str(tools / "cmake"), str(work / "source"), *settings], build, log, environment)
+    command = [str(tools / "make"), f"-j{jobs}", "pycaffe"]
+    _run(command, build, log, environment, watch)
+
+
+def _put_in_place(work: Path) -> None:
+    """Put what was built where Debian's packages have it."""
+    root, source, build = work / install.ROOT, work / "source", work / "build"
+    libraries = root / MULTIARCH
+    shutil.copy(build / "lib/libcaffe.so.1.0.0", libraries)
+    for link in ("libcaffe.so.1", "libcaffe.so"):
+        (libraries / link).symlink_to("libcaffe.so.1.0.0")
+    ignored = shutil.ignore_patterns("*.cpp", "*.so", "test", "__pycache__")
+    shutil.copytree(source / "python/caffe", root / PYCAFFE, ignore=ignored)
+    shutil.copy(build / "lib/_caffe.so", root / PYCAFFE)
+    shutil.copytree(source / "include/caffe", root / "usr/include/caffe")
+    proto = root / "usr/include/caffe/proto"
+    proto.mkdir(exist_ok=True)
+    shutil.copy(build / "include/caffe/proto/caffe.pb.h", proto)
+    for file in (libraries / "libcaffe.so.1.0.0", root / PYCAFFE / "_caffe.so"):
+        _run([str(work / "bin/strip"), "--strip-unneeded", str(file)], work, log=None)
+
+
+def _run(
+    command: Sequence[str],
+    folder: Path,
+    log: Path | None,
+    environment: Mapping[str, str] | None = None,
+    watch: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run a program of the build; `watch` gets each line that it prints, and `log` all of them.
+
+    Raises BuildError, which quotes the first error, if it fails; the log is kept then.
+    """
+    lines: list[str] = []
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # so that the compilers end with make
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            watch(line)
+        process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    text = "".join(lines)
+    if log is not None:
+        with log.open("a") as file:
+            file.write(f"$ {shlex.join(command)}\n{text}\n")
+    if process.returncode == 0:
+        return
+    if full := full_disk(text):
+        raise OSError(errno.ENOSPC, full)
+    kept = ""
+    advice = "try again; if PARITY_MIRROR is set, try another Debian mirror."
+    if log is not None:
+        shutil.copy(log, install.cache_folder() / LOG)
+        kept = f"\n  log:      {install.cache_folder() / LOG}"
+        advice = "read the log; PARITY_CUDA_ARCH must name architectures that CUDA 13.0 knows."
+    raise BuildError(
+        f"{Path(command[0]).name} failed.\n  said:     {first_error(lines)}{kept}",
+        "Debian 11's source package of Caffe and CUDA 13.0, which build together.",
+        advice,
+    )
+
+
+def first_error(lines: Sequence[str]) -> str:
+    """Return the first line in which a compiler, linker, cmake, make or pip names an error.
+
+    The last line where there is none: then that tells most.
+    """
+    said = [line.strip() for line in lines if line.strip()]
+    pattern = (
+        r"\b(fatal|error)\b *:|CMake Error|undefined reference|\*\*\* |^ERROR: |^nvcc fatal|^tar: "
+    )
+    named = [line for line in said if re.search(pattern, line)]
+    named = named or [line for line in said if "No module named" in line] or said[-1:]
+    return named[0] if named else "nothing"

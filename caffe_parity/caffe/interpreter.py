@@ -1,0 +1,147 @@
+"""Say which Caffe is used: the user's (CAFFE_PYTHON), else one that this project installs.
+
+PARITY_CAFFE says which of these: "cpu" (also when it is not set) or "cuda".
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from caffe_parity.caffe import cuda_build
+from caffe_parity.caffe import install as installer
+
+
+class NoCaffe(Exception):
+    """There is no Caffe to run; the message says what happened and, if known, what to do."""
+
+    def __init__(self, happened: str, advice: str = "") -> None:
+        super().__init__(f"{happened}\n  to do: {advice}" if advice else happened)
+        self.happened = happened
+        self.advice = advice
+
+
+class NotInstalled(NoCaffe):
+    """CAFFE_PYTHON is not set, and no Caffe is installed yet; an install would help."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that can `import caffe`.
+
+    `command` followed by a script (or -c and code) runs it; `environment` holds the variables to
+    set on top of the present ones; `source` is "CAFFE_PYTHON", "installed" or "installed-cuda".
+    """
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    source: str
+
+
+# Without the current folder, in which the worker does not look for modules either.
+_IMPORT = "import sys; sys.path.pop(0); import caffe; print(list(caffe.layer_type_list()))"
+
+
+def find(install: bool = True) -> Interpreter:
+    """Return the Caffe to use: CAFFE_PYTHON if it is set, else the installed one.
+
+    Which one that is, PARITY_CAFFE says. Where it is not installed, `install` decides whether it is
+    installed now. Once there is one, this only looks at a few files; whether Caffe can be imported
+    is `verify`'s to say. The BLAS of the installed Caffe is the reference BLAS unless PARITY_BLAS
+    is "openblas".
+
+    Raises NoCaffe (NotInstalled where `install` is False and would help), or InstallError if an
+    install was needed and failed.
+    """
+    chosen = os.environ.get("CAFFE_PYTHON", "")
+    if chosen:
+        return _chosen(chosen)
+    kind = _choice("PARITY_CAFFE", ("cpu", "cuda"))
+    blas = _choice("PARITY_BLAS", tuple(installer.BLAS_FOLDERS))
+    if kind == "cuda":
+        root = cuda_build.build() if install else cuda_build.built()
+        which, do = "Caffe with CUDA", "run `parity install-caffe --cuda`, which builds one"
+    else:
+        root = installer.ensure() if install else installer.installed()
+        which, do = "Caffe", "run `tox -e parity`, which installs one"
+    if root is None:
+        raise NotInstalled(
+            f"No {which} is installed in {installer.cache_folder()}.",
+            f"{do}, or set CAFFE_PYTHON to a Python that can `import caffe`.",
+        )
+    return _installed(root, blas, kind)
+
+
+def _choice(variable: str, known: tuple[str, ...]) -> str:
+    """Return the value of an environment variable, the first of the `known` ones if it has none."""
+    value = os.environ.get(variable) or known[0]
+    if value not in known:
+        words = " or ".join(known)
+        raise NoCaffe(f"{variable} is {value!r}.", f"set it to {words}, or unset it.")
+    return value
+
+
+def verify(interpreter: Interpreter) -> None:
+    """Import Caffe in `interpreter`, which takes a second; raise NoCaffe if that fails."""
+    said = _complaint(interpreter)
+    if not said:
+        return
+    command = " ".join(interpreter.command)
+    if interpreter.source == "CAFFE_PYTHON":
+        raise NoCaffe(
+            f"CAFFE_PYTHON cannot `import caffe`: {command}\n  it said: {said}",
+            "set CAFFE_PYTHON to a Python that can (PYTHONPATH is passed on to it), or unset it to"
+            " use the Caffe that the project installs.",
+        )
+    raise NoCaffe(
+        f"The installed Caffe no longer works: {command}\n  it said: {said}",
+        f"remove {installer.cache_folder()} and run again; it is installed anew.",
+    )
+
+
+def _chosen(name: str) -> Interpreter:
+    path = shutil.which(os.path.expanduser(name))
+    if path is None:
+        raise NoCaffe(
+            f"CAFFE_PYTHON is {name!r}, and there is no such program.",
+            "set it to the path, or the name on PATH, of a Python that can `import caffe`, or unset"
+            " it to use the Caffe that the project installs.",
+        )
+    # Absolute, because the worker may run in another folder. Links stay: a venv's Python is one.
+    environment = {installer.GLOG_LEVEL: os.environ.get(installer.GLOG_LEVEL, "2")}
+    return Interpreter((os.path.abspath(path),), environment, "CAFFE_PYTHON")
+
+
+def _installed(root: Path, blas: str, kind: str) -> Interpreter:
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    if not (libraries / installer.BLAS_FOLDERS[blas][0] / "libblas.so.3").exists():
+        raise NoCaffe(
+            f"PARITY_BLAS is {blas!r}, which the installed Caffe lacks: {root}",
+            "unset PARITY_BLAS, or remove that folder and run again; it is installed anew.",
+        )
+    if kind == "cuda":
+        return Interpreter(*cuda_build.python_command(root, blas), "installed-cuda")
+    return Interpreter(*installer.python_command(root, blas), "installed")
+
+
+def _complaint(interpreter: Interpreter) -> str:
+    """Return the last line of what went wrong on `import caffe`, an empty string if nothing did."""
+    try:
+        ran = subprocess.run(
+            [*interpreter.command, "-c", _IMPORT],
+            env=os.environ | interpreter.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+        )
+    except subprocess.TimeoutExpired:
+        return "nothing, for 120 seconds"
+    except OSError as error:
+        return str(error)
+    if ran.returncode == 0 and b"EuclideanLoss" in ran.stdout:  # not so with /bin/true
+        return ""
+    lines = ran.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"nothing; its exit status is {ran.returncode}"

@@ -1,0 +1,104 @@
+"""What a layer's exception means: where it was raised, and what old layers trip over."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from caffe_parity.caffe.client import CaffeError, LayerError
+
+CONVERT = "--py2 checks a converted copy"
+
+_PYTHON_2 = {
+    "Missing parentheses in call to 'print'": "`print` is a function in Python 3",
+    "name 'xrange' is not defined": "`xrange` is Python 2: it is `range` now",
+    "name 'unicode' is not defined": "`unicode` is Python 2: it is `str` now",
+    "name 'basestring' is not defined": "`basestring` is Python 2: it is `str` now",
+    "name 'long' is not defined": "`long` is Python 2: it is `int` now",
+    "name 'raw_input' is not defined": "`raw_input` is Python 2: it is `input` now",
+    "name 'reduce' is not defined": "`reduce` is in functools now",
+    "'has_key'": "`has_key` is Python 2: it is `in` now",
+    "'iteritems'": "`iteritems` is Python 2: it is `items` now",
+    "'itervalues'": "`itervalues` is Python 2: it is `values` now",
+    "'iterkeys'": "`iterkeys` is Python 2: it is `keys` now",
+    "No module named 'cPickle'": "`cPickle` is Python 2: it is `pickle` now",
+    "No module named 'cStringIO'": "`cStringIO` is Python 2: StringIO and BytesIO are in `io` now",
+    "No module named 'StringIO'": "`StringIO` is Python 2: it is in `io` now",
+    "No module named 'ConfigParser'": "`ConfigParser` is Python 2: it is `configparser` now",
+    "No module named 'Queue'": "`Queue` is Python 2: it is `queue` now",
+    "No module named 'urllib2'": "`urllib2` is Python 2: it is `urllib.request` now",
+    "'float' object cannot be interpreted as an integer": (
+        "`/` is no integer division in Python 3: `//` is"
+    ),
+    "slice indices must be integers": "`/` is no integer division in Python 3: `//` is",
+    "of type int from this Python object of type float": (
+        "`/` is no integer division in Python 3: `//` is"
+    ),
+    "TabError": "Python 3 does not let tabs and spaces be mixed",
+    "SyntaxError": "Python 3 cannot read this line; is it Python 2?",
+}
+"""What Python 3 says of Python 2 code, and what to write instead."""
+
+_OTHER = {
+    "Not Implemented Yet": (
+        "the layer has no backward, or not for this bottom: --grad NAMES says which inputs get a "
+        "gradient, --grad '' compares the forward alone"
+    ),
+    "param_str_": f"`param_str_` is the name before Caffe 1.0: it is `param_str` now; {CONVERT}",
+    "No module named": (
+        "the module is not there for Caffe's Python: --path DIR adds the folder that it lies in"
+    ),
+    "cannot import name": "the module that was found is another one, or an older one",
+    "has no attribute": "the module does not have what the net asks for, or NumPy no longer has it",
+}
+
+
+def hint(text: str) -> str:
+    """What to do about an error of an old layer, or ""."""
+    evaluated = '"<string>"' in text  # no line of a file, but a text such as param_str
+    for sign, words in _PYTHON_2.items():
+        if sign in text and not (sign == "SyntaxError" and evaluated):
+            return f"{words}; {CONVERT}"
+    return next((words for sign, words in _OTHER.items() if sign in text), "")
+
+
+_FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_OURS = ("worker.py", "pycaffe.py")
+
+
+def where(traceback: str) -> str:
+    """`file:line: ` of the innermost frame that is not the worker's own, or ""."""
+    frames = [found for found in map(_FRAME.match, traceback.splitlines()) if found]
+    names = [(Path(found["file"]).name, found["line"]) for found in frames]
+    theirs = [each for each in names if each[0] not in _OURS]
+    return f"{theirs[-1][0]}:{theirs[-1][1]}: " if theirs else ""
+
+
+def told(error: CaffeError) -> str:
+    """An error in words: the layer's own lines of its traceback, what was said, and what to do.
+
+    An exception that is raised while a layer's module is imported does not reach Caffe's caller,
+    which says "returned NULL" only; but it was printed.
+    """
+    said, traceback = str(error), error.traceback if isinstance(error, LayerError) else ""
+    if "returned NULL without setting an error" in said:
+        said, traceback = "the layer's module cannot be imported", ""
+    shown = _theirs(f"{traceback}\n{error.output}")
+    parts = [said, *(line for line in shown if line not in said.splitlines())]
+    advice = hint("\n".join(parts))
+    return "\n".join([*parts, *([f"  to do: {advice}"] if advice else [])])
+
+
+def _theirs(text: str) -> list[str]:
+    """Lines of a traceback, or other output, without the frames of the worker and of pycaffe."""
+    kept: list[str] = []
+    ours = False
+    for line in text.splitlines():
+        frame = _FRAME.match(line)
+        if frame:
+            ours = Path(frame["file"]).name in _OURS
+        elif not line.startswith("    "):
+            ours = False
+        if not ours and line.strip() and not line.startswith("Traceback (most recent call last)"):
+            kept.append(line)
+    return kept

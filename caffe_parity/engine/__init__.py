@@ -1,0 +1,1 @@
+"""From a plan to a verdict: the one place that compares."""

@@ -1,0 +1,168 @@
+"""Inputs by kind: what `--data NAME=KIND` and `--inputs FILE.npz` mean."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from caffe_parity.contract import Array32, Shape
+from caffe_parity.engine.parameters import Parameter
+from caffe_parity.engine.sources import BadRequest
+
+KINDS = "normal, uniform:A,B, positive, int:A,B, binary, onehot:K, probabilities, constant:V"
+
+SCALES = (1.0, 1.0, 0.25, 8.0, 2.0**-6, 1.0, 3.0, 1.0)
+"""Factors on a normal input, case by case: some layers are wrong for small or large ones only."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How an input is filled.
+
+    Attributes:
+        name: "normal", "uniform", "positive", "int", "binary", "onehot", "probabilities",
+            "constant".
+        numbers: what stood behind the colon.
+    """
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it is an integer kind: no gradient is asked for."""
+        return self.name in ("int", "binary", "onehot")
+
+    def __str__(self) -> str:
+        values = ",".join(f"{number:g}" for number in self.numbers)
+        return f"{self.name}:{values}" if values else self.name
+
+
+_COUNTS = {
+    "normal": 0,
+    "uniform": 2,
+    "positive": 0,
+    "int": 2,
+    "binary": 0,
+    "onehot": 1,
+    "probabilities": 0,
+    "constant": 1,
+}
+"""How many numbers stand behind the colon of each kind."""
+
+
+def parse(text: str) -> Kind:
+    """A kind from its text.
+
+    Raises:
+        BadRequest: it is none, or its numbers are wrong.
+    """
+    name, _, rest = text.partition(":")
+    try:
+        numbers = tuple(float(each) for each in rest.split(",")) if rest else ()
+    except ValueError:
+        numbers = (0.0,) * 9
+    if name not in _COUNTS or len(numbers) != _COUNTS[name]:
+        raise BadRequest(f"data kind {text!r}: expected one of {KINDS}")
+    if name in ("uniform", "int") and numbers[0] > numbers[1]:
+        raise BadRequest(f"data kind {text!r}: the first number must not exceed the second")
+    return Kind(name, numbers)
+
+
+def fill(kind: Kind, shape: Shape, case: int, rng: np.random.RandomState) -> Array32:
+    """An array of a kind.
+
+    Args:
+        kind: how it is filled.
+        shape: its shape.
+        case: the number of the case, which varies the scale.
+        rng: where the numbers come from.
+
+    Raises:
+        BadRequest: the kind needs another shape.
+    """
+    values: np.ndarray
+    if kind.name == "normal":
+        values = rng.standard_normal(shape) * SCALES[case % len(SCALES)]
+    elif kind.name == "uniform":
+        values = rng.uniform(kind.numbers[0], kind.numbers[1], size=shape)
+    elif kind.name == "positive":
+        values = rng.uniform(0.05, 2.0, size=shape)
+    elif kind.name == "int":
+        values = rng.randint(int(kind.numbers[0]), int(kind.numbers[1]) + 1, size=shape)
+    elif kind.name == "binary":
+        values = rng.randint(0, 2, size=shape)
+    elif kind.name == "constant":
+        values = np.full(shape, kind.numbers[0])
+    else:
+        values = _over_axis_1(kind, shape, rng)
+    return np.asarray(values).astype(np.float32)
+
+
+def _over_axis_1(kind: Kind, shape: Shape, rng: np.random.RandomState) -> np.ndarray:
+    if len(shape) < 2:
+        raise BadRequest(f"{kind} needs a shape with an axis 1, got {shape}")
+    if kind.name == "probabilities":
+        weights = np.exp(rng.standard_normal(shape))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    if shape[1] != kind.numbers[0]:
+        raise BadRequest(f"{kind} needs axis 1 of that length, got the shape {shape}")
+    chosen = rng.randint(0, shape[1], size=(shape[0], 1, *shape[2:]))
+    places = np.arange(shape[1]).reshape(1, -1, *[1] * (len(shape) - 2))
+    return np.asarray(chosen == places)
+
+
+def load(file: str, shapes: Mapping[str, Shape]) -> dict[str, Array32]:
+    """The inputs of a net from an .npz file.
+
+    Args:
+        file: the file; arrays of objects are refused, so that loading runs no code.
+        shapes: the net's inputs.
+
+    Raises:
+        BadRequest: the file cannot be read, or lacks an input.
+    """
+    arrays = _arrays(file)
+    missing = [name for name in shapes if name not in arrays]
+    if missing:
+        raise BadRequest(
+            f"--inputs {file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
+        )
+    return {name: _numbers(file, name, arrays[name]) for name in shapes}
+
+
+def load_parameters(file: str, params: Sequence[Parameter]) -> dict[str, Array32]:
+    """Those parameters of a net that an .npz file has, by name.
+
+    Raises:
+        BadRequest: the file cannot be read, or a shape is another than the net's.
+    """
+    arrays = _arrays(file)
+    found = {}
+    for each in params:
+        if each.name in arrays:
+            found[each.name] = _numbers(file, each.name, arrays[each.name])
+            if found[each.name].shape != each.initial.shape:
+                raise BadRequest(
+                    f"--inputs {file}: {each.name} has shape {found[each.name].shape}, "
+                    f"the net's {each.initial.shape}"
+                )
+    return found
+
+
+def _arrays(file: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(Path(file), allow_pickle=False) as content:
+            return {name: np.asarray(content[name]) for name in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadRequest(f"--inputs {file}: {error}") from error
+
+
+def _numbers(file: str, name: str, array: np.ndarray) -> Array32:
+    if not np.issubdtype(array.dtype, np.number):
+        raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
+    return array.astype(np.float32)

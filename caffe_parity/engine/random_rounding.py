@@ -1,0 +1,301 @@
+"""A rounding bound for a reference of which nothing is known: round it at random and look.
+
+The reference runs in float64 while its inputs, and the output of every floating-point operation
+of its forward and its backward, are changed by a random relative amount of up to u = 2**-24, as
+float32 rounding would (Monte Carlo arithmetic: Parker, UCLA CSD-970002, 1997). What the results
+spread by is what float32 may do to them.
+
+A sum rounds more than once. With independent errors its n terms' walk is up to sqrt(n) * u *
+sum |terms| whatever the order (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019), so reductions
+and matrix products are changed by that times a random number. Composite operations (softmax,
+losses, norms) are taken apart by PyTorch's own decompositions first, so that each step is rounded.
+So are sums that indices make, such as the gradient of an embedding or of overlapping pools.
+
+At a kink (|x| at 0, the edge of a hinge, a tie of a maximum) several gradients are right. Such
+elements are found by moving the inputs by 2**-30 of their size: a smooth gradient hardly changes,
+one at a kink jumps. They get an infinite bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from caffe_parity.contract import Array64
+from reference.rounding import SMALLEST_SUBNORMAL, UNIT_ROUNDOFF
+
+RUNS = 16
+
+MARGIN = 4.0
+"""The bound as a multiple of the largest deviation of the runs. A sum of many independent errors is
+close to normal, and the largest of 16 lies below 0.7 of its standard deviation once in 1e5 times; 4
+times that is still 2.8 of them, and the floor below (the tensor's mean) makes up for such an
+unlucky element. A wrong formula is off by thousands."""
+
+JUMP = 2.0**-12
+"""A gradient that changes by more than this part of its largest value when the inputs move by
+2**-30 of theirs has a kink there: a smooth one would need a curvature of 2**18."""
+
+KINK_RUNS = 8
+
+GRADIENT = "gradient:"
+"""What the names of gradients begin with: a top may be called anything, also "dist" or "dx1"."""
+
+Tensors = dict[str, torch.Tensor]
+Evaluate = Callable[[Tensors], Tensors]
+"""Maps inputs by name to results by name; gradients are among them, under GRADIENT + name."""
+
+aten = torch.ops.aten
+_SUMS = {
+    aten.sum.dim_IntList,
+    aten.sum.default,
+    aten.mean.dim,
+    aten.mean.default,
+    aten.cumsum.default,
+}
+_PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.convolution.default}
+_BACKWARD = aten.convolution_backward.default
+_ADDED = {
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+    aten.scatter_add.default,
+    aten.scatter_add_.default,
+    aten.max_pool2d_with_indices_backward.default,
+    aten.max_pool3d_with_indices_backward.default,
+    aten.avg_pool2d_backward.default,
+    aten.avg_pool3d_backward.default,
+    aten._adaptive_avg_pool2d_backward.default,
+    aten.upsample_bilinear2d_backward.default,
+    aten.upsample_nearest2d_backward.default,
+}
+"""Operations that may add up several elements of an argument in one of the result."""
+
+_TAKEN_APART: tuple[Any, ...] = (
+    aten._softmax,
+    aten._log_softmax,
+    aten.native_layer_norm,
+    aten.native_group_norm,
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_functional,
+    aten.batch_norm_backward,
+    aten.linalg_vector_norm,
+)
+"""Composite operations that core_aten_decompositions() leaves whole."""
+
+_SCALED_SUMS = {aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
+_EXACT = set(
+    """
+    abs alias amax amin arange as_strided cat ceil clamp clamp_max clamp_min clone
+    constant_pad_nd copy copy_ detach diagonal diagonal_copy empty empty_like empty_strided eq
+    expand fill fill_ flip floor full full_like gather ge gt index
+    index_select le lift_fresh lift_fresh_copy lt masked_fill max maximum min minimum ne neg
+    new_empty new_empty_strided new_full new_ones new_zeros ones ones_like permute relu repeat
+    reshape resize round scalar_tensor scatter select select_backward select_scatter sgn sign
+    slice slice_backward slice_scatter sort split split_with_sizes squeeze stack t topk
+    transpose tril triu trunc unbind unfold unsqueeze view where zero_ zeros zeros_like
+    _reshape_alias _to_copy _unsafe_view
+    """.split()  # noqa: SIM905  # 80 names one below the other are no easier to read
+)
+"""Operations that move or choose numbers, or that are exact: nothing to round."""
+
+
+@cache
+def _decompositions() -> Mapping[Any, Callable[..., Any]]:
+    """What PyTorch knows of composite operations; making the table takes a tenth of a second."""
+    table = dict(torch._decomp.core_aten_decompositions())
+    known = torch._decomp.decomposition_table
+    for packet in _TAKEN_APART:
+        overloads = [getattr(packet, each) for each in packet.overloads()]
+        table |= {each: known[each] for each in overloads if each in known}
+    return table
+
+
+class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Changes the output of every floating-point operation by a random rounding."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generator = generator
+        self.decompositions = _decompositions()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: nothing is compiled here, and saying so to torch.compile would import it (1 s)."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket.__name__ in _EXACT:
+            return func(*args, **kwargs)
+        if func in self.decompositions and func not in _SUMS:
+            with self:
+                result = self.decompositions[func](*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        if func in _ADDED:
+            added = _spread_of_added(func, args, kwargs)  # before: it may work in place
+            return self._rounded(func(*args, **kwargs), added, func._schema.is_mutable)
+        result = func(*args, **kwargs)
+        if func is _BACKWARD:
+            spreads = _spreads_of_convolution_backward(args)
+            return [
+                self._rounded(each, spread, False)
+                for each, spread in zip(result, spreads, strict=True)
+            ]
+        spread = _spread_of_sum(func, args, kwargs)
+        if func in _SCALED_SUMS and kwargs.get("alpha", 1) != 1:
+            spread = _spread_of_product(result, args[1], kwargs["alpha"])
+        in_place = func._schema.is_mutable
+        return tree_map(lambda each: self._rounded(each, spread, in_place), result)
+
+    def _rounded(self, value: Any, spread: torch.Tensor | None, in_place: bool) -> Any:
+        if not _is_float(value):
+            return value
+        size = UNIT_ROUNDOFF * value.abs()
+        if spread is not None and spread.shape == value.shape:
+            size = size + spread
+        changed = value + size * _random(value, self.generator)
+        return value.copy_(changed) if in_place else changed
+
+
+def _random(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Uniform over [-1, 1]."""
+    return 2 * torch.rand(like.shape, generator=generator, dtype=like.dtype) - 1
+
+
+def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
+    """sqrt(n) * u * sum |terms| of a reduction or a product of matrices; None for others."""
+    if func not in _SUMS and func not in _PRODUCTS:
+        return None
+    absolute = tree_map(_absolute, args)
+    size: torch.Tensor = func(*absolute, **kwargs)
+    if func in _SUMS:
+        terms = args[0].numel() / max(size.numel(), 1)
+    elif func is aten.convolution.default:
+        terms = args[1][0].numel()
+    else:
+        terms = args[-1].shape[-2]
+    spread: torch.Tensor = UNIT_ROUNDOFF * max(terms, 1) ** 0.5 * size
+    return spread
+
+
+def _spread_of_added(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+    """The same where indices say what is added up: they say how many terms each sum has, too."""
+    size = func(*tree_map(_absolute, args), **kwargs)
+    counts = func(*tree_map(_ones, args), **kwargs)
+    spread: torch.Tensor = UNIT_ROUNDOFF * counts.clamp(min=1).sqrt() * size
+    return spread
+
+
+def _spreads_of_convolution_backward(args: Any) -> list[torch.Tensor | None]:
+    """The same for the gradients of a convolution's input, weight and bias, where they are asked.
+
+    An element of the input's is a sum over the outputs that it reaches, one of the weight's over
+    batch and places, one of the bias's over all of its channel.
+    """
+    output, _, weight, *_, groups, _ = args
+    places = output.numel() / max(output.shape[1], 1)
+    transposed = args[7]
+    reached = weight[0].numel() if transposed else weight.shape[0] / groups * weight[0, 0].numel()
+    terms = (reached, places, places)
+    sizes = _BACKWARD(*tree_map(_absolute, args))
+    return [
+        None if size is None else UNIT_ROUNDOFF * max(count, 1) ** 0.5 * size
+        for count, size in zip(terms, sizes, strict=True)
+    ]
+
+
+def _spread_of_product(result: torch.Tensor, other: Any, factor: float) -> torch.Tensor:
+    """The rounding of factor * other, which is added in the same operation (`add` with `alpha`)."""
+    size = UNIT_ROUNDOFF * abs(factor) * torch.as_tensor(other).abs()
+    return size.expand(result.shape)
+
+
+def _absolute(value: Any) -> Any:
+    return value.abs() if _is_float(value) else value
+
+
+def _ones(value: Any) -> Any:
+    return torch.ones_like(value) if _is_float(value) else value
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The truth, how far float32 may be from it, and where several gradients are right."""
+
+    truth: dict[str, Array64]
+    bound: dict[str, Array64]
+    kinks: dict[str, int]
+
+
+def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[str]) -> Expected:
+    """Runs a reference as it is, under random rounding, and with its inputs moved a little.
+
+    Args:
+        evaluate: the reference with its gradients, for float64 tensors.
+        inputs: float64 tensors by name.
+        fixed: inputs that are labels, which nothing rounds.
+
+    Returns:
+        truth and bound by result; `kinks` counts the elements with an infinite bound.
+    """
+    truth = evaluate(dict(inputs))
+    generator = torch.Generator().manual_seed(0)
+    deviations = {name: torch.zeros_like(value) for name, value in truth.items()}
+    for _ in range(RUNS):
+        moved = _moved(inputs, fixed, generator, lambda x: UNIT_ROUNDOFF * x.abs())
+        with RandomRounding(generator):
+            results = evaluate(moved)
+        _widen(deviations, results, truth)
+    jumps = {name: torch.zeros_like(value) for name, value in truth.items()}
+    has_gradients = any(name.startswith(GRADIENT) for name in truth)
+    for _ in range(KINK_RUNS if has_gradients else 0):
+        moved = _moved(inputs, fixed, generator, lambda x: 2.0**-30 * x.abs().max())
+        _widen(jumps, evaluate(moved), truth)
+    bound, kinks = {}, {}
+    for name, value in truth.items():
+        deviation = torch.maximum(deviations[name], deviations[name].mean())
+        limit = MARGIN * deviation + 2 * UNIT_ROUNDOFF * value.abs() + SMALLEST_SUBNORMAL
+        if name.startswith(GRADIENT):
+            largest = value.abs().max() if value.numel() else torch.tensor(0.0)
+            kink = (jumps[name] > JUMP * largest) | (deviations[name] > 2.0**-8 * largest)
+            limit[kink] = torch.inf
+            kinks[name] = int(kink.sum())
+        bound[name] = limit.numpy()
+    return Expected({name: value.numpy() for name, value in truth.items()}, bound, kinks)
+
+
+def _moved(
+    inputs: Mapping[str, torch.Tensor],
+    fixed: set[str],
+    generator: torch.Generator,
+    size: Callable[[torch.Tensor], torch.Tensor],
+) -> Tensors:
+    return {
+        name: value if name in fixed else value + size(value) * _random(value, generator)
+        for name, value in inputs.items()
+    }
+
+
+def _widen(deviations: Tensors, results: Tensors, truth: Tensors) -> None:
+    for name, value in results.items():
+        change = (value - truth[name]).abs().nan_to_num(nan=0.0)
+        deviations[name] = torch.maximum(deviations[name], change)
+
+
+def as_inputs(arrays: Mapping[str, np.ndarray]) -> Tensors:
+    """Float64 tensors of float32 arrays."""
+    return {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}

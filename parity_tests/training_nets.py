@@ -1,0 +1,142 @@
+"""Each variant of the three layers at the end of a small net that learns.
+
+Two 1x1 convolutions make x1 and x2 from data, so that both gradients of the loss train something.
+Their biases learn twice as fast and do not decay, as most of Caffe's published nets have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch.nn.functional import conv2d
+
+from caffe_impl.variants import CaffeVariant
+from caffe_parity.contract import Array32, Case, Shape
+from caffe_parity.training.in_caffe import CaffeTraining
+from caffe_parity.training.recipe import Recipe, Tensors
+from reference import channel_sum, euclidean, tail_sum
+from reference.fills import bell
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+FORMULAS: dict[str, Loss] = {
+    "euclidean": euclidean.loss,
+    "channel_sum": channel_sum.loss,
+    "tail_sum": tail_sum.loss,
+}
+
+CHANNELS = 2
+"""Of the data; x1 and x2 have those of the case."""
+
+RATE, MOMENTUM, DECAY = 0.002, 0.9, 0.01
+"""Of the small nets. None of them is a float32 number, so that what Caffe reads is rounded."""
+
+BIAS_RATE = 2.0
+"""The biases' lr_mult."""
+
+
+def below(case: Case) -> str:
+    """The layers that make x1 and x2: "learned1" of the input "data1", "learned2" of "data2"."""
+    return "".join(
+        _learned(number, shape) for number, shape in ((1, case.x1_shape), (2, case.x2_shape))
+    )
+
+
+def _learned(number: int, shape: Shape) -> str:
+    dims = " ".join(f"dim: {extent}" for extent in _data_shape(shape))
+    return f"""
+layer {{
+  name: "data{number}"
+  type: "Input"
+  top: "data{number}"
+  input_param {{ shape {{ {dims} }} }}
+}}
+layer {{
+  name: "learned{number}"
+  type: "Convolution"
+  bottom: "data{number}"
+  top: "x{number}"
+  param {{ lr_mult: 1 decay_mult: 1 }}
+  param {{ lr_mult: {BIAS_RATE} decay_mult: 0 }}
+  convolution_param {{ num_output: {shape[1]} kernel_size: 1 }}
+}}
+"""
+
+
+def _data_shape(shape: Shape) -> Shape:
+    return (shape[0], CHANNELS, *shape[2:])
+
+
+def caffe_training(variant: CaffeVariant, case: Case, solver: str = "") -> CaffeTraining:
+    """A variant's own net on top of the learned layers.
+
+    Args:
+        variant: which net.
+        case: its shapes, with two spatial axes, and the loss weight.
+        solver: text that is added to the solver's; a field that is there already is replaced.
+    """
+    return CaffeTraining(
+        net=variant.net(case),
+        solver=(
+            f'base_lr: {RATE} lr_policy: "fixed" momentum: {MOMENTUM} weight_decay: {DECAY} '
+            + solver
+        ),
+        path=variant.path,
+        libraries=variant.libraries(),
+        edits={"below": below(case), "loss_weight": case.loss_weight},
+    )
+
+
+def recipe(loss: Loss, case: Case) -> Recipe:
+    """The same net with a loss in PyTorch, and torch.optim.SGD.
+
+    Args:
+        loss: maps x1 and x2 to the loss: a formula of the reference, or a port.
+        case: its loss weight.
+    """
+    return Recipe(partial(_net, loss), sgd, loss_weight=case.loss_weight)
+
+
+def _net(loss: Loss, params: Tensors, inputs: Tensors) -> torch.Tensor:
+    x1, x2 = (
+        conv2d(inputs[f"data{n}"], params[f"learned{n}[0]"], params[f"learned{n}[1]"])
+        for n in (1, 2)
+    )
+    return loss(x1, x2)
+
+
+def sgd(params: Tensors) -> torch.optim.Optimizer:
+    """torch.optim.SGD with the settings of the solver, the biases in a group of their own."""
+    return torch.optim.SGD(groups(params), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+
+def groups(params: Tensors) -> list[dict[str, object]]:
+    """The weights and the biases as parameter groups: Caffe's lr_mult and decay_mult."""
+    weights = [param for name, param in params.items() if name.endswith("[0]")]
+    biases = [param for name, param in params.items() if name.endswith("[1]")]
+    return [{"params": weights}, {"params": biases, "lr": BIAS_RATE * RATE, "weight_decay": 0.0}]
+
+
+def initial(case: Case) -> dict[str, Array32]:
+    """The learned layers' first weights, from the case's seed."""
+    rng = np.random.RandomState([case.seed, 1])
+    return {
+        f"learned{number}[{index}]": bell(shape, rng) / np.float32(2)
+        for number, channels in ((1, case.x1_shape[1]), (2, case.x2_shape[1]))
+        for index, shape in enumerate([(channels, CHANNELS, 1, 1), (channels,)])
+    }
+
+
+def batches(case: Case, count: int) -> list[dict[str, Array32]]:
+    """The data of so many steps, from the case's seed."""
+    rng = np.random.RandomState([case.seed, 2])
+    return [
+        {
+            f"data{number}": bell(_data_shape(shape), rng)
+            for number, shape in ((1, case.x1_shape), (2, case.x2_shape))
+        }
+        for _ in range(count)
+    ]

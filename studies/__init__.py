@@ -1,0 +1,1 @@
+"""They test the tester, and measure: never installed."""

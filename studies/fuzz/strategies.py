@@ -1,0 +1,191 @@
+"""Hypothesis strategies for programs, smallest and plainest first, so that shrinking ends there."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from caffe_impl.variants import CaffeVariant
+from caffe_parity.contract import Array32, Case, Shape, Variant
+from reference.fills import bell, small_integers
+from reference.layers import LAYERS
+from reference.rounding import LARGEST, SMALLEST_SUBNORMAL
+from studies.fuzz.defined import SMALLEST_NORMAL
+from studies.fuzz.program import LAYOUTS, SHARINGS, Program, Step
+
+SPECIAL = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    SMALLEST_SUBNORMAL,
+    -SMALLEST_SUBNORMAL,
+    SMALLEST_NORMAL,
+    SMALLEST_NORMAL - SMALLEST_SUBNORMAL,
+    1.0 + 2.0**-23,
+    1.0 - 2.0**-24,
+    2.0**24,
+    2.0**63,  # its square is 2**126: the sum of a few of them is too large
+    2.0**64,  # its square is
+    LARGEST / 4,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+)
+"""Values at which float32 changes its ways."""
+
+EXPONENTS = (0, -149, -130, -75, -63, -20, 20, 50, 62, 64, 100)
+"""Powers of two that bell-shaped values are scaled with, so that they, their squares or their
+gradients lie where float32 ends."""
+
+WEIGHTS = (1.0, 2.0, -2.0, 0.25, 3.7, 0.0)
+
+ODD_WEIGHTS = tuple(2.0**exponent for exponent in (-149, -148, -127, -126, -60, 60, 100, 127))
+"""Loss weights with which a gradient underflows or overflows, though nothing else does."""
+
+POISONS: tuple[float, ...] = (1.0, 0.0, -3.5, 2.0**100)
+"""Finite, and small enough for twice of it: see `caffe_parity.contract.PASSES`."""
+
+PRUNED: tuple[float, ...] = (0.0,)
+"""Caffe's Split adds up the diffs of all its readers, also that of a loss of weight 0. Caffe prunes
+that one's backward, so that what its diff held is part of the answer. A fresh net holds 0."""
+
+FIXED_CHANNELS = ("caffe-convolution", "caffe-slice-eltwise", "caffe-net")
+"""Variants whose net fixes the number of axes and channels when it is made, as Caffe's Convolution
+and Slice do; of a user's net it is not known."""
+
+MANY = 4096
+"""The most elements of an input whose values come from a seed."""
+
+
+@st.composite
+def shapes(draw: st.DrawFn, variant: Variant) -> tuple[Shape, Shape]:
+    """The shapes of x1 and x2 that the variant's layer is defined for."""
+    five = draw(st.integers(0, 31 if _refuses_five_axes(variant) else 7))  # refusing costs seconds
+    axes = 5 if five == 7 else draw(st.integers(2, 4))
+    extent = st.integers(1, 5)
+    x1 = [draw(extent) for _ in range(axes)]
+    if draw(st.integers(0, 7)) == 7:  # one long axis: long sums, many samples, large images
+        x1[draw(st.integers(0, axes - 1))] = draw(st.integers(6, 300))
+    x2 = list(x1)
+    if not draw(st.booleans()):
+        return tuple(x1), tuple(x2)
+    summed = LAYERS[variant.layer].summed
+    if summed == "channel":
+        x2[1] = draw(st.integers(1, 9))
+    elif summed == "tail":
+        x2[1:] = draw(st.lists(extent, min_size=1, max_size=4))
+    return tuple(x1), tuple(x2)
+
+
+def _refuses_five_axes(variant: Variant) -> bool:
+    five = (1, 1, 1, 1, 1)
+    expectation = variant.expects(Case("five-axes", five, five))
+    return expectation is not None and expectation.kind == "refused"
+
+
+@st.composite
+def next_shapes(
+    draw: st.DrawFn, variant: Variant, before: tuple[Shape, Shape], same: bool
+) -> tuple[Shape, Shape]:
+    """What the net may be reshaped to: anything, or another batch and image where that is fixed.
+
+    `before` are the shapes until now; `same` says that x2 is x1.
+    """
+    change = draw(st.integers(0, 2))
+    if change == 0:
+        return before
+    if change == 1 and variant.name not in FIXED_CHANNELS:
+        x1, x2 = draw(shapes(variant))
+        return x1, x1 if same else x2
+    samples = draw(st.integers(1, 5))
+    spatial = tuple(draw(st.integers(1, 5)) for _ in before[0][2:])
+    x1 = (samples, before[0][1], *spatial)
+    if len(before[0]) == len(before[1]):
+        x2 = (samples, before[1][1], *spatial)
+    else:  # tail sums only
+        x2 = (samples, *before[1][1:])
+    return x1, x1 if same else x2
+
+
+@st.composite
+def values(draw: st.DrawFn, shape: Shape) -> Array32:
+    """An array: zeros, small integers, single elements, or many bell-shaped values."""
+    kind = draw(st.sampled_from(("zeros", "integers", "bell", "one special", "elements")))
+    size = int(np.prod(shape))
+    if kind == "zeros":
+        return np.zeros(shape, np.float32)
+    if kind == "integers":
+        return small_integers(shape, np.random.RandomState(draw(st.integers(0, 999))))
+    if kind == "elements" and size <= 64:
+        element = draw(
+            st.sampled_from(
+                (
+                    st.integers(-3, 3).map(float),
+                    st.floats(-1000, 1000, width=32),
+                    st.floats(-LARGEST / 4, LARGEST / 4, width=32),
+                    st.sampled_from(SPECIAL) | st.floats(-1, 1, width=32),
+                )
+            )
+        )
+        drawn: Array32 = draw(hnp.arrays(np.float32, shape, elements=element))
+        return drawn
+    rng = np.random.RandomState(draw(st.integers(0, 999)))
+    array = np.ldexp(bell(shape, rng), draw(st.sampled_from(EXPONENTS))).astype(np.float32)
+    if kind == "one special":
+        array.reshape(-1)[draw(st.integers(0, size - 1))] = draw(st.sampled_from(SPECIAL))
+    return array
+
+
+@st.composite
+def steps(
+    draw: st.DrawFn, both: tuple[Shape, Shape], sharing: str, poisons: tuple[float, ...]
+) -> Step:
+    """One step with inputs of these shapes; no backward where there is no poison to choose."""
+    shape1, shape2 = both
+    x1 = draw(values(shape1))
+    if sharing == "same-blob":
+        x2 = x1
+    elif shape1 == shape2 and draw(st.integers(0, 3)) == 3:
+        x2 = x1.copy()  # d is 0, however large the sums
+    else:
+        x2 = draw(values(shape2))
+    layouts = draw(st.tuples(*[st.sampled_from(tuple(LAYOUTS))] * 2))
+    forwards = draw(st.integers(1, 2))
+    held = draw(st.lists(st.sampled_from(poisons), min_size=1, max_size=2)) if poisons else []
+    return Step(x1, x2, layouts, forwards, tuple(held))
+
+
+@st.composite
+def programs(draw: st.DrawFn, variant: Variant) -> Program:
+    """A program for a variant; whether it is one to run, `defined.is_defined` says."""
+    sharing = draw(st.sampled_from(SHARINGS))
+    first = draw(shapes(variant))
+    if sharing == "same-blob":
+        first = (first[0], first[0])
+    wanted = draw(st.sampled_from(((True, True), (True, False), (False, True))))
+    if sharing != "none":
+        wanted = (True, wanted[1])  # what is shared is x1, and so is its gradient
+    ways = ["asked"]
+    if isinstance(variant, CaffeVariant):
+        ways += ["none"] + (["forced"] if wanted == (True, True) else [])
+    gradients = draw(st.sampled_from(ways))
+    weight = draw(
+        st.sampled_from(WEIGHTS)
+        | st.sampled_from(ODD_WEIGHTS)
+        | st.floats(0, 2.0**-140, width=32)
+        | st.floats(-10, 10)
+        | st.floats(-LARGEST, LARGEST, width=32, allow_nan=False)
+    )
+    case = Case("fuzz", *first, loss_weight=weight, propagate_down=wanted, sharing=sharing)
+    poisons = PRUNED if case.weight == 0 and sharing == "split" else POISONS
+    if gradients == "none":
+        poisons = ()
+    drawn: list[Step] = []
+    both = first
+    for index in range(draw(st.integers(1, 3))):
+        if index:
+            both = draw(next_shapes(variant, both, sharing == "same-blob"))
+        drawn.append(draw(steps(both, sharing, poisons)))
+    return Program(case, gradients, tuple(drawn))

@@ -1,0 +1,266 @@
+"""Measures error/bound over many random cases: no violation, and how much room there is.
+
+    python -m studies.rounding_study [--cases N] [--seed S] [--variant NAME] [--write]
+
+For every variant, N random cases (shapes, channel counts, distributions, scales, loss weights; many
+inputs for each net, since building a net is what takes time). The truth is the closed form in
+float64, NumPy only, so that it shares no code with the autograd reference. `--write` keeps the
+distributions in docs/rounding_ratios.json, one variant after the other: a run that was stopped
+goes on with the variants that are not there yet. `rounding_plot` draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from caffe_impl.variants import CaffeVariant, shared_caffe
+from caffe_parity.contract import Array32, Array64, Case, Inputs, Variant
+from caffe_parity.report.environment import environment
+from parity_tests.registry import registered
+from reference import rounding
+from reference.layers import LAYERS
+from torch_impl.variants import TorchVariant
+
+FILE = Path(__file__).parent.parent / "docs/rounding_ratios.json"
+BATCH = 50  # inputs for each net
+LOWEST, HIGHEST = -30, 30  # powers of two; what lies beyond is counted with them
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Triple = tuple[Array32, Array32, Array32]
+
+
+@dataclass
+class Distribution:
+    """How often error/bound fell between two powers of two, and the largest ratio.
+
+    Attributes:
+        counts: by the power of two below which the ratio lies; None holds exact results.
+        largest: the largest ratio, and the largest multiple of the typical error.
+    """
+
+    counts: dict[int | None, int] = field(default_factory=dict)
+    largest: float = 0.0
+    largest_of_typical: float = 0.0
+    violations: int = 0
+
+    def add(self, ratio: float, of_typical: float) -> None:
+        """Counts the worst ratio of one tensor of one case."""
+        if np.isnan(ratio):
+            ratio = np.inf
+        power = None
+        if ratio != 0:
+            power = int(np.clip(np.ceil(np.log2(ratio)), LOWEST, HIGHEST))
+        self.counts[power] = self.counts.get(power, 0) + 1
+        self.largest = max(self.largest, ratio)
+        self.largest_of_typical = max(self.largest_of_typical, of_typical)
+        self.violations += not ratio <= 1
+
+
+def random_case(layer: str, rng: np.random.Generator) -> Case:
+    """Shapes of up to 4 axes and some 3,000 elements, and a loss weight of either sign."""
+    axes = int(rng.integers(0, 3))
+    spatial = tuple(int(each) for each in rng.integers(1, 7, size=axes))
+    n, c1, c2 = int(rng.integers(1, 9)), *(int(each) for each in 2 ** rng.uniform(0, 6.5, 2))
+    if layer == "euclidean":
+        c2 = c1
+    weight = float(np.float32(rng.choice([1.0, -1.0]) * 2 ** rng.uniform(-8, 8)))
+    return Case("random", (n, c1, *spatial), (n, c2, *spatial), loss_weight=weight)
+
+
+def random_inputs(case: Case, rng: np.random.Generator) -> Inputs:
+    """One of five distributions at a random scale."""
+    kind = rng.integers(0, 5)
+    scale = 2.0 ** rng.integers(-20, 21)
+
+    def array(shape: tuple[int, ...]) -> Array64:
+        values: Array64 = rng.standard_normal(shape)
+        if kind == 1:
+            values = np.abs(values)
+        elif kind == 2:  # neighbours of very different size
+            values = values * 2.0 ** rng.integers(-12, 13, size=shape)
+        elif kind == 3:  # a large common offset
+            values = values + 1000.0
+        return values * scale
+
+    x1, x2 = array(case.x1_shape), array(case.x2_shape)
+    if kind == 4:  # x2 is nearly x1: the sums cancel
+        x2 = np.resize(x1, x2.shape) + 1e-4 * x2
+    return Inputs(x1.astype(np.float32), x2.astype(np.float32))
+
+
+def closed_form(kind: str, case: Case, inputs: Inputs) -> tuple[Array64, Array64, Array64]:
+    """Loss, dx1 and dx2 in float64 from the formula."""
+    sum1 = rounding.summed(kind, inputs.x1.astype(np.float64))
+    sum2 = rounding.summed(kind, inputs.x2.astype(np.float64))
+    d = sum1 - sum2
+    samples = case.x1_shape[0]
+    gradient = case.weight / samples * d
+    loss = np.asarray(np.sum(d * d) / (2 * samples))
+    dx1 = np.broadcast_to(gradient, case.x1_shape)
+    return loss, dx1, np.broadcast_to(-gradient, case.x2_shape)
+
+
+def in_caffe(variant: CaffeVariant, case: Case, batch: Sequence[Inputs]) -> Iterator[Triple]:
+    """Loss, dx1 and dx2 of every inputs, all on one net."""
+    ops = variant.net_ops(case)
+    for inputs in batch:
+        ops += [
+            {"op": "set", "blob": "x1", "array": inputs.x1},
+            {"op": "set", "blob": "x2", "array": inputs.x2},
+            {"op": "forward"},
+            {"op": "backward"},
+            {"op": "loss"},
+            {"op": "diff", "blob": "x1"},
+            {"op": "diff", "blob": "x2"},
+        ]
+    arrays = [reply["array"] for reply in shared_caffe().request(ops) if "array" in reply]
+    for index in range(0, len(arrays), 3):
+        loss, dx1, dx2 = arrays[index : index + 3]
+        yield loss.sum(), dx1, dx2
+
+
+def in_torch(loss: Loss, case: Case, batch: Sequence[Inputs]) -> Iterator[Triple]:
+    """Loss, dx1 and dx2 of every inputs."""
+    weight = torch.tensor(case.weight, dtype=torch.float32)
+    for inputs in batch:
+        x1 = torch.from_numpy(inputs.x1).requires_grad_()
+        x2 = torch.from_numpy(inputs.x2).requires_grad_()
+        value = loss(x1, x2)
+        dx1, dx2 = torch.autograd.grad(value, (x1, x2), weight)
+        yield value.detach().numpy(), dx1.numpy(), dx2.numpy()
+
+
+def study(variant: Variant, cases: int, rng: np.random.Generator) -> dict[str, Distribution]:
+    """The distributions of error/bound of one variant, by tensor."""
+    kind = LAYERS[variant.layer].summed
+    result = {name: Distribution() for name in ("loss", "dx1", "dx2")}
+    done = 0
+    while done < cases:
+        case = random_case(variant.layer, rng)
+        if variant.expects(case):
+            continue
+        batch = [random_inputs(case, rng) for _ in range(min(BATCH, cases - done))]
+        done += len(batch)
+        if isinstance(variant, CaffeVariant):
+            results = in_caffe(variant, case, batch)
+        else:
+            assert isinstance(variant, TorchVariant)
+            results = in_torch(variant.loss, case, batch)
+        for inputs, actual in zip(batch, results, strict=True):
+            expected = closed_form(kind, case, inputs)
+            limit = rounding.bound(kind, case, inputs)
+            for name, a, e in zip(result, actual, expected, strict=True):
+                error = np.abs(a.astype(np.float64) - e)
+                worst, typical = limit.worst[name], limit.typical[name]
+                with np.errstate(invalid="ignore"):
+                    ratio = float(np.max(np.where(error == 0, 0.0, error / worst)))
+                    of_typical = float(np.max(np.where(error == 0, 0.0, error / typical)))
+                result[name].add(ratio, of_typical)
+    return result
+
+
+def as_data(distributions: dict[str, Distribution]) -> dict[str, Any]:
+    """The distributions of one variant as JSON data."""
+    return {
+        name: {
+            "exact": each.counts.get(None, 0),
+            "below_power_of_two": {
+                str(power): count
+                for power, count in sorted(
+                    (power, count) for power, count in each.counts.items() if power is not None
+                )
+            },
+            "largest": each.largest,
+            "largest_of_typical": each.largest_of_typical,
+            "violations": each.violations,
+        }
+        for name, each in distributions.items()
+    }
+
+
+@dataclass
+class Kept:
+    """The distributions of docs/rounding_ratios.json by `layer-variant`, each as JSON data."""
+
+    ratios: dict[str, Any]
+
+    @classmethod
+    def read(cls, cases: int, seed: int) -> Kept:
+        """What an earlier run with the same cases in the same environment has kept, if any."""
+        if FILE.exists():
+            content = json.loads(FILE.read_text())
+            here = _surroundings() | {"caffe": content["environment"]["caffe"]}  # not started yet
+            same = {"cases_for_each": cases, "seed": seed, "environment": here}
+            if content.items() >= same.items():
+                return cls(content["ratios"])
+        return cls({})
+
+    @property
+    def violations(self) -> int:
+        """How often an error was larger than its bound."""
+        return sum(each["violations"] for ratio in self.ratios.values() for each in ratio.values())
+
+    def write(self, cases: int, seed: int) -> None:
+        """Keeps the distributions, and what they were measured with."""
+        content = {
+            "cases_for_each": cases,
+            "seed": seed,
+            "violations": self.violations,
+            "environment": _surroundings(),
+            "ratios": self.ratios,
+        }
+        FILE.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _surroundings() -> dict[str, Any]:
+    """What the distributions depend on beside this project, whose own history dates the file."""
+    return {key: value for key, value in environment().items() if key != "commit"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the study; 0 without a violation, 1 with one."""
+    parser = argparse.ArgumentParser(prog="python -m studies.rounding_study")
+    parser.add_argument("--cases", type=int, default=2000, help="for each variant (2000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variant", help="only this variant")
+    parser.add_argument("--write", action="store_true", help="keep the result in docs/")
+    options = parser.parse_args(arguments)
+    kept = Kept.read(options.cases, options.seed) if options.write else Kept({})
+    print(f"{'layer':12} {'variant':24} {'loss':>8} {'dx1':>8} {'dx2':>8}   largest error/bound")
+    for variant in registered():
+        name = f"{variant.layer}-{variant.name}"
+        if options.variant not in (None, variant.name) or variant.cannot_run():
+            continue
+        if variant.name == "torch-cuda":  # the study is one of the CPU
+            continue
+        words = "kept"
+        if name not in kept.ratios:
+            start = time.perf_counter()
+            torch.compiler.reset()  # the patterns of ones that it has compiled code for are limited
+            found = study(variant, options.cases, np.random.default_rng(options.seed))
+            kept.ratios[name] = as_data(found)
+            words = f"{time.perf_counter() - start:.0f} s"
+            if options.write:
+                kept.write(options.cases, options.seed)
+        tensors = kept.ratios[name].values()
+        ratios = " ".join(f"{each['largest']:8.3f}" for each in tensors)
+        if bad := sum(each["violations"] for each in tensors):
+            words += f", {bad} violations"
+        print(f"{variant.layer:12} {variant.name:24} {ratios}   {words}", flush=True)
+    print(f"{options.cases * len(kept.ratios)} cases, {kept.violations} violations")
+    if options.write:
+        print("written: docs/rounding_ratios.json")
+    return int(kept.violations > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Draws docs/training.svg: error and bound, step by step, in Caffe and in PyTorch.
+
+    python -m studies.training_plot
+
+Needs matplotlib (the dependency group `plots`) and a Caffe. The net is that of the tests, over 40
+steps, with the channel sum at its end. Left, the learning rate is constant; right, it falls at step
+21, and torch.optim.SGD leaves Caffe there and at no step before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from caffe_impl.variants import CaffeVariant, shared_caffe
+from caffe_parity.contract import Case
+from caffe_parity.training.bound import Truth, truth_of
+from caffe_parity.training.in_caffe import train_in_caffe
+from caffe_parity.training.recipe import Recipe, Trajectory, train
+from parity_tests import training_nets as variants
+from parity_tests.registry import registered
+from torch_impl.caffe_sgd import CaffeSGD
+
+PICTURE = Path(__file__).parent.parent / "docs" / "training.svg"
+CASE = Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5)
+STEPS, FALLS = 40, 20
+PARAMETER = "learned2[0]"
+COLOURS = {"Caffe": "tab:red", "torch.optim.SGD": "tab:blue"}
+
+
+def caffe_training(solver: str = "") -> Trajectory:
+    """The channel sum as a Convolution, trained by Caffe's own solver."""
+    (variant,) = (
+        each
+        for each in registered()
+        if isinstance(each, CaffeVariant) and each.name == "caffe-convolution"
+    )
+    training = variants.caffe_training(variant, CASE, solver)
+    first, data = variants.initial(CASE), variants.batches(CASE, STEPS)
+    return train_in_caffe(shared_caffe(), training, first, data)
+
+
+def falling(recipe: Recipe) -> Recipe:
+    """The same with a learning rate that falls to a tenth."""
+
+    def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.StepLR(optimizer, FALLS, 0.1)
+
+    return Recipe(recipe.loss, recipe.optimizer, schedule, recipe.loss_weight)
+
+
+def caffe_sgd(recipe: Recipe) -> Recipe:
+    """The same with Caffe's momentum."""
+
+    def optimizer(params: dict[str, torch.Tensor]) -> torch.optim.Optimizer:
+        groups = variants.groups(params)
+        return CaffeSGD(groups, variants.RATE, variants.MOMENTUM, variants.DECAY)
+
+    return Recipe(recipe.loss, optimizer, recipe.schedule, recipe.loss_weight)
+
+
+def draw(axis: plt.Axes, truth: Truth, trainings: dict[str, Trajectory]) -> None:
+    """Each training's largest error in one parameter, and the bound at the same step."""
+    steps = np.arange(1, STEPS + 1)
+    bounds = [bound[PARAMETER].max() for bound in truth.bounds]
+    axis.fill_between(steps, bounds, 1e-10, color="0.9", label="bound")
+    axis.plot(steps, bounds, color="0.5", linewidth=1)
+    for name, training in trainings.items():
+        errors = [
+            np.abs(seen[PARAMETER] - true[PARAMETER]).max()
+            for seen, true in zip(training, truth.states, strict=True)
+        ]
+        axis.plot(steps, errors, marker=".", color=COLOURS[name], label=name)
+    axis.set_yscale("log")
+    axis.set_xlabel("step")
+    axis.set_xlim(1, STEPS)
+
+
+def main() -> None:
+    """Trains and writes the picture."""
+    first, data = variants.initial(CASE), variants.batches(CASE, STEPS)
+    recipe = variants.recipe(variants.FORMULAS["channel_sum"], CASE)
+    constant = truth_of(recipe, first, data)
+    caffe = truth_of(caffe_sgd(falling(recipe)), first, data)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    port = train(recipe, first, data, torch.float32)
+    draw(axes[0], constant, {"Caffe": caffe_training(), "torch.optim.SGD": port})
+    axes[0].set_title("constant learning rate: both agree")
+    axes[0].set_ylabel(f"largest error in {PARAMETER}")
+    axes[0].legend(loc="upper left")
+    stepped = caffe_training(f'lr_policy: "step" stepsize: {FALLS} gamma: 0.1')
+    port = train(falling(recipe), first, data, torch.float32)
+    draw(axes[1], caffe, {"Caffe": stepped, "torch.optim.SGD": port})
+    axes[1].axvline(FALLS + 1, color="0.3", linewidth=1, linestyle=":")
+    axes[1].text(FALLS + 1.5, 2e-10, f"the rate falls at step {FALLS + 1}", color="0.3")
+    axes[1].set_title("it falls to a tenth: torch.optim.SGD leaves Caffe")
+    axes[1].set_ylim(1e-10, 1)
+    figure.tight_layout()
+    figure.savefig(PICTURE, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

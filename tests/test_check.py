@@ -1,0 +1,476 @@
+"""`parity check`: what it finds, what it does not, what it says, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.caffe.layer_errors import hint
+from caffe_parity.check import examine
+from caffe_parity.check.command import main
+from caffe_parity.check.findings import wrong
+from caffe_parity.check.observe import _in_place
+from caffe_parity.engine import data
+from caffe_parity.engine.random_rounding import GRADIENT, Tensors, as_inputs, expect
+from caffe_parity.engine.sources import BadRequest
+from reference.rounding import UNIT_ROUNDOFF
+from studies import false_alarms
+from tests.net_text import input_layer, layer
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("docs/check.md", "docs/porting.md")
+
+
+@pytest.mark.parametrize("name", false_alarms.BREAKAGES)
+def test_right_layers_agree_and_broken_ones_are_found(caffe: Caffe, name: str) -> None:
+    """A correct example has no finding, and each way to break it is found under its code."""
+    check = false_alarms.check_of(name, caffe, 2)
+    assert not examine.run(check, caffe, lambda case: None).found
+    assert not list(false_alarms.missed(check, caffe, name))
+
+
+def test_every_example_with_a_layer_is_in_the_list() -> None:
+    """Ten layers or more are correct, each with three breakages or more, and none is left out."""
+    layers = {
+        file.name.removesuffix("_layer.py") for file in (ROOT / "examples").glob("*_layer.py")
+    }
+    assert layers - {"forgetful"} == set(false_alarms.BREAKAGES)
+    assert len(false_alarms.BREAKAGES) >= 8
+    assert all(len(each) >= 3 for each in false_alarms.BREAKAGES.values())
+
+
+FORGETFUL = ("examples/forgetful.prototxt", "--reference", "examples/forgetful.py:loss")
+
+
+def test_finding_has_a_line_and_a_place_in_the_json(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 1; the code begins a line of its own; the JSON file has it with its cases."""
+    assert main([*FORGETFUL, "--cases", "2", "--json", "found.json"], caffe) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (each for each in lines if each.startswith("ignores-top-diff: "))
+    assert "the same at every loss weight" in line
+    assert line.endswith("[2 of 2 cases]")
+    assert lines[-1].startswith("disagrees: 1 finding, 2 cases")
+    written = json.loads((folder / "found.json").read_text())
+    assert [each["code"] for each in written["findings"]] == ["ignores-top-diff"]
+    assert written["findings"][0]["cases"] == [0, 1]
+    assert not written["agrees"]
+    assert written["environment"]["caffe"]
+
+
+def test_port_with_another_normaliser_is_found_and_the_right_one_not(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The mean in place of the sum by N is named; PyTorch's own loss and a Module agree."""
+    command = [*false_alarms.command_of("smooth_l1"), "--cases", "2", "--port"]
+    assert main([*command, "examples/smooth_l1.py:port"], caffe) == 0
+    assert main([*command, "examples/smooth_l1.py:port_with_mean"], caffe) == 1
+    out = capsys.readouterr().out
+    assert "port-forward: in the port, top is off by 1/15" in out
+    assert "port-gradient:x1: in the port, dx1 is off by 1/15" in out
+    command = [*false_alarms.command_of("softmax"), "--cases", "2", "--port"]
+    assert main([*command, "examples/softmax.py:Port"], caffe) == 0
+
+
+LAYER = """
+import caffe
+{before}
+class Layer(caffe.Layer):
+    def setup(self, bottom, top):
+        {setup}
+    def reshape(self, bottom, top):
+        top[0].reshape(1)
+    def forward(self, bottom, top):
+        {forward}
+    def backward(self, top, propagate_down, bottom):
+        {backward}
+"""
+
+
+def write_layer(
+    folder: Path,
+    name: str,
+    before: str = "",
+    setup: str = "pass",
+    forward: str = "top[0].data[...] = 0.5 * (bottom[0].data ** 2).sum()",
+    backward: str = "bottom[0].diff[...] = top[0].diff[0] * bottom[0].data",
+) -> list[str]:
+    """Writes a layer, half the sum of squares of x, and its reference; returns the arguments."""
+    text = LAYER.format(before=before, setup=setup, forward=forward, backward=backward)
+    (folder / f"{name}.py").write_text(text)
+    (folder / "truth.py").write_text("def loss(x):\n    return 0.5 * (x * x).sum()\n")
+    arguments = [f"{name}.py:Layer", "--bottom", "x=2,3", "--reference", "truth.py:loss"]
+    return [*arguments, "--cases", "2"]
+
+
+@pytest.mark.parametrize(
+    ("forward", "code", "words"),
+    [
+        ("import os; print('farewell', flush=True); os.abort()", "crash", "SIGABRT"),
+        ("bottom[0].data / undefined", "crash", "name 'undefined' is not defined"),
+        ("import time; time.sleep(600)", "hang", "no answer from Caffe within 2 s"),
+    ],
+    ids=["abort", "raise", "sleep"],
+)
+def test_layer_that_crashes_or_hangs(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    forward: str,
+    code: str,
+    words: str,
+) -> None:
+    """A verdict with exit status 1 that carries the reason and what was printed."""
+    arguments = write_layer(folder, f"layer_{code}_{len(forward)}", forward=forward)
+    caffe.start()
+    assert main([*arguments, "--timeout", "2"], caffe) == 1
+    out = capsys.readouterr().out
+    assert f"\n{code}: " in out
+    assert words in out
+    assert "farewell" in out or "farewell" not in forward
+    assert "largest error" not in out
+
+
+PRINT = "print 'hello'"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"setup": "self.margin = float(self.param_str_)"}, "it is `param_str` now"),
+        ({"before": PRINT}, "`print` is a function in Python 3"),
+        ({"before": "import no_such_module"}, "No module named 'no_such_module'"),
+        ({"setup": "self.n = xrange(3)"}, "it is `range` now"),
+    ],
+    ids=["param_str_", "print", "import", "xrange"],
+)
+def test_old_layer_is_refused_in_words(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    fields: dict[str, str],
+    words: str,
+) -> None:
+    """Exit 2: what is wrong with the source, where, and what to write instead."""
+    name = "old_" + re.sub(r"\W", "", words)[:12]
+    arguments = write_layer(folder, name, **fields)
+    assert main([*arguments, "--param-str", "1"], caffe) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert f"{name}.py" in said
+
+
+NO_INPUT = 'layer { name: "d" type: "DummyData" top: "x" dummy_data_param { shape { dim: 1 } } }'
+NET = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "loss" type: "Reduction" bottom: "x" top: "loss" loss_weight: 1 }
+"""
+TRUTH = """
+import torch
+NUMBER = 3
+class Needs(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+def loss(x): return x.sum()
+def other(y): return y.sum()
+def two(x): return x, x
+def raises(x): return x @ x
+def named(x): return {"l": x.sum()}
+def elements(x): return x
+"""
+SUM = ("net.prototxt", "--reference", "truth.py:loss")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["absent.prototxt", "--reference", "truth.py:loss"], "cannot read the net absent"),
+        (["binary.prototxt", "--reference", "truth.py:loss"], "cannot read the net binary"),
+        (["text.prototxt", "--reference", "truth.py:loss"], "not a valid net prototxt"),
+        (["no_input.prototxt", "--reference", "truth.py:loss"], "has no Input layer"),
+        (["unknown.prototxt", "--reference", "truth.py:loss"], "Unknown layer type: NoSuchLayer"),
+        (["net.prototxt"], "--reference"),
+        (["net.prototxt", "--reference", "truth.py"], "expected MODULE:NAME or FILE.py:NAME"),
+        (["net.prototxt", "--reference", "absent.py:loss"], "there is no file absent.py"),
+        (["net.prototxt", "--reference", "no.such.module:loss"], "No module named 'no'"),
+        (["net.prototxt", "--reference", "spoilt.py:loss"], "cannot be imported: SyntaxError"),
+        (["net.prototxt", "--reference", "truth.py:lost"], "has no 'lost'; it has Needs, loss"),
+        (["net.prototxt", "--reference", "truth.py:NUMBER"], "is int, not a function"),
+        (["net.prototxt", "--reference", "truth.py:other"], "x as keyword arguments"),
+        (["net.prototxt", "--reference", "truth.py:two"], "must return the net's tops (loss)"),
+        (["net.prototxt", "--reference", "truth.py:raises"], "cannot be evaluated: RuntimeError"),
+        (["net.prototxt", "--reference", "truth.py:named"], "the function returns no ['loss']"),
+        (["net.prototxt", "--reference", "truth.py:elements"], "must have as many elements"),
+        ([*SUM, "--port", "truth.py:Needs"], "is a class that needs arguments"),
+        ([*SUM, "--port", "truth.py:NUMBER"], "not callable"),
+        ([*SUM, "--data", "x=norml"], "data kind 'norml': expected one of normal"),
+        ([*SUM, "--data", "x=uniform:1"], "data kind 'uniform:1'"),
+        ([*SUM, "--data", "x=int:5,1"], "must not exceed"),
+        ([*SUM, "--data", "y=normal"], "NAME one of x"),
+        ([*SUM, "--data", "x=onehot:4"], "needs axis 1 of that length"),
+        ([*SUM, "--grad", "y"], "the net's inputs are x"),
+        ([*SUM, "--bottom", "x=2,3"], "--bottom and --param-str belong to"),
+        ([*SUM, "--path", "absent"], "there is no such folder"),
+        ([*SUM, "--load", "absent.so"], "there is no such file"),
+        ([*SUM, "--load", "truth.py"], "does not fit this Caffe"),
+        ([*SUM, "--cases", "0"], "must be greater than 0"),
+        ([*SUM, "--inputs", "absent.npz"], "--inputs absent.npz"),
+        ([*SUM, "--inputs", "truth.py"], "--inputs truth.py"),
+        ([*SUM, "--inputs", "lacking.npz"], "lacks x; it has y"),
+        ([*SUM, "--inputs", "objects.npz"], "Object arrays cannot be loaded"),
+        ([*SUM, "--inputs", "words.npz"], "not numbers"),
+        ([*SUM, "--json", "absent/found.json"], "absent/found.json"),
+        (["layer.py:Layer", "--reference", "truth.py:loss"], "needs --bottom NAME=SHAPE"),
+        (
+            ["gone.py:Layer", "--bottom", "x=2", "--reference", "truth.py:loss"],
+            "there is no file gone.py",
+        ),
+        (
+            ["truth.py:Layer", "--bottom", "x=2,no", "--reference", "truth.py:loss"],
+            "expected NAME=SHAPE",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_request_is_status_2_with_words(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    """What cannot be carried out is named, says what was expected, and is never a traceback."""
+    unknown = NET.replace('"Reduction"', '"NoSuchLayer"')
+    nets = {"net": NET, "text": "Dear net,", "no_input": NO_INPUT, "unknown": unknown}
+    for name, text in nets.items():
+        (folder / f"{name}.prototxt").write_text(text)
+    (folder / "binary.prototxt").write_bytes(b"\xff\xfe\x00")
+    (folder / "truth.py").write_text(TRUTH)
+    (folder / "spoilt.py").write_text("def loss(x:\n")
+    np.savez(folder / "lacking.npz", y=np.zeros((2, 3)))
+    np.savez(folder / "objects.npz", x=np.array([None, {}], dtype=object))
+    np.savez(folder / "words.npz", x=np.array(["a", "b"]))
+    assert main(arguments, caffe) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert "Traceback" not in said.err
+
+
+def test_inputs_from_a_file_are_the_only_case(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--inputs sets shapes and values, and one case runs."""
+    (folder / "net.prototxt").write_text(NET)
+    (folder / "truth.py").write_text(TRUTH)
+    np.savez(folder / "inputs.npz", x=np.ones((4, 5)))
+    assert main([*SUM, "--inputs", "inputs.npz"], caffe) == 0
+    out = capsys.readouterr().out
+    assert "x (4, 5) from the file" in out
+    assert "agrees, 1 case," in out
+
+
+X = input_layer("x", 3, 4)
+BUILT_IN = {
+    "in-place": (
+        X + layer("ReLU", "x", "x") + layer("Reduction", "x", "loss", "loss_weight: 1"),
+        "torch.relu(x).sum()",
+    ),
+    "in-place-output": (X + layer("TanH", "x", "x"), "torch.tanh(x)"),
+    "two-tops": (
+        X
+        + layer("Slice", "x", "a b", "slice_param { axis: 0 slice_point: 2 }")
+        + layer("Softmax", "a", "p"),
+        '{"b": x[2:], "p": torch.softmax(x[:2], 1)}',
+    ),
+    "two-losses": (
+        X
+        + layer("Reduction", "x", "d", "loss_weight: 1")
+        + layer("Power", "x", "dx", "power_param { power: 2 } loss_weight: 0.5"),
+        "(x.sum(), x * x)",
+    ),
+}
+"""Nets of Caffe's own layers, and what they compute. Tops are called like gradients, too."""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_nets_of_built_in_layers_agree(caffe: Caffe, folder: Path, name: str) -> None:
+    """A layer may work in place, have several tops, or share its input with another loss."""
+    net, result = BUILT_IN[name]
+    (folder / "net.prototxt").write_text(net)
+    # The name of this project's own package, which a user's file may have as well.
+    (folder / "reference.py").write_text(f"import torch\ndef tops(x): return {result}\n")
+    arguments = ["net.prototxt", "--reference", "reference.py:tops", "--cases", "2"]
+    assert main(arguments, caffe) == 0
+    assert hasattr(sys.modules["reference"], "__path__")
+
+
+PORT = """
+import torch
+class Half(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return 0.5 * (x * x).sum()
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.saved_tensors[0] * {slope}
+def loss(x): return Half.apply(x)
+"""
+
+
+@pytest.mark.parametrize(("slope", "status"), [("grad", 0), ("1", 1), ("-grad", 1)])
+def test_backward_of_a_port_is_checked_with_its_upstream_gradient(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], slope: str, status: int
+) -> None:
+    """A hand-written backward that ignores what comes from above, or turns its sign, is found."""
+    arguments = write_layer(folder, "half_square")
+    (folder / "port.py").write_text(PORT.format(slope=slope))
+    assert main([*arguments, "--port", "port.py:loss"], caffe) == status
+    assert ("port-gradient:x: " in capsys.readouterr().out) == bool(status)
+
+
+def test_rounding_of_float32_lies_within_the_bound_and_a_small_mistake_does_not() -> None:
+    """A softmax loss in float32 is within its bound; one that is off by 1e-4 is far beyond it."""
+    rng = np.random.RandomState(0)
+    arrays = {"x": rng.standard_normal((4, 9)).astype(np.float32)}
+
+    def evaluate(inputs: Tensors) -> Tensors:
+        x = inputs["x"].detach().requires_grad_()
+        loss = torch.logsumexp(x, 1).sum()
+        (grad,) = torch.autograd.grad(loss, [x])
+        return {"dist": loss.detach(), GRADIENT + "x": grad}
+
+    expected = expect(evaluate, as_inputs(arrays), set())
+    assert list(expected.kinks) == [GRADIENT + "x"]  # and not the top whose name begins with d
+    single = evaluate({"x": torch.from_numpy(arrays["x"])})
+    for name, value in single.items():
+        got = value.numpy()
+        assert not wrong(got, expected.truth[name], expected.bound[name]).any()
+        spoilt = got * np.float32(1.0001)
+        assert wrong(spoilt, expected.truth[name], expected.bound[name]).all()
+
+
+def test_a_scaled_sum_rounds_the_product_too() -> None:
+    """`add` with `alpha` is a product and a sum: where it cancels, the product's rounding stays."""
+    y = torch.tensor([3.0, 5.0], dtype=torch.float64)
+
+    def evaluate(inputs: Tensors) -> Tensors:
+        return {"top": inputs["x"].add(inputs["y"], alpha=0.1)}
+
+    expected = expect(evaluate, {"x": -0.1 * y, "y": y}, {"x", "y"})
+    assert (expected.bound["top"] > 0.5 * UNIT_ROUNDOFF * 0.1 * y.numpy()).all()
+
+
+def test_kinks_are_left_out_of_the_gradient() -> None:
+    """|x| at 0 has no one gradient: that element, and no other, gets an infinite bound."""
+
+    def evaluate(inputs: Tensors) -> Tensors:
+        x = inputs["x"].detach().requires_grad_()
+        (grad,) = torch.autograd.grad(x.abs().sum(), [x])
+        return {"top": x.abs().sum().detach(), GRADIENT + "x": grad}
+
+    x = np.array([1.0, 0.0, -2.0], np.float32)
+    expected = expect(evaluate, as_inputs({"x": x}), set())
+    assert np.isinf(expected.bound[GRADIENT + "x"]).tolist() == [False, True, False]
+    assert expected.kinks == {GRADIENT + "x": 1}
+
+
+def test_random_rounding_does_not_import_the_compiler() -> None:
+    """A check needs no torch._dynamo, whose import would cost it a second or two."""
+    code = (
+        "import sys, torch; from caffe_parity.engine.random_rounding import *\n"
+        "expect(lambda t: {'top': t['x'].exp().sum()}, {'x': torch.ones(3).double()}, set())\n"
+        "raise SystemExit('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120)
+    assert done.returncode == 0
+
+
+def test_in_place_layers_are_recognised() -> None:
+    """A blob that is bottom and top of one layer may change; another may not."""
+    first = 'layer {\n  name: "a"\n  bottom: "x"\n  top: "x"\n}\n'
+    second = 'layer {\n  name: "b"\n  bottom: "x"\n  top: "y"\n}\n'
+    assert list(_in_place('name: "n"\n' + first + second)) == ["x"]
+
+
+@pytest.mark.parametrize("text", ["normal", "uniform:-2,3", "positive", "int:-1,4", "binary"])
+def test_kind_fills_as_it_says(text: str) -> None:
+    """Values lie in the declared range, integers are whole, and the text comes back."""
+    kind = data.parse(text)
+    values = data.fill(kind, (50, 40), 0, np.random.RandomState(0))
+    low, high = {
+        "uniform": (-2, 3), "positive": (0.04, 2), "int": (-1, 4), "binary": (0, 1)
+    }.get(kind.name, (-9, 9))  # fmt: skip
+    assert values.dtype == np.float32
+    assert low <= values.min() < values.max() <= high
+    assert not kind.is_label or (values == np.round(values)).all()
+    assert str(kind) == text
+
+
+def test_kinds_over_axis_1() -> None:
+    """Probabilities sum to one over axis 1, and one-hot vectors have one 1 there."""
+    rng = np.random.RandomState(0)
+    probabilities = data.fill(data.parse("probabilities"), (3, 4, 5), 0, rng)
+    off = np.abs(probabilities.sum(1, dtype=np.float64) - 1)
+    assert (off <= 4 * 2.0**-24).all()  # four terms, each rounded to float32 once
+    hot = data.fill(data.parse("onehot:4"), (3, 4, 5), 0, rng)
+    assert (hot.sum(1) == 1).all() and set(np.unique(hot)) == {0, 1}
+    with pytest.raises(BadRequest, match="axis 1"):
+        data.fill(data.parse("probabilities"), (3,), 0, rng)
+
+
+def test_hint_is_empty_where_nothing_is_known() -> None:
+    """No advice is better than a wrong one."""
+    assert hint("ValueError: a label is out of range") == ""
+
+
+def commands(page: str) -> list[str]:
+    """The indented commands of a page, each on one line."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in re.findall(r"^    \S.*$", text, re.MULTILINE)]
+    return [line for line in lines if line.startswith(("parity ", "sed ", "plugin=", "cp "))]
+
+
+def typed(line: str, folder: Path, variables: str) -> list[str]:
+    """The arguments that a shell would give to `parity`, after its variables are set."""
+    python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}'
+    script = f"{python}; parity() {{ printf '%s\\0' \"$@\"; }}; {variables}\n{line}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    printed = subprocess.check_output(["bash", "-c", script], cwd=folder, env=environment)
+    return printed.decode().split("\0")[:-1]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_page_do_what_it_says(
+    caffe: Caffe, folder: Path, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each indented command of the page ends with the exit status that stands behind it, or 0."""
+    shutil.copytree(ROOT / "caffe_impl" / "nets", folder / "caffe_impl" / "nets")
+    caffe.close()
+    variables = ""
+    checks = 0
+    for line in commands(page):
+        command, _, status = line.partition("  # exit status ")
+        if command.startswith("plugin="):
+            variables = command
+        elif command.startswith("parity check "):
+            got = main(typed(command, folder, variables)[1:], caffe)
+            assert got == int(status or 0), command + capsys.readouterr().out
+            checks += 1
+        else:  # it edits a layer, which Caffe's Python must import anew
+            subprocess.run(["bash", "-c", command], cwd=folder, check=True)
+            caffe.close()
+    caffe.close()
+    assert checks > 3

@@ -1,0 +1,206 @@
+"""The explanations are right: each kind of corruption gets its own words, thin evidence none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from caffe_parity.contract import PASSES, Array64, Case
+from caffe_parity.engine.explain import Failure, explain, picture
+from caffe_parity.engine.judge import prepared
+from reference.cases import by_name
+from reference.rounding import UNIT_ROUNDOFF
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A kind of mistake, and the code that its explanation must have.
+
+    Attributes:
+        make: the wrong tensor from the right one, the case, and what the diff held before.
+        tensors: those that it makes sense for.
+    """
+
+    name: str
+    code: str
+    make: Callable[[Array64, Case, float], Array64]
+    tensors: tuple[str, ...] = ("dx1", "dx2")
+
+
+def _one_unwritten(right: Array64, poison: float) -> Array64:
+    wrong = right.copy()
+    wrong[0, 0] = poison
+    return wrong
+
+
+def _one_nan(right: Array64) -> Array64:
+    wrong = right.copy()
+    wrong[-1] = np.nan
+    return wrong
+
+
+def _one_element(right: Array64) -> Array64:
+    wrong = right.copy()
+    wrong.reshape(-1)[np.argmax(np.abs(right))] *= 1.0005
+    return wrong
+
+
+def _bfloat16(right: Array64) -> Array64:
+    bits = right.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32).astype(np.float64)
+
+
+def _count(case: Case) -> int:
+    return int(np.prod(case.x1_shape[1:]))
+
+
+def _per_channel(right: Array64) -> Array64:
+    return right * (1 + 0.1 * np.arange(right.shape[1])).reshape(1, -1, *[1] * (right.ndim - 2))
+
+
+def _per_sample(right: Array64) -> Array64:
+    return right * (1 + 0.1 * np.arange(right.shape[0])).reshape(-1, *[1] * (right.ndim - 1))
+
+
+ALL = ("loss", "dx1", "dx2")
+CORRUPTIONS = (
+    Corruption("weight ignored", "ignores-top-diff", lambda t, c, p: t / c.weight),
+    Corruption("weight twice", "weight-twice", lambda t, c, p: t * c.weight),
+    Corruption("weight in the loss", "weight-in-loss", lambda t, c, p: t * c.weight, ("loss",)),
+    Corruption("sign", "sign", lambda t, c, p: -t),
+    Corruption("zero", "zero", lambda t, c, p: 0 * t, ALL),
+    Corruption("by count", "normaliser", lambda t, c, p: t / _count(c), ALL),
+    Corruption("as MSELoss", "normaliser", lambda t, c, p: 2 * t / _count(c), ALL),
+    Corruption("not by N", "normaliser", lambda t, c, p: t * c.x1_shape[0], ALL),
+    Corruption("factor 2", "factor-2", lambda t, c, p: 2 * t, ALL),
+    Corruption("factor 1/2", "factor-2", lambda t, c, p: t / 2, ALL),
+    Corruption("factor 1.01", "constant-factor", lambda t, c, p: 1.01 * t),
+    Corruption("batch rolled", "rolled", lambda t, c, p: np.roll(t, 1, 0)),
+    Corruption("height rolled", "rolled", lambda t, c, p: np.roll(t, -1, 2)),
+    Corruption("batch reversed", "reversed", lambda t, c, p: t[::-1]),
+    Corruption("swapped", "swapped-axes", lambda t, c, p: t.swapaxes(2, 3).reshape(t.shape)),
+    Corruption("unwritten", "unwritten-diff", lambda t, c, p: np.full_like(t, p)),
+    Corruption("partly unwritten", "unwritten-diff", lambda t, c, p: _one_unwritten(t, p)),
+    Corruption("accumulated", "accumulates-diff", lambda t, c, p: t + p),
+    Corruption("nan", "nan", lambda t, c, p: _one_nan(t)),
+    Corruption("infinite", "inf", lambda t, c, p: np.where(t == t.max(), np.inf, t)),
+    Corruption("offset", "offset", lambda t, c, p: t + 0.125),
+    Corruption("clipped", "saturated", lambda t, c, p: np.clip(t, -0.3, 0.3)),
+    Corruption("first row", "broadcast", lambda t, c, p: np.broadcast_to(t[:, :, :1], t.shape)),
+    Corruption("row mean", "broadcast", lambda t, c, p: 0 * t + t.mean(2, keepdims=True)),
+    Corruption("factor by channel", "per-channel-factor", lambda t, c, p: _per_channel(t)),
+    Corruption("factor by sample", "per-sample-factor", lambda t, c, p: _per_sample(t)),
+    Corruption("float16", "precision", lambda t, c, p: t.astype(np.float16)),
+    Corruption("bfloat16", "precision", lambda t, c, p: _bfloat16(t)),
+    Corruption("one element", "elements", lambda t, c, p: _one_element(t)),
+)  # fmt: skip
+CASES = ("base", "odd", "weight-3.7", "weight-minus-2", "positive-odd", "channels-3-7", "only-dx1")
+
+
+def failure(corruption: Corruption, tensor: str, case: Case) -> Failure | None:
+    """What the suite would know if a variant of channel_sum made this mistake in every pass."""
+    data = prepared("channel_sum", case)
+    right = data.truth.tensors()[tensor]
+    if right is None:
+        return None
+    rng = np.random.RandomState(0)
+    noise = 1 + UNIT_ROUNDOFF * rng.uniform(-1, 1, right.shape)  # a right answer is rounded, too
+    passes = {}
+    for name, poison in PASSES.items():
+        wrong = corruption.make(right.astype(np.float64) * noise, case, poison)
+        passes[name] = np.asarray(wrong).astype(np.float32)
+    return Failure(
+        tensor=tensor,
+        layer="channel_sum",
+        case=case,
+        inputs=data.inputs,
+        expected=right.astype(np.float64),
+        bound=data.bound.worst[tensor],
+        passes=passes,
+        poisons=PASSES,
+        failed_pass="first",
+        before=None,
+    )
+
+
+def explained(corruption: Corruption) -> list[tuple[str, str, str]]:
+    """Case, tensor and code of every explanation of a corruption."""
+    found = []
+    for name in CASES:
+        case = by_name(name)
+        if case.weight == 1 and "weight" in corruption.name:
+            continue  # it shows at other weights only
+        for tensor in corruption.tensors:
+            each = failure(corruption, tensor, case)
+            if each is not None:
+                found.append((name, tensor, explain(each).code))
+    return found
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name)
+def test_corruption_gets_the_right_words(corruption: Corruption) -> None:
+    """At least nine of ten failures of each kind are explained as what they are."""
+    codes = explained(corruption)
+    right = [code == corruption.code for _, _, code in codes]
+    assert len(right) >= 4
+    assert sum(right) >= 0.9 * len(right), codes
+
+
+def test_random_noise_is_not_explained() -> None:
+    """Where no hypothesis fits, how much is wrong is said and nothing else."""
+    noise = np.random.RandomState(1)
+    corruption = Corruption("noise", "value", lambda t, c, p: t + noise.standard_normal(t.shape))
+    assert {code for _, _, code in explained(corruption)} <= {"value", "elements"}
+
+
+def test_thin_evidence_is_not_explained() -> None:
+    """A few numbers fit any pattern: of them only exact factors with a meaning are named."""
+    corruption = Corruption("off", "value", lambda t, c, p: 1.2345 * t + 0.1, ALL)
+    for name in ("one-number", "one-element"):
+        for tensor in ALL:
+            each = failure(corruption, tensor, by_name(name))
+            assert each is not None
+            assert explain(each).code in ("value", "elements")
+
+
+def test_stale_result_is_recognised_by_the_pass_before() -> None:
+    """The loss of the pass with other inputs, again."""
+    case = by_name("base")
+    other = Corruption("other", "stale-state", lambda t, c, p: t * 0 + 12.5, ("loss",))
+    each = failure(other, "loss", case)
+    assert each is not None
+    stale = Failure(**{**each.__dict__, "before": np.float32(12.5).reshape(())})
+    assert explain(stale).code == "stale-state"
+    assert explain(each).code == "value"
+
+
+def test_coinciding_factors_are_both_named() -> None:
+    """At weight 4 with N = 4, "weight ignored" and "divided by N twice" are one factor."""
+    case = Case("both", (4, 3, 5, 6), (4, 3, 5, 6), loss_weight=4)
+    each = failure(CORRUPTIONS[0], "dx1", case)
+    assert each is not None
+    found = explain(each)
+    assert found.code == "ignores-top-diff"
+    assert "; or is off by 1/N = 1/4" in found.words
+
+
+def test_picture_shows_where_it_is_wrong() -> None:
+    """One character for each element of the worst plane: dots, powers of ten, N for a NaN."""
+    case = by_name("base")
+
+    def spoil(t: Array64, c: Case, p: float) -> Array64:
+        wrong = t.copy()
+        wrong[2, 1, 3, 4] = 1e6
+        wrong[2, 1, 0, 0] = np.nan
+        return wrong
+
+    each = failure(Corruption("spot", "", spoil), "dx1", case)
+    assert each is not None
+    lines = picture(each).splitlines()
+    assert lines[0] == "dx1[2, 1, :, :]"
+    assert lines[1] == "  N....."
+    assert lines[4] == "  ....9."
+    assert lines[5] == "  ......"

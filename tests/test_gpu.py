@@ -1,0 +1,388 @@
+"""GPU mode: without a GPU everything says so; with one, what must hold only there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from caffe_impl.variants import NETS, shared_caffe
+from caffe_parity.caffe import compile as plugin
+from caffe_parity.caffe import driver, gpu
+from caffe_parity.caffe.client import Op
+from caffe_parity.caffe.interpreter import Interpreter, NoCaffe, find
+from caffe_parity.contract import TENSORS, Variant
+from caffe_parity.engine.judge import prepared
+from parity_tests.machine import not_run
+from parity_tests.registry import registered
+from reference.cases import CASES
+from reference.layers import LAYERS
+from studies.benchmarks import gpu as benchmark
+from torch_impl import cuda_op
+from torch_impl import variants as torch_variants
+
+ROOT = Path(__file__).parent.parent
+SCHEMA = json.loads((ROOT / "caffe_parity" / "report" / "results.schema.json").read_text())
+REASON = "not run: no CUDA device"
+AGAINST_CPU = ROOT / "parity_tests" / "cuda" / "kernels_against_cpu.cu"
+
+
+@pytest.fixture
+def device() -> str:
+    """The name of the GPU; not run where there is none."""
+    reason = driver.no_device()
+    if reason:
+        not_run(reason)
+    return driver.devices()[0]
+
+
+@pytest.fixture
+def no_device() -> None:
+    """For what is said where there is no GPU."""
+    if not driver.no_device():
+        not_run("there is a CUDA device")
+
+
+def python(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a module of the project in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        timeout=3600,
+    )
+
+
+@pytest.mark.usefixtures("no_device")
+@pytest.mark.parametrize("options", [("--device", "cuda"), ("--device=cuda",)], ids=" ".join)
+def test_without_a_gpu_every_row_says_so(tmp_path: Path, options: Sequence[str]) -> None:
+    """Table, JSON and JUnit say `not run: no CUDA device`; exit 0; no Caffe is asked for."""
+    no_caffe = str(tmp_path / "no-such-python")
+    arguments = ("caffe_parity", "run", *options, "--case", "base")
+    done = python(*arguments, cwd=tmp_path, CAFFE_PYTHON=no_caffe)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [f"{each.layer} {each.name}" for each in registered("cuda")]
+    assert len([line for line in done.stdout.splitlines() if line.endswith(REASON)]) == len(names)
+    results = json.loads((tmp_path / "parity-report" / "results.json").read_text())
+    jsonschema.validate(results, SCHEMA)
+    assert (results["environment"]["device"], results["environment"]["gpu"]) == ("cuda", None)
+    assert sorted(f"{each['layer']} {each['variant']}" for each in results["results"]) == sorted(
+        names
+    )
+    for each in results["results"]:
+        assert (each["verdict"], each["reason"]) == ("not run", "no CUDA device")
+    suite = ElementTree.parse(tmp_path / "parity-report" / "junit.xml").getroot()
+    skips = [case.find("skipped") for case in suite.iter("testcase")]
+    assert [skip.get("message") for skip in skips if skip is not None] == [REASON] * len(names)
+    assert len(skips) == len(names)
+
+
+@pytest.mark.usefixtures("no_device")
+def test_a_net_of_ones_own_says_so_too(tmp_path: Path) -> None:
+    """--net with --device cuda, too, is not run and not an error."""
+    shutil.copy(NETS / "channel_sum_convolution.prototxt", tmp_path / "mine.prototxt")
+    arguments = ("caffe_parity", "run", "--net", "mine.prototxt", "--layer", "channel_sum")
+    done = python(*arguments, "--device", "cuda", "--case", "base", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"caffe-net      1     -    -    -      0.0  {REASON}" in done.stdout
+
+
+def test_unknown_device_is_refused(tmp_path: Path) -> None:
+    """Another word than cpu or cuda ends in status 2 and names both."""
+    done = python("caffe_parity", "run", "--device", "tpu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cuda" in done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("no_device")
+def test_the_benchmark_says_so_too(tmp_path: Path) -> None:
+    """studies.benchmarks.gpu prints why it measured nothing, exits 0, and writes no results."""
+    done = python("studies.benchmarks.gpu", "--results", str(tmp_path / "results"), cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, REASON), done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_driver_that_does_not_start_is_no_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the driver is told as such: there may well be a device."""
+    broken = type("Broken", (), {"cuInit": lambda self, flags: 999})
+    monkeypatch.setattr("ctypes.CDLL", lambda name: broken())
+    driver.devices.cache_clear()
+    try:
+        with pytest.raises(driver.DriverError, match="its error 999"):
+            driver.devices()
+        assert driver.no_device() == "the CUDA driver does not start: its error 999"
+    finally:
+        driver.devices.cache_clear()
+
+
+def test_a_cpu_caffe_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPU mode in a Caffe without CUDA, where set_mode_gpu() succeeds, is an error that says so."""
+    monkeypatch.delenv("CAFFE_PYTHON", raising=False)
+    monkeypatch.setenv("PARITY_CAFFE", "cpu")
+    with pytest.raises(NoCaffe, match="GPU mode needs a Caffe with CUDA"):
+        gpu.GpuCaffe(find()).start()
+
+
+class Pretender(gpu.GpuCaffe):
+    """A Caffe that says it runs on a GPU; what it says about memory and kernels is given."""
+
+    def __init__(self, mode: str, taken: int, launches: int, loss: float) -> None:
+        super().__init__(Interpreter(("false",), {}, "CAFFE_PYTHON"))
+        self.answers = (mode, taken, launches, loss)
+
+    def start(self) -> dict[str, Any]:
+        """A greeting."""
+        return {"mode": self.answers[0], "cuda": True}
+
+    def request(self, ops: Sequence[Op]) -> list[dict[str, Any]]:
+        """The answers to the net of `prove`."""
+        _, taken, launches, loss = self.answers
+        self.kernels += launches
+        free = 10 * 2**30
+        results: list[dict[str, Any]] = [{} for _ in ops]
+        results[0] = {"free": free}
+        results[-2:] = [{"free": free - taken}, {"array": np.array([loss])}]
+        return results
+
+
+RIGHT: tuple[str, int, int, float] = ("gpu", 192 * 2**20, 3, 2.0**19)
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (("cpu", *RIGHT[1:]), "greeting says mode 'cpu'"),
+        (("gpu", 0, *RIGHT[2:]), "took 0 of the GPU's"),
+        (("gpu", RIGHT[1], 0, RIGHT[3]), "launched no kernel"),
+        ((*RIGHT[:3], 1.0), "loss of the net is 1.0, not 524288"),
+    ],
+)
+def test_a_gpu_that_is_none_is_found_out(answers: tuple[str, int, int, float], words: str) -> None:
+    """Each part of the proof is needed: mode, memory, kernels, and the right result."""
+    gpu.prove(Pretender(*RIGHT))
+    with pytest.raises(gpu.NotTheGpu, match=words):
+        gpu.prove(Pretender(*answers))
+
+
+def nvcc() -> str:
+    """The CUDA compiler; not run where there is none."""
+    found = cuda_op.nvcc()
+    if found is None:
+        not_run("no nvcc")
+    return found
+
+
+def build(name: str, source: Path, *flags: str) -> Path:
+    """What nvcc makes of a source file, from the cache if it has been made before."""
+    command = [nvcc(), *flags, "-std=c++17", "-Werror=all-warnings"]
+    folders = [f"-I{file.parent}" for file in (cuda_op.KERNELS, cuda_op.SOURCE)]
+
+    def make(folder: Path) -> None:
+        built = [*command, *folders, str(source), "-o", str(folder / name)]
+        ran = subprocess.run(built, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+
+    files = (source, cuda_op.KERNELS, cuda_op.SOURCE)
+    key = ([file.read_bytes() for file in files], command)
+    return plugin.cached("on-gpu", key, make) / name
+
+
+LAUNCH = """
+__global__ void Nothing() {}
+extern "C" void launch_twice() {
+  Nothing<<<1, 1>>>();
+  Nothing<<<1, 1>>>();
+}
+"""
+
+COUNTED = """
+import ctypes, sys
+from caffe_parity.caffe.worker import worker
+worker.load_launch_counter()
+library = ctypes.CDLL(sys.argv[1])
+worker.connect_launch_counter()
+counter = worker.LAUNCH_COUNTER
+before = counter.parity_take_launches()
+library.launch_twice()
+print(before, counter.parity_take_launches(), counter.parity_take_launches())
+"""
+
+
+def test_every_launch_is_counted(tmp_path: Path) -> None:
+    """What nvcc's code launches passes through the counter, once for each launch."""
+    source = tmp_path / "launch.cu"
+    source.write_text(LAUNCH)
+    flags = ("-shared", "-cudart=shared", "-Xcompiler=-fPIC", f"-arch={architecture()}")
+    library = build("launch.so", source, *flags)
+    counter = gpu.launch_counter(Interpreter((sys.executable,), {}, "CAFFE_PYTHON"))
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, str(library)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PARITY_LAUNCH_COUNTER": str(counter)},
+    )
+    if "libcudart.so" in done.stderr:
+        not_run("no libcudart.so")
+    assert done.stdout.split() == ["0", "2", "0"], done.stderr
+
+
+def architecture() -> str:
+    """What nvcc builds for: the GPU at hand, or one that there might be."""
+    return "sm_90" if driver.no_device() else "native"
+
+
+def test_the_worker_asks_for_its_counter() -> None:
+    """Without the counter the op is an error, not a zero."""
+    with pytest.raises(Exception, match="PARITY_LAUNCH_COUNTER is not set"):
+        shared_caffe().request([{"op": "launches"}])
+
+
+def test_the_workers_stopwatch() -> None:
+    """`time` answers with between 3 and 300 durations of a forward and a backward."""
+    shapes = {"x1": (2, 3, 4, 5), "x2": (2, 3, 4, 5)}
+    text = (NETS / "euclidean_native.prototxt").read_text()
+    net = {"op": "net", "text": text, "edits": {"shapes": shapes, "force_backward": True}}
+    times = [{"op": "time", "budget": 0.0}, {"op": "time", "budget": 1e9}]
+    _, few, many = shared_caffe().request([net, *times])
+    assert [len(few["seconds"]), len(many["seconds"])] == [3, 300]
+    assert min(few["seconds"]) > 0
+
+
+def test_the_benchmark_runs_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With stand-ins for the GPU it measures every way, says what was not run, and writes it."""
+
+    def host_seconds(run: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def ports(device: str) -> list[torch_variants.TorchVariant]:
+        ready = ("torch-cuda", "torch-module")
+        return [
+            replace(each, obstacle=lambda: None) if each.name in ready else each
+            for each in torch_variants.variants("cuda")
+        ]
+
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    for name, stand_in in {
+        "event_seconds": host_seconds,
+        "as_graph": lambda run: run,
+        "kernels_of": lambda tensor: None,
+        "no_cuda": lambda: None,
+        "devices": lambda: ("Model 1 (TM)",),
+        "caffe_obstacle": lambda: None,
+        "torch_variants": ports,
+        "environment": lambda device: {"device": device},
+        "BUDGET": 0.0,
+    }.items():
+        monkeypatch.setattr(benchmark, name, stand_in)
+    monkeypatch.setattr(gpu, "gpu_caffe", shared_caffe)
+    monkeypatch.setattr(gpu, "on_gpu", lambda variant: variant)
+    assert benchmark.main(["--largest", "1e4", "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("gpu-model-1-tm-")
+    content = json.loads(path.read_text())
+    measured = {each["variant"]: each for each in content["results"]}
+    caffe = ("caffe-python", "caffe-convolution", "caffe-cuda", "caffe-reduction")
+    for name in ("copy", "torch-cuda graph", "torch-cuda call", "torch-module call", *caffe):
+        assert measured[name]["repeats"] >= 3
+    if driver.no_device():
+        assert measured["torch-compiled call"]["not_run"] == "no CUDA device"
+
+
+def test_the_program_for_the_gpu_compiles() -> None:
+    """nvcc takes the program that compares the kernels on a GPU with the CPU's bits, unwarned."""
+    build("kernels", AGAINST_CPU, *PROGRAM_FLAGS, f"-arch={architecture()}")
+
+
+PROGRAM_FLAGS = ("-O3", "-lineinfo", "-Xcompiler=-Wall,-Wextra")
+
+
+# What follows needs a GPU.
+
+
+@pytest.mark.usefixtures("device")
+def test_caffe_is_on_the_gpu() -> None:
+    """The greeting, the memory, the kernels and the result of a net prove it."""
+    gpu.prove(gpu.gpu_caffe())
+
+
+@pytest.mark.usefixtures("device")
+def test_everything_agrees_on_the_gpu(tmp_path: Path) -> None:
+    """All variants in GPU mode agree with the reference, and Caffe launched kernels."""
+    done = python("caffe_parity", "run", "--device", "cuda", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "parity-report" / "results.json").read_text())
+    jsonschema.validate(results, SCHEMA)
+    assert results["environment"]["gpu"]["kernels"] > 0
+    assert results["environment"]["gpu"]["tf32"] is False
+
+
+def repeated(variant: Variant) -> list[str]:
+    """The cases in which a variant made other bits in one of 102 passes over the same inputs."""
+    different = []
+    for case in CASES:
+        expected = variant.expects(case)
+        refused = expected is not None and expected.kind == "refused"
+        if refused or LAYERS[variant.layer].refuses(case.x1_shape, case.x2_shape):
+            continue
+        data = prepared(variant.layer, case)
+        seen: dict[str, set[bytes]] = {name: set() for name in TENSORS}
+        for _ in range(34):
+            run = variant.run(case, data.inputs, data.other, data.larger)
+            for each in run.passes:
+                for name, tensor in each.result.tensors().items():
+                    if tensor is not None:
+                        seen[name].add(tensor.tobytes())
+        different += [f"{case.name} {name}" for name, bits in seen.items() if len(bits) > 1]
+    return different
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(
+    "variant", registered("cuda"), ids=lambda each: f"{each.layer}-{each.name}"
+)
+def test_the_same_bits_every_time(variant: Variant) -> None:
+    """Every case gives the same bits in more than 100 passes."""
+    reason = variant.cannot_run()
+    if reason:
+        not_run(reason)
+    assert repeated(variant) == []
+
+
+@pytest.mark.usefixtures("device")
+def test_the_kernels_make_the_cpus_bits() -> None:
+    """100 runs of each shape, aligned or not, give the bits of the layer's CPU code."""
+    program = build("kernels", AGAINST_CPU, *PROGRAM_FLAGS, f"-arch={architecture()}")
+    ran = subprocess.run([program, "100"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "passed"), ran.stdout + ran.stderr
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
+def test_compute_sanitizer_finds_nothing(tool: str) -> None:
+    """compute-sanitizer watches every kernel over all shapes and has nothing to say."""
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which(
+        str(Path(nvcc()).resolve().with_name("compute-sanitizer"))
+    )
+    if sanitizer is None:
+        not_run("no compute-sanitizer")
+    program = build("kernels", AGAINST_CPU, *PROGRAM_FLAGS, f"-arch={architecture()}")
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", str(program), "2"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
