@@ -16,7 +16,8 @@ from caffe_parity.caffe.interpreter import NoCaffe
 from caffe_parity.check import examine, output, prepare
 from caffe_parity.check.findings import Finding
 from caffe_parity.check.observe import Plan
-from caffe_parity.engine.sources import BadRequest, Net
+from caffe_parity.contract import BadRequest
+from caffe_parity.engine.sources import Net
 from caffe_parity.layer import BadLayer, CaffeNet, CaffeVariant, Function, Layer, located
 from caffe_parity.process import SHARED, NoneToCompareWith
 from caffe_parity.report.environment import environment as used_environment

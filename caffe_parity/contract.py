@@ -18,6 +18,15 @@ Array32 = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
+
+class ParityError(Exception):
+    """The root of every error of this library; the message says what is wrong and what to do."""
+
+
+class BadRequest(ParityError):
+    """What was asked cannot be carried out; the message says why and what to do."""
+
+
 TENSORS = ("loss", "dx1", "dx2")
 """The names of the compared tensors, in the order in which they are reported."""
 

@@ -12,11 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from caffe_parity.contract import Shape
+from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine import sources
 from caffe_parity.engine.data import Kind, fill, parse
 from caffe_parity.engine.parameters import ARGUMENT, taken_by
-from caffe_parity.engine.sources import BadRequest
 
 Function = Callable[..., Any]
 

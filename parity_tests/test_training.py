@@ -20,8 +20,7 @@ from torch.nn.functional import linear
 
 from caffe_impl.variants import NETS, CaffeVariant, shared_caffe
 from caffe_parity.caffe.client import CaffeCrash, LayerError, NetError, RequestError
-from caffe_parity.contract import Array32, Case, Variant
-from caffe_parity.engine.sources import BadRequest
+from caffe_parity.contract import Array32, BadRequest, Case, Variant
 from caffe_parity.training.bound import Truth, truth_of
 from caffe_parity.training.compare import Comparison, against, compare_training
 from caffe_parity.training.in_caffe import CaffeTraining, train_in_caffe

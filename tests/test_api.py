@@ -24,7 +24,7 @@ from caffe_parity.caffe.interpreter import find
 from caffe_parity.check import examine
 from caffe_parity.check.command import parser
 from caffe_parity.check.prepare import prepared
-from caffe_parity.engine.sources import BadRequest
+from caffe_parity.contract import BadRequest
 from studies import false_alarms
 
 ROOT = Path(__file__).parent.parent

@@ -21,9 +21,9 @@ from caffe_parity.check import examine
 from caffe_parity.check.command import main
 from caffe_parity.check.findings import wrong
 from caffe_parity.check.observe import _in_place
+from caffe_parity.contract import BadRequest
 from caffe_parity.engine import data
 from caffe_parity.engine.random_rounding import GRADIENT, Tensors, as_inputs, expect
-from caffe_parity.engine.sources import BadRequest
 from reference.rounding import UNIT_ROUNDOFF
 from studies import false_alarms
 from tests.net_text import input_layer, layer

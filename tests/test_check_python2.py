@@ -16,7 +16,8 @@ from caffe_parity.caffe.layer_errors import hint
 from caffe_parity.caffe.python2 import _with_names
 from caffe_parity.caffe.python2_names import divided, divided_in_place
 from caffe_parity.check.command import main
-from caffe_parity.engine.sources import BadRequest, Net
+from caffe_parity.contract import BadRequest
+from caffe_parity.engine.sources import Net
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from caffe_parity.engine.sources import BadRequest, Net
+from caffe_parity.contract import BadRequest
+from caffe_parity.engine.sources import Net
 
 NAMES = Path(__file__).with_name("python2_names.py")
 

@@ -15,8 +15,8 @@ from caffe_parity.caffe.client import Caffe
 from caffe_parity.caffe.install import InstallError
 from caffe_parity.caffe.interpreter import NoCaffe
 from caffe_parity.check import examine, output, prepare
+from caffe_parity.contract import BadRequest
 from caffe_parity.engine import data
-from caffe_parity.engine.sources import BadRequest
 
 DESCRIPTION = """\
 Compares a Caffe layer with a PyTorch function, in a real Caffe: values, gradients, and how it uses

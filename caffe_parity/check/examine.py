@@ -25,9 +25,9 @@ from caffe_parity.caffe.layer_errors import hint, where
 from caffe_parity.check import computed
 from caffe_parity.check.findings import Finding, findings, port_findings, wrong
 from caffe_parity.check.observe import Arrays, Observation, Plan, observe
+from caffe_parity.contract import BadRequest
 from caffe_parity.engine.data import Kind, fill
 from caffe_parity.engine.random_rounding import GRADIENT, Expected, Tensors, as_inputs, expect
-from caffe_parity.engine.sources import BadRequest
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.report.bits import Kept, digest
 

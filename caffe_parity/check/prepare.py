@@ -16,10 +16,9 @@ from caffe_parity.caffe import layer_errors, python2
 from caffe_parity.caffe.client import Caffe, CaffeError
 from caffe_parity.check import examine
 from caffe_parity.check.observe import Plan, with_params
-from caffe_parity.contract import Shape
+from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine import data, parameters, sources
 from caffe_parity.engine.parameters import ARGUMENT
-from caffe_parity.engine.sources import BadRequest
 
 COMPILER_LINES = 20
 """Of what a compiler says, the lines that are shown: the rest follows from the first error."""

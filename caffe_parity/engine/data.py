@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_parity.contract import Array32, Shape
+from caffe_parity.contract import Array32, BadRequest, Shape
 from caffe_parity.engine.parameters import Parameter
-from caffe_parity.engine.sources import BadRequest
 
 KINDS = "normal, uniform:A,B, positive, int:A,B, binary, onehot:K, probabilities, constant:V"
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from caffe_parity.contract import Array32
-from caffe_parity.engine.sources import BadRequest
+from caffe_parity.contract import Array32, BadRequest
 
 ARGUMENT = "param"
 """The argument by which a function asks for the parameters: a list, param[0], param[1], ..."""

@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caffe_parity.contract import Shape
-
-
-class BadRequest(Exception):
-    """What was asked cannot be carried out; the message says why and what to do."""
+from caffe_parity.contract import BadRequest, Shape
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 
 import torch
 
-from caffe_parity.contract import Array64
+from caffe_parity.contract import Array64, BadRequest
 from caffe_parity.engine.random_rounding import expect
-from caffe_parity.engine.sources import BadRequest
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.training.recipe import (
     LOSS,

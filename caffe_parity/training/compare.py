@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from caffe_parity.caffe.client import Caffe
-from caffe_parity.contract import Bound
+from caffe_parity.contract import BadRequest, Bound
 from caffe_parity.engine.compare import Agreement, compare
-from caffe_parity.engine.sources import BadRequest
 from caffe_parity.training.bound import Truth, truth_of
 from caffe_parity.training.explain import Divergent, explain
 from caffe_parity.training.in_caffe import CaffeTraining, initial_parameters, train_in_caffe

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from caffe_parity.caffe.client import Caffe, Op
-from caffe_parity.contract import Array32, Shape
-from caffe_parity.engine.sources import BadRequest
+from caffe_parity.contract import Array32, BadRequest, Shape
 from caffe_parity.training.recipe import LOSS, Arrays, Trajectory
 
 

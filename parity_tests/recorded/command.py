@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caffe_parity.contract import Case, Variant
+from caffe_parity.contract import BadRequest, Case, Variant
 from caffe_parity.engine import sources
 from caffe_parity.engine.judge import AGREEING
-from caffe_parity.engine.sources import BadRequest
 from caffe_parity.report import table as report
 from caffe_parity.report.host import host
 from parity_tests.recorded import corpus as corpora
