@@ -1,187 +1,309 @@
-"""The words of the suite as types: `Case`, `Result`, `Layer`, `Variant`. NumPy only.
+"""The words of this library as types. NumPy only.
 
-A *layer* is what is computed, a *variant* is one way to compute it, a *case* is one input, a
-*result* is what came out. A `Case` reproduces from its fields alone. No type here has a field for a
-tolerance or a skip: what cannot be written down cannot rot.
+A *layer* is what is computed, a *variant* is one way to compute it, a *case* is one input, and an
+*outcome* what was found of one variant on one case. No type here has a field for a tolerance or a
+skip: what cannot be written down cannot rot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from caffe_parity.errors import BadRequest as BadRequest
+from caffe_parity.errors import ParityError as ParityError
+
 Array32 = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
+Floating = npt.NDArray[np.floating[Any]]
 Shape = tuple[int, ...]
+Arrays = dict[str, Array32]
 
+UNIT_ROUNDOFF = 2.0**-24
+"""u of float32: half the distance from 1 to the next number."""
 
-class ParityError(Exception):
-    """The root of every error of this library; the message says what is wrong and what to do."""
+SMALLEST_SUBNORMAL = 2.0**-149
+LARGEST = float(np.finfo(np.float32).max)
 
-
-class BadRequest(ParityError):
-    """What was asked cannot be carried out; the message says why and what to do."""
-
-
-TENSORS = ("loss", "dx1", "dx2")
-"""The names of the compared tensors, in the order in which they are reported."""
+GRADIENT = "gradient:"
+"""What the names of gradients begin with: a top may be called anything, also "dx1"."""
 
 SHARED_GRADIENT = 0.5
-"""The gradient that the second consumer of a `split` case adds to every element of x1.
+"""The gradient that the second consumer of a `split` case adds to every element of the first input.
 
 A power of two, so that writing it costs no rounding; only its addition does.
 """
 
 
-PASSES = {"first": 2.0**100, "second": 1.0, "reshaped": 2.0**100}
-"""The compared passes over one net, in order, each with the value that every diff is filled with
-before its backward: the huge one shows an unwritten diff at once; after 1, a diff that was not
-written (it still is 1) can be told from one that was added to.
-
-Not NaN: Caffe's own EuclideanLoss multiplies what its bottom diffs held by 0 (`caffe_cpu_axpby`
-without MKL is a scal and an axpy, include/caffe/util/mkl_alternate.hpp), and 0 * NaN is NaN.
-
-Before "first", and with a larger batch before "reshaped", runs a pass with other inputs; before all
-of them one with a single sample, for which the net is made.
-"""
+def spoken(tensor: str) -> str:
+    """A tensor's name in a sentence: dx1 for the gradient of x1."""
+    return tensor.replace(GRADIENT, "d", 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """One input of a loss layer, reproducible from these fields alone.
+    """One input of a layer, reproducible from these fields alone.
 
     Attributes:
         name: a short word of its own, used in test ids and in `-k` expressions.
-        x1_shape, x2_shape: (N, C, S...), any number of spatial axes, also none.
-        fill: the name of a generator in `reference.fills`.
-        seed: the seed of that generator.
-        loss_weight: the top's diff; used as float32, as Caffe stores it.
-        propagate_down: whether dx1 and dx2 are asked for.
-        sharing: "none"; "same-blob", both inputs are the one blob x1; "split", x1 also feeds a
-            second loss, the sum of x1 weighted with `SHARED_GRADIENT`.
+        shapes: of each input, by name.
+        arrays: makes the case's float32 arrays.
+        others: makes arrays with other values, for the passes that go before; the number is how
+            many samples more (axis 0) each has.
+        fill, seed: what the arrays are made of, in words, and the seed of it.
+        loss_weight: the top's diff, used as float32, as Caffe stores it, and set where Caffe itself
+            sets it; None tries several upstream gradients on the one net.
+        gradients: the inputs whose gradient is asked for.
+        sharing: "none"; "same-blob", the second input is the blob of the first; "split", the first
+            one also feeds a second loss, its sum weighted with `SHARED_GRADIENT`.
+        parameters: makes the values of a net's parameter blobs, or others for the passes before.
     """
 
     name: str
-    x1_shape: Shape
-    x2_shape: Shape
-    fill: str = "bell"
+    shapes: Mapping[str, Shape]
+    arrays: Callable[[Case], Arrays] = field(repr=False)
+    others: Callable[[Case, int], Arrays] = field(repr=False)
+    fill: str = ""
     seed: int = 0
-    loss_weight: float = 1.0
-    propagate_down: tuple[bool, bool] = (True, True)
+    loss_weight: float | None = None
+    gradients: tuple[str, ...] = ()
     sharing: str = "none"
+    parameters: Callable[[Sequence[Parameter], bool], Arrays] = field(
+        default=lambda params, other: {}, repr=False
+    )
 
     @property
     def weight(self) -> float:
-        """The loss weight as Caffe holds it: rounded to float32."""
-        return float(np.float32(self.loss_weight))
+        """The loss weight as Caffe holds it: rounded to float32; 1 where none is said."""
+        return float(np.float32(1.0 if self.loss_weight is None else self.loss_weight))
 
     @property
-    def spatial(self) -> Shape:
-        """The extents behind the channel axis of x1."""
-        return self.x1_shape[2:]
+    def names(self) -> tuple[str, ...]:
+        """The inputs, in order."""
+        return tuple(self.shapes)
 
+    @property
+    def first(self) -> str:
+        """The first input, which may be shared; "" where there is none."""
+        return next(iter(self.shapes), "")
 
-@dataclass(frozen=True)
-class Inputs:
-    """The float32 arrays of a case, exactly as every variant gets them.
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """The inputs that are blobs of their own: all but the second of a "same-blob" case."""
+        return self.names[:1] + self.names[2:] if self.sharing == "same-blob" else self.names
 
-    x2 is x1 itself when the case's sharing is "same-blob".
-    """
-
-    x1: Array32
-    x2: Array32
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a variant computed for one case.
-
-    Attributes:
-        loss: scalar, shape (), unscaled: without the loss weight.
-        dx1, dx2: shaped like the inputs, scaled with the loss weight; None when no gradient was
-            asked for, or when Caffe pruned the backward pass because the loss weight is 0.
-    """
-
-    loss: npt.NDArray[np.floating]
-    dx1: npt.NDArray[np.floating] | None
-    dx2: npt.NDArray[np.floating] | None
-
-    def tensors(self) -> dict[str, npt.NDArray[np.floating] | None]:
-        """The result by the names in `TENSORS`."""
-        return {"loss": self.loss, "dx1": self.dx1, "dx2": self.dx2}
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward and backward of a schedule, and what it stands for.
-
-    Attributes:
-        name: a key of `PASSES`.
-        poison: the value that every diff held before the backward.
-        result: what came out.
-    """
-
-    name: str
-    poison: float
-    result: Result
-
-
-@dataclass(frozen=True)
-class Run:
-    """All passes of one variant over one case, and the pass that went before them.
-
-    Attributes:
-        passes: the passes that must each agree with the reference.
-        before: the result of a pass with *other* inputs on the same net, run first; the
-            explanation of a stale result is looked for here.
-    """
-
-    passes: tuple[Pass, ...]
-    before: Result | None = None
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The blobs whose gradient is asked for."""
+        return tuple(name for name in self.fed if name in self.gradients)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """How far float32 rounding can carry each tensor of a result from the truth.
+    """How far float32 rounding can carry each tensor from the truth.
 
     Attributes:
         worst: an a-priori worst case over all summation orders, per element; `error <= worst`.
         typical: what independent rounding errors add up to, per element; far above it (and still
             within `worst`) is reported as suspicious.
+        kinks: the elements of a gradient, by tensor, at which several values are right, so that
+            none is asked for; a tensor that has none is not in it.
     """
 
     worst: Mapping[str, Array64]
     typical: Mapping[str, Array64]
+    kinks: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What is computed: the formula and the rounding bound that belongs to it.
+class Expected:
+    """The truth of one pass, in float64, and how far float32 may be from it; by tensor."""
+
+    truth: Mapping[str, Array64]
+    bound: Bound
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a variant claims about a case that it does not simply compute.
 
     Attributes:
-        name: "euclidean", "channel_sum", "tail_sum".
-        summed: "none", "channel" or "tail": the axes summed before the difference is squared.
-        evaluate: the float64 truth of a case.
-        bound: the rounding bound of a case.
-        refuses: why this layer is not defined for two shapes, or None where it is.
+        kind: "refused" (it must refuse, with `text` in its message) or "as-layer" (it must compute
+            `layer` instead, and differ from the layer it stands under wherever the two differ).
+        text: what the refusal must say.
+        layer: the name of the layer that it computes instead.
+        reason: one sentence for the report.
+    """
+
+    kind: str
+    reason: str
+    text: str = ""
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or, as a note, that is to be known.
+
+    Attributes:
+        code: a stable word, such as "ignores-top-diff" or "gradient:x1" (docs/check.md).
+        words: what it means.
+        tensor: which one, such as "loss" or "gradient:x1"; "" for the layer as a whole.
+        cause: the explanation that fits, as a stable word, such as "sign"; "" for none.
+    """
+
+    code: str
+    words: str
+    tensor: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """A parameter blob of a net.
+
+    Attributes:
+        name: `param[0]`, `param[1]`, ... in the net's order; blobs that layers share count once,
+            those that BatchNorm keeps for itself not at all.
+        layer, index: where Caffe has it.
+        learned: whether Caffe computes its gradient: its lr_mult is not 0.
+        initial: what the net's filler, or the layer's set-up, wrote into it.
     """
 
     name: str
-    summed: str
-    evaluate: Callable[[Case, Inputs], Result]
-    bound: Callable[[Case, Inputs], Bound]
-    refuses: Callable[[Shape, Shape], str | None]
+    layer: str
+    index: int
+    learned: bool
+    initial: Array32 = field(repr=False)
 
 
-class VariantFailure(Exception):
+@dataclass(frozen=True)
+class Outline:
+    """What a net says of itself.
+
+    Attributes:
+        tops: those that no layer reads, and the losses, in order.
+        losses: those that have a loss weight.
+        params: its parameter blobs, in order.
+        in_place: the inputs that a layer works on in place, so that they may change.
+        bare: whether it is a layer alone, around which nobody wrote a net.
+    """
+
+    tops: tuple[str, ...]
+    losses: tuple[str, ...]
+    params: tuple[Parameter, ...] = ()
+    in_place: frozenset[str] = frozenset()
+    bare: bool = False
+
+
+TOTAL = "total"
+"""The name of the sum of all losses with their weights, where the reference gives that."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is compared of a variant: its outline as far as the reference speaks of it.
+
+    Attributes:
+        outputs: the tops that are compared, in order; `TOTAL` alone for the sum of several losses.
+        is_loss: whether its upstream gradient is a loss weight, of one loss or of the total.
+        params: its parameter blobs, in order.
+        weightless: the compared tops that get no upstream gradient: their loss weight is 0.
+        untrained: whether the reference gives one number, and no layer of the net a loss weight.
+        in_place: the inputs that a layer works on in place, so that they may change.
+    """
+
+    outputs: tuple[str, ...]
+    is_loss: bool
+    params: tuple[Parameter, ...] = ()
+    weightless: frozenset[str] = frozenset()
+    untrained: bool = False
+    in_place: frozenset[str] = field(default=frozenset(), compare=False)
+
+    @property
+    def driven(self) -> tuple[str, ...]:
+        """The tops that get an upstream gradient."""
+        return tuple(name for name in self.outputs if name not in self.weightless)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward on a net.
+
+    Attributes:
+        name: such as "first"; unique in its plan.
+        inputs: what is fed, parameters included.
+        upstream: the tops' diffs; None is the case's loss weight, as Caffe itself has it, or 1.
+        poison: what every diff is filled with before.
+        expected: the number of what it must agree with; None where it is not compared.
+        adds_up: whether parameters keep the diffs of the pass before, as with iter_size 2.
+        again: whether a second backward without a forward follows, which is looked at only.
+    """
+
+    name: str
+    inputs: Arrays
+    upstream: Arrays | None
+    poison: float
+    expected: int | None = None
+    adds_up: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is asked of a variant on one case.
+
+    Attributes:
+        nets: the passes of each fresh net. What goes wrong on the second is told apart: it is given
+            other batches, which not every net can be.
+    """
+
+    case: Case
+    structure: Structure
+    nets: tuple[tuple[Pass, ...], ...]
+
+    @property
+    def differentiated(self) -> tuple[str, ...]:
+        """The inputs and parameters whose gradients are compared."""
+        learned = (each.name for each in self.structure.params if each.learned)
+        return (*self.case.wanted, *learned)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """Of all nets, in order."""
+        return tuple(each for net in self.nets for each in net)
+
+
+Tensors = Mapping[str, Floating | None]
+"""Tops and gradients (GRADIENT + input) by name; None for a gradient that was not computed."""
+
+
+@dataclass
+class Observation:
+    """What a variant did on a plan.
+
+    Attributes:
+        tensors: by pass; a pass that is not compared may lack some. "again" is the second backward.
+        changed: the inputs and parameters that were overwritten, and when ("forward", "backward").
+        trouble: what ended the second net, if something did.
+        poisoned: whether diffs held what the plan says before each backward; a port has none.
+    """
+
+    tensors: dict[str, Tensors] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+    trouble: VariantFailure | None = None
+    poisoned: bool = False
+
+
+class VariantFailure(ParityError):
     """A variant did not deliver a result.
 
     Attributes:
-        verdict: "crash", "hang", "refused", or "fail" where its results are worth nothing.
+        verdict: "crash" or "hang".
         message: what happened, in one line or a few.
         output: what the process printed meanwhile.
     """
@@ -193,50 +315,67 @@ class VariantFailure(Exception):
         self.output = output
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """What a variant claims about a case that it does not simply compute.
-
-    Attributes:
-        kind: "refused" (it must refuse, with `text` in its message) or "as-layer" (it must compute
-            `layer` instead, and differ from the layer it stands under wherever the two differ).
-        text: what the refusal must say.
-        layer: the layer that it computes instead.
-        reason: one sentence for the report.
-    """
-
-    kind: str
-    reason: str
-    text: str = ""
-    layer: str = ""
-
-
 class Variant(Protocol):
     """One way to compute a layer. A framework adds its own by implementing this."""
 
-    @property
-    def name(self) -> str:
-        """`<framework>-<how>`, such as "caffe-python"."""
-
-    @property
-    def layer(self) -> str:
-        """The name of the layer that it computes."""
-
     def expects(self, case: Case) -> Expectation | None:
-        """What it claims about a case it does not simply compute; None for all others."""
+        """What it claims about a case that it does not simply compute; None for all others."""
 
     def cannot_run(self) -> str | None:
         """Why it cannot run on this machine ("no C++ compiler"), or None."""
 
-    def run(self, case: Case, inputs: Inputs, other: Inputs, larger: Inputs) -> Run:
-        """Computes the case: `other`, then every pass of `PASSES`, `larger` before the last.
+    def outline(self, case: Case, with_params: bool) -> Outline | None:
+        """What it says of itself; None where only the reference can tell.
 
-        Args:
-            case: what to compute.
-            inputs: its arrays.
-            other: arrays of the same shapes with other values, for the pass that goes before.
-            larger: arrays of a larger batch, for the reshape up and down.
+        Raises:
+            BadRequest: it cannot be built, or lacks an input.
+        """
+
+    def observe(self, plan: Plan) -> Observation:
+        """Carries out a plan.
 
         Raises:
             VariantFailure: it crashed, hung or refused.
+            BadRequest: it cannot be run on these inputs at all.
         """
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one tensor lies from the truth, at the place where it lies farthest.
+
+    Attributes:
+        fraction: the error as a fraction of its bound; at most 1 when the tensor agrees.
+        error, bound, actual, expected: at the worst place.
+        worst_index: the worst place, () for a scalar.
+        wrong, size: how many elements are beyond their bound, of how many.
+        compared: how many a wrong value would show at: they are numbers, 0 or larger than their
+            bound, and at no kink; the others prove nothing.
+        times_typical: the largest error as a multiple of what rounding typically does.
+        proves: whether an all-zero tensor would be found wrong, or is right; where it is neither,
+            that the tensor agrees says nothing.
+        note: what is wrong beside the numbers, such as a shape; "" when nothing is.
+    """
+
+    fraction: float
+    error: float
+    bound: float
+    actual: float
+    expected: float
+    worst_index: tuple[int, ...]
+    wrong: int
+    size: int
+    compared: int
+    times_typical: float
+    proves: bool
+    note: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every element lies within its bound."""
+        return self.wrong == 0 and not self.note
+
+    @property
+    def suspicious(self) -> bool:
+        """Within the worst case, yet far above what rounding typically does."""
+        return self.agrees and self.times_typical > 1

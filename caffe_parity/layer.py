@@ -3,88 +3,58 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
-import pytest
 
-from caffe_parity.contract import BadRequest, Shape
-from caffe_parity.engine import sources
+from caffe_parity.contract import (
+    Array32,
+    Array64,
+    Arrays,
+    BadRequest,
+    Bound,
+    Case,
+    Parameter,
+    ParityError,
+    Shape,
+    Variant,
+)
 from caffe_parity.engine.data import Kind, fill, parse
-from caffe_parity.engine.parameters import ARGUMENT, taken_by
+from caffe_parity.engine.functions import ARGUMENT, Function, must_take, takes_params
 
-Function = Callable[..., Any]
+APART = 1_000_000
+"""How far the number of the case that fills the passes before lies from the case's own."""
+
+SPLIT = 2
+"""The number of the case whose first input is shared with a second consumer."""
 
 
-class BadLayer(pytest.Collector.CollectError):
+class BadLayer(ParityError):
     """A layer was declared that cannot be compared: what is wrong, and what was expected.
 
-    While pytest collects, its message is shown without a traceback.
+    Where pytest collects it, the plugin shows its message without a traceback.
     """
 
 
 @dataclass(frozen=True)
-class PythonLayer:
-    """A Caffe Python layer; made by `python_layer`."""
+class Rival:
+    """Another formula that a layer is taken for, as its gradients and its loss show.
 
-    spec: str
-    param_str: str | None
-    path: tuple[str, ...]
-    load: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class CaffeNet:
-    """A net with Input layers; made by `net`."""
-
-    spec: str
-    path: tuple[str, ...]
-    load: tuple[str, ...]
-    param_str: None = None
-
-
-CaffeVariant: TypeAlias = PythonLayer | CaffeNet
-
-
-def python_layer(
-    spec: str, *, param_str: str | None = None, path: Sequence[str] = ()
-) -> PythonLayer:
-    """A variant: a Caffe Python layer, whose bottoms are the layer's inputs in their order.
-
-    Args:
-        spec: "FILE.py:CLASS", or "MODULE:CLASS" for a module in one of the folders of `path`.
-        param_str: the layer's own, if it takes one.
-        path: folders with modules that it imports, beside its own.
-
-    Relative paths start at the folder of the test file.
+    Attributes:
+        code, words: of the explanation; `{tensor}` in the words is the tensor's name.
+        predicted: what it makes, by tensor, float64.
+        rounding: how far float32 may be from that, by tensor.
     """
-    return PythonLayer(spec, param_str, _several(path, "path"))
+
+    code: str
+    words: str
+    predicted: Mapping[str, Array64]
+    rounding: Mapping[str, Array64 | float]
 
 
-def net(file: str, *, path: Sequence[str] = (), load: Sequence[str] = ()) -> CaffeNet:
-    """A variant: a net with Input layers named like the layer's inputs; they get its shapes.
-
-    Args:
-        file: a .prototxt file.
-        path: folders with its Python layers; by default its own folder.
-        load: compiled layers, as plug-ins.
-
-    Relative paths start at the folder of the test file.
-    """
-    return CaffeNet(str(file), _several(path, "path"), _several(load, "load"))
-
-
-def _several(names: Sequence[str], what: str) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise BadLayer(f"{what}={names!r}: expected a list, such as [{names!r}]")
-    return tuple(str(each) for each in names)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A layer that is computed in several ways.
 
@@ -92,13 +62,19 @@ class Layer:
         name: the first part of the test ids.
         reference: gets float64 tensors as keyword arguments named like the inputs; returns the
             loss, or the tops of a layer that is no loss (a tensor, a tuple or a dict).
-        inputs: the shape of each input.
+        inputs: the shape of each input; not needed with cases of one's own.
         variants: what must agree with the reference, by name: `python_layer(...)`, `net(...)`, or
             a port, which is a function or a torch.nn.Module that takes the inputs in float32.
         data: what an input holds, such as {"label": "int:0,4"}; "normal" where nothing is said.
         grad: the inputs that get a gradient; by default all but those of integer kinds.
-        cases: how many inputs each variant is tried on.
+        cases: how many inputs each variant is tried on, or the cases themselves.
         seed: of the inputs; a case has the same ones in every variant.
+        bound: the derived rounding bound of a case; by default random rounding finds one.
+        rivals: other formulas that a wrong result may be, for explanations.
+        mistaken_for: other layers that it is taken for; some variants say that they compute one.
+        allows: whether the formula is defined for a case.
+        reshapes: whether a net that cannot be given another batch is wrong. By default that is a
+            note: many a net fixes its batch.
 
     Raises:
         BadLayer: it cannot be compared; the message says why.
@@ -106,19 +82,106 @@ class Layer:
 
     name: str
     reference: Function
-    inputs: Mapping[str, Shape]
-    variants: Mapping[str, CaffeVariant | Function]
+    inputs: Mapping[str, Shape] = field(default_factory=dict)
+    variants: Mapping[str, Variant | Function] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     grad: Sequence[str] | None = None
-    cases: int = 8
+    cases: int | Sequence[Case] = 8
     seed: int = 0
+    bound: Callable[[Case, Arrays], Bound] | None = None
+    rivals: Callable[[Case, Arrays], Iterator[Rival]] | None = None
+    mistaken_for: Callable[[], Sequence[Layer]] = tuple
+    allows: Callable[[Case], bool] = lambda case: True
+    reshapes: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise BadLayer(f"a layer needs a name, a string; got {self.name!r}")
-        self._check_numbers()
-        self._check_inputs()
+        if not callable(self.reference):
+            raise self._bad(f"reference={self.reference!r} is no function")
+        if isinstance(self.cases, int):
+            self._check_numbers()
+            self._check_inputs()
         self._check_functions()
+
+    def all_cases(self) -> tuple[Case, ...]:
+        """Every case, in order."""
+        if not isinstance(self.cases, int):
+            return tuple(self.cases)
+        return tuple(self.case(number) for number in range(self.cases))
+
+    def case(self, number: int) -> Case:
+        """The case of that number, which its inputs depend on alone, beside the layer's seed."""
+        split = number == SPLIT and self.gradients[:1] == tuple(self.inputs)[:1]
+        return Case(
+            name=str(number),
+            shapes={name: tuple(shape) for name, shape in self.inputs.items()},
+            arrays=partial(self._filled, number),
+            others=partial(self._filled, number + APART),
+            seed=self.seed,
+            gradients=self.gradients,
+            sharing="split" if split else "none",
+            parameters=partial(self._parameters, number),
+        )
+
+    def _filled(self, number: int, case: Case, extra_samples: int = 0) -> Arrays:
+        rng = np.random.RandomState([self.seed, number])
+        return {
+            name: fill(self.kinds[name], longer(shape, extra_samples), number, rng)
+            for name, shape in case.shapes.items()
+        }
+
+    def _parameters(self, number: int, params: Sequence[Parameter], other: bool) -> Arrays:
+        """Of scale 1 in every case, a weight with several inputs by how many they are.
+
+        So what a layer makes of inputs of scale 1 is of scale 1 again, and nothing saturates.
+        """
+        rng = np.random.RandomState([self.seed, number + APART * other, 11])
+        values = {}
+        for each in params:
+            said = self.data.get(each.name, "normal" if each.learned else None)
+            values[each.name] = (
+                fill(parse(said), each.initial.shape, 0, rng) if said else each.initial
+            )
+            if said and each.name not in self.data and each.initial.ndim > 1:
+                inputs = np.float32(max(1, each.initial[0].size))
+                values[each.name] = values[each.name] / np.sqrt(inputs)
+        return values
+
+    def with_inputs(self, file: str, arrays: Arrays) -> Layer:
+        """The layer with these inputs as its only case; passes before get them in another order.
+
+        Args:
+            file: where they come from, for messages.
+            arrays: the inputs, and those parameters that are not filled as in other cases.
+        """
+        inputs = {name: arrays[name] for name in self.inputs}
+
+        def others(case: Case, extra_samples: int) -> Arrays:
+            return {name: _reordered(each, extra_samples) for name, each in inputs.items()}
+
+        def parameters(params: Sequence[Parameter], other: bool) -> Arrays:
+            found = {**self._parameters(0, params, other)}
+            for each in (each for each in params if each.name in arrays):
+                given = arrays[each.name]
+                if given.shape != each.initial.shape:
+                    raise BadRequest(
+                        f"--inputs {file}: {each.name} has shape {given.shape}, "
+                        f"the net's {each.initial.shape}"
+                    )
+                found[each.name] = _reordered(given, 0) if other else given
+            return found
+
+        case = Case(
+            name="given",
+            shapes={name: each.shape for name, each in inputs.items()},
+            arrays=lambda case: inputs,
+            others=others,
+            fill="from the file",
+            gradients=self.gradients,
+            parameters=parameters,
+        )
+        return replace(self, cases=(case,))
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -133,12 +196,12 @@ class Layer:
         return tuple(name for name, kind in self.kinds.items() if not kind.is_label)
 
     @property
-    def _takes_params(self) -> bool:
+    def takes_params(self) -> bool:
         """Whether the reference wants the parameters that the layer learns (docs/check.md)."""
-        return ARGUMENT not in self.inputs and taken_by(self.reference)
+        return ARGUMENT not in self.inputs and takes_params(self.reference)
 
     def _check_numbers(self) -> None:
-        if not isinstance(self.cases, int) or self.cases < 1:
+        if not isinstance(self.cases, int) or isinstance(self.cases, bool) or self.cases < 1:
             raise self._bad(f"cases={self.cases!r}: expected 1 or more")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise self._bad(f"seed={self.seed!r}: expected an integer from 0 to 2**32 - 1")
@@ -152,10 +215,12 @@ class Layer:
             )
             if not fits:
                 raise self._bad(f"inputs: {name} is {shape!r}, expected a shape such as (4, 3, 5)")
-        known = ", ".join(self.inputs)
+        if isinstance(self.grad, str):
+            raise self._bad(f"grad={self.grad!r}: expected a list, such as [{self.grad!r}]")
         of_params = [name for name in self.data if name.startswith(f"{ARGUMENT}[")]
-        for name in (*self.data, *self._names_of_grad()):
-            if name not in self.inputs and not (name in of_params and self._takes_params):
+        for name in (*self.data, *(self.grad or ())):
+            if name not in self.inputs and not (name in of_params and self.takes_params):
+                known = ", ".join(self.inputs)
                 raise self._bad(f"there is no input {name!r}; the inputs are {known}")
         rng = np.random.RandomState(0)
         for name, kind in self.data.items():
@@ -164,19 +229,10 @@ class Layer:
             except BadRequest as error:
                 raise self._bad(f"data of {name}: {error}") from error
 
-    def _names_of_grad(self) -> Sequence[str]:
-        if isinstance(self.grad, str):
-            raise self._bad(f"grad={self.grad!r}: expected a list, such as [{self.grad!r}]")
-        return self.grad or ()
-
     def _check_functions(self) -> None:
-        if not callable(self.reference):
-            raise self._bad(f"reference={self.reference!r} is no function")
-        self._must_take(self.reference, "reference", [ARGUMENT] * self._takes_params)
-        if not self.variants:
-            raise self._bad("it has no variants, so there is nothing to compare")
+        self._must_take(self.reference, "reference", [ARGUMENT] * self.takes_params)
         for name, variant in self.variants.items():
-            if isinstance(variant, (PythonLayer, CaffeNet)):
+            if hasattr(variant, "observe"):
                 continue
             if inspect.isclass(variant):
                 raise self._bad(
@@ -188,16 +244,14 @@ class Layer:
                     f"variant {name!r} is {variant!r}: expected caffe_parity.python_layer(...), "
                     "caffe_parity.net(...), a function or a torch.nn.Module"
                 )
-            if self._takes_params:
-                raise self._bad(
-                    f"the reference takes `{ARGUMENT}`, and only a net says what that is: compare "
-                    f"the port {name!r} by `parity check NET --port`"
-                )
-            self._must_take(variant, f"port {name!r}")
+            if not self.takes_params:  # what takes the parameters' place, only a net says
+                self._must_take(variant, f"port {name!r}")
 
     def _must_take(self, function: Function, what: str, more: Sequence[str] = ()) -> None:
+        if not isinstance(self.cases, int):
+            return
         try:
-            sources.must_take(function, [*self.inputs, *more], what)
+            must_take(function, [*self.inputs, *more], what)
         except BadRequest as error:
             raise self._bad(str(error)) from error
 
@@ -205,56 +259,18 @@ class Layer:
         return BadLayer(f"layer {self.name!r}: {words}")
 
 
-def located(variant: CaffeVariant, inputs: Sequence[str], folder: Path) -> CaffeVariant:
-    """The variant with absolute paths.
-
-    Args:
-        variant: as the user wrote it.
-        inputs: the names of the layer's inputs.
-        folder: of the test file, where relative paths start.
-
-    Raises:
-        BadRequest: a file or a folder is not there, a net has other inputs, or a class is not
-            named.
-    """
-    path = tuple(str(folder / each) for each in variant.path)
-    for each in path:
-        _must_exist(each, Path(each).is_dir(), "folder")
-    load = tuple(str(folder / each) for each in variant.load)
-    for each in load:
-        _must_exist(each, Path(each).is_file(), "file")
-    if isinstance(variant, CaffeNet):
-        file = str(folder / variant.spec)
-        _must_exist(file, Path(file).is_file(), "file")
-        _must_have(file, inputs)
-        return CaffeNet(file, path, load)
-    module, colon, name = variant.spec.rpartition(":")
-    if not colon or not module or not name:
-        raise BadRequest(f"{variant.spec!r}: expected FILE.py:CLASS or MODULE:CLASS")
-    if module.endswith(".py"):
-        module = str(folder / module)
-        _must_exist(module, Path(module).is_file(), "file")
-    return PythonLayer(f"{module}:{name}", variant.param_str, path)
+def _reordered(array: Array32, extra_samples: int) -> Array32:
+    """Its samples in another order; a single sample's along its last axis."""
+    axis = 0 if array.ndim and array.shape[0] > 1 else array.ndim - 1
+    moved = np.roll(array, 1, axis) if array.ndim else array
+    return np.concatenate([moved, moved[:extra_samples]]) if extra_samples else moved
 
 
-def _must_exist(name: str, exists: bool, what: str) -> None:
-    if not exists:
-        raise BadRequest(
-            f"there is no {what} {name} (relative paths start at the folder of the test file)"
-        )
+def batched(case: Case) -> bool:
+    """Whether all inputs have as many samples (axis 0), so that the batch can be another one."""
+    return all(case.shapes.values()) and len({shape[0] for shape in case.shapes.values()}) == 1
 
 
-def _must_have(file: str, inputs: Sequence[str]) -> None:
-    """Compares the names of a net's inputs as far as they can be read without Caffe."""
-    text = re.sub("#.*", "", Path(file).read_text(errors="replace"))
-    layers = re.split(r"\blayer\s*:?\s*{", text)[1:]
-    found = [
-        name
-        for each in layers
-        if re.search(r"""\btype\s*:\s*["']Input["']""", each)
-        for name in re.findall(r"""\btop\s*:\s*["'](.*?)["']""", each)
-    ]
-    if found and set(found) != set(inputs):
-        raise BadRequest(
-            f"the inputs of {file} are {', '.join(found)}; the layer's are {', '.join(inputs)}"
-        )
+def longer(shape: Shape, extra_samples: int) -> Shape:
+    """The shape with so many samples more."""
+    return (shape[0] + extra_samples, *shape[1:]) if extra_samples else shape

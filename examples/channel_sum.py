@@ -1,9 +1,9 @@
-r"""The reference of a compiled layer, caffe_impl/cuda, that a net loads as a plug-in.
+r"""The reference of a compiled layer, caffe_impl/cuda, which is compiled into a plug-in.
 
 Check it with
 
-    plugin=$(python -c 'from caffe_impl.variants import compiled_layer; print(*compiled_layer())')
-    parity check caffe_impl/nets/channel_sum_cuda.prototxt --load $plugin \
+    parity check caffe_impl/nets/channel_sum_cuda.prototxt \
+        --load caffe_impl/cuda/channel_sum_euclidean_loss_layer.cpp \
         --reference examples/channel_sum.py:loss
 """
 

@@ -7,22 +7,35 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from caffe_impl.variants import compiled_layer, from_file, shared_caffe, variants
-from caffe_parity.caffe import compile as plugin
+from caffe_impl.compiled import CUDA, NAME, SOURCE, TYPE, compiled_layer
+from caffe_impl.variants import from_file
+from caffe_parity import CaffeNet
 from caffe_parity.caffe import install
-from caffe_parity.caffe.client import CaffeCrash, Op
+from caffe_parity.caffe.client import Caffe, CaffeCrash, Op
+from caffe_parity.caffe.compile import (
+    CompileError,
+    cached,
+    compile_with,
+    link_headers,
+    toolchain,
+)
+from caffe_parity.caffe.interpreter import Interpreter
+from caffe_parity.caffe.session import SESSION
 from caffe_parity.engine.judge import judge
+from parity_tests.layers import LAYERS
 from parity_tests.machine import nvcc, tool
 from reference.cases import by_name
 
 HERE = Path(__file__).parent / "cuda"
-KERNELS = plugin.CUDA / f"{plugin.NAME}_kernels.hpp"
-LAYER = plugin.CUDA / f"{plugin.NAME}_layer.cpp"
+CHANNEL_SUM = LAYERS["channel_sum"]
+KERNELS = CUDA / f"{NAME}_kernels.hpp"
 GPUS = ("75", "80", "86", "89", "90", "100", "120")
 """From Turing to Blackwell, as far as the nvcc at hand knows them."""
 
@@ -66,7 +79,7 @@ def kernels_on_cpu(header: Path, sanitizer: str) -> Path:
 
     version = succeed([compiler, "--version"])
     key = (content(header, program), flags, SANITIZERS[sanitizer], version)
-    return plugin.cached("kernels", key, make) / "kernels"
+    return cached("kernels", key, make) / "kernels"
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -108,11 +121,11 @@ def test_kernels_compile_for_every_gpu() -> None:
     flags = ("-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", "--threads=0", "-c")
 
     def make(folder: Path) -> None:
-        where = f"-I{plugin.CUDA}"
+        where = f"-I{CUDA}"
         succeed([compiler, *targets, *flags, where, source, "-o", folder / "kernels.o"])
 
     key = (content(source, KERNELS), targets, flags, succeed([compiler, "--version"]))
-    plugin.cached("nvcc-kernels", key, make)
+    cached("nvcc-kernels", key, make)
 
 
 def test_layer_compiles_for_a_gpu() -> None:
@@ -123,39 +136,39 @@ def test_layer_compiles_for_a_gpu() -> None:
     """
     compiler = nvcc()
     root = install.ensure()
-    tools = plugin.toolchain(root)
-    include = plugin.build(root).parent / "include"
-    source = plugin.CUDA / f"{plugin.NAME}_layer.cu"
+    tools = toolchain(root)
+    source = SOURCE.with_suffix(".cu")
     flags = ("-arch=sm_90", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", "-c")
     stand_in = HERE / "toolkit_stand_in"
     real = Path(compiler).resolve().parent.parent / "include/cublas_v2.h"
-    folders = [include, tools / "include", *([] if real.exists() else [stand_in])]
+    folders = [tools / "include", *([] if real.exists() else [stand_in])]
 
     def make(folder: Path) -> None:
-        where = [f"-I{path}" for path in folders]
+        link_headers(folder, [CUDA])
+        where = [f"-I{path}" for path in (folder, *folders)]
         succeed(
             [compiler, "-ccbin", tools / "g++", *where, *flags, source, "-o", folder / "layer.o"]
         )
 
-    headers = [*plugin.CUDA.glob("*.hpp"), *stand_in.glob("*.h")]
+    headers = [*CUDA.glob("*.hpp"), *stand_in.glob("*.h")]
     key = (content(source, *sorted(headers)), tools.name, flags, succeed([compiler, "--version"]))
-    plugin.cached("nvcc-layer", key, make)
+    cached("nvcc-layer", key, make)
 
 
 def test_caffes_own_test_tools() -> None:
     """Caffe's fixtures and GradientChecker find nothing wrong, in float and in double."""
     root = install.ensure()
-    sources = [LAYER, HERE / f"test_{LAYER.name}", HERE / "gtest_main.cpp"]
-    include = plugin.build(root).parent / "include"
+    sources = [SOURCE, HERE / f"test_{SOURCE.name}", HERE / "gtest_main.cpp"]
     # Caffe's own style compares int with size_t everywhere.
     warnings = ("-Wall", "-Wextra", "-Werror", "-Wno-sign-compare")
     flags = ("-O1", "-DCPU_ONLY", *warnings, "-lgtest", "-pthread")
 
     def make(folder: Path) -> None:
-        plugin.compile_with(root, folder / "layer_test", sources, [include], flags)
+        link_headers(folder, [CUDA])
+        compile_with(root, folder / "layer_test", sources, [folder], flags)
 
-    key = (content(*sources), str(include), flags)
-    program = plugin.cached("gtest", key, make) / "layer_test"
+    key = (content(*sources, *sorted(CUDA.glob("*.hpp"))), str(root), flags)
+    program = cached("gtest", key, make) / "layer_test"
     python, environment = install.python_command(root)
     said = succeed([*python[:-1], program], environment)
     passed = re.search(r"\[  PASSED  \] (\d+) tests", said)
@@ -170,7 +183,7 @@ def test_cmake_builds_the_same_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
     if generator != "Ninja":
         tool("make")
     root = install.ensure()
-    tools = plugin.toolchain(root)
+    tools = toolchain(root)
 
     def make(folder: Path) -> None:
         settings = {
@@ -180,29 +193,28 @@ def test_cmake_builds_the_same_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
             "CAFFE_PROTO_INCLUDE_DIR": tools / "include",
         }
         options = [f"-D{name}={value}" for name, value in settings.items()]
-        succeed([cmake, "-G", generator, "-S", plugin.CUDA, "-B", folder / "build", *options])
+        succeed([cmake, "-G", generator, "-S", CUDA, "-B", folder / "build", *options])
         succeed([cmake, "--build", folder / "build"])
-        shutil.move(folder / "build" / f"{plugin.NAME}.so", folder)
+        shutil.move(folder / "build" / f"{NAME}.so", folder)
         shutil.rmtree(folder / "build")  # it knows its path, which is not the final one
 
-    sources = sorted(plugin.CUDA.iterdir())
+    sources = sorted(CUDA.iterdir())
     key = ([file.name for file in sources], content(*sources), tools.name)
-    library = plugin.cached("cmake", key, make) / f"{plugin.NAME}.so"
+    library = cached("cmake", key, make) / f"{NAME}.so"
     monkeypatch.setenv("PARITY_PLUGIN", str(library))
-    assert compiled_layer.__wrapped__() == (str(library),)
-    with_plugin = next(each for each in variants() if each.name == "caffe-cuda")
-    shared_caffe().close()  # it may have loaded the other one
+    assert compiled_layer.__wrapped__(SESSION.running()) == (str(library),)
+    SESSION.close()  # it may have loaded the other one
     compiled_layer.cache_clear()
     try:
-        assert judge(with_plugin, by_name("channels-3-7")).verdict == "pass"
+        assert judge(CHANNEL_SUM, "caffe-cuda", by_name("channels-3-7")).verdict == "pass"
     finally:
-        shared_caffe().close()
+        SESSION.close()
         compiled_layer.cache_clear()
 
 
 def test_force_backward_reaches_both_bottoms() -> None:
     """The net's own force_backward gives both inputs their gradient; LossLayer's gives one."""
-    loads = [{"op": "load", "library": library} for library in compiled_layer()]
+    loads = [{"op": "load", "library": library} for library in compiled_layer(SESSION.running())]
     text = from_file("channel_sum_cuda.prototxt")(by_name("base"))
     x1 = np.ones((2, 3, 4), np.float32)
     shapes = {"x1": x1.shape, "x2": x1.shape}
@@ -218,7 +230,7 @@ def test_force_backward_reaches_both_bottoms() -> None:
         {"op": "diff", "blob": "x1"},
         {"op": "diff", "blob": "x2"},
     ]
-    *_, dx1, dx2 = shared_caffe().request(ops)
+    *_, dx1, dx2 = SESSION.running().request(ops)
     assert (dx1["array"] == 1.5).all()  # d is 3, N is 2
     assert (dx2["array"] == -1.5).all()
 
@@ -226,18 +238,56 @@ def test_force_backward_reaches_both_bottoms() -> None:
 @pytest.mark.parametrize("shape", [(3, 3, 5, 6), (4, 3, 6, 5), (4, 3, 30), (4, 3), (4,)])
 def test_a_refusal_names_both_shapes(shape: tuple[int, ...]) -> None:
     """Shapes that differ in more than the channels are refused with a message that shows both."""
-    loads = [{"op": "load", "library": library} for library in compiled_layer()]
+    loads = [{"op": "load", "library": library} for library in compiled_layer(SESSION.running())]
     text = from_file("channel_sum_cuda.prototxt")(by_name("base"))
     edits = {"shapes": {"x1": (4, 3, 5, 6), "x2": shape}}
     with pytest.raises(CaffeCrash) as caught:
-        shared_caffe().request([*loads, {"op": "net", "text": text, "edits": edits}])
+        SESSION.running().request([*loads, {"op": "net", "text": text, "edits": edits}])
     second = f"{' '.join(map(str, shape))} ({int(np.prod(shape))})"
     assert f"got 4 3 5 6 (360) and {second}" in str(caught.value)
 
 
 def test_a_new_worker_loads_the_plug_in_again() -> None:
     """After a crash the layer is there again, although the process is another one."""
-    cuda = next(each for each in variants() if each.name == "caffe-cuda")
-    assert judge(cuda, by_name("base")).verdict == "pass"
-    shared_caffe().close()
-    assert judge(cuda, by_name("base")).verdict == "pass"
+    assert judge(CHANNEL_SUM, "caffe-cuda", by_name("base")).verdict == "pass"
+    SESSION.close()
+    assert judge(CHANNEL_SUM, "caffe-cuda", by_name("base")).verdict == "pass"
+
+
+class Other(Caffe):
+    """A Caffe of a user's own that has the given layer types, and no more; nothing is started."""
+
+    def __init__(self, program: Path, *layers: str) -> None:
+        super().__init__(Interpreter((str(program),), {}, "CAFFE_PYTHON"))
+        self.layers = layers
+
+    def start(self) -> dict[str, Any]:
+        """A greeting."""
+        return {"layers": [*self.layers]}
+
+
+def test_another_caffe_needs_a_plug_in_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With CAFFE_PYTHON, whose headers are unknown: none, what lies beside it, or what to do."""
+    monkeypatch.delenv("PARITY_PLUGIN", raising=False)
+    assert compiled_layer(Other(tmp_path / "python", TYPE)) == ()
+    with pytest.raises(CompileError, match="PARITY_PLUGIN"):
+        compiled_layer(Other(tmp_path / "python", "Python", "EuclideanLoss"))
+    beside = tmp_path / f"{NAME}.so"
+    beside.touch()
+    assert compiled_layer(Other(tmp_path / "python")) == (str(beside),)
+
+
+def test_a_plug_in_that_cannot_be_built_is_a_verdict() -> None:
+    """The variant fails with the compiler's words instead of ending the whole run."""
+
+    def fail(caffe: Caffe) -> tuple[str, ...]:
+        raise CompileError("first error: x.cpp:1: error: no")
+
+    cuda = CHANNEL_SUM.variants["caffe-cuda"]
+    assert isinstance(cuda, CaffeNet)
+    layer = replace(CHANNEL_SUM, variants={"caffe-cuda": replace(cuda, libraries=fail)})
+    record = judge(layer, "caffe-cuda", by_name("base"))
+    assert record.verdict == "crash"
+    assert "x.cpp:1: error: no" in record.reason

@@ -7,34 +7,28 @@ every intermediate alike) or is held to the rounding bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from caffe_parity.contract import (
-    PASSES,
-    Case,
-    Expectation,
-    Inputs,
-    Layer,
-    Pass,
-    Result,
-    Run,
-    Shape,
-    Variant,
-)
+from caffe_parity import Case, Expectation, Layer
+from caffe_parity.contract import Arrays, Floating, Observation, Outline, Plan, Shape
+from caffe_parity.engine.judge import observed, plan_of, variant_of
+from parity_tests.answers import computed_layer, expected_of
+from parity_tests.layers import LAYERS
 from parity_tests.machine import not_run
-from parity_tests.registry import registered
+from reference.cases import case_of
 from reference.fills import bell, small_integers
-from reference.layers import LAYERS
-from reference.rounding import summed
-from studies.fuzz.execute import computed_layer
+from reference.layers import SUMMED
+from reference.rounding import DX1, DX2, summed
 
-Compute = Callable[[Case, Inputs], Result]
-Floats = npt.NDArray[np.floating]
+Result = Mapping[str, Floating]
+"""The loss and both gradients, by tensor."""
+
+Compute = Callable[[Case, Arrays], Result]
 
 SHAPES: tuple[tuple[Shape, Shape], ...] = (
     ((4, 3, 2, 5), (4, 3, 2, 5)),
@@ -64,52 +58,53 @@ class Setting:
     layer: Layer
     compute: Compute
     case: Case
-    exact: Inputs
-    rough: Inputs
+    exact: Arrays
+    rough: Arrays
 
 
-def setting(variant: Variant, shapes: tuple[Shape, Shape]) -> Setting:
+def setting(layer: Layer, name: str, shapes: tuple[Shape, Shape]) -> Setting:
     """The variant with integers, and with bell-shaped values, of these shapes."""
-    case = Case("metamorphic", *shapes, loss_weight=2.0)
+    case = case_of("metamorphic", *shapes, loss_weight=2.0)
     rng = np.random.RandomState(5)
-    exact = Inputs(*(small_integers(shape, rng) for shape in shapes))
-    rough = Inputs(*(bell(shape, rng) for shape in shapes))
+    exact = {k: small_integers(shape, rng) for k, shape in case.shapes.items()}
+    rough = {k: bell(shape, rng) for k, shape in case.shapes.items()}
 
-    def compute(case: Case, inputs: Inputs) -> Result:
+    def compute(case: Case, inputs: Arrays) -> Result:
         """Whatever the pass, the same bits."""
         # In C order: torch.compile takes seconds for every other one.
-        inputs = Inputs(np.ascontiguousarray(inputs.x1), np.ascontiguousarray(inputs.x2))
-        longer = Inputs(*(np.concatenate([x, x[:1]]) for x in (inputs.x1, inputs.x2)))
-        other = Inputs(inputs.x1 + np.float32(1), inputs.x2)
-        first, *others = [each.result for each in variant.run(case, inputs, other, longer).passes]
+        inputs = {k: np.ascontiguousarray(each) for k, each in inputs.items()}
+        shapes = {k: each.shape for k, each in inputs.items()}
+        ready = plan_of(layer, name, replace(case, shapes=shapes, arrays=lambda case: inputs))
+        seen, _ = observed(ready)
+        assert isinstance(seen, Observation), seen
+        names = [each.name for each in ready.plan.passes if each.expected is not None]
+        first, *others = [whole(seen.tensors[name]) for name in names]
+        assert len(others) == 2
         for each in others:
             assert differences(each, first) == []
         return first
 
-    return Setting(computed_layer(variant, variant.expects(case)), compute, case, exact, rough)
+    return Setting(computed_layer(layer, name, case), compute, case, exact, rough)
+
+
+def whole(tensors: Mapping[str, Floating | None]) -> Result:
+    """The tensors, which are all there in every case of this file; the loss as a scalar."""
+    loss, dx1, dx2 = (tensors[name] for name in ("loss", DX1, DX2))
+    assert loss is not None
+    assert dx1 is not None
+    assert dx2 is not None
+    return {"loss": loss.reshape(()), DX1: dx1, DX2: dx2}
 
 
 def differences(actual: Result, expected: Result) -> list[str]:
     """The names of the tensors that are not the same numbers."""
-    names = []
-    for name, wanted in expected.tensors().items():
-        found = actual.tensors()[name]
-        if found is None or wanted is None or not np.array_equal(found, wanted):
-            names.append(name)
-    return names
-
-
-def both(result: Result) -> tuple[Floats, Floats]:
-    """dx1 and dx2, which are there in every case of this file."""
-    assert result.dx1 is not None
-    assert result.dx2 is not None
-    return result.dx1, result.dx2
+    return [name for name in expected if not np.array_equal(actual[name], expected[name])]
 
 
 def scaled(result: Result, loss: float, gradients: float) -> Result:
     """The result with its loss and its gradients multiplied."""
-    dx1, dx2 = both(result)
-    return Result(result.loss * np.float32(loss), dx1 * gradients, dx2 * gradients)
+    both = {name: result[name] * gradients for name in (DX1, DX2)}
+    return {"loss": result["loss"] * np.float32(loss), **both}
 
 
 def channel_permutation(s: Setting) -> list[str]:
@@ -118,29 +113,29 @@ def channel_permutation(s: Setting) -> list[str]:
     Where nothing is summed, both inputs get one order.
     """
     rng = np.random.RandomState(0)
-    order1 = rng.permutation(s.case.x1_shape[1])
-    order2 = order1 if s.layer.summed == "none" else rng.permutation(s.case.x2_shape[1])
+    order1 = rng.permutation(s.case.shapes["x1"][1])
+    alike = SUMMED[s.layer.name] == "none"
+    order2 = order1 if alike else rng.permutation(s.case.shapes["x2"][1])
     base = s.compute(s.case, s.exact)
-    moved = s.compute(s.case, Inputs(s.exact.x1[:, order1], s.exact.x2[:, order2]))
-    dx1, dx2 = both(base)
-    return differences(moved, Result(base.loss, dx1[:, order1], dx2[:, order2]))
+    inputs = {"x1": s.exact["x1"][:, order1], "x2": s.exact["x2"][:, order2]}
+    expected = {**base, DX1: base[DX1][:, order1], DX2: base[DX2][:, order2]}
+    return differences(s.compute(s.case, inputs), expected)
 
 
 def batch_permutation(s: Setting) -> list[str]:
     """The samples in another order: the loss stays, the gradients move along."""
-    order = np.roll(np.arange(s.case.x1_shape[0]), 1)
+    order = np.roll(np.arange(s.case.shapes["x1"][0]), 1)
     base = s.compute(s.case, s.exact)
-    moved = s.compute(s.case, Inputs(s.exact.x1[order], s.exact.x2[order]))
-    dx1, dx2 = both(base)
-    return differences(moved, Result(base.loss, dx1[order], dx2[order]))
+    moved = s.compute(s.case, {name: each[order] for name, each in s.exact.items()})
+    return differences(moved, {**base, DX1: base[DX1][order], DX2: base[DX2][order]})
 
 
 def equal_shift(s: Setting) -> list[str]:
     """Both sums raised by the same amount: their difference does not notice."""
-    terms = [
-        x.size // summed(s.layer.summed, x.astype(float)).size for x in (s.exact.x1, s.exact.x2)
-    ]
-    shifted = Inputs(s.exact.x1 + np.float32(5 * terms[1]), s.exact.x2 + np.float32(5 * terms[0]))
+    kind = SUMMED[s.layer.name]
+    terms = {k: x.size // summed(kind, x.astype(float)).size for k, x in s.exact.items()}
+    others = {"x1": terms["x2"], "x2": terms["x1"]}
+    shifted = {name: each + np.float32(5 * others[name]) for name, each in s.exact.items()}
     return differences(s.compute(s.case, shifted), s.compute(s.case, s.exact))
 
 
@@ -149,7 +144,7 @@ def input_scaling(s: Setting) -> list[str]:
     base = s.compute(s.case, s.rough)
     wrong = []
     for factor in (2.0**-9, -(2.0**7)):
-        inputs = Inputs(s.rough.x1 * np.float32(factor), s.rough.x2 * np.float32(factor))
+        inputs = {name: each * np.float32(factor) for name, each in s.rough.items()}
         wrong += differences(s.compute(s.case, inputs), scaled(base, factor**2, factor))
     return wrong
 
@@ -157,27 +152,20 @@ def input_scaling(s: Setting) -> list[str]:
 def swapped_inputs(s: Setting) -> list[str]:
     """x1 and x2 change places: so do their gradients, since d only changes its sign."""
     base = s.compute(s.case, s.exact)
-    case = replace(s.case, x1_shape=s.case.x2_shape, x2_shape=s.case.x1_shape)
-    other = s.compute(case, Inputs(s.exact.x2, s.exact.x1))
-    dx1, dx2 = both(base)
-    return differences(other, Result(base.loss, dx2, dx1))
+    other = s.compute(s.case, {"x1": s.exact["x2"], "x2": s.exact["x1"]})
+    return differences(other, {**base, DX1: base[DX2], DX2: base[DX1]})
 
 
 def batch_additivity(s: Setting) -> list[str]:
     """N*L of a batch is the sum of that over its halves, and N*dx is that of each half."""
-    count = s.case.x1_shape[0]
+    count = s.case.shapes["x1"][0]
     half = count // 2
-    parts = []
-    for part in (slice(0, half), slice(half, count)):
-        inputs = Inputs(s.exact.x1[part], s.exact.x2[part])
-        case = replace(s.case, x1_shape=inputs.x1.shape, x2_shape=inputs.x2.shape)
-        parts.append(scaled(s.compute(case, inputs), half, half))
-    (dx1, dx2), (other1, other2) = both(parts[0]), both(parts[1])
-    added = Result(
-        parts[0].loss + parts[1].loss,
-        np.concatenate([dx1, other1]),
-        np.concatenate([dx2, other2]),
+    one, another = (
+        scaled(s.compute(s.case, {k: each[part] for k, each in s.exact.items()}), half, half)
+        for part in (slice(0, half), slice(half, count))
     )
+    added = {name: np.concatenate([one[name], another[name]]) for name in (DX1, DX2)}
+    added["loss"] = one["loss"] + another["loss"]
     return differences(scaled(s.compute(s.case, s.exact), count, count), added)
 
 
@@ -186,7 +174,7 @@ def weight_scaling(s: Setting) -> list[str]:
     base = s.compute(s.case, s.rough)
     wrong = []
     for factor in (2.0**-5, -1.0, 2.0**10):
-        case = replace(s.case, loss_weight=s.case.loss_weight * factor)
+        case = replace(s.case, loss_weight=s.case.weight * factor)
         wrong += differences(s.compute(case, s.rough), scaled(base, 1, factor))
     return wrong
 
@@ -196,32 +184,30 @@ def weight_linearity(s: Setting) -> list[str]:
     case = replace(s.case, loss_weight=3.7)
     factor = case.weight / s.case.weight
     base, other = s.compute(s.case, s.rough), s.compute(case, s.rough)
-    bounds = s.layer.bound(s.case, s.rough).worst, s.layer.bound(case, s.rough).worst
-    wrong = [] if np.array_equal(base.loss, other.loss) else ["loss"]
-    for name in ("dx1", "dx2"):
-        one, three = base.tensors()[name], other.tensors()[name]
-        assert one is not None
-        assert three is not None
-        error = np.abs(three.astype(float) - factor * one.astype(float))
-        if not np.all(error <= bounds[1][name] + factor * bounds[0][name]):
+    one, three = (expected_of(s.layer, each, s.rough).bound.worst for each in (s.case, case))
+    wrong = [] if np.array_equal(base["loss"], other["loss"]) else ["loss"]
+    for name in (DX1, DX2):
+        error = np.abs(other[name].astype(float) - factor * base[name].astype(float))
+        if not np.all(error <= three[name] + factor * one[name]):
             wrong.append(name)
     return wrong
 
 
 def constant_gradients(s: Setting) -> list[str]:
     """A gradient is the same all along the summed axes, and dx2 is -dx1 there."""
-    dx1, dx2 = both(s.compute(s.case, s.exact))
-    if s.layer.summed == "none":
-        return [] if np.array_equal(dx1, -dx2) else ["dx2"]
+    base, kind = s.compute(s.case, s.exact), SUMMED[s.layer.name]
+    if kind == "none":
+        return [] if np.array_equal(base[DX1], -base[DX2]) else [DX2]
     wrong = []
     firsts = []
-    for name, dx in (("dx1", dx1), ("dx2", dx2)):
-        first = dx[:, :1] if s.layer.summed == "channel" else dx.reshape(len(dx), -1)[:, :1]
+    for name in (DX1, DX2):
+        dx = base[name]
+        first = dx[:, :1] if kind == "channel" else dx.reshape(len(dx), -1)[:, :1]
         firsts.append(first)
-        like = first if s.layer.summed == "channel" else first.reshape(-1, *[1] * (dx.ndim - 1))
+        like = first if kind == "channel" else first.reshape(-1, *[1] * (dx.ndim - 1))
         if not np.array_equal(dx, np.broadcast_to(like, dx.shape)):
             wrong.append(name)
-    return wrong + ([] if np.array_equal(firsts[0], -firsts[1]) else ["dx2"])
+    return wrong + ([] if np.array_equal(firsts[0], -firsts[1]) else [DX2])
 
 
 Relation = Callable[[Setting], list[str]]
@@ -239,28 +225,31 @@ RELATIONS: tuple[Relation, ...] = (
 )
 
 
-def settings(variant: Variant) -> Iterator[Setting]:
+def settings(layer: Layer, name: str) -> Iterator[Setting]:
     """The shapes that a variant computes, as its own layer or as the one that it names."""
     for shapes in SHAPES:
-        if LAYERS[variant.layer].refuses(*shapes):
+        case = case_of("metamorphic", *shapes)
+        if not layer.allows(case):
             continue
-        expectation = variant.expects(Case("metamorphic", *shapes))
+        expectation = variant_of(layer, name).expects(case)
         if expectation is not None and expectation.kind == "refused":
             continue
-        yield setting(variant, shapes)
-        if variant.name in ONE_SHAPE:
+        yield setting(layer, name, shapes)
+        if name in ONE_SHAPE:
             return
 
 
 @pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: relation.__name__)
-@pytest.mark.parametrize("variant", registered(), ids=lambda each: f"{each.layer}-{each.name}")
-def test_relation_holds(variant: Variant, relation: Relation) -> None:
+@pytest.mark.parametrize(
+    ("layer", "name"), [(layer, name) for layer in LAYERS for name in LAYERS[layer].variants]
+)
+def test_relation_holds(layer: str, name: str, relation: Relation) -> None:
     """Every variant keeps every relation, whatever the shapes that its layer allows."""
-    obstacle = variant.cannot_run()
+    obstacle = variant_of(LAYERS[layer], name).cannot_run()
     if obstacle:
         not_run(obstacle)
-    for each in settings(variant):
-        assert relation(each) == [], (each.case.x1_shape, each.case.x2_shape)
+    for each in settings(LAYERS[layer], name):
+        assert relation(each) == [], each.case.shapes
 
 
 @dataclass(frozen=True)
@@ -275,11 +264,10 @@ class Imitation:
     """
 
     name: str
-    flaw: Callable[[Floats, Floats], Floats] | None = None
-    gradient: Callable[[float, int, Floats], Floats] | None = None
+    flaw: Callable[[Floating, Floating], Floating] | None = None
+    gradient: Callable[[float, int, Floating], Floating] | None = None
     dx2_sign: int = -1
     last_channel: float = 0.0
-    layer: str = "channel_sum"
 
     def expects(self, case: Case) -> Expectation | None:
         return None
@@ -287,41 +275,45 @@ class Imitation:
     def cannot_run(self) -> str | None:
         return None
 
-    def run(self, case: Case, inputs: Inputs, other: Inputs, larger: Inputs) -> Run:
-        result = self._result(case, inputs)
-        return Run(tuple(Pass(name, poison, result) for name, poison in PASSES.items()))
+    def outline(self, case: Case, with_params: bool) -> Outline:
+        return Outline(("loss",), ("loss",))
 
-    def _result(self, case: Case, inputs: Inputs) -> Result:
-        x1, x2 = inputs.x1.astype(float), inputs.x2.astype(float)
+    def observe(self, plan: Plan) -> Observation:
+        return Observation(
+            {each.name: self._result(plan.case.weight, each.inputs) for each in plan.passes}
+        )
+
+    def _result(self, weight: float, inputs: Arrays) -> Result:
+        x1, x2 = inputs["x1"].astype(float), inputs["x2"].astype(float)
         count = len(x1)
         plain = x1.sum(1, keepdims=True) - x2.sum(1, keepdims=True)
         d = plain if self.flaw is None else self.flaw(x1, x2)
-        base = case.weight / count * d
-        dx = base if self.gradient is None else self.gradient(case.weight, count, d)
+        base = weight / count * d
+        dx = base if self.gradient is None else self.gradient(weight, count, d)
         dx1 = np.broadcast_to(dx, x1.shape).copy()
         dx1[:, -1] += self.last_channel
         dx2 = np.broadcast_to(self.dx2_sign * dx, x2.shape)
-        return Result(np.sum(d * d, keepdims=False) / (2 * count), dx1, dx2)
+        return {"loss": np.sum(d * d, keepdims=False) / (2 * count), DX1: dx1, DX2: dx2}
 
 
-def _first_channel_twice(x1: Floats, x2: Floats) -> Floats:
-    d: Floats = x1.sum(1, keepdims=True) + x1[:, :1] - x2.sum(1, keepdims=True)
+def _first_channel_twice(x1: Floating, x2: Floating) -> Floating:
+    d: Floating = x1.sum(1, keepdims=True) + x1[:, :1] - x2.sum(1, keepdims=True)
     return d
 
 
-def _first_sample_for_all(x1: Floats, x2: Floats) -> Floats:
-    d: Floats = x1.sum(1, keepdims=True) - x2.sum(1, keepdims=True)
+def _first_sample_for_all(x1: Floating, x2: Floating) -> Floating:
+    d: Floating = x1.sum(1, keepdims=True) - x2.sum(1, keepdims=True)
     d[-1] = d[0]
     return d
 
 
-def _of_absolute_values(x1: Floats, x2: Floats) -> Floats:
-    d: Floats = np.abs(x1).sum(1, keepdims=True) - np.abs(x2).sum(1, keepdims=True)
+def _of_absolute_values(x1: Floating, x2: Floating) -> Floating:
+    d: Floating = np.abs(x1).sum(1, keepdims=True) - np.abs(x2).sum(1, keepdims=True)
     return d
 
 
-def _with_an_epsilon(x1: Floats, x2: Floats) -> Floats:
-    d: Floats = x1.sum(1, keepdims=True) - x2.sum(1, keepdims=True) + 1e-6
+def _with_an_epsilon(x1: Floating, x2: Floating) -> Floating:
+    d: Floating = x1.sum(1, keepdims=True) - x2.sum(1, keepdims=True) + 1e-6
     return d
 
 
@@ -350,9 +342,10 @@ WRONG: tuple[tuple[Imitation, Relation], ...] = (
 @pytest.mark.parametrize(("wrong", "relation"), WRONG, ids=lambda each: "")
 def test_relation_can_fail(wrong: Imitation, relation: Relation) -> None:
     """Each relation is broken by the mistake that it is there for, and by no right layer."""
-    shapes = SHAPES[0]
-    assert relation(setting(wrong, shapes)) != []
-    assert relation(setting(Imitation("right"), shapes)) == []
+    imitations: dict[str, Any] = {"right": Imitation("right"), "wrong": wrong}
+    layer = replace(LAYERS["channel_sum"], variants=imitations)
+    assert relation(setting(layer, "wrong", SHAPES[0])) != []
+    assert relation(setting(layer, "right", SHAPES[0])) == []
 
 
 def test_every_relation_is_shown_to_fail() -> None:

@@ -7,27 +7,28 @@ batch every number on the way is one that float32 holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from caffe_impl.variants import LAYERS as PYTHON_LAYERS
-from caffe_impl.variants import NETS, CaffeVariant
 from caffe_impl.variants import variants as caffe_variants
-from caffe_parity.contract import SHARED_GRADIENT, Array32, Array64, Case, Inputs, Layer, Shape
-from reference import fills
+from caffe_parity import CaffeNet, Case, Layer
+from caffe_parity.caffe.client import Op
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import GRADIENT, SHARED_GRADIENT, Arrays, Floating, Observation, Shape
+from caffe_parity.engine.judge import observed, plan_of
+from caffe_parity.engine.plan import FIRST
+from parity_tests.answers import computed_layer, expected_of
+from parity_tests.bad_nets import net_of
+from parity_tests.layers import LAYERS
+from reference import rational
+from reference.cases import case_of
 from reference.fills import small_integers
-from reference.layers import LAYERS
-from studies.fuzz import rational
-from studies.fuzz.execute import computed_layer, observe
-from studies.fuzz.program import Program, Step
-from studies.fuzz.rational import Index
-
-MUTANTS = Path(__file__).parent / "known_bad"
+from reference.layers import SUMMED
+from reference.rounding import DX1, DX2
 
 SHAPES: tuple[tuple[Shape, Shape], ...] = (
     ((2, 3, 2, 2), (2, 3, 2, 2)),
@@ -42,100 +43,99 @@ SETTINGS = (("none", 1.0), ("none", -2.0), ("split", 0.25), ("same-blob", 2.0))
 """What is shared, and the loss weight; a power of two, as the exact lane needs."""
 
 
-def integer_cases(layer: str) -> Iterator[tuple[Case, Inputs]]:
+Tensors = Mapping[str, Floating]
+
+CAFFE = [(layer, name) for layer, nets in caffe_variants().items() for name in nets]
+IDS = [f"{layer}-{name}" for layer, name in CAFFE]
+
+
+def integer_cases(layer: Layer) -> Iterator[Case]:
     """Tiny cases with small integers that a layer is defined for."""
     rng = np.random.RandomState(3)
     for shapes in SHAPES:
         for sharing, weight in SETTINGS:
+            case = case_of("oracles", *shapes, loss_weight=weight, sharing=sharing)
             same = sharing == "same-blob"
-            if LAYERS[layer].refuses(*shapes) or (same and shapes[0] != shapes[1]):
+            if not layer.allows(case) or (same and shapes[0] != shapes[1]):
                 continue
-            case = Case("oracles", *shapes, loss_weight=weight, sharing=sharing)
             x1 = small_integers(shapes[0], rng)
-            yield case, Inputs(x1, x1 if same else small_integers(shapes[1], rng))
+            yield given(case, {"x1": x1, "x2": x1 if same else small_integers(shapes[1], rng)})
 
 
-def moved(x: Array32, index: Index, by: float) -> Array32:
-    """The array with one element moved."""
-    copy = x.copy()
-    copy[index] += np.float32(by)
-    return copy
+def given(case: Case, inputs: Arrays) -> Case:
+    """The case with these arrays."""
+    return replace(case, arrays=lambda case: inputs)
 
 
-def by_differences(variant: CaffeVariant, case: Case, inputs: Inputs) -> dict[str, Array64]:
+def by_differences(net: CaffeNet, case: Case) -> Tensors:
     """The gradients by central differences of the loss that Caffe's forward computes.
 
     The second consumer of a "split" case has a constant gradient, which is added.
     """
-    same = case.sharing == "same-blob"
-    steps = []
-    for name, x in (("x1", inputs.x1), ("x2", inputs.x2)):
-        if same and name == "x2":
-            continue
+    inputs = {name: each for name, each in case.arrays(case).items() if name in case.fed}
+    [loss] = net.outline(case, False).losses
+    ops: list[Op] = net.net_ops(case)
+    ops += [{"op": "set", "blob": name, "array": each} for name, each in inputs.items()]
+    for name, x in inputs.items():
         for index in np.ndindex(x.shape):
             for by in (1.0, -1.0):
-                other = moved(x, index, by)
-                x1, x2 = (other, inputs.x2) if name == "x1" else (inputs.x1, other)
-                steps.append(Step(x1, x1 if same else x2, poisons=()))
-    program = Program(case, "none", tuple(steps))
-    losses = [each.tensors["loss"] for each in observe(variant, program)]
-    values = np.array([float(loss) for loss in losses if loss is not None])
+                moved = x.copy()
+                moved[index] += np.float32(by)
+                ops += [{"op": "set", "blob": name, "array": moved}, {"op": "forward"}]
+                ops += [{"op": "data", "blob": loss}]
+        ops += [{"op": "set", "blob": name, "array": x}]
+    replies = SESSION.running(net.path).request(ops)
+    values = np.array([float(each["array"].sum()) for each in replies if "array" in each])
     slopes = case.weight * (values[::2] - values[1::2]) / 2
-    dx1 = slopes[: inputs.x1.size].reshape(inputs.x1.shape)
-    if same:
-        return {"dx1": dx1}
+    found, start = {}, 0
+    for name, x in inputs.items():
+        found[GRADIENT + name] = slopes[start : start + x.size].reshape(x.shape)
+        start += x.size
     if case.sharing == "split":
-        dx1 = dx1 + SHARED_GRADIENT
-    return {"dx1": dx1, "dx2": slopes[inputs.x1.size :].reshape(inputs.x2.shape)}
+        found[DX1] = found[DX1] + SHARED_GRADIENT
+    return found
 
 
-def by_backward(variant: CaffeVariant, case: Case, inputs: Inputs) -> dict[str, Array64]:
+def by_backward(layer: Layer, name: str, case: Case) -> Tensors:
     """The gradients that Caffe's backward computes, and the loss."""
-    program = Program(case, "asked", (Step(inputs.x1, inputs.x2, poisons=(2.0**100,)),))
-    found = {}
-    for each in observe(variant, program):
-        for name, value in each.tensors.items():
-            assert value is not None
-            found[name] = value.astype(float)
-    return found
+    seen, _ = observed(plan_of(layer, name, case))
+    assert isinstance(seen, Observation), seen
+    found = {k: each.astype(float) for k, each in seen.tensors[FIRST].items() if each is not None}
+    return {**found, "loss": found["loss"].reshape(())}  # a Python layer's has the shape (1)
 
 
-def by_fractions(layer: Layer, case: Case, inputs: Inputs) -> dict[str, Array64]:
+def by_fractions(layer: Layer, case: Case) -> Tensors:
     """The exact gradients and loss; in the exact lane float64 holds them."""
-    exact = rational.evaluate(layer.summed, case, inputs)
-    found = {"loss": np.array(float(exact.loss))}
-    for name, x, dx in (("dx1", inputs.x1, exact.dx1), ("dx2", inputs.x2, exact.dx2)):
-        found[name] = np.array([float(dx[index]) for index in np.ndindex(x.shape)]).reshape(x.shape)
-    if case.sharing == "same-blob":
-        found.pop("dx2")
+    inputs = case.arrays(case)
+    exact = rational.evaluate(SUMMED[layer.name], case, inputs)
+    found = {}
+    for name, of in exact.items():
+        shape = case.shapes.get(name.removeprefix(GRADIENT), ())
+        found[name] = np.array([float(of[index]) for index in np.ndindex(shape)]).reshape(shape)
     return found
 
 
-def by_autograd(layer: Layer, case: Case, inputs: Inputs) -> dict[str, Array64]:
-    """The gradients and the loss of the float64 reference."""
-    found = layer.evaluate(case, inputs).tensors()
-    return {name: value.astype(float) for name, value in found.items() if value is not None}
-
-
-def unequal(a: dict[str, Array64], b: dict[str, Array64]) -> list[str]:
+def unequal(a: Tensors, b: Tensors) -> list[str]:
     """The gradients in which two oracles differ by any bit."""
-    names = ("dx1", "dx2") if "dx2" in a or "dx2" in b else ("dx1",)
+    names = [name for name in (DX1, DX2) if name in a or name in b]
     return [name for name in names if not np.array_equal(a[name], b[name])]
 
 
-@pytest.mark.parametrize("variant", caffe_variants(), ids=lambda each: f"{each.layer}-{each.name}")
-def test_three_oracles_agree_on_every_caffe_variant(variant: CaffeVariant) -> None:
+@pytest.mark.parametrize(("layer", "name"), CAFFE, ids=IDS)
+def test_three_oracles_agree_on_every_caffe_variant(layer: str, name: str) -> None:
     """Differences of Caffe's forward, its backward, autograd and fractions give the same bits."""
+    net = LAYERS[layer].variants[name]
+    assert isinstance(net, CaffeNet)
     ran = 0
-    for case, inputs in integer_cases(variant.layer):
-        expectation = variant.expects(case)
+    for case in integer_cases(LAYERS[layer]):
+        expectation = net.expects(case)
         if expectation is not None and expectation.kind == "refused":
             continue
-        layer = computed_layer(variant, expectation)
-        exact = by_fractions(layer, case, inputs)
-        backward = by_backward(variant, case, inputs)
-        assert unequal(by_autograd(layer, case, inputs), exact) == []
-        assert unequal(by_differences(variant, case, inputs), exact) == []
+        computed = computed_layer(LAYERS[layer], name, case)
+        exact = by_fractions(computed, case)
+        backward = by_backward(LAYERS[layer], name, case)
+        assert unequal(expected_of(computed, case).truth, exact) == []
+        assert unequal(by_differences(net, case), exact) == []
         assert unequal(backward, exact) == []
         assert backward["loss"] == exact["loss"]
         ran += 1
@@ -150,59 +150,46 @@ def test_autograd_is_exact_up_to_float64(layer: Layer, fill: str) -> None:
     """On any values the float64 truth lies within float64 rounding of the rational one."""
     for shape in ((3, 5, 2), (2, 3, 1, 2), (5, 2)):
         for weight, sharing in ((3.7, "none"), (-0.3, "split"), (1e-38, "none")):
-            case = Case("oracles", shape, shape, fill=fill, loss_weight=weight, sharing=sharing)
-            inputs = fills.inputs(case)
-            truth = layer.evaluate(case, inputs)
-            assert rational.disagreement(layer, case, inputs, truth) == ""
+            case = case_of("oracles", shape, fill=fill, loss_weight=weight, sharing=sharing, seed=0)
+            truth = expected_of(layer, case).truth
+            assert len(truth) == 3
+            assert rational.disagreement(layer, case, case.arrays(case), truth) == ""
 
 
-@pytest.mark.parametrize("variant", caffe_variants(), ids=lambda each: f"{each.layer}-{each.name}")
-def test_caffe_is_within_the_bound_of_the_exact_answer(variant: CaffeVariant) -> None:
+@pytest.mark.parametrize(("layer", "name"), CAFFE, ids=IDS)
+def test_caffe_is_within_the_bound_of_the_exact_answer(layer: str, name: str) -> None:
     """Where something rounds, Caffe lies within the bound around the rational answer as well."""
     for fill in ("bell", "cancelling", "mixed-scales", "subnormal"):
-        case = Case("oracles", (3, 5), (3, 5), fill=fill, loss_weight=3.7)
-        inputs = fills.inputs(case)
-        layer = LAYERS[variant.layer]
-        exact = rational.evaluate(layer.summed, case, inputs)
-        bound = layer.bound(case, inputs).worst
-        found = by_backward(variant, case, inputs)
-        assert abs(Fraction(float(found["loss"])) - exact.loss) <= Fraction(float(bound["loss"]))
-        for name, dx in (("dx1", exact.dx1), ("dx2", exact.dx2)):
-            for index, value in dx.items():
-                error = abs(Fraction(float(found[name][index])) - value)
-                assert error <= Fraction(float(bound[name][index]))
+        case = case_of("oracles", (3, 5), fill=fill, loss_weight=3.7, seed=0)
+        exact = rational.evaluate(SUMMED[layer], case, case.arrays(case))
+        bound = expected_of(LAYERS[layer], case).bound.worst
+        found = by_backward(LAYERS[layer], name, case)
+        assert set(found) == set(exact)
+        for tensor, of in exact.items():
+            for index, value in of.items():
+                error = abs(Fraction(float(found[tensor][index])) - value)
+                assert error <= Fraction(float(bound[tensor][index]))
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
-    [("IgnoresTopDiff", ["dx1", "dx2"]), ("WrongSign", ["dx2"]), ("BatchRolled", ["dx1", "dx2"])],
+    ("bad", "wrong"),
+    [("IgnoresTopDiff", [DX1, DX2]), ("WrongSign", [DX2]), ("BatchRolled", [DX1, DX2])],
 )
-def test_central_differences_find_a_wrong_backward(name: str, wrong: list[str]) -> None:
+def test_central_differences_find_a_wrong_backward(bad: str, wrong: list[str]) -> None:
     """A wrong backward contradicts its own forward: no other oracle is needed to see it."""
-    text = (NETS / "channel_sum_python.prototxt").read_text()
-    text = text.replace('"summed_euclidean_loss"', '"mutants"')
-    text = text.replace('"SummedEuclideanLossLayer"', f'"{name}"')
-    path = (str(PYTHON_LAYERS), str(MUTANTS))
-    mutant = CaffeVariant("mutant", "channel_sum", lambda case: text, path=path)
-    case, inputs = next(
-        each for each in integer_cases("channel_sum") if each[0].loss_weight not in (0, 1)
-    )
+    net = net_of(bad)
+    layer = replace(LAYERS["channel_sum"], variants={bad: net})
+    case = next(case for case in integer_cases(layer) if case.loss_weight not in (0, 1))
     case = replace(case, sharing="none")
-    differences = by_differences(mutant, case, inputs)
-    assert unequal(by_backward(mutant, case, inputs), differences) == wrong
+    assert unequal(by_backward(layer, bad, case), by_differences(net, case)) == wrong
 
 
 def test_a_wrong_reference_is_found() -> None:
     """An autograd formula that is off in the last bits of float64 disagrees with the fractions."""
     layer = LAYERS["channel_sum"]
-    case = Case("oracles", (3, 4, 2), (3, 4, 2), loss_weight=3.7)
-    inputs = fills.inputs(case)
-    truth = layer.evaluate(case, inputs)
+    case = case_of("oracles", (3, 4, 2), loss_weight=3.7, seed=0)
+    inputs, truth = case.arrays(case), expected_of(layer, case).truth
     assert rational.disagreement(layer, case, inputs, truth) == ""
-    assert truth.dx1 is not None
-    assert "dx1" in rational.disagreement(
-        layer, case, inputs, replace(truth, dx1=truth.dx1 * (1 + 1e-13))
-    )
-    assert "loss" in rational.disagreement(
-        layer, case, inputs, replace(truth, loss=np.asarray(truth.loss * (1 + 1e-13)))
-    )
+    for name, spoken in ((DX1, "dx1"), ("loss", "loss")):
+        off = {**truth, name: np.asarray(truth[name] * (1 + 1e-13))}
+        assert spoken in rational.disagreement(layer, case, inputs, off)

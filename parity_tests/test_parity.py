@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
-from caffe_parity.engine.judge import Outcome
-from parity_tests.machine import not_run
+import caffe_parity
+from parity_tests.layers import LAYERS
 
 
-def test_parity(verdict: Outcome) -> None:
+@caffe_parity.parametrize(*LAYERS.values())
+def test_parity(comparison: caffe_parity.Comparison) -> None:
     """A variant computes each case of its layer within the rounding bound of the reference."""
-    if verdict.verdict == "not run":
-        not_run(verdict.reason)
-    if not verdict.agrees:
-        words = [each.words for each in verdict.explanations.values()] or [verdict.reason]
-        pytest.fail(f"{verdict.verdict}: {'; '.join(words)}", pytrace=False)
+    comparison.check()

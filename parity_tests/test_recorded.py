@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ import pytest
 import torch
 
 from caffe_impl.variants import variants
-from caffe_parity.contract import PASSES, Array32, Case, Pass, Result, Run
-from caffe_parity.engine.judge import judge, prepared
-from caffe_parity.report import table as report
-from parity_tests.recorded import command, corpus, record
-from parity_tests.recorded.against import against
-from parity_tests.recorded.corpus import INDEX, SUMS, VALUES, Corpus, Recording
-from parity_tests.recorded.variants import recorded_variants
+from caffe_parity import Case, Port
+from caffe_parity.contract import GRADIENT, Array32, Floating, Observation, Plan
+from caffe_parity.engine.judge import judge
+from caffe_parity.report.record import Record, read
+from parity_tests.answers import expected_of
+from parity_tests.recorded import __main__ as command
+from parity_tests.recorded import corpus, record
+from parity_tests.recorded.against import judged
+from parity_tests.recorded.corpus import INDEX, SUMS, TENSORS, VALUES, Corpus, Recording
+from parity_tests.recorded.variants import RecordedVariant, recorded_variants
 from reference.cases import CASES, by_name
 from reference.layers import LAYERS
 from torch_impl.module import channel_sum_euclidean_loss
@@ -84,11 +87,11 @@ def test_corpus_is_whole(ours: Corpus) -> None:
     recorded = {(each.layer, each.variant, each.case) for each in ours.recordings}
     left_out = {(each.layer, each.case) for each in ours.left_out}
     wanted = {
-        (variant.layer, variant.name, case.name)
-        for variant in variants()
-        for case in CASES
-        if not LAYERS[variant.layer].refuses(case.x1_shape, case.x2_shape)
-        and (variant.layer, case.name) not in left_out
+        (layer, variant, case.name)
+        for layer, of_it in variants().items()
+        for variant in of_it
+        for case in LAYERS[layer].all_cases()
+        if (layer, case.name) not in left_out
     }
     assert recorded == wanted
     assert left_out == {("euclidean", "million")}
@@ -140,8 +143,9 @@ def test_what_is_packed_comes_out_bit_for_bit(array: Array32, tmp_path: Path) ->
     made = {corpus.digest(each): each for each in (array, negative)}
     case = {"x1_shape": list(array.shape), "x2_shape": list(array.shape)}
     keys = list(made)
-    digests = {"loss": corpus.digest(np.zeros((), np.float32)), "dx1": keys[0], "dx2": keys[-1]}
-    made[digests["loss"]] = np.zeros((), np.float32)
+    zero = np.zeros((), np.float32)
+    digests = dict(zip(TENSORS, (corpus.digest(zero), keys[0], keys[-1]), strict=True))
+    made[digests["loss"]] = zero
     recording = Recording("euclidean", "caffe-native", "one", digests)
     corpus.write(Corpus({}, {"one": case}, made, (recording,)), tmp_path)
     read = corpus.load(tmp_path)
@@ -282,13 +286,13 @@ def test_corpus_that_lies_is_found(
 ) -> None:
     """With all checksums right, a wrong number disagrees with the reference and with the port."""
     monkeypatch.setenv("PATH", "")  # no compiler: torch.compile takes its time
-    lie(small, "channel_sum", "weight-3.7", "dx1", 1 / 3.7)
+    lie(small, "channel_sum", "weight-3.7", GRADIENT + "x1", 1 / 3.7)
     options = ["--corpus", str(small), "--layer", "channel_sum", "--case", "weight-3.7"]
     assert command.main(options) == 1
     said = capsys.readouterr().out
-    assert "channel_sum  caffe-cuda: 1 of 1 cases disagree" in said
+    assert "channel_sum  caffe-cuda: 1 of 1 cases do not agree" in said
     assert "dx1 is off by exactly 1/loss_weight: the top diff is ignored" in said
-    assert "channel_sum  torch-module-vs-caffe: 1 of 1 cases disagree" in said
+    assert "channel_sum  torch-module-vs-caffe: 1 of 1 cases do not agree" in said
     assert "channel_sum  torch-module: " not in said
 
 
@@ -349,19 +353,37 @@ def test_check_names_what_changed(
     assert words in capsys.readouterr().out
 
 
-def run_of(result: Result) -> Run:
-    """A run with the same result in every pass."""
-    return Run(tuple(Pass(name, poison, result) for name, poison in PASSES.items()))
+@dataclass(frozen=True)
+class Given(Port):
+    """A port that computes these tensors, whatever it is given."""
+
+    tensors: dict[str, Floating] | None = None
+
+    def observe(self, plan: Plan) -> Observation:
+        assert self.tensors is not None
+        return Observation({each.name: self.tensors for each in plan.passes})
 
 
-def shifted(layer: str, case: Case, bounds: float) -> Result:
+def beside(layer: str, case: Case, port: dict[str, Floating], caffe: dict[str, Floating]) -> Record:
+    """The verdict on a port that computes one thing where Caffe was recorded with another."""
+    recording = Recording(
+        layer, "caffe-python", case.name, dict(zip(TENSORS, TENSORS, strict=True))
+    )
+    recorded = RecordedVariant({case.name: recording}, caffe)
+    given = Given(LAYERS[layer].reference, gradcheck=False, tensors=port)
+    both = replace(LAYERS[layer], variants={"caffe-python": recorded, "torch-port": given})
+    _, found = judged(both, "torch-port", case)
+    assert found.variant == "torch-port-vs-caffe"
+    return found
+
+
+def shifted(layer: str, case: Case, bounds: float) -> dict[str, Floating]:
     """The truth, so many bounds off."""
-    data = prepared(layer, case)
-    moved = {}
-    for name, each in data.truth.tensors().items():
-        assert each is not None
-        moved[name] = np.asarray(each + bounds * data.bound.worst[name])
-    return Result(moved["loss"], moved["dx1"], moved["dx2"])
+    expected = expected_of(LAYERS[layer], case)
+    return {
+        name: np.asarray(each + bounds * expected.bound.worst[name])
+        for name, each in expected.truth.items()
+    }
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -369,22 +391,20 @@ def shifted(layer: str, case: Case, bounds: float) -> Result:
 def test_twice_the_bound_is_the_limit(layer: str, name: str) -> None:
     """Two results on either side of the truth agree to 2 bounds, and not beyond."""
     case = by_name(name)
-    about = {"layer": layer, "variant": "torch-port", "case": name}
     low = shifted(layer, case, -0.99)
     for bounds, agrees in ((0.99, True), (1.02, False)):
-        outcome = against(about, layer, case, run_of(shifted(layer, case, bounds)), low)
-        assert [each.agrees for each in outcome.tensors.values()] == [agrees] * 3
-        assert outcome.agrees == agrees
+        found = beside(layer, case, shifted(layer, case, bounds), low)
+        assert [not each.wrong for each in found.tensors.values()] == [agrees] * 3
+        assert found.wrong == (not agrees)
 
 
 def test_exact_results_must_be_the_same_number() -> None:
     """Where nothing rounds, a port that is one ulp off Caffe does not agree."""
     case = by_name("exact")
     right = shifted("channel_sum", case, 0)
-    wrong = replace(right, loss=np.nextafter(right.loss.astype(np.float32), np.float32(np.inf)))
-    about = {"layer": "channel_sum", "variant": "torch-port", "case": "exact"}
-    assert against(about, "channel_sum", case, run_of(right), right).agrees
-    assert not against(about, "channel_sum", case, run_of(wrong), right).agrees
+    wrong = {**right, "loss": np.nextafter(right["loss"].astype(np.float32), np.float32(np.inf))}
+    assert beside("channel_sum", case, right, right).agrees
+    assert not beside("channel_sum", case, wrong, right).agrees
 
 
 @pytest.mark.parametrize(
@@ -397,15 +417,13 @@ def test_exact_results_must_be_the_same_number() -> None:
 def test_overflow_may_differ_and_nan_may_not(port: float, caffe: float, agrees: bool) -> None:
     """Where some order overflows, infinity and a number are both right; NaN is neither."""
     case = by_name("overflowing-sum")
-    both = prepared("euclidean", case).truth
-    about = {"layer": "euclidean", "variant": "torch-port", "case": case.name}
-    ran = run_of(replace(both, loss=np.asarray(port)))
-    outcome = against(about, "euclidean", case, ran, replace(both, loss=np.asarray(caffe)))
-    assert outcome.agrees == agrees
+    both = dict(expected_of(LAYERS["euclidean"], case).truth)
+    one, another = ({**both, "loss": np.asarray(each)} for each in (port, caffe))
+    assert beside("euclidean", case, one, another).wrong == (not agrees)
 
 
 AWAY = """
-import os, sys
+import os, runpy, sys
 
 ABSENT = {"fcntl", "termios", "resource", "pwd", "grp", "caffe", "caffe_impl", "pytest", "_pytest"}
 
@@ -424,14 +442,13 @@ sys.meta_path.insert(0, Absent())
 for name in ("fork", "memfd_create", "pidfd_open", "posix_fallocate", "getuid", "killpg"):
     delattr(os, name)
 sys.addaudithook(no_proc)
-from caffe_parity.__main__ import main
-raise SystemExit(main(sys.argv[1:]))
+runpy.run_module("parity_tests.recorded", run_name="__main__")
 """
 
 
 def test_it_runs_without_caffe_and_without_linux(tmp_path: Path) -> None:
     """No fcntl, no /proc, no fork, nothing on PATH, no caffe_impl: the ports are judged."""
-    arguments = ["recorded", "--case", "weight-3.7", "--json", "results.json"]
+    arguments = ["--case", "weight-3.7", "--json", "results.json"]
     done = subprocess.run(
         [sys.executable, "-c", AWAY, *arguments],
         capture_output=True,
@@ -443,11 +460,12 @@ def test_it_runs_without_caffe_and_without_linux(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "recorded: Caffe 1.0.0" in done.stdout
     assert "not run: no C++ compiler" in done.stdout
-    results = json.loads((tmp_path / "results.json").read_text())
-    jsonschema.validate(results, SCHEMA)
-    assert results["environment"]["caffe"] is None
-    assert results["environment"]["recorded"]["caffe"]["version"] == "1.0.0"
-    passed = {report.test_id(each) for each in results["results"] if each["verdict"] == "pass"}
+    jsonschema.validate(json.loads((tmp_path / "results.json").read_text()), SCHEMA)
+    report = read(tmp_path / "results.json")
+    assert report.command == "recorded"
+    assert report.environment["caffe"] is None
+    assert report.environment["recorded"]["caffe"]["version"] == "1.0.0"
+    passed = {each.id for each in report.results if each.verdict == "pass"}
     assert {
         "channel_sum-caffe-cuda-weight-3.7",
         "channel_sum-torch-module-weight-3.7",
@@ -458,20 +476,20 @@ def test_it_runs_without_caffe_and_without_linux(tmp_path: Path) -> None:
 PORTS = """
 import torch
 
-def right(a, b):
-    d = a.sum(1) - b.sum(1)
-    return (d * d).sum() / (2 * a.shape[0])
+def right(x1, x2):
+    d = x1.sum(1) - x2.sum(1)
+    return (d * d).sum() / (2 * x1.shape[0])
 
-def by_count(a, b):
-    d = a.sum(1) - b.sum(1)
+def by_count(x1, x2):
+    d = x1.sum(1) - x2.sum(1)
     return (d * d).mean() / 2
 
-def raises(a, b):
+def raises(x1, x2):
     raise ZeroDivisionError("by the author")
 
 class Module(torch.nn.Module):
-    def forward(self, a, b):
-        return right(a, b)
+    def forward(self, x1, x2):
+        return right(x1, x2)
 
 class Forgetful(torch.autograd.Function):
     @staticmethod
@@ -485,8 +503,11 @@ class Forgetful(torch.autograd.Function):
         d = (a.sum(1, keepdim=True) - b.sum(1, keepdim=True)) / a.shape[0]
         return d.expand(a.shape), -d.expand(b.shape)
 
-def forgets(a, b):
-    return Forgetful.apply(a, b)
+def forgets(x1, x2):
+    return Forgetful.apply(x1, x2)
+
+def other_names(a, b):
+    return right(a, b)
 
 NUMBER = 3
 """
@@ -531,6 +552,7 @@ def test_port_of_ones_own(
         (["--port", "absent.py:right", "--layer", "channel_sum"], "there is no file absent.py"),
         (["--port", "ports.py:wrong", "--layer", "channel_sum"], "ports.py has no 'wrong'"),
         (["--port", "ports.py:NUMBER", "--layer", "channel_sum"], "not callable"),
+        (["--port", "ports.py:other_names", "--layer", "channel_sum"], "it takes (a, b)"),
         (["--corpus", "absent"], "the corpus in absent cannot be read"),
         (["--json", "absent/", "--case", "base", "--variant", "caffe-native"], "absent"),
         (["--no-such-option"], "unrecognized arguments"),
@@ -573,7 +595,7 @@ def test_without_a_caffe_nothing_is_recorded(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "no Caffe to record" in done.stderr
+    assert "CAFFE_PYTHON" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "new").exists()
 
@@ -600,17 +622,18 @@ def test_only_what_agrees_is_recorded(
 
 def test_recorded_refusal_says_what_caffe_said(ours: Corpus) -> None:
     """A case that Caffe aborts on is in the corpus with the CHECK that failed, and is refused."""
-    (native,) = (each for each in recorded_variants(ours) if each.name == "caffe-native")
-    assert "num_axes() <= 4 (5 vs. 4)" in native.recordings["five-axes"].refusal
-    outcome = judge(native, by_name("five-axes"))
-    assert outcome.verdict == "refused"
-    assert "num_axes() <= 4" in outcome.reason
+    variants = recorded_variants(ours)["euclidean"]
+    assert "num_axes() <= 4 (5 vs. 4)" in variants["caffe-native"].recordings["five-axes"].refusal
+    layer = replace(LAYERS["euclidean"], variants=variants)
+    found = judge(layer, "caffe-native", by_name("five-axes"))
+    assert found.verdict == "refused"
+    assert "num_axes() <= 4" in found.reason
 
 
 def test_port_has_the_bits_of_caffe_where_nothing_rounds(ours: Corpus) -> None:
     """In the exact lane the plain port and the recorded layers give the same numbers."""
-    data = prepared("channel_sum", by_name("exact"))
-    loss = channel_sum_euclidean_loss(*map(torch.from_numpy, (data.inputs.x1, data.inputs.x2)))
+    case = by_name("exact")
+    loss = channel_sum_euclidean_loss(*map(torch.from_numpy, case.arrays(case).values()))
     recorded = [each for each in ours.recordings if each.layer == "channel_sum"]
     losses = {
         float(ours.tensors[each.digests["loss"] or ""])

@@ -9,21 +9,23 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from caffe_parity.contract import Case, Inputs
+from caffe_parity import Case
+from caffe_parity.contract import LARGEST, Arrays
+from parity_tests.answers import expected_of
 from reference import fills, rounding
-from reference.cases import by_name
+from reference.cases import by_name, case_of
 from reference.layers import LAYERS
-from studies import rounding_study
+from reference.rounding import DX1, DX2
 
 ONE = np.float32(1)
 
 
-def exact_loss(inputs: Inputs) -> tuple[Fraction, list[Fraction]]:
+def exact_loss(inputs: Arrays) -> tuple[Fraction, list[Fraction]]:
     """The loss and d of a channel sum over (N, C) inputs, in rational arithmetic."""
     d = [
         sum((Fraction(float(x)) for x in row1), Fraction(0))
         - sum((Fraction(float(x)) for x in row2), Fraction(0))
-        for row1, row2 in zip(inputs.x1, inputs.x2, strict=True)
+        for row1, row2 in zip(*inputs.values(), strict=True)
     ]
     squares = sum((each * each for each in d), Fraction(0))
     return Fraction(squares, 2 * len(d)), d
@@ -37,25 +39,30 @@ def one_by_one(values: list[np.float32]) -> np.float32:
     return total
 
 
-def adversarial(seed: int) -> Inputs:
+def adversarial(seed: int) -> Arrays:
     """(2, 3) inputs whose mantissas are full and whose exponents make every addition round."""
     rng = np.random.RandomState(seed)
     values = fills.uniform((4, 3), rng) * 2.0 ** rng.randint(-3, 4, size=(4, 3))
     signs = rng.choice([-1.0, 1.0], size=(4, 3)) if seed % 2 else 1.0
     values = (values * signs).astype(np.float32)
-    return Inputs(values[:2], values[2:])
+    return {"x1": values[:2], "x2": values[2:]}
+
+
+def terms_of(inputs: Arrays, sample: int) -> list[np.float32]:
+    """What is summed to a sample's d."""
+    return [*inputs["x1"][sample], *-inputs["x2"][sample]]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_bound_holds_in_every_order_of_summation(seed: int) -> None:
     """All 720 orders of the six terms of each d, and both of the squares, stay within the bound."""
     inputs = adversarial(seed)
-    case = Case("orders", (2, 3), (2, 3), loss_weight=3.7)
+    case = case_of("orders", (2, 3), loss_weight=3.7)
     limit = rounding.bound("channel", case, inputs)
     loss, d = exact_loss(inputs)
     weight = Fraction(case.weight)
-    terms = [list(inputs.x1[n]) + list(-inputs.x2[n]) for n in range(2)]
-    sums = [{one_by_one(list(order)) for order in itertools.permutations(row)} for row in terms]
+    rows = [terms_of(inputs, n) for n in range(2)]
+    sums = [{one_by_one(list(order)) for order in itertools.permutations(row)} for row in rows]
     assert max(len(each) for each in sums) > 1  # the order does matter
     scale = np.float32(np.float32(case.weight) / np.float32(2))
     for first, second in itertools.product(*sums):
@@ -65,7 +72,7 @@ def test_bound_holds_in_every_order_of_summation(seed: int) -> None:
     for n, row in enumerate(sums):
         for each in row:
             error = abs(Fraction(float(scale * each)) - weight / 2 * d[n])
-            assert error <= Fraction(float(limit.worst["dx1"][n, 0]))
+            assert error <= Fraction(float(limit.worst[DX1][n, 0]))
 
 
 def test_bound_is_not_far_above_the_worst_order() -> None:
@@ -73,14 +80,13 @@ def test_bound_is_not_far_above_the_worst_order() -> None:
     largest = Fraction(0)
     for seed in range(40):
         inputs = adversarial(seed)
-        case = Case("orders", (2, 3), (2, 3))
+        case = case_of("orders", (2, 3))
         limit = rounding.bound("channel", case, inputs)
         _, d = exact_loss(inputs)
         for n in range(2):
-            row = list(inputs.x1[n]) + list(-inputs.x2[n])
-            for order in itertools.islice(itertools.permutations(row), 0, 720, 7):
+            for order in itertools.islice(itertools.permutations(terms_of(inputs, n)), 0, 720, 7):
                 error = abs(Fraction(float(one_by_one(list(order)))) / 2 - d[n] / 2)
-                largest = max(largest, error / Fraction(float(limit.worst["dx1"][n, 0])))
+                largest = max(largest, error / Fraction(float(limit.worst[DX1][n, 0])))
     assert largest > Fraction(1, 40)
 
 
@@ -88,14 +94,11 @@ def test_bound_is_not_far_above_the_worst_order() -> None:
 def test_smallest_wrong_gradient_is_beyond_the_bound(layer: str) -> None:
     """On ordinary cases a gradient 0.01 % off fails: the bound is far below what a bug does."""
     for name in ("base", "odd", "two-axes", "weight-3.7", "positive"):
-        case = by_name(name)
-        inputs = fills.inputs(case)
-        truth = LAYERS[layer].evaluate(case, inputs)
-        limit = LAYERS[layer].bound(case, inputs).worst["dx1"]
-        assert truth.dx1 is not None
-        largest = np.unravel_index(int(np.argmax(np.abs(truth.dx1))), truth.dx1.shape)
+        expected = expected_of(LAYERS[layer], by_name(name))
+        dx1, limit = expected.truth[DX1], expected.bound.worst[DX1]
+        largest = np.unravel_index(int(np.argmax(np.abs(dx1))), dx1.shape)
         off = 1e-4 if layer != "tail_sum" else 1e-2  # thousands of terms, and no fewer roundings
-        assert off * abs(truth.dx1[largest]) > limit[largest]
+        assert off * abs(dx1[largest]) > limit[largest]
 
 
 def test_growth_is_that_of_rational_arithmetic() -> None:
@@ -109,10 +112,9 @@ def test_growth_is_that_of_rational_arithmetic() -> None:
 
 
 Growth = Callable[[int], Fraction]
-Tensors = dict[str, list[Fraction]]
 
 
-def written_out(kind: str, case: Case, inputs: Inputs, growth: Growth) -> Tensors:
+def written_out(kind: str, case: Case, inputs: Arrays, growth: Growth) -> dict[str, list[Fraction]]:
     """The formulas of docs/rounding.md, element by element in rational arithmetic.
 
     Args:
@@ -127,10 +129,10 @@ def written_out(kind: str, case: Case, inputs: Inputs, growth: Growth) -> Tensor
         return {"none": index, "channel": (index[0], *index[2:]), "tail": index[:1]}[kind]
 
     groups: dict[tuple[int, ...], list[Fraction]] = {}
-    for sign, x in ((1, inputs.x1), (-1, inputs.x2)):
+    for sign, x in zip((1, -1), inputs.values(), strict=True):
         for index, value in np.ndenumerate(x):
             groups.setdefault(group_of(index), []).append(sign * Fraction(float(value)))
-    samples, squares = len(inputs.x1), len(groups)
+    samples, squares = len(inputs["x1"]), len(groups)
     loss, dx1, dx2 = Fraction(0), {}, {}
     scale = abs(Fraction(case.weight)) / samples
     for key, group in groups.items():
@@ -146,8 +148,8 @@ def written_out(kind: str, case: Case, inputs: Inputs, growth: Growth) -> Tensor
     loss = loss / (2 * samples) + (Fraction(squares, 2 * samples) + 4) * h
     return {
         "loss": [loss],
-        "dx1": [dx1[group_of(index)] for index in np.ndindex(inputs.x1.shape)],
-        "dx2": [dx2[group_of(index)] for index in np.ndindex(inputs.x2.shape)],
+        DX1: [dx1[group_of(index)] for index in np.ndindex(inputs["x1"].shape)],
+        DX2: [dx2[group_of(index)] for index in np.ndindex(inputs["x2"].shape)],
     }
 
 
@@ -177,9 +179,8 @@ def test_bound_is_the_formula_of_the_derivation(
 ) -> None:
     """Worst and typical are docs/rounding.md's formulas, no less, and 2^-19 more at most."""
     rng = np.random.RandomState(5)
-    x1, x2 = ((size * fills.bell(each, rng)).astype(np.float32) for each in SHAPES[kind])
-    case = Case("formula", *SHAPES[kind], loss_weight=weight, sharing=sharing)
-    inputs = Inputs(x1, x2)
+    case = case_of("formula", *SHAPES[kind], loss_weight=weight, sharing=sharing)
+    inputs = {k: (size * fills.bell(v, rng)).astype(np.float32) for k, v in case.shapes.items()}
     found = rounding.bound(kind, case, inputs)
     for growth, tensors in ((worst, found.worst), (typical, found.typical)):
         for name, formula in written_out(kind, case, inputs, growth).items():
@@ -197,21 +198,26 @@ def test_typical_is_exceeded_three_times_in_a_hundred_million() -> None:
     assert 2.9e-8 < 2 * np.exp(-(rounding.LAMBDA**2) / 2) < 3.1e-8
 
 
+def pair(x1: list[list[float]], x2: list[list[float]]) -> Arrays:
+    """Two inputs."""
+    return {"x1": np.array(x1, np.float32), "x2": np.array(x2, np.float32)}
+
+
 def test_loss_may_overflow_from_the_first_order_that_does() -> None:
     """(1 + g(M+3)) * sum (|d|+E)^2 against the largest float32, exactly."""
     u = Fraction(1, 2**24)
-    allowed = Fraction(rounding.LARGEST) / (1 + worst(2 + 3)) / (1 + u) ** 2
+    allowed = Fraction(LARGEST) / (1 + worst(2 + 3)) / (1 + u) ** 2
     large = np.float32(np.sqrt(float(allowed) * (1 - 2.0**-12)))
     rest = float(allowed - Fraction(float(large)) ** 2)
     just_below = np.float32(np.sqrt(rest))
     while Fraction(float(just_below)) ** 2 + Fraction(float(large)) ** 2 > allowed:
         just_below = np.nextafter(just_below, np.float32(0))
     just_above = just_below * np.float32(1 + 2.0**-14)  # 2^-25 of the sum: half a rounding
-    case = Case("overflow", (2, 1), (2, 1))
+    case = case_of("overflow", (2, 1))
     for small, infinite in ((just_below, False), (just_above, True)):
         for sign in (1, -1):
-            x1 = np.array([[sign * large], [small]], np.float32)
-            found = rounding.bound("none", case, Inputs(x1, np.zeros((2, 1), np.float32)))
+            inputs = pair([[sign * float(large)], [float(small)]], [[0], [0]])
+            found = rounding.bound("none", case, inputs)
             assert np.isinf(found.worst["loss"]) == np.isinf(found.typical["loss"]) == infinite
 
 
@@ -235,24 +241,22 @@ def test_exact_lane_ends_where_something_rounds(
     x1: float, x2: float, weight: float, exact: bool
 ) -> None:
     """The bound is 0 up to the last integer, square and weight that float32 holds, then not."""
-    case = Case("edge", (2, 1), (2, 1), loss_weight=weight)
-    inputs = Inputs(np.array([[x1], [0]], np.float32), np.array([[x2], [0]], np.float32))
-    found = rounding.bound("none", case, inputs)
+    case = case_of("edge", (2, 1), loss_weight=weight)
+    found = rounding.bound("none", case, pair([[x1], [0]], [[x2], [0]]))
     assert all(np.any(each > 0) is not np.bool_(exact) for each in found.worst.values())
 
 
 @pytest.mark.parametrize("sharing", ["same-blob", "split"])
 def test_shared_inputs_are_not_exact(sharing: str) -> None:
     """What is added to a shared diff is none of the formula's integers."""
-    case = Case("shared", (1, 1), (1, 1), sharing=sharing)
-    inputs = Inputs(np.full((1, 1), 3, np.float32), np.full((1, 1), 1, np.float32))
-    assert all(np.all(each > 0) for each in rounding.bound("none", case, inputs).worst.values())
+    case = case_of("shared", (1, 1), sharing=sharing)
+    found = rounding.bound("none", case, pair([[3]], [[1]]))
+    assert all(np.all(each > 0) for each in found.worst.values())
 
 
 def test_batch_that_is_no_power_of_two_is_not_exact() -> None:
     """1/3 rounds."""
-    ones = np.ones((3, 1), np.float32)
-    found = rounding.bound("none", Case("three", (3, 1), (3, 1)), Inputs(ones, 0 * ones))
+    found = rounding.bound("none", case_of("three", (3, 1)), pair([[1]] * 3, [[0]] * 3))
     assert all(np.all(each > 0) for each in found.worst.values())
 
 
@@ -261,19 +265,3 @@ def test_typical_never_exceeds_worst() -> None:
     for k in (0, 1, 10, 36, 1000, 10**6):
         assert rounding.typical_growth(k) <= rounding.worst_growth(k)
     assert rounding.typical_growth(10**6) < rounding.worst_growth(10**6) / 100
-
-
-def test_study_counts_violations() -> None:
-    """The study is no rubber stamp: a ratio above 1, or NaN, is a violation."""
-    counted = rounding_study.Distribution()
-    for ratio in (0.0, 0.5, 1.0, 1.0001, float("nan")):
-        counted.add(ratio, 0.0)
-    assert counted.violations == 2
-    assert counted.counts == {None: 1, -1: 1, 0: 1, 1: 1, rounding_study.HIGHEST: 1}
-
-
-def test_short_study_finds_no_violation(capsys: pytest.CaptureFixture[str]) -> None:
-    """A hundred random cases of one Caffe variant and one port, with the printed figures."""
-    for name in ("caffe-convolution", "torch-function"):
-        assert rounding_study.main(["--cases", "100", "--variant", name]) == 0
-    assert "0 violations" in capsys.readouterr().out

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from caffe_parity.caffe import compile as plugin
+from caffe_parity import Port
+from caffe_parity.caffe.compile import cached
 from caffe_parity.caffe.driver import no_device
 from caffe_parity.engine.judge import judge
+from parity_tests.layers import LAYERS
 from parity_tests.machine import not_run
 from reference.cases import by_name
 from torch_impl import cuda_op
 from torch_impl.cuda_op import Kernels, fused_channel_sum_euclidean_loss
-from torch_impl.variants import variants
 
+CHANNEL_SUM = LAYERS["channel_sum"]
 HERE = Path(__file__).parent / "cuda"
 SHAPES = [(3, 2), (2, 3, 2), (2, 2, 3, 4), (1, 2, 2, 1, 3)]
 WANTED = [(True, True), (True, False), (False, True)]
@@ -157,7 +159,7 @@ def kernels_on_cpu() -> Kernels:
 
     files = (source, cuda_op.KERNELS, cuda_op.SOURCE)
     key = ([file.read_bytes() for file in files], flags, compiler)
-    return Kernels(plugin.cached("launch", key, make) / "launch.so")
+    return Kernels(cached("launch", key, make) / "launch.so")
 
 
 @pytest.fixture
@@ -181,9 +183,9 @@ EMULATED = [
 @pytest.mark.usefixtures("emulated")
 def test_parity_on_emulated_kernels(case: str) -> None:
     """The op over the very functions that launch the kernels, run on the CPU, agrees."""
-    cuda = next(each for each in variants() if each.name == "torch-cuda")
-    here = replace(cuda, loss=fused_channel_sum_euclidean_loss, obstacle=lambda: None, device="cpu")
-    assert judge(here, by_name(case)).verdict == "pass"
+    here = Port(fused_channel_sum_euclidean_loss, gradcheck=False, device="cpu")
+    layer = replace(CHANNEL_SUM, variants={"torch-cuda": here})
+    assert not judge(layer, "torch-cuda", by_name(case)).wrong
 
 
 def test_any_layout_and_place_gives_the_same_bits(emulated: Kernels) -> None:
@@ -217,9 +219,11 @@ def shifted(x: torch.Tensor) -> torch.Tensor:
 
 def test_torch_cuda_is_one_of_the_variants() -> None:
     """It computes channel_sum, on a GPU whatever else runs on the CPU; without one it says so."""
-    (cuda,) = (each for each in variants("cpu") if each.name == "torch-cuda")
-    assert (cuda.layer, cuda.device) == ("channel_sum", "cuda")
+    assert [name for name in LAYERS if "torch-cuda" in LAYERS[name].variants] == ["channel_sum"]
+    cuda = CHANNEL_SUM.variants["torch-cuda"]
+    assert isinstance(cuda, Port)
+    assert cuda.device == "cuda"
     if no_device():
         assert cuda.cannot_run() == "no CUDA device"
-        outcome = judge(cuda, by_name("base"))
-        assert (outcome.verdict, outcome.reason) == ("not run", "no CUDA device")
+        record = judge(CHANNEL_SUM, "torch-cuda", by_name("base"))
+        assert (record.verdict, record.reason) == ("not run", "no CUDA device")

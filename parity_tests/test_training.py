@@ -18,37 +18,49 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from caffe_impl.variants import NETS, CaffeVariant, shared_caffe
+from caffe_impl.variants import NETS
+from caffe_parity import CaffeNet, Case
 from caffe_parity.caffe.client import CaffeCrash, LayerError, NetError, RequestError
-from caffe_parity.contract import Array32, BadRequest, Case, Variant
-from caffe_parity.training.bound import Truth, truth_of
-from caffe_parity.training.compare import Comparison, against, compare_training
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import Arrays, BadRequest
+from caffe_parity.engine.functions import Tensors
+from caffe_parity.engine.judge import variant_of
+from caffe_parity.engine.port import Port
+from caffe_parity.training.divergence import TrainingParity, against, compare_training
 from caffe_parity.training.in_caffe import CaffeTraining, train_in_caffe
-from caffe_parity.training.recipe import LOSS, Recipe, Tensors, train
-from parity_tests import training_nets as variants
-from parity_tests.registry import registered
+from caffe_parity.training.recipe import LOSS, Recipe, train
+from caffe_parity.training.truth import Truth, truth_of
+from parity_tests import training_nets as nets
+from parity_tests.layers import LAYERS
+from reference.cases import case_of
 from reference.fills import bell
 from torch_impl.caffe_sgd import CaffeSGD
-from torch_impl.variants import TorchVariant
 
 STEPS = 30
 FEW = 12
 
+X1, X2 = (4, 3, 2, 3), (4, 5, 2, 3)
 CASES = {
-    "euclidean": Case("training", (4, 3, 2, 3), (4, 3, 2, 3), loss_weight=2.5),
-    "channel_sum": Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5),
-    "tail_sum": Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5),
+    "euclidean": case_of("training", X1, loss_weight=2.5, seed=0),
+    "channel_sum": case_of("training", X1, X2, loss_weight=2.5, seed=0),
+    "tail_sum": case_of("training", X1, X2, loss_weight=2.5, seed=0),
 }
-FLAT = Case("training-flat", (4, 3, 1, 1), (4, 5, 1, 1), loss_weight=2.5)
+FLAT = case_of("training-flat", (4, 3, 1, 1), (4, 5, 1, 1), loss_weight=2.5, seed=0)
 """Where `Reduction` is a channel sum: nothing lies behind the channels."""
 
-ABLE = [variant for variant in registered() if not variant.cannot_run()]
+ALL = [(layer, name) for layer in LAYERS for name in LAYERS[layer].variants]
+ABLE = [(layer, name) for layer, name in ALL if not variant_of(LAYERS[layer], name).cannot_run()]
 
 
-def case_of(variant: Variant) -> Case:
+def own_case(layer: str, name: str) -> Case:
     """The shapes that a variant is trained on: those where it claims to be its layer."""
-    case = CASES[variant.layer]
-    return FLAT if variant.expects(case) else case
+    case = CASES[layer]
+    return FLAT if variant_of(LAYERS[layer], name).expects(case) else case
+
+
+def at_weight_1(case: Case) -> Case:
+    """The same with a loss weight that shows nothing."""
+    return replace(case, loss_weight=1.0)
 
 
 @cache
@@ -56,43 +68,38 @@ def truth(layer: str, case: Case, steps: int) -> Truth:
     """The float64 training of a layer's net; a shorter one is the beginning of a longer one."""
     if steps < STEPS and case.loss_weight != 1:
         long = truth(layer, case, STEPS)
-        return replace(
-            long,
-            batches=long.batches[:steps],
-            states=long.states[:steps],
-            bounds=long.bounds[:steps],
-        )
-    recipe = variants.recipe(variants.FORMULAS[layer], case)
-    return truth_of(recipe, variants.initial(case), variants.batches(case, steps))
+        return replace(long, batches=long.batches[:steps], expected=long.expected[:steps])
+    recipe = nets.recipe(LAYERS[layer].reference, case)
+    return truth_of(recipe, nets.initial(case), nets.batches(case, steps))
 
 
-def trained(variant: Variant, case: Case, steps: int, true: Truth | None = None) -> Comparison:
+def trained(layer: str, name: str, case: Case, true: Truth) -> TrainingParity:
     """A variant's training, held against its layer's or another truth."""
-    true = true or truth(variant.layer, case, steps)
-    if isinstance(variant, CaffeVariant):
-        training = variants.caffe_training(variant, case)
-        seen = train_in_caffe(shared_caffe(), training, true.initial, true.batches)
+    variant = variant_of(LAYERS[layer], name)
+    if isinstance(variant, CaffeNet):
+        training = nets.caffe_training(variant, case)
+        seen = train_in_caffe(training, true.initial, true.batches)
     else:
-        assert isinstance(variant, TorchVariant)
-        recipe = variants.recipe(variant.loss, case)
+        assert isinstance(variant, Port)
+        recipe = nets.recipe(variant.function, case)
         seen = train(recipe, true.initial, true.batches, torch.float32)
     return against(true, seen)
 
 
-@pytest.mark.parametrize("variant", ABLE, ids=lambda each: f"{each.layer}-{each.name}")
-def test_it_trains_as_the_reference(variant: Variant) -> None:
+@pytest.mark.parametrize(("layer", "name"), ABLE, ids=lambda each: each)
+def test_it_trains_as_the_reference(layer: str, name: str) -> None:
     """The parameters stay within rounding of the float64 training, at loss weights 2.5 and 1."""
-    own = case_of(variant)
-    for case, steps in ((own, STEPS), (replace(own, loss_weight=1.0), FEW)):
-        comparison = trained(variant, case, steps)
-        assert comparison.first_divergent is None, str(comparison)
+    own = own_case(layer, name)
+    for case, steps in ((own, STEPS), (at_weight_1(own), FEW)):
+        found = trained(layer, name, case, truth(layer, case, steps))
+        assert found.first_divergent is None, str(found)
 
 
 def test_every_variant_is_trained_that_can_run_here() -> None:
     """Only a device that is not there, or a compiler, keeps a variant from being trained."""
-    left_out = {variant.name for variant in registered()} - {variant.name for variant in ABLE}
+    left_out = {name for _, name in ALL} - {name for _, name in ABLE}
     assert left_out <= {"torch-cuda", "torch-compiled"}
-    assert {variant.layer for variant in ABLE} == set(variants.FORMULAS)
+    assert {layer for layer, _ in ABLE} == set(LAYERS)
 
 
 def test_the_bound_grows_as_it_must_and_leaves_no_room() -> None:
@@ -100,9 +107,9 @@ def test_the_bound_grows_as_it_must_and_leaves_no_room() -> None:
     for layer, case in CASES.items():
         true = truth(layer, case, STEPS)
         for name, first in true.initial.items():
-            learned = [np.abs(state[name] - first).max() for state in true.states]
+            learned = [np.abs(each.truth[name] - first).max() for each in true.expected]
             way = np.maximum.accumulate(learned)
-            room = np.array([bound[name].max() for bound in true.bounds])
+            room = np.array([each.bound.worst[name].max() for each in true.expected])
             assert (room < 1e-2 * way).all(), name
             assert room[-1] < 1e-4 * way[-1], name  # as docs/training.md says
             assert room[-1] > room[0], name
@@ -110,12 +117,13 @@ def test_the_bound_grows_as_it_must_and_leaves_no_room() -> None:
 
 def test_where_reduction_is_no_channel_sum_it_trains_as_tail_sum() -> None:
     """On spatial axes the trap diverges from channel_sum at once, and is tail_sum to the end."""
-    (variant,) = (
-        each for each in ABLE if (each.layer, each.name) == ("channel_sum", "caffe-reduction")
-    )
     case = CASES["channel_sum"]
-    assert trained(variant, case, STEPS, truth("tail_sum", case, STEPS)).first_divergent is None
-    divergent = trained(variant, case, FEW).first_divergent
+
+    def reduction(true: Truth) -> TrainingParity:
+        return trained("channel_sum", "caffe-reduction", case, true)
+
+    assert reduction(truth("tail_sum", case, STEPS)).first_divergent is None
+    divergent = reduction(truth("channel_sum", case, FEW)).first_divergent
     assert divergent is not None and (divergent.step, divergent.name) == (1, LOSS)
 
 
@@ -124,21 +132,15 @@ def test_where_reduction_is_no_channel_sum_it_trains_as_tail_sum() -> None:
 CHANNEL_SUM = CASES["channel_sum"]
 
 
-def python_variant(
-    path: Path | None = None, layer: str = "SummedEuclideanLossLayer"
-) -> CaffeVariant:
+def python_net(path: Path | None = None, layer: str = "SummedEuclideanLossLayer") -> CaffeNet:
     """The channel sum's Python layer, or a broken one from a folder."""
-    (variant,) = (
-        each
-        for each in ABLE
-        if (each.layer, each.name) == ("channel_sum", "caffe-python")
-        and isinstance(each, CaffeVariant)
-    )
+    net = LAYERS["channel_sum"].variants["caffe-python"]
+    assert isinstance(net, CaffeNet)
     if path is None:
-        return variant
-    text = variant.net(CHANNEL_SUM).replace("SummedEuclideanLossLayer", layer)
+        return net
+    text = net.text(CHANNEL_SUM).replace("SummedEuclideanLossLayer", layer)
     text = text.replace('module: "summed_euclidean_loss"', 'module: "broken_training"')
-    return replace(variant, net=lambda case: text, path=(str(path), *variant.path))
+    return replace(net, text=lambda case: text, path=(str(path), *net.path))
 
 
 BROKEN = """
@@ -180,21 +182,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen_in_caffe(
-    training: CaffeTraining, true: Truth, batches: list[dict[str, Array32]] | None = None
-) -> Comparison:
+    training: CaffeTraining, true: Truth, batches: list[Arrays] | None = None
+) -> TrainingParity:
     """A training in Caffe against the truth."""
-    seen = train_in_caffe(shared_caffe(), training, true.initial, batches or true.batches)
-    return against(true, seen)
+    return against(true, train_in_caffe(training, true.initial, batches or true.batches))
 
 
-def expect_divergence(comparison: Comparison, step: int, words: str, name: str = "") -> None:
+def expect_divergence(found: TrainingParity, step: int, words: str, name: str = "") -> None:
     """The training diverges at this step, and the explanation says so."""
-    found = comparison.first_divergent
-    assert found is not None, "it agrees"
-    assert found.step == step, str(comparison)
-    assert words in comparison.explanation, str(comparison)
-    assert name in found.name, str(comparison)
-    assert f"diverges at step {step} of" in str(comparison)
+    first = found.first_divergent
+    assert first is not None, "it agrees"
+    assert first.step == step, str(found)
+    assert words in found.explanation, str(found)
+    assert name in first.name, str(found)
+    assert f"diverges at step {step} of" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -208,14 +209,14 @@ def expect_divergence(comparison: Comparison, step: int, words: str, name: str =
 def test_a_broken_layer_is_found(folder: Path, layer: str, step: int, words: str) -> None:
     """A layer whose gradient or value is wrong diverges at the step where it is."""
     true = truth("channel_sum", CHANNEL_SUM, FEW)
-    training = variants.caffe_training(python_variant(folder, layer), CHANNEL_SUM)
+    training = nets.caffe_training(python_net(folder, layer), CHANNEL_SUM)
     expect_divergence(seen_in_caffe(training, true), step, words)
 
 
 def test_a_top_diff_that_is_ignored_shows_at_no_other_weight_than_1(folder: Path) -> None:
     """At loss weight 1 such a layer trains as it should: one weight is no test."""
-    case = replace(CHANNEL_SUM, loss_weight=1.0)
-    training = variants.caffe_training(python_variant(folder, "IgnoresTopDiff"), case)
+    case = at_weight_1(CHANNEL_SUM)
+    training = nets.caffe_training(python_net(folder, "IgnoresTopDiff"), case)
     assert seen_in_caffe(training, truth("channel_sum", case, FEW)).first_divergent is None
 
 
@@ -234,7 +235,7 @@ def test_a_top_diff_that_is_ignored_shows_at_no_other_weight_than_1(folder: Path
 def test_a_wrong_setting_of_the_solver_is_found(solver: str, step: int, words: str) -> None:
     """The first step that a setting changes is named, and the setting."""
     true = truth("channel_sum", CHANNEL_SUM, FEW)
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM, solver)
+    training = nets.caffe_training(python_net(), CHANNEL_SUM, solver)
     expect_divergence(seen_in_caffe(training, true), step, words)
 
 
@@ -249,7 +250,7 @@ def test_a_wrong_setting_of_the_solver_is_found(solver: str, step: int, words: s
 def test_a_wrong_multiplier_of_a_blob_is_found(text: str, instead: str, words: str) -> None:
     """`lr_mult` and `decay_mult` are parameter groups; the blobs that have them wrong are named."""
     true = truth("channel_sum", CHANNEL_SUM, FEW)
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    training = nets.caffe_training(python_net(), CHANNEL_SUM)
     below = training.edits["below"]
     assert text in below
     edits = {**training.edits, "below": below.replace(text, instead)}
@@ -259,7 +260,7 @@ def test_a_wrong_multiplier_of_a_blob_is_found(text: str, instead: str, words: s
 def test_a_stale_batch_is_found() -> None:
     """A step that is taken with the batch of the step before is named; so are all such steps."""
     true = truth("channel_sum", CHANNEL_SUM, FEW)
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    training = nets.caffe_training(python_net(), CHANNEL_SUM)
     batches = [dict(batch) for batch in true.batches]
     once = [*batches[:4], batches[3], *batches[5:]]
     words = "step 5 is taken with the batch of the step before"
@@ -280,39 +281,39 @@ def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRSche
 
 
 def caffe_sgd(params: Tensors) -> torch.optim.Optimizer:
-    """`variants.sgd` as Caffe computes it."""
+    """`nets.sgd` as Caffe computes it."""
     return CaffeSGD(
-        variants.groups(params),
-        lr=variants.RATE,
-        momentum=variants.MOMENTUM,
-        weight_decay=variants.DECAY,
+        nets.groups(params),
+        lr=nets.RATE,
+        momentum=nets.MOMENTUM,
+        weight_decay=nets.DECAY,
     )
 
 
 def other_truth(steps: int = FEW, case: Case = CHANNEL_SUM, **changes: Any) -> Truth:
     """The channel sum, trained otherwise."""
-    recipe = variants.recipe(variants.FORMULAS["channel_sum"], case)
+    recipe = nets.recipe(LAYERS["channel_sum"].reference, case)
     recipe = replace(recipe, **changes)
-    return truth_of(recipe, variants.initial(case), variants.batches(case, steps))
+    return truth_of(recipe, nets.initial(case), nets.batches(case, steps))
 
 
 def test_momentum_parts_where_the_learning_rate_changes() -> None:
     """Caffe and torch.optim.SGD agree until the rate falls, and diverge at exactly that step."""
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM, FALLING)
-    comparison = seen_in_caffe(training, other_truth(schedule=falling))
-    expect_divergence(comparison, 8, "Caffe's momentum keeps the old rate", "learned1[0]")
+    training = nets.caffe_training(python_net(), CHANNEL_SUM, FALLING)
+    found = seen_in_caffe(training, other_truth(schedule=falling))
+    expect_divergence(found, 8, "Caffe's momentum keeps the old rate", "learned1[0]")
 
 
 def test_caffe_sgd_agrees_where_the_learning_rate_changes() -> None:
     """`torch_impl/caffe_sgd.py` gathers the rate as Caffe does; in float32 it does so, too."""
     true = other_truth(optimizer=caffe_sgd, schedule=falling)
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM, FALLING)
+    training = nets.caffe_training(python_net(), CHANNEL_SUM, FALLING)
     assert seen_in_caffe(training, true).first_divergent is None
     port = train(true.recipe, true.initial, true.batches, torch.float32)
     assert against(true, port).first_divergent is None
-    late = variants.caffe_training(python_variant(), CHANNEL_SUM, FALLING.replace("7", "8"))
+    late = nets.caffe_training(python_net(), CHANNEL_SUM, FALLING.replace("7", "8"))
     expect_divergence(seen_in_caffe(late, true), 8, "the learning rate changes one step late")
-    never = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    never = nets.caffe_training(python_net(), CHANNEL_SUM)
     expect_divergence(seen_in_caffe(never, true), 8, "the learning rate does not change")
 
 
@@ -320,22 +321,22 @@ def test_nesterov_is_the_same_in_both() -> None:
     """Caffe's Nesterov solver is torch.optim.SGD with `nesterov`, by its old name, too."""
 
     def nesterov(params: Tensors) -> torch.optim.Optimizer:
-        optimizer = variants.sgd(params)
+        optimizer = nets.sgd(params)
         for group in optimizer.param_groups:
             group["nesterov"] = True
         return optimizer
 
     true = other_truth(4, optimizer=nesterov)
     for solver in ('type: "Nesterov"', "solver_type: NESTEROV"):
-        training = variants.caffe_training(python_variant(), CHANNEL_SUM, solver)
+        training = nets.caffe_training(python_net(), CHANNEL_SUM, solver)
         assert seen_in_caffe(training, true).first_divergent is None
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM, "solver_type: SGD")
+    training = nets.caffe_training(python_net(), CHANNEL_SUM, "solver_type: SGD")
     expect_divergence(seen_in_caffe(training, true), 1, "Nesterov's momentum")
 
 
 def test_iter_size_divides_what_it_sums() -> None:
     """`iter_size: 3` on the same batch is one pass: the solver divides the gradients by it."""
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM, "iter_size: 3")
+    training = nets.caffe_training(python_net(), CHANNEL_SUM, "iter_size: 3")
     assert seen_in_caffe(training, truth("channel_sum", CHANNEL_SUM, FEW)).first_divergent is None
 
 
@@ -346,11 +347,11 @@ def test_clipping_is_the_same() -> None:
         def clip(*_: object) -> None:
             torch.nn.utils.clip_grad_norm_(params.values(), 5.0)
 
-        optimizer = variants.sgd(params)
+        optimizer = nets.sgd(params)
         optimizer.register_step_pre_hook(clip)
         return optimizer
 
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM, "clip_gradients: 5")
+    training = nets.caffe_training(python_net(), CHANNEL_SUM, "clip_gradients: 5")
     assert seen_in_caffe(training, other_truth(4, optimizer=clipped)).first_divergent is None
     words = "no single mistake"
     expect_divergence(seen_in_caffe(training, truth("channel_sum", CHANNEL_SUM, FEW)), 1, words)
@@ -358,11 +359,11 @@ def test_clipping_is_the_same() -> None:
 
 def test_a_batch_of_another_size_is_trained() -> None:
     """The net is reshaped between steps, and N is that of each batch."""
-    larger = replace(CHANNEL_SUM, x1_shape=(7, 3, 2, 3), x2_shape=(7, 5, 2, 3), seed=1)
-    batches = [*variants.batches(CHANNEL_SUM, 2), *variants.batches(larger, 2)]
-    recipe = variants.recipe(variants.FORMULAS["channel_sum"], CHANNEL_SUM)
-    true = truth_of(recipe, variants.initial(CHANNEL_SUM), [*batches, batches[0]])
-    training = variants.caffe_training(python_variant(), CHANNEL_SUM)
+    larger = case_of("training", (7, 3, 2, 3), (7, 5, 2, 3), seed=1)
+    batches = [*nets.batches(CHANNEL_SUM, 2), *nets.batches(larger, 2)]
+    recipe = nets.recipe(LAYERS["channel_sum"].reference, CHANNEL_SUM)
+    true = truth_of(recipe, nets.initial(CHANNEL_SUM), [*batches, batches[0]])
+    training = nets.caffe_training(python_net(), CHANNEL_SUM)
     assert seen_in_caffe(training, true).first_divergent is None
 
 
@@ -401,7 +402,7 @@ def own_sgd(params: Tensors) -> torch.optim.Optimizer:
     return torch.optim.SGD(params.values(), lr=0.05, momentum=0.9)
 
 
-def own_batches(count: int = 6) -> list[dict[str, Array32]]:
+def own_batches(count: int = 6) -> list[Arrays]:
     """Batches of OWN."""
     rng = np.random.RandomState(0)
     return [{"x": bell((8, 5), rng), "target": bell((8, 3), rng)} for _ in range(count)]
@@ -420,13 +421,13 @@ def test_a_net_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     reference = Recipe(own_loss, own_sgd)
     port = Recipe(mean, own_sgd)
-    found = compare_training(shared_caffe(), training, reference, own_batches(), port=reference)
+    found = compare_training(training, reference, own_batches(), port=reference)
     assert {name: each.first_divergent for name, each in found.items()} == {
         "caffe": None,
         "port": None,
     }
     assert "agrees over 6 steps" in str(found["caffe"]) and found["caffe"].largest <= 1
-    found = compare_training(shared_caffe(), training, reference, own_batches(), port=port)
+    found = compare_training(training, reference, own_batches(), port=port)
     assert found["caffe"].first_divergent is None
     expect_divergence(found["port"], 1, "the loss, and so its gradient, is 0.333333 times", LOSS)
     assert list(tmp_path.iterdir()) == []
@@ -447,9 +448,8 @@ def test_shared_weights_and_those_that_do_not_learn() -> None:
         return own_loss(params, inputs) + 0.5 * again.sum()
 
     assert net != OWN
-    found = compare_training(
-        shared_caffe(), CaffeTraining(net + more, SOLVER), Recipe(both, own_sgd), own_batches()
-    )
+    training = CaffeTraining(net + more, SOLVER)
+    found = compare_training(training, Recipe(both, own_sgd), own_batches())
     assert found["caffe"].first_divergent is None, str(found["caffe"])
 
 
@@ -468,9 +468,7 @@ def test_shared_weights_and_those_that_do_not_learn() -> None:
 def test_a_training_that_cannot_be(net: str, solver: str, error: type, words: str) -> None:
     """A wrong net or solver is an error that says what is wrong."""
     with pytest.raises(error, match=words):
-        compare_training(
-            shared_caffe(), CaffeTraining(net, solver), Recipe(own_loss, own_sgd), own_batches()
-        )
+        compare_training(CaffeTraining(net, solver), Recipe(own_loss, own_sgd), own_batches())
 
 
 def test_wrong_arrays_are_refused() -> None:
@@ -486,7 +484,7 @@ def test_wrong_arrays_are_refused() -> None:
 
     def refused(error: type, words: str, initial: Any = zeros, batches: Any = batches) -> None:
         with pytest.raises(error, match=words):
-            compare_training(shared_caffe(), training, recipe, batches, initial)
+            compare_training(training, recipe, batches, initial)
 
     refused(BadRequest, "at least one batch", batches=[])
     refused(
@@ -511,7 +509,7 @@ def test_wrong_arrays_are_refused() -> None:
 
 def test_a_layer_that_raises_is_no_divergence(folder: Path) -> None:
     """What a Python layer raises in the solver's step comes back with its traceback."""
-    training = variants.caffe_training(python_variant(folder, "Raises"), CHANNEL_SUM)
+    training = nets.caffe_training(python_net(folder, "Raises"), CHANNEL_SUM)
     with pytest.raises(LayerError, match="no such thing") as caught:
         seen_in_caffe(training, truth("channel_sum", CHANNEL_SUM, FEW))
     assert "broken_training.py" in caught.value.traceback
@@ -522,16 +520,16 @@ def test_layers_cannot_be_put_below_half_an_input_layer() -> None:
     both = EUCLIDEAN.replace('top: "x1"', 'top: "x1" top: "x2"', 1)
     head, _, rest = both.partition('layer {\n  name: "x2"')
     text = head + rest.partition("\n}\n")[2]
-    edits = {"below": variants.below(CASES["euclidean"])}
+    edits = {"below": nets.below(CASES["euclidean"])}
     with pytest.raises(NetError, match="input 'x1' shares its Input layer with others"):
-        shared_caffe().request([{"op": "net", "text": text, "edits": edits}])
+        SESSION.running().request([{"op": "net", "text": text, "edits": edits}])
 
 
 def test_a_step_without_a_solver_is_refused() -> None:
     """`step` after `net` says that there is no solver."""
     net = {"op": "net", "text": OWN}
     with pytest.raises(RequestError, match="no solver yet"):
-        shared_caffe().request([net, {"op": "step"}])
+        SESSION.running().request([net, {"op": "step"}])
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"

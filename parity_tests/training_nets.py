@@ -6,27 +6,19 @@ Their biases learn twice as fast and do not decay, as most of Caffe's published 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 from torch.nn.functional import conv2d
 
-from caffe_impl.variants import CaffeVariant
-from caffe_parity.contract import Array32, Case, Shape
+from caffe_parity import CaffeNet, Case
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import Arrays, Shape
+from caffe_parity.engine.functions import Function, Tensors
 from caffe_parity.training.in_caffe import CaffeTraining
-from caffe_parity.training.recipe import Recipe, Tensors
-from reference import channel_sum, euclidean, tail_sum
+from caffe_parity.training.recipe import Recipe
 from reference.fills import bell
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-FORMULAS: dict[str, Loss] = {
-    "euclidean": euclidean.loss,
-    "channel_sum": channel_sum.loss,
-    "tail_sum": tail_sum.loss,
-}
 
 CHANNELS = 2
 """Of the data; x1 and x2 have those of the case."""
@@ -40,12 +32,10 @@ BIAS_RATE = 2.0
 
 def below(case: Case) -> str:
     """The layers that make x1 and x2: "learned1" of the input "data1", "learned2" of "data2"."""
-    return "".join(
-        _learned(number, shape) for number, shape in ((1, case.x1_shape), (2, case.x2_shape))
-    )
+    return "".join(_learned(name[1:], shape) for name, shape in case.shapes.items())
 
 
-def _learned(number: int, shape: Shape) -> str:
+def _learned(number: str, shape: Shape) -> str:
     dims = " ".join(f"dim: {extent}" for extent in _data_shape(shape))
     return f"""
 layer {{
@@ -70,42 +60,43 @@ def _data_shape(shape: Shape) -> Shape:
     return (shape[0], CHANNELS, *shape[2:])
 
 
-def caffe_training(variant: CaffeVariant, case: Case, solver: str = "") -> CaffeTraining:
+def caffe_training(net: CaffeNet, case: Case, solver: str = "") -> CaffeTraining:
     """A variant's own net on top of the learned layers.
 
     Args:
-        variant: which net.
+        net: which one.
         case: its shapes, with two spatial axes, and the loss weight.
         solver: text that is added to the solver's; a field that is there already is replaced.
     """
     return CaffeTraining(
-        net=variant.net(case),
+        net=net.text(case),
         solver=(
             f'base_lr: {RATE} lr_policy: "fixed" momentum: {MOMENTUM} weight_decay: {DECAY} '
             + solver
         ),
-        path=variant.path,
-        libraries=variant.libraries(),
-        edits={"below": below(case), "loss_weight": case.loss_weight},
+        path=net.path,
+        libraries=tuple(net.libraries(SESSION.running(net.path))),
+        edits={"below": below(case), "loss_weight": case.weight},
     )
 
 
-def recipe(loss: Loss, case: Case) -> Recipe:
+def recipe(loss: Function, case: Case) -> Recipe:
     """The same net with a loss in PyTorch, and torch.optim.SGD.
 
     Args:
         loss: maps x1 and x2 to the loss: a formula of the reference, or a port.
         case: its loss weight.
     """
-    return Recipe(partial(_net, loss), sgd, loss_weight=case.loss_weight)
+    return Recipe(partial(_net, loss), sgd, loss_weight=case.weight)
 
 
-def _net(loss: Loss, params: Tensors, inputs: Tensors) -> torch.Tensor:
+def _net(loss: Function, params: Tensors, inputs: Tensors) -> torch.Tensor:
     x1, x2 = (
         conv2d(inputs[f"data{n}"], params[f"learned{n}[0]"], params[f"learned{n}[1]"])
         for n in (1, 2)
     )
-    return loss(x1, x2)
+    made: torch.Tensor = loss(x1=x1, x2=x2)
+    return made
 
 
 def sgd(params: Tensors) -> torch.optim.Optimizer:
@@ -120,23 +111,20 @@ def groups(params: Tensors) -> list[dict[str, object]]:
     return [{"params": weights}, {"params": biases, "lr": BIAS_RATE * RATE, "weight_decay": 0.0}]
 
 
-def initial(case: Case) -> dict[str, Array32]:
+def initial(case: Case) -> Arrays:
     """The learned layers' first weights, from the case's seed."""
     rng = np.random.RandomState([case.seed, 1])
     return {
-        f"learned{number}[{index}]": bell(shape, rng) / np.float32(2)
-        for number, channels in ((1, case.x1_shape[1]), (2, case.x2_shape[1]))
+        f"learned{name[1:]}[{index}]": bell(shape, rng) / np.float32(2)
+        for name, (_, channels, *_) in case.shapes.items()
         for index, shape in enumerate([(channels, CHANNELS, 1, 1), (channels,)])
     }
 
 
-def batches(case: Case, count: int) -> list[dict[str, Array32]]:
+def batches(case: Case, count: int) -> list[Arrays]:
     """The data of so many steps, from the case's seed."""
     rng = np.random.RandomState([case.seed, 2])
     return [
-        {
-            f"data{number}": bell(_data_shape(shape), rng)
-            for number, shape in ((1, case.x1_shape), (2, case.x2_shape))
-        }
+        {f"data{name[1:]}": bell(_data_shape(shape), rng) for name, shape in case.shapes.items()}
         for _ in range(count)
     ]

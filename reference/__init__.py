@@ -1,1 +1,1 @@
-"""What is true: contract, cases, each formula in float64 autograd, and its bound."""
+"""What is true: cases, each formula in float64 with the bound that belongs to it."""

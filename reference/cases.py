@@ -6,80 +6,93 @@ swapped axis shows only where extents differ.
 
 from __future__ import annotations
 
+from typing import Any
+
 from caffe_parity.contract import Case, Shape
+from reference import fills
 
 
-def _case(name: str, shape: Shape, x2: Shape | None = None, **fields: object) -> Case:
-    return Case(name, shape, x2 or shape, seed=sum(name.encode()), **fields)  # type: ignore[arg-type]
+def case_of(name: str, x1: Shape, x2: Shape | None = None, **fields: Any) -> Case:
+    """A case of x1 and x2, by default of one shape and with both gradients.
+
+    Args:
+        name: of the case; its seed, where none is given, is made from it.
+        x1: its shape.
+        x2: its shape; None for that of x1.
+        fields: of `Case`; `fill` is one of `fills.FILLS`.
+    """
+    given = {"fill": "bell", "seed": sum(name.encode()), "loss_weight": 1.0, **fields}
+    given.setdefault("gradients", ("x1", "x2"))
+    return Case(name, {"x1": x1, "x2": x2 or x1}, fills.inputs, fills.other_inputs, **given)
 
 
 _BASE = (4, 3, 5, 6)
 
 CASES: tuple[Case, ...] = (
     # Shapes: 2 to 5 axes, one of everything, odd and round.
-    _case("odd", (5, 7, 11, 13)),
-    _case("round", (8, 16, 16, 16)),
-    _case("base", _BASE),
-    _case("two-axes", (7, 5)),
-    _case("three-axes", (3, 4, 9)),
-    _case("five-axes", (2, 3, 4, 5, 3)),
-    _case("one-sample", (1, 3, 4, 5)),
-    _case("one-channel", (4, 1, 6, 5)),
-    _case("unit-spatial", (6, 5, 1, 1)),
-    _case("one-element", (1, 1, 1, 1)),
-    _case("one-number", (1, 1)),
-    _case("512-channels", (2, 512, 7, 7)),
-    _case("many-samples", (257, 3, 2, 2)),
-    _case("million", (8, 16, 100, 80)),
+    case_of("odd", (5, 7, 11, 13)),
+    case_of("round", (8, 16, 16, 16)),
+    case_of("base", _BASE),
+    case_of("two-axes", (7, 5)),
+    case_of("three-axes", (3, 4, 9)),
+    case_of("five-axes", (2, 3, 4, 5, 3)),
+    case_of("one-sample", (1, 3, 4, 5)),
+    case_of("one-channel", (4, 1, 6, 5)),
+    case_of("unit-spatial", (6, 5, 1, 1)),
+    case_of("one-element", (1, 1, 1, 1)),
+    case_of("one-number", (1, 1)),
+    case_of("512-channels", (2, 512, 7, 7)),
+    case_of("many-samples", (257, 3, 2, 2)),
+    case_of("million", (8, 16, 100, 80)),
     # C1 != C2, which only a layer that sums the channels allows.
-    _case("channels-3-7", _BASE, (4, 7, 5, 6)),
-    _case("channels-6-1", (3, 6, 4, 4), (3, 1, 4, 4)),
-    _case("channels-4-9-two-axes", (5, 4), (5, 9)),
-    _case("channels-2-5-unit-spatial", (3, 2, 1, 1), (3, 5, 1, 1)),
+    case_of("channels-3-7", _BASE, (4, 7, 5, 6)),
+    case_of("channels-6-1", (3, 6, 4, 4), (3, 1, 4, 4)),
+    case_of("channels-4-9-two-axes", (5, 4), (5, 9)),
+    case_of("channels-2-5-unit-spatial", (3, 2, 1, 1), (3, 5, 1, 1)),
     # Other spatial extents too, which only a layer that sums all of them allows.
-    _case("tails-differ", _BASE, (4, 2, 7)),
+    case_of("tails-differ", _BASE, (4, 2, 7)),
     # The exact lane: every summation order gives these bits.
-    _case("exact", _BASE, fill="integers"),
-    _case("exact-two-axes", (8, 5), fill="integers"),
-    _case("exact-unit-spatial", (2, 9, 1, 1), fill="integers", loss_weight=-2),
-    _case("exact-512-channels", (2, 512, 3, 3), fill="integers"),
-    _case("exact-channels-3-7", _BASE, (4, 7, 5, 6), fill="integers"),
-    _case("exact-quarter", (16, 5, 3, 7), fill="integers", loss_weight=0.25),
-    _case("exact-minus-two", (2, 4, 8, 3), fill="integers", loss_weight=-2),
-    _case(
+    case_of("exact", _BASE, fill="integers"),
+    case_of("exact-two-axes", (8, 5), fill="integers"),
+    case_of("exact-unit-spatial", (2, 9, 1, 1), fill="integers", loss_weight=-2),
+    case_of("exact-512-channels", (2, 512, 3, 3), fill="integers"),
+    case_of("exact-channels-3-7", _BASE, (4, 7, 5, 6), fill="integers"),
+    case_of("exact-quarter", (16, 5, 3, 7), fill="integers", loss_weight=0.25),
+    case_of("exact-minus-two", (2, 4, 8, 3), fill="integers", loss_weight=-2),
+    case_of(
         "exact-10-million", (8, 64, 160, 125), (8, 2, 160, 125), fill="ternary", loss_weight=0.25
     ),
     # Integers that round all the same: the exact lane must not take them in.
-    _case("integers-weight-3.7", _BASE, fill="integers", loss_weight=3.7),
-    _case("integers-odd-batch", (5, 3, 4, 2), fill="integers"),
+    case_of("integers-weight-3.7", _BASE, fill="integers", loss_weight=3.7),
+    case_of("integers-odd-batch", (5, 3, 4, 2), fill="integers"),
     # Values.
-    _case("positive", _BASE, fill="positive"),
-    _case("positive-odd", (5, 7, 11, 13), fill="positive", loss_weight=3.7),
-    _case("equal", _BASE, fill="equal"),
-    _case("cancelling", (3, 24, 5, 6), fill="cancelling"),
-    _case("mixed-scales", (3, 12, 5, 6), fill="mixed-scales"),
-    _case("huge", _BASE, fill="huge"),
-    _case("overflowing", _BASE, fill="overflowing"),
-    _case("overflowing-sum", (257, 3, 2, 2), fill="near-overflow"),
-    _case("tiny", _BASE, fill="tiny"),
-    _case("subnormal", _BASE, fill="subnormal"),
-    _case("nan", _BASE, fill="nan"),
-    _case("inf", _BASE, fill="inf"),
-    _case("inf-minus-inf", _BASE, fill="inf-minus-inf"),
+    case_of("positive", _BASE, fill="positive"),
+    case_of("positive-odd", (5, 7, 11, 13), fill="positive", loss_weight=3.7),
+    case_of("equal", _BASE, fill="equal"),
+    case_of("cancelling", (3, 24, 5, 6), fill="cancelling"),
+    case_of("mixed-scales", (3, 12, 5, 6), fill="mixed-scales"),
+    case_of("huge", _BASE, fill="huge"),
+    case_of("overflowing", _BASE, fill="overflowing"),
+    case_of("overflowing-sum", (257, 3, 2, 2), fill="near-overflow"),
+    case_of("tiny", _BASE, fill="tiny"),
+    case_of("subnormal", _BASE, fill="subnormal"),
+    case_of("nan", _BASE, fill="nan"),
+    case_of("inf", _BASE, fill="inf"),
+    case_of("inf-minus-inf", _BASE, fill="inf-minus-inf"),
     # Loss weights: one weight is no test.
-    _case("weight-3.7", _BASE, loss_weight=3.7),
-    _case("weight-minus-2", _BASE, loss_weight=-2),
-    _case("weight-quarter", _BASE, loss_weight=0.25),
-    _case("weight-0", _BASE, loss_weight=0),
-    _case("weight-3.7-two-axes", (7, 5), loss_weight=3.7),
+    case_of("weight-3.7", _BASE, loss_weight=3.7),
+    case_of("weight-minus-2", _BASE, loss_weight=-2),
+    case_of("weight-quarter", _BASE, loss_weight=0.25),
+    case_of("weight-0", _BASE, loss_weight=0),
+    case_of("weight-3.7-two-axes", (7, 5), loss_weight=3.7),
     # Which inputs get a gradient.
-    _case("only-dx1", _BASE, loss_weight=3.7, propagate_down=(True, False)),
-    _case("only-dx2", _BASE, loss_weight=3.7, propagate_down=(False, True)),
-    _case("only-dx2-two-axes", (7, 5), loss_weight=3.7, propagate_down=(False, True)),
+    case_of("only-dx1", _BASE, loss_weight=3.7, gradients=("x1",)),
+    case_of("only-dx2", _BASE, loss_weight=3.7, gradients=("x2",)),
+    case_of("only-dx2-two-axes", (7, 5), loss_weight=3.7, gradients=("x2",)),
     # Sharing.
-    _case("same-blob", _BASE, loss_weight=3.7, sharing="same-blob"),
-    _case("split", _BASE, loss_weight=3.7, sharing="split"),
-    _case("split-two-axes", (7, 5), loss_weight=3.7, sharing="split"),
+    case_of("same-blob", _BASE, loss_weight=3.7, sharing="same-blob"),
+    case_of("split", _BASE, loss_weight=3.7, sharing="split"),
+    case_of("split-two-axes", (7, 5), loss_weight=3.7, sharing="split"),
 )
 """Every case, in the order in which they run."""
 

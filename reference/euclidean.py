@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from caffe_parity.contract import Shape
+from reference.summed import summed_layer
 
 
 def loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
@@ -18,6 +19,9 @@ def loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
     return (d * d).sum() / (2 * x1.shape[0])
 
 
-def refuses(x1: Shape, x2: Shape) -> str | None:
-    """Why the formula is not defined for these shapes, or None where it is."""
-    return None if x1 == x2 else f"x1 {x1} and x2 {x2} must have one shape"
+def allows(x1: Shape, x2: Shape) -> bool:
+    """Whether two shapes are one."""
+    return x1 == x2
+
+
+LAYER = summed_layer("euclidean", loss, "none", allows)

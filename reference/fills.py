@@ -13,9 +13,9 @@ from functools import cache
 
 import numpy as np
 
-from caffe_parity.contract import Array32, Case, Inputs, Shape
+from caffe_parity.contract import Array32, Arrays, Case, Shape
 
-Fill = Callable[[Case, np.random.RandomState], Inputs]
+Fill = Callable[[Case, np.random.RandomState], Arrays]
 
 _TILE = 65521
 """Length of the block repeated in the arrays of the passes that are not compared; the largest
@@ -47,7 +47,7 @@ def small_integers(shape: Shape, rng: np.random.RandomState) -> Array32:
     return values
 
 
-def _ternary(case: Case, rng: np.random.RandomState) -> Inputs:
+def _ternary(case: Case, rng: np.random.RandomState) -> Arrays:
     """-1, 0, 1 with probabilities 1/4, 1/2, 1/4: exact also where ten million terms are summed."""
 
     def array(shape: Shape) -> Array32:
@@ -55,58 +55,59 @@ def _ternary(case: Case, rng: np.random.RandomState) -> Inputs:
         values: Array32 = (bits[0] - bits[1]).astype(np.float32)
         return values
 
-    return Inputs(array(case.x1_shape), array(case.x2_shape))
+    return {name: array(shape) for name, shape in case.shapes.items()}
 
 
 def _scaled(exponent: int) -> Fill:
     """Bell-shaped values times a power of two, which keeps every mantissa as it is."""
 
-    def fill(case: Case, rng: np.random.RandomState) -> Inputs:
-        x1, x2 = bell(case.x1_shape, rng), bell(case.x2_shape, rng)
+    def fill(case: Case, rng: np.random.RandomState) -> Arrays:
         factor = 2.0**exponent
-        return Inputs((x1 * factor).astype(np.float32), (x2 * factor).astype(np.float32))
+        return {
+            name: (bell(shape, rng) * factor).astype(np.float32)
+            for name, shape in case.shapes.items()
+        }
 
     return fill
 
 
-def _positive(case: Case, rng: np.random.RandomState) -> Inputs:
-    return Inputs(uniform(case.x1_shape, rng), uniform(case.x2_shape, rng))
+def _positive(case: Case, rng: np.random.RandomState) -> Arrays:
+    return {name: uniform(shape, rng) for name, shape in case.shapes.items()}
 
 
-def _integers(case: Case, rng: np.random.RandomState) -> Inputs:
-    return Inputs(small_integers(case.x1_shape, rng), small_integers(case.x2_shape, rng))
+def _integers(case: Case, rng: np.random.RandomState) -> Arrays:
+    return {name: small_integers(shape, rng) for name, shape in case.shapes.items()}
 
 
-def _equal(case: Case, rng: np.random.RandomState) -> Inputs:
-    x1 = bell(case.x1_shape, rng)
-    return Inputs(x1, x1.copy())
+def _equal(case: Case, rng: np.random.RandomState) -> Arrays:
+    x1 = bell(case.shapes["x1"], rng)
+    return {"x1": x1, "x2": x1.copy()}
 
 
-def _cancelling(case: Case, rng: np.random.RandomState) -> Inputs:
+def _cancelling(case: Case, rng: np.random.RandomState) -> Arrays:
     """x2 holds x1's channels in another order plus a thousandth: large sums, tiny difference."""
-    x1 = (1000.0 * uniform(case.x1_shape, rng)).astype(np.float32)
-    noise = 0.001 * bell(case.x1_shape, rng)
-    return Inputs(x1, (np.roll(x1, 1, axis=1) + noise).astype(np.float32))
+    x1 = (1000.0 * uniform(case.shapes["x1"], rng)).astype(np.float32)
+    noise = 0.001 * bell(case.shapes["x1"], rng)
+    return {"x1": x1, "x2": (np.roll(x1, 1, axis=1) + noise).astype(np.float32)}
 
 
-def _mixed_scales(case: Case, rng: np.random.RandomState) -> Inputs:
+def _mixed_scales(case: Case, rng: np.random.RandomState) -> Arrays:
     """Neighbours that differ by up to twelve orders of magnitude."""
 
     def array(shape: Shape) -> Array32:
         return np.ldexp(bell(shape, rng), rng.randint(-20, 21, size=shape)).astype(np.float32)
 
-    return Inputs(array(case.x1_shape), array(case.x2_shape))
+    return {name: array(shape) for name, shape in case.shapes.items()}
 
 
 def _with_value(value: float, both: bool = False) -> Fill:
     """Bell-shaped values with `value` at one place of x1, or at the same place of both."""
 
-    def fill(case: Case, rng: np.random.RandomState) -> Inputs:
-        x1, x2 = bell(case.x1_shape, rng), bell(case.x2_shape, rng)
-        x1.reshape(-1)[x1.size // 2] = value
-        if both:
-            x2.reshape(-1)[x2.size // 2] = value
-        return Inputs(x1, x2)
+    def fill(case: Case, rng: np.random.RandomState) -> Arrays:
+        made = {name: bell(shape, rng) for name, shape in case.shapes.items()}
+        for array in list(made.values())[: 2 if both else 1]:
+            array.reshape(-1)[array.size // 2] = value
+        return made
 
     return fill
 
@@ -131,14 +132,14 @@ FILLS: dict[str, Fill] = {
 """The generators by the name that a case's `fill` holds."""
 
 
-def inputs(case: Case) -> Inputs:
-    """The arrays of a case.
+def inputs(case: Case) -> Arrays:
+    """The arrays of a case; x2 is x1 itself where the case's sharing is "same-blob".
 
     Raises:
         KeyError: the case names a fill that is not in `FILLS`.
     """
     made = FILLS[case.fill](case, np.random.RandomState(case.seed))
-    return Inputs(made.x1, made.x1) if case.sharing == "same-blob" else made
+    return {**made, "x2": made["x1"]} if case.sharing == "same-blob" else made
 
 
 @cache
@@ -146,18 +147,17 @@ def _tile() -> Array32:
     return bell((_TILE,), np.random.RandomState(0))
 
 
-def other_inputs(case: Case, extra_samples: int = 0) -> Inputs:
+def other_inputs(case: Case, extra_samples: int = 0) -> Arrays:
     """Arrays with other values, for the passes that are run but not compared.
 
     Args:
         case: the case whose shapes they take.
         extra_samples: how much longer the batch axis is.
     """
-    block = _tile()
 
     def array(shape: Shape, start: int) -> Array32:
         longer = (shape[0] + extra_samples, *shape[1:])
-        return np.resize(np.roll(block, start), longer)
+        return np.resize(np.roll(_tile(), start), longer)
 
-    x1 = array(case.x1_shape, 0)
-    return Inputs(x1, x1 if case.sharing == "same-blob" else array(case.x2_shape, 17))
+    x1 = array(case.shapes["x1"], 0)
+    return {"x1": x1, "x2": x1 if case.sharing == "same-blob" else array(case.shapes["x2"], 17)}

@@ -41,12 +41,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from caffe_parity.contract import SHARED_GRADIENT, Array64, Bound, Case, Inputs
+from caffe_parity.contract import (
+    GRADIENT,
+    LARGEST,
+    SHARED_GRADIENT,
+    SMALLEST_SUBNORMAL,
+    UNIT_ROUNDOFF,
+    Array64,
+    Arrays,
+    Bound,
+    Case,
+)
 
-UNIT_ROUNDOFF = 2.0**-24
-SMALLEST_SUBNORMAL = 2.0**-149
-LARGEST = float(np.finfo(np.float32).max)
 LAMBDA = 6.0
+
+DX1, DX2 = GRADIENT + "x1", GRADIENT + "x2"
 
 _ORACLE = 1.0 + 2.0**-20
 """Covers the rounding of the float64 truth and of this bound, both 2**-29 of what they bound."""
@@ -79,7 +88,7 @@ def _tail_like(x: Array64, ndim: int) -> Array64:
     return x.reshape(x.shape[0], *[1] * (ndim - 1)) if x.ndim != ndim else x
 
 
-def bound(kind: str, case: Case, inputs: Inputs) -> Bound:
+def bound(kind: str, case: Case, inputs: Arrays) -> Bound:
     """The rounding bound of one case of a layer that sums the axes `kind`.
 
     Args:
@@ -88,21 +97,21 @@ def bound(kind: str, case: Case, inputs: Inputs) -> Bound:
         inputs: the float32 arrays.
 
     Returns:
-        bounds for "loss", shape (), and "dx1" and "dx2", shaped like the inputs.
+        bounds for "loss", shape (), and the gradients of x1 and x2, shaped like the inputs.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         return _bound(kind, case, inputs)
 
 
-def _bound(kind: str, case: Case, inputs: Inputs) -> Bound:
-    x1, x2 = inputs.x1.astype(np.float64), inputs.x2.astype(np.float64)
+def _bound(kind: str, case: Case, inputs: Arrays) -> Bound:
+    x1, x2 = inputs["x1"].astype(np.float64), inputs["x2"].astype(np.float64)
     sum1, sum2 = summed(kind, x1), summed(kind, x2)
     size1, size2 = summed(kind, np.abs(x1)), summed(kind, np.abs(x2))
     terms = x1.size // sum1.size + x2.size // sum2.size
     d = np.abs(sum1 - _tail_like(sum2, sum1.ndim))
     size = size1 + _tail_like(size2, size1.ndim)
     if _is_exact(case, inputs, d, size):
-        zero = {name: np.zeros(()) for name in ("loss", "dx1", "dx2")}
+        zero = {name: np.zeros(()) for name in ("loss", DX1, DX2)}
         exact = _shaped(zero, inputs)
         return Bound(exact, exact)
     worst = _tensors(case, d, size, terms, worst_growth)
@@ -130,16 +139,16 @@ def _tensors(
         dx1 = 2 * dx + 2 * UNIT_ROUNDOFF * (scale * d + dx)
     elif case.sharing == "split":  # one more addition
         dx1 = dx + UNIT_ROUNDOFF * (scale * d + dx + SHARED_GRADIENT)
-    return {"loss": loss * _ORACLE, "dx1": dx1 * _ORACLE, "dx2": dx * _ORACLE}
+    return {"loss": loss * _ORACLE, DX1: dx1 * _ORACLE, DX2: dx * _ORACLE}
 
 
-def _shaped(tensors: dict[str, Array64], inputs: Inputs) -> dict[str, Array64]:
+def _shaped(tensors: dict[str, Array64], inputs: Arrays) -> dict[str, Array64]:
     """Broadcasts the diffs' bounds over the axes that were summed; views, no copies."""
-    x2_like = _tail_like(tensors["dx2"], inputs.x2.ndim) if tensors["dx2"].ndim else tensors["dx2"]
+    x2_like = _tail_like(tensors[DX2], inputs["x2"].ndim) if tensors[DX2].ndim else tensors[DX2]
     return {
         "loss": np.asarray(tensors["loss"]),
-        "dx1": np.broadcast_to(tensors["dx1"], inputs.x1.shape),
-        "dx2": np.broadcast_to(x2_like, inputs.x2.shape),
+        DX1: np.broadcast_to(tensors[DX1], inputs["x1"].shape),
+        DX2: np.broadcast_to(x2_like, inputs["x2"].shape),
     }
 
 
@@ -150,11 +159,11 @@ def _may_overflow(d: Array64, size: Array64, terms: int) -> bool:
     return bool(total > LARGEST)
 
 
-def _is_exact(case: Case, inputs: Inputs, d: Array64, size: Array64) -> bool:
+def _is_exact(case: Case, inputs: Arrays, d: Array64, size: Array64) -> bool:
     """Whether no operation of any implementation in any order has anything to round."""
     if case.sharing != "none":
         return False
-    whole = all(bool(np.all(np.trunc(x) == x)) for x in (inputs.x1, inputs.x2))
+    whole = all(bool(np.all(np.trunc(x) == x)) for x in (inputs["x1"], inputs["x2"]))
     return (
         whole
         and _is_power_of_two(float(d.shape[0]))

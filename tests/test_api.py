@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +15,17 @@ import pytest
 import torch
 
 import caffe_parity
-from caffe_parity import comparison, process
 from caffe_parity.caffe.client import Caffe
-from caffe_parity.caffe.interpreter import find
-from caffe_parity.check import examine
-from caffe_parity.check.command import parser
-from caffe_parity.check.prepare import prepared
+from caffe_parity.cli.objects import load_object
 from caffe_parity.contract import BadRequest
-from studies import false_alarms
+from caffe_parity.engine.judge import judge
+from caffe_parity.nets import located
+from caffe_parity.report.record import Record, Report, read
+from tests.conftest import Installed
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = json.loads((ROOT / "caffe_parity" / "results.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "caffe_parity" / "report" / "results.schema.json").read_text())
 SMOOTH_L1 = (ROOT / "examples" / "smooth_l1_layer.py").read_text()
-
-
-@pytest.fixture(scope="session")
-def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the wheel is installed, and nothing else."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
-    subprocess.run([*command, "--target", str(folder), str(wheel)], check=True)
-    return folder
-
-
-def run(folder: Path, site: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """The exit status and the output of a Python command in a folder; this checkout is not seen."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(site), **variables},
-        timeout=300,
-    )
-    return done.returncode, done.stdout
 
 
 def spoilt(old: str, new: str) -> str:
@@ -61,8 +34,15 @@ def spoilt(old: str, new: str) -> str:
     return SMOOTH_L1.replace(old, new)
 
 
+OURS = sorted(
+    {file.stem for file in (ROOT / "caffe_parity").iterdir() if file.suffix in ("", ".py")}
+    - {"__init__", "__main__", "__pycache__", "caffe"}
+)
+OURS += ["reference", "caffe_impl", "torch_impl", "tests", "studies"]
+"""What modules of this project are called, which a user's may be called, too."""
+
 TESTS = """
-import reference  # the user's own, as parity_tests: not this project's, which are called so, too
+IMPORTS  # the user's own, as parity_tests: not this project's, which are called so, too
 import caffe_parity
 from parity_tests.marks import MARK
 from softmax import Port, loss
@@ -107,9 +87,15 @@ def test_parity(comparison):
 def test_faults(comparison):
     comparison.check()
 
-@caffe_parity.parametrize(FAULTS)
+@caffe_parity.parametrize(caffe_parity.Layer(
+    "forgotten",
+    reference.loss,
+    {"x1": (2, 3), "x2": (2, 3)},
+    {"torch-port": reference.port},
+    cases=1,
+))
 def test_that_forgets(comparison):
-    assert MARK
+    assert MARK and OWN
 """
 
 ABORT = "import os; print('farewell', flush=True); os.abort()"
@@ -139,171 +125,183 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tests / "parity_tests" / "marks.py").write_text("MARK = True\n")
     for name in ("softmax.prototxt", "softmax.py", "softmax_layer.py"):
         shutil.copy(ROOT / "examples" / name, tests)
-    (tests / "test_layers.py").write_text(TESTS)
+    for name in OURS:
+        with (tests / f"{name}.py").open("a") as file:
+            file.write("\nOWN = True\n")
+    own = " and ".join(f"{name}.OWN" for name in OURS)
+    text = f"import {', '.join(OURS)}\nOWN = {own}\n"
+    (tests / "test_layers.py").write_text(TESTS.replace("IMPORTS", text))
     return folder
 
 
 OPTIONS = ("-m", "pytest", "-q", "--parity-timeout", "3", "--parity-json", "found.json")
-Found = dict[str, dict[str, Any]]
 
 
-def found_by(folder: Path) -> Found:
-    """The comparisons in the JSON file, by the last part of their test's id."""
-    content = json.loads((folder / "found.json").read_text())
-    jsonschema.validate(content, SCHEMA)
-    assert content["environment"]["caffe"]
-    assert content["agrees"] == all(each["agrees"] for each in content["comparisons"])
-    return {each["test"].partition("::")[2]: each for each in content["comparisons"]}
+def reported(folder: Path) -> Report:
+    """What the JSON file says, which fits its schema."""
+    jsonschema.validate(json.loads((folder / "found.json").read_text()), SCHEMA)
+    return read(folder / "found.json")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of a repository's tests: the exit status, the output, the records by id."""
+
+    status: int
+    said: str
+    found: dict[str, Record]
+
+
+def ran(installed: Installed, folder: Path, *options: str, **variables: str) -> Outcome:
+    """A run of pytest that writes a JSON file."""
+    status, said = installed.run(folder, *OPTIONS, *options, **variables)
+    return Outcome(status, said, {each.id: each for each in reported(folder).results})
 
 
 @pytest.fixture(scope="module")
-def outcome(repository: Path, site: Path) -> tuple[int, str, Found]:
-    """The exit status, output and JSON file of one run of that repository's tests."""
-    status, said = run(repository, site, *OPTIONS)
-    return status, said, found_by(repository)
+def outcome(repository: Path, installed: Installed) -> Outcome:
+    """All tests of that repository."""
+    made = ran(installed, repository)
+    assert reported(repository).environment["caffe"]
+    assert not reported(repository).agrees
+    return made
 
 
-def codes(record: dict[str, Any]) -> list[str]:
+def codes(record: Record) -> list[str]:
     """The codes of a comparison's findings."""
-    return [each["code"] for each in record["findings"]]
+    return [each.code for each in record.findings]
 
 
 MEAN = ["port-forward", "port-gradient:x1", "port-gradient:x2"]
 EXPECTED = {
-    "test_parity[smooth_l1-caffe-now": [],
-    "test_parity[smooth_l1-caffe-before": ["ignores-top-diff"],
-    "test_parity[smooth_l1-torch-port": [],
-    "test_parity[smooth_l1-torch-mean": MEAN,
-    "test_parity[softmax-caffe-net": [],
-    "test_parity[softmax-torch-port": [],
+    "smooth_l1-caffe-now": [],
+    "smooth_l1-caffe-before": ["ignores-top-diff", "ignores-top-diff"],
+    "smooth_l1-torch-port": [],
+    "smooth_l1-torch-mean": MEAN,
+    "softmax-caffe-net": [],
+    "softmax-torch-port": [],
 }
 
 
-def test_each_layer_variant_and_case_is_a_test_with_its_findings(
-    outcome: tuple[int, str, Found],
-) -> None:
+def test_each_layer_variant_and_case_is_a_test_with_its_findings(outcome: Outcome) -> None:
     """Right ones agree, wrong ones have their codes, though two layers are in files of one name."""
-    status, _, found = outcome
-    assert status == 1
-    got = {test: codes(each) for test, each in found.items() if test.startswith("test_parity")}
-    assert got == {
-        f"{start}-{case}]": expected for start, expected in EXPECTED.items() for case in (0, 1)
+    assert outcome.status == 1
+    parity = [each for each in outcome.found.values() if each.layer in ("smooth_l1", "softmax")]
+    assert {each.id: codes(each) for each in parity} == {
+        f"{start}-{case}": expected for start, expected in EXPECTED.items() for case in (0, 1)
     }
-    for test, each in found.items():
-        assert all(finding["cases"] == [each["case"]] for finding in each["findings"]), test
-    ports = [found[f"test_parity[smooth_l1-torch-port-{case}]"] for case in (0, 1)]
-    first, second = (each["largest_fraction"] for each in ports)
-    assert set(first) == {"top", "gradient:x1", "gradient:x2"}
-    assert all(0 < each < 1 for each in first.values())
+    assert {each.id for each in parity if not each.agrees} == {
+        each.id for each in parity if each.findings
+    }
+    first, second = (outcome.found[f"smooth_l1-torch-port-{case}"].tensors for case in (0, 1))
+    assert len(first) == 3 and {"gradient:x1", "gradient:x2"} < set(first)
+    assert all(0 < each.fraction < 1 for each in first.values())
     assert first != second
 
 
-def test_failure_is_its_findings_and_no_traceback(outcome: tuple[int, str, Found]) -> None:
+def test_failure_is_its_findings_and_no_traceback(outcome: Outcome) -> None:
     """A line for each finding, which begins with its code; no frame of this project is shown."""
-    _, said, _ = outcome
+    said = outcome.said
     section = said.partition("test_parity[smooth_l1-torch-mean-1] _")[2].splitlines()[1:4]
     assert [each.partition(": ")[0] for each in section] == MEAN
-    assert "in the port, top is off by 1/15: divided by the number of squares, not by N" in said
-    assert "comparison.py" not in said and "During handling" not in said
+    assert re.search(r"in the port, \w+ is off by 1/\(C\*S\) = 1/15: divided by the count", said)
+    assert "testing.py" not in said and "judge.py" not in said and "During handling" not in said
 
 
-def test_crash_hang_and_refusal_fail_and_the_next_test_goes_on(
-    outcome: tuple[int, str, Found],
-) -> None:
+def test_crash_hang_and_refusal_fail_and_the_next_test_goes_on(outcome: Outcome) -> None:
     """Each fault is its own test's; what was printed is shown; the layer after them agrees."""
-    _, said, found = outcome
-    got = {name: found[f"test_faults[faults-{name}-0]"] for name in FAULTS}
+    got = {name: outcome.found[f"faults-{name}-0"] for name in FAULTS}
     assert {name: codes(each) for name, each in got.items()} == {
         "aborts": ["crash"],
         "hangs": ["hang"],
         "raises": ["crash"],
-        "refuses": [],
+        "refuses": ["crash"],
         "agrees": [],
     }
-    assert "what was printed:\nfarewell" in said
-    assert "name 'undefined' is not defined" in said
-    assert "SmoothL1Loss needs 2 bottoms" in got["refuses"]["error"]
-    assert not got["refuses"]["agrees"] and got["agrees"]["agrees"]
+    assert {name for name, each in got.items() if each.agrees} == {"agrees"}
+    assert "what was printed:\nfarewell" in outcome.said
+    assert "name 'undefined' is not defined" in outcome.said
+    assert "SmoothL1Loss needs 2 bottoms" in got["refuses"].reason
 
 
-def test_test_that_never_compares_fails(outcome: tuple[int, str, Found]) -> None:
+def test_test_that_never_compares_fails(outcome: Outcome) -> None:
     """Whoever forgets to call check() has proved nothing."""
-    _, said, found = outcome
-    assert not found["test_that_forgets[faults-agrees-0]"]["agrees"]
-    assert "the test did not call comparison.check()" in said
+    words = "the test did not call comparison.check()"
+    forgotten = outcome.found["forgotten-torch-port-0"]
+    assert not forgotten.agrees and words in forgotten.reason
+    assert words in outcome.said
 
 
-def without_seconds(found: Found) -> Found:
-    """What must not differ from run to run."""
-    return {
-        test: {
-            **each,
-            "seconds": 0,
-            "results": [{**one, "seconds": 0} for one in each.get("results", [])],
-        }
-        for test, each in found.items()
-    }
+def without_seconds(record: Record) -> dict[str, Any]:
+    """What must not differ from run to run, to the bit."""
+    return replace(record, seconds=0).as_json()
 
 
 def test_processes_of_xdist_find_the_same(
-    repository: Path, site: Path, outcome: tuple[int, str, Found]
+    repository: Path, installed: Installed, outcome: Outcome
 ) -> None:
     """The JSON file has the same comparisons, in the same order, from two processes as from one."""
-    status, _ = run(repository, site, *OPTIONS, "-n", "2", "-k", "test_parity")
-    assert status == 1
-    expected = {t: each for t, each in outcome[2].items() if t.startswith("test_parity")}
-    got = without_seconds(found_by(repository))
-    assert list(got.items()) == list(without_seconds(expected).items())
+    parallel = ran(installed, repository, "-n", "2", "-k", "test_parity")
+    assert parallel.status == 1
+    expected = [each for each in outcome.found.values() if each.layer in ("smooth_l1", "softmax")]
+    got = list(parallel.found.values())
+    assert list(map(without_seconds, got)) == list(map(without_seconds, expected))
+
+
+PIDS = """
+import pathlib
+
+def pytest_runtest_teardown():
+    from caffe_parity.caffe.session import SESSION
+    pid = SESSION.used.pid if SESSION.used else None
+    with open("pids", "a") as file:
+        print(pid, file=file)
+
+pytest_unconfigure = pytest_runtest_teardown
+"""
 
 
 def test_case_alone_is_the_same_as_among_others_in_one_process_that_ends(
-    repository: Path, site: Path, outcome: tuple[int, str, Found]
+    repository: Path, installed: Installed, outcome: Outcome
 ) -> None:
     """One case gives the very same figures alone; its Caffe is gone when pytest is."""
-    (repository / "conftest.py").write_text(
-        "import pathlib\n"
-        "def pytest_runtest_teardown():\n"
-        "    from caffe_parity.comparison import SHARED\n"
-        "    with open('pids', 'a') as file: print(SHARED.used.pid, file=file)\n"
-        "pytest_unconfigure = pytest_runtest_teardown\n"
-    )
-    status, said = run(repository, site, *OPTIONS, "-k", "caffe-now-1 or caffe-net")
+    (repository / "conftest.py").write_text(PIDS)
+    alone = ran(installed, repository, "-k", "caffe-now-1 or caffe-net")
     (repository / "conftest.py").unlink()
-    assert status == 0, said
-    name = "test_parity[smooth_l1-caffe-now-1]"
-    assert without_seconds(found_by(repository))[name] == without_seconds(outcome[2])[name]
+    assert alone.status == 0, alone.said
+    name = "smooth_l1-caffe-now-1"
+    assert without_seconds(alone.found[name]) == without_seconds(outcome.found[name])
     *pids, at_the_end = (repository / "pids").read_text().split()
     assert len(pids) == 3 and pids[1] == pids[2] != "None" == at_the_end
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_ports_need_no_caffe_and_caffe_variants_say_that_there_is_none(
-    repository: Path, site: Path, outcome: tuple[int, str, Found]
+    repository: Path, installed: Installed, outcome: Outcome
 ) -> None:
     """Ports give the same results; a Caffe variant fails, is never skipped, and says what to do."""
     nowhere = str(repository / "no-python")
-    options = (*OPTIONS, "-k", "smooth_l1")
-    status, said = run(repository, site, *options, CAFFE_PYTHON=nowhere)
-    assert status == 1
-    content = json.loads((repository / "found.json").read_text())
-    jsonschema.validate(content, SCHEMA)
-    assert content["environment"]["caffe"] is None and content["environment"]["torch"]
-    for each in content["comparisons"]:
-        test = each["test"].partition("::")[2]
-        if each["variant"].startswith("torch"):
-            assert without_seconds({test: each})[test] == without_seconds(outcome[2])[test]
+    without = ran(installed, repository, "-k", "smooth_l1", CAFFE_PYTHON=nowhere)
+    assert without.status == 1
+    environment = reported(repository).environment
+    assert environment["caffe"] is None and environment["torch"]
+    assert len(without.found) == 8
+    for name, each in without.found.items():
+        if each.variant.startswith("torch"):
+            assert without_seconds(each) == without_seconds(outcome.found[name])
         else:
-            assert not each["agrees"] and "no-python" in each["error"]
-    assert "there is no Caffe to compare with" in said and "skipped" not in said
-    status, said = run(
-        repository, site, "-m", "pytest", "--collect-only", "-q", CAFFE_PYTHON=nowhere
-    )
+            assert each.verdict == "crash" and "no-python" in each.reason
+    assert "could not be compared: CAFFE_PYTHON is " in without.said
+    assert "to do: set it to the path" in without.said
+    assert "skipped" not in without.said and "During handling" not in without.said
+    listing = ("-m", "pytest", "--collect-only", "-q")
+    status, said = installed.run(repository, *listing, CAFFE_PYTHON=nowhere)
     assert status == 0
     assert "tests/test_layers.py::test_parity[smooth_l1-caffe-now-0]" in said
 
 
 def test_wrong_declaration_is_an_error_of_the_file_at_collection(
-    tmp_path: Path, site: Path
+    tmp_path: Path, installed: Installed
 ) -> None:
     """Exit status 2, and the message alone: what is wrong, with which layer; so with a path."""
     start = "import caffe_parity\nLAYER = caffe_parity.Layer('mine', lambda x: x, {'x': (2,)}, "
@@ -312,44 +310,29 @@ def test_wrong_declaration_is_an_error_of_the_file_at_collection(
         f"{start}{{'caffe': caffe_parity.python_layer('no.py:Layer')}})\n"
         "@caffe_parity.parametrize(LAYER)\ndef test(comparison): comparison.check()\n"
     )
-    status, said = run(tmp_path, site, "-m", "pytest", "-q")
+    status, said = installed.run(tmp_path, "-m", "pytest", "-q")
     assert status == 2
     assert "layer 'mine': data of x: data kind 'gauss': expected one of normal, uniform" in said
     assert f"layer 'mine', variant 'caffe': there is no file {tmp_path}/no.py" in said
     assert "Traceback" not in said and "layer.py" not in said
 
 
-def test_repository_that_does_not_use_it_is_left_alone(tmp_path: Path, site: Path) -> None:
+def test_repository_that_does_not_use_it_is_left_alone(
+    tmp_path: Path, installed: Installed
+) -> None:
     """The plugin is loaded by itself, and imports neither PyTorch nor anything of this project."""
+    ours = ["torch", "numpy", "caffe_parity.contract", *OURS]
     (tmp_path / "test_mine.py").write_text(
         "import sys\n"
         "def test_nothing_is_imported(pytestconfig):\n"
-        "    assert pytestconfig.pluginmanager.hasplugin('caffe-parity')\n"
-        "    ours = {'torch', 'numpy', 'caffe_parity', 'caffe_impl', 'reference', 'parity_tests'}\n"
-        "    assert not ours & set(sys.modules)\n"
+        "    assert pytestconfig.pluginmanager.hasplugin('caffe_parity.pytest_plugin')\n"
+        f"    assert not set({ours}) & set(sys.modules)\n"
     )
-    status, said = run(tmp_path, site, "-m", "pytest", "-q", "-W", "error")
+    status, said = installed.run(tmp_path, "-m", "pytest", "-q", "-W", "error")
     assert status == 0, said
 
 
-def test_plugin_lives_beside_the_suites_own_and_pytest_timeout(tmp_path: Path, site: Path) -> None:
-    """`parity run` works where this wheel and a plugin with an option --timeout are installed."""
-    facts = tmp_path / "site" / "pytest_timeout-2.4.0.dist-info"
-    facts.mkdir(parents=True)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest-timeout\nVersion: 2.4.0\n")
-    (facts / "entry_points.txt").write_text("[pytest11]\ntimeout = pytest_timeout\n")
-    (tmp_path / "site" / "pytest_timeout.py").write_text(
-        "def pytest_addoption(parser): parser.addoption('--timeout')\n"
-    )
-    path = f"{site}{os.pathsep}{tmp_path / 'site'}"
-    chosen = ("--layer", "euclidean", "--variant", "torch-function", "--case", "base")
-    arguments = ("-m", "caffe_parity", "run", *chosen)
-    status, said = run(tmp_path, site, *arguments, PYTHONPATH=path)
-    assert status == 0, said
-    assert "torch-function" in said
-
-
-def test_example_of_the_page_is_what_it_says(tmp_path: Path, site: Path) -> None:
+def test_example_of_the_page_is_what_it_says(tmp_path: Path, installed: Installed) -> None:
     """The code of docs/api.md runs, with its ids and, on a broken layer, the words it shows."""
     page = (ROOT / "docs" / "api.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -357,80 +340,80 @@ def test_example_of_the_page_is_what_it_says(tmp_path: Path, site: Path) -> None
     (tmp_path / "tests" / "test_layers.py").write_text(code)
     layer = tmp_path / "tests" / "layers" / "smooth_l1_layer.py"
     layer.write_text(SMOOTH_L1)
-    status, said = run(tmp_path, site, "-m", "pytest", "-v")
+    status, said = installed.run(tmp_path, "-m", "pytest", "-v")
     assert status == 0, said
     assert re.findall(r"::(test_parity\[.*?\]) PASSED", said) == [
         f"test_parity[smooth_l1-{variant}-{case}]"
-        for variant in ("caffe-python", "torch-port")
         for case in range(8)
+        for variant in ("caffe-python", "torch-port")
     ]
     ids = re.findall(r"`(test_parity\[\S+\])`", page)
     assert len(ids) == 2 and all(each in said for each in ids)
     layer.write_text(spoilt("(top[0].diff.flat[0] / bottom", "(1 / bottom"))
-    status, said = run(tmp_path, site, "-m", "pytest", "-k", "caffe-python-0")
+    status, said = installed.run(tmp_path, "-m", "pytest", "-k", "caffe-python-0")
     assert status == 1
     shown = re.findall(r"^    ((?:___|ignores-top-diff).*)$", page, re.MULTILINE)
     assert len(shown) == 2
     assert "\n".join(shown) in said
 
 
-def test_example_file_passes(site: Path) -> None:
+def test_example_file_passes(installed: Installed) -> None:
     """examples/test_smooth_l1.py is a test file as a user would have it."""
-    status, said = run(ROOT, site, "-m", "pytest", "-q", "examples/test_smooth_l1.py")
+    status, said = installed.run(ROOT, "-m", "pytest", "-q", "examples/test_smooth_l1.py")
     assert status == 0, said
 
 
-def test_port_alone_is_judged_as_beside_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port's findings are the same whether Caffe computes the case as well or not."""
-    monkeypatch.chdir(ROOT)
-    with Caffe(find()) as caffe:
-        check = false_alarms.check_of("smooth_l1", caffe, 2)
-        sys.path.insert(0, str(ROOT / "examples"))
-        try:
-            from smooth_l1 import port_with_mean  # type: ignore[import-not-found]
-        finally:
-            sys.path.pop(0)
-        check = replace(check, port=port_with_mean)
-        beside = examine.run(check, caffe, lambda case: None)
-        # And what no reading of a file sees, Caffe does: a net with inputs that were not meant.
-        options = parser().parse_args(["examples/softmax.prototxt", "--reference", "math:cos"])
-        with pytest.raises(BadRequest, match="logits, label; those that are given are x: they"):
-            prepared(options, caffe, {"x": (2,)})
-    alone = examine.run(check, None, lambda case: None)
-    assert alone.found == beside.found != {}
+EXAMPLES = ROOT / "examples"
 
 
-def test_learned_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_alone_is_judged_as_beside_caffe(caffe: Caffe) -> None:
+    """A port's findings and bits are the same whether Caffe computes the case as well or not."""
+    names = ("loss", "port_with_mean")
+    loss, port = (load_object(f"{EXAMPLES}/smooth_l1.py:{name}", "--port") for name in names)
+    net = located(caffe_parity.python_layer("smooth_l1_layer.py:SmoothL1LossLayer"), EXAMPLES)
+    inputs = {"x1": (4, 3, 5), "x2": (4, 3, 5)}
+    beside = caffe_parity.Layer("smooth_l1", loss, inputs, {"caffe": net, "port": port}, cases=3)
+    alone = replace(beside, variants={"port": port})
+    for case in beside.all_cases():
+        assert judge(beside, "caffe", case).verdict == "pass"
+        one, another = (judge(layer, "port", case) for layer in (beside, alone))
+        assert codes(one) == codes(another) == MEAN
+        assert [each.cause for each in one.findings] == [each.cause for each in another.findings]
+        for tensor in ("gradient:x1", "gradient:x2"):
+            assert one.tensors[tensor] == another.tensors[tensor]
+            assert one.as_json()["computed"][tensor] == another.as_json()["computed"][tensor]
+
+
+def test_net_with_other_inputs_is_named(caffe: Caffe) -> None:
+    """What no reading of a file sees, Caffe does: a net that is fed with something else."""
+    net = located(caffe_parity.net("softmax.prototxt"), EXAMPLES)
+    made = replace(layer(), variants={"caffe": net})
+    words = r"the inputs of softmax\.prototxt are logits, label; those that are given are x, label"
+    with pytest.raises(BadRequest, match=words):
+        judge(made, "caffe", made.case(0))
+    comparison = caffe_parity.Comparison(made, "caffe", made.case(0))
+    with pytest.raises(pytest.fail.Exception, match=f"could not be compared: {words}"):
+        comparison.check()
+    assert comparison.record is not None and comparison.record.verdict == "crash"
+
+
+def test_learned_parameters_are_compared(caffe: Caffe) -> None:
     """A reference with an argument `param` gets them; how they are filled is said as in a check."""
-    shared = process.SharedCaffe()
-    monkeypatch.setattr(comparison, "SHARED", shared)
 
     def reference(x: torch.Tensor, param: list[torch.Tensor]) -> torch.Tensor:
         return param[0].reshape(-1, 1) * x + 3
 
-    layer_of_two = caffe_parity.Layer(
+    declared = caffe_parity.python_layer("channel_scale_layer.py:ChannelScaleLayer")
+    made = caffe_parity.Layer(
         "scale",
         reference=reference,
         inputs={"x": (3, 4, 2)},
-        variants={
-            "caffe": caffe_parity.python_layer(
-                "../examples/channel_scale_layer.py:ChannelScaleLayer"
-            )
-        },
+        variants={"caffe": located(declared, EXAMPLES)},
         data={"param[1]": "constant:3"},
         cases=1,
     )
-
-    def test_of_mine() -> None:
-        pass
-
-    caffe_parity.parametrize(layer_of_two)(test_of_mine)
-    (only,) = test_of_mine.pytestmark[0].args[1]  # type: ignore[attr-defined]
-    try:
-        codes = [each.code for each in only.findings()]
-    finally:
-        shared.close()
-    assert codes == ["gradient:param[1]"]  # which that reference says is 0
+    [found] = caffe_parity.Comparison(made, "caffe", made.case(0)).findings()
+    assert found.code == "gradient:param[1]"  # which that reference says is 0
 
 
 def declare(**changes: Any) -> Callable[[], object]:
@@ -449,9 +432,9 @@ def declare(**changes: Any) -> Callable[[], object]:
     return declared
 
 
-def layer() -> caffe_parity.Layer:
-    """A layer that is right."""
-    made = declare()()
+def layer(**changes: Any) -> caffe_parity.Layer:
+    """A layer that is right, but for what the test is about."""
+    made = declare(**changes)()
     assert isinstance(made, caffe_parity.Layer)
     return made
 
@@ -476,19 +459,15 @@ def of_a_user(comparison: caffe_parity.Comparison) -> None:
         (declare(inputs={"x": 3, "label": (2,)}), "x is 3, expected a shape"),
         (declare(reference=lambda x, y: x), "the reference must take the net's inputs x, label"),
         (declare(reference=3), "reference=3 is no function"),
-        (declare(variants={}), "no variants"),
         (declare(variants={"a": 3}), "variant 'a' is 3: expected caffe_parity.python_layer"),
         (declare(variants={"a": int}), "variant 'a' is the class int: give an object"),
         (declare(variants={"a": lambda y: y}), "the port 'a' must take the net's inputs"),
         (declare(data={"param[0]": "normal"}), "no input 'param\\[0\\]'"),
-        (
-            declare(reference=lambda x, label, param: x),
-            "only a net says what that is: compare the port 'torch-port' by `parity check NET",
-        ),
         (declare(cases=0), "cases=0: expected 1 or more"),
         (declare(seed=-1), "seed=-1"),
         (lambda: caffe_parity.net("a.prototxt", path="layers"), "path='layers': expected a list"),
         (lambda: caffe_parity.parametrize(), "expected one caffe_parity.Layer or more"),
+        (lambda: caffe_parity.parametrize(layer(variants={})), "no variants"),
         (lambda: caffe_parity.parametrize(3), "got 3"),  # type: ignore[arg-type]
         (lambda: caffe_parity.parametrize(layer(), layer())(of_a_user), "rename one"),
     ],
@@ -507,15 +486,10 @@ def test_wrong_use_is_named(declared: Callable[[], object], words: str) -> None:
         (caffe_parity.python_layer("test_api.py"), "'test_api.py': expected FILE.py:CLASS"),
         (caffe_parity.python_layer("test_api.py:L", path=["no"]), "there is no folder .*/no "),
         (caffe_parity.net("test_api.py", load=["no.so"]), "there is no file .*/no.so"),
-        (
-            caffe_parity.net("../examples/softmax.prototxt"),
-            "the inputs of .*/softmax.prototxt are logits, label; the layer's are x, label",
-        ),
     ],
 )
 def test_wrong_files_are_named(variant: object, words: str) -> None:
     """A file that is not there, or another net's, is an error of the declaration with its path."""
-    made = declare(variants={"caffe": variant})()
-    assert isinstance(made, caffe_parity.Layer)
+    made = layer(variants={"caffe": variant})
     with pytest.raises(caffe_parity.BadLayer, match=f"layer 'mine', variant 'caffe': {words}"):
         caffe_parity.parametrize(made)(of_a_user)

@@ -183,13 +183,22 @@ class Bench:
     def one_pass(
         self, text: str, inputs: Mapping[str, Array32], *wanted: str, **edits: object
     ) -> list[Array32]:
-        """Forward, garbage into every diff but the losses', backward; then `"diff x"` and such."""
+        """Forward, garbage into every diff that is written or wanted, backward; then the wanted.
+
+        Args:
+            text: the net.
+            inputs: by name.
+            wanted: `"diff x"`, `"data x"` and such.
+            edits: those of the net.
+        """
         ops: list[Op] = [self.net(text, **edits)]
         ops += [{"op": "set", "blob": name, "array": array} for name, array in inputs.items()]
-        ops += [{"op": "forward"}, {"op": "poison", "value": GARBAGE}, {"op": "backward"}]
-        for each in wanted:
-            op, blob = each.split()
-            ops.append({"op": op, "blob": blob})
+        asked: list[Op] = [dict(zip(("op", "blob"), each.split(), strict=True)) for each in wanted]
+        ops += [{"op": "forward"}, {"op": "poison", "value": GARBAGE}]
+        ops += [
+            {**each, "op": "fill_diff", "value": GARBAGE} for each in asked if each["op"] == "diff"
+        ]
+        ops += [{"op": "backward"}, *asked]
         replies = self.caffe.request(ops)
         return [reply["array"] for reply in replies[len(ops) - len(wanted) :]]
 
@@ -831,7 +840,8 @@ class TestGradients:
         skips = python("Base", "z", "b", WEIGHT)
         pruned = layer("Reduction", "z", "b", "loss_weight: 0")
         for other in (skips, pruned):
-            (dz,) = bench.one_pass(net + other, {"x": X}, "diff z")
+            copies = "diff z_z_0_split_0", "diff z_z_0_split_1"
+            dz, *_ = bench.one_pass(net + other, {"x": X}, "diff z", *copies)
             assert np.all(dz == 1 + GARBAGE)
             code = "n.forward(); n.backward(); answer = [n.blobs['z'].diff[0, 0]]"
             assert bench.inside(code, net + other) == [1]

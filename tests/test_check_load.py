@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from caffe_parity.caffe import compile as plugin
-from caffe_parity.caffe import install
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.caffe.interpreter import Interpreter, find
-from caffe_parity.check.command import main
+from caffe_parity.caffe.session import SESSION
+from tests.commands import check
 
 ROOT = Path(__file__).parent.parent
 LAYER = ROOT / "examples" / "squared_hinge_layer.cpp"
@@ -46,7 +45,7 @@ def test_compiled_layer_is_compiled_and_judged(
     text = LAYER.read_text()
     assert text.count(old) == 1 or not old
     (folder / "mine_layer.cpp").write_text(text.replace(old, new) if old else text)
-    status = main([*CHECK, "--load", "mine_layer.cpp"], caffe)
+    status = check(*CHECK, "--load", "mine_layer.cpp")
     said = capsys.readouterr()
     assert status == bool(old), said
     assert code in said.out
@@ -58,13 +57,13 @@ def test_source_that_the_compiler_refuses(
     """Exit 2 and the compiler's own words, with the user's file and line, also in a header."""
     (folder / "mine_layer.cpp").write_text('#include "caffe/layers/mine_layer.hpp"\n')
     (folder / "mine_layer.hpp").write_text("\nint broken(;\n")
-    assert main([*CHECK, "--load", "mine_layer.cpp"], caffe) == 2
+    assert check(*CHECK, "--load", "mine_layer.cpp") == 2
     said = capsys.readouterr().err
     assert "--load mine_layer.cpp: the compiler refuses it" in said
     assert "mine_layer.hpp:2:" in said and "error: " in said
     assert "/tmp/tmp" not in said and "caffe/layers/mine_layer.hpp:" not in said
     (folder / "mine_layer.hpp").unlink()
-    assert main([*CHECK, "--load", "mine_layer.cpp"], caffe) == 2
+    assert check(*CHECK, "--load", "mine_layer.cpp") == 2
     assert "caffe/layers/mine_layer.hpp: No such file" in capsys.readouterr().err
 
 
@@ -79,28 +78,9 @@ def test_header_in_a_folder_of_path_is_found(
     (folder / "mine_layer.cpp").write_text(
         f'#include "caffe/layers/mine_layer.hpp"\nnamespace caffe {{\nINSTANTIATE_CLASS{rest}'
     )
-    assert main([*CHECK, "--load", "mine_layer.cpp"], caffe) == 2
+    assert check(*CHECK, "--load", "mine_layer.cpp") == 2
     assert "No such file" in capsys.readouterr().err
-    assert main([*CHECK, "--load", "mine_layer.cpp", "--path", "include"], caffe) == 0
-
-
-def test_source_is_compiled_again_only_when_it_or_a_header_says_something_else(
-    tmp_path: Path,
-) -> None:
-    """A comment changes nothing; a number in a header gives another library."""
-    root = install.ensure()
-    source, header = tmp_path / "number.cpp", tmp_path / "number.h"
-    source.write_text('#include "number.h"\nint number() { return NUMBER; }\n')
-    header.write_text("#define NUMBER 1\n")
-    first = plugin.build_file(root, source)
-    source.write_text('// of no weight\n#include "number.h"\nint number() { return NUMBER; }\n')
-
-    def starting() -> None:
-        raise AssertionError("it is compiled again")
-
-    assert plugin.build_file(root, source, starting=starting) == first
-    header.write_text("#define NUMBER 2\n")
-    assert plugin.build_file(root, source) != first
+    assert check(*CHECK, "--load", "mine_layer.cpp", "--path", "include") == 0
 
 
 def test_source_for_a_caffe_that_is_not_ours_is_refused(
@@ -109,6 +89,7 @@ def test_source_for_a_caffe_that_is_not_ours_is_refused(
     """Exit 2: its compiler is unknown, so the library is asked for."""
     installed = find()
     own = Interpreter(installed.command, installed.environment, "CAFFE_PYTHON")
-    with Caffe(own) as caffe:
-        assert main([*CHECK, "--load", "examples/squared_hinge_layer.cpp"], caffe) == 2
+    with Caffe(own) as other:
+        SESSION.use(other)
+        assert check(*CHECK, "--load", "examples/squared_hinge_layer.cpp") == 2
     assert "for the one of CAFFE_PYTHON give the library" in capsys.readouterr().err

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from caffe_parity.caffe import python2
-from caffe_parity.caffe.client import Caffe
-from caffe_parity.caffe.interpreter import find
 from caffe_parity.caffe.layer_errors import hint
 from caffe_parity.caffe.python2 import _with_names
 from caffe_parity.caffe.python2_names import divided, divided_in_place
-from caffe_parity.check.command import main
 from caffe_parity.contract import BadRequest
-from caffe_parity.engine.sources import Net
+from tests.commands import check
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def caffe() -> Iterator[Caffe]:
-    """A Caffe of each test's own: one that has imported a layer would not import its copy."""
-    with Caffe(find()) as started:
-        yield started
 
 
 @pytest.fixture
@@ -78,17 +67,14 @@ CHECK = ["old_layer.py:Layer", "--bottom", "x=5,3", "--param-str", "{'verbose': 
 CHECK += ["--reference", "truth.py:loss", "--cases", "2"]
 
 
-def test_old_layer_runs_from_a_copy(
-    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_old_layer_runs_from_a_copy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With what it imports from beside it; each changed line is told, no file of the user's is."""
     files = {"old_layer.py": OLD.replace("\\xe9", "e"), "settings.py": SETTINGS, "truth.py": TRUTH}
     for name, text in files.items():
         (folder / name).write_text(text)
-    assert main(CHECK, caffe) == 2
+    assert check(*CHECK) == 2
     assert "--py2 checks a converted copy" in capsys.readouterr().err
-    caffe.close()
-    assert main([*CHECK, "--py2"], caffe) == 0
+    assert check(*CHECK, "--py2") == 0
     said = capsys.readouterr().out
     assert "old_layer.py:16: self.half = bottom[0].num / 2  ->  " in said
     assert "self.half = _divided(bottom[0].num, 2)" in said
@@ -98,14 +84,14 @@ def test_old_layer_runs_from_a_copy(
 
 
 def test_error_of_a_copy_names_the_users_file_and_line(
-    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The conversion moves no line, and what it did not mend is told where it stands."""
     text = OLD.replace("setattr(self, name, value)", "setattr(self, nome, value)")
     (folder / "old_layer.py").write_text(text)
     (folder / "settings.py").write_text(SETTINGS)
     (folder / "truth.py").write_text(TRUTH)
-    assert main([*CHECK, "--py2"], caffe) == 2
+    assert check(*CHECK, "--py2") == 2
     said = capsys.readouterr().err
     line = 1 + OLD.splitlines().index("            setattr(self, name, value)")
     assert f'File "old_layer.py", line {line}, in setup' in said
@@ -118,7 +104,7 @@ def converted(folder: Path, source: str) -> str:
     (folder / "mine.py").write_text(source)
     copies = folder / "copies"
     copies.mkdir()
-    python2.converted(Net("net", "module: 'mine'", (str(folder),)), copies)
+    python2.converted(["mine"], (str(folder),), copies)
     return (copies / "mine.py").read_text()
 
 
@@ -209,22 +195,20 @@ def test_source_that_is_no_python_2_is_told(folder: Path, source: str, words: st
         converted(folder, source)
 
 
-def test_nothing_to_convert_is_told(
-    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_to_convert_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 2 for a net without a Python layer, and for a layer that lies nowhere."""
     shutil.copytree(ROOT / "examples", folder / "examples")
     softmax = ["examples/softmax.prototxt", "--reference", "examples/softmax.py:loss", "--py2"]
     text = (folder / "examples/softmax.prototxt").read_text()
     (folder / "examples/softmax.prototxt").write_text(text.replace("softmax_layer", "elsewhere"))
-    assert main(softmax, caffe) == 2
+    assert check(*softmax) == 2
     assert "none of elsewhere lies in" in capsys.readouterr().err
     segmentation = [
         "examples/segmentation.prototxt",
         "--reference",
         "examples/segmentation.py:loss",
     ]
-    assert main([*segmentation, "--py2"], caffe) == 2
+    assert check(*segmentation, "--py2") == 2
     assert "has no Python layer" in capsys.readouterr().err
 
 

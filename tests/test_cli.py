@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -13,37 +14,50 @@ import jsonschema
 import pytest
 
 from caffe_impl.variants import LAYERS, NETS
-from caffe_parity.report import table as report
+from caffe_parity.report.record import Report, read
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "caffe_parity" / "report" / "results.schema.json").read_text())
+PARITY, MAIN_JOB = "caffe_parity", "parity_tests"
 
 
-def parity(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command line in a folder of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "caffe_parity", *arguments],
+def python(module: str, *arguments: str, cwd: Path, **variables: str) -> tuple[int, str, str]:
+    """Runs a module of the project in a folder of its own: exit status, output and errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         timeout=300,
     )
+    return done.returncode, done.stdout, done.stderr
+
+
+def results(folder: Path) -> Report:
+    """results.json, which fits its schema."""
+    file = folder / "results.json"
+    jsonschema.validate(json.loads(file.read_text()), SCHEMA)
+    return read(file)
+
+
+def names_in(junit: Path) -> list[str | None]:
+    """The names of the tests in junit.xml."""
+    return [case.get("name") for case in ElementTree.parse(junit).getroot().iter("testcase")]
 
 
 def test_one_comparison_writes_both_reports(tmp_path: Path) -> None:
     """Exit 0, the table, results.json that fits its schema, and junit.xml with the same tests."""
-    done = parity("run", "--variant", "caffe-native", "--case", "base", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "euclidean  caffe-native" in done.stdout
-    results = json.loads((tmp_path / "parity-report" / "results.json").read_text())
-    jsonschema.validate(results, SCHEMA)
-    assert results["environment"]["caffe"]["blas"]
-    assert [report.test_id(each) for each in results["results"]] == ["euclidean-caffe-native-base"]
-    suite = ElementTree.parse(tmp_path / "parity-report" / "junit.xml").getroot()
-    assert [case.get("name") for case in suite.iter("testcase")] == [
-        "test_parity[euclidean-caffe-native-base]"
-    ]
+    chosen = ("--variant", "caffe-native", "--case", "base")
+    status, said, errors = python(MAIN_JOB, *chosen, cwd=tmp_path)
+    assert status == 0, said + errors
+    assert "euclidean  caffe-native" in said
+    report = results(tmp_path / "parity-report")
+    assert report.environment["caffe"]["blas"]
+    assert dict(report.selection) == {"variant": "caffe-native", "case": "base"}
+    assert [each.id for each in report.results] == ["euclidean-caffe-native-base"]
+    junit = tmp_path / "parity-report" / "junit.xml"
+    assert names_in(junit) == ["test_parity[euclidean-caffe-native-base]"]
 
 
 def broken_layer(folder: Path) -> Path:
@@ -57,97 +71,156 @@ def broken_layer(folder: Path) -> Path:
     return net
 
 
+SUITES_LAYER = ("--reference", "reference.channel_sum:LAYER")
+TESTS_OF_ONES_OWN = """
+from dataclasses import replace
+import caffe_parity
+from reference.channel_sum import LAYER
+
+MINE = {"mine": caffe_parity.net("mine.prototxt")}
+
+@caffe_parity.parametrize(replace(LAYER, variants=MINE))
+def test_mine(comparison):
+    comparison.check()
+"""
+IGNORED = "dx1 is off by exactly 1/loss_weight: the top diff is ignored"
+
+
 def test_broken_line_is_found_and_explained(tmp_path: Path) -> None:
     """Exit 1; which line of thinking is wrong; and the printed command fails just so."""
-    net = broken_layer(tmp_path)
-    done = parity("run", "--net", str(net), "--layer", "channel_sum", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "dx1 is off by exactly 1/loss_weight: the top diff is ignored" in done.stdout
-    (command,) = (line for line in done.stdout.splitlines() if "reproduce:" in line)
-    expression = command.split("-k '")[1].rstrip("'")
-    options = ("--net", str(net), "--layer", "channel_sum", "-k", expression)
-    again = parity("run", *options, cwd=tmp_path)
-    assert again.returncode == 1
-    assert "1 failed" in again.stdout
+    broken_layer(tmp_path)
+    (tmp_path / "test_mine.py").write_text(TESTS_OF_ONES_OWN)
+    status, said, _ = python(PARITY, "run", "test_mine.py", "-k", "base or weight", cwd=tmp_path)
+    assert status == 1
+    assert IGNORED in said
+    (command,) = (line for line in said.splitlines() if "reproduce:" in line)
+    program, *arguments = shlex.split(command.partition("reproduce: ")[2])
+    assert program == "parity"
+    status, said, _ = python(PARITY, *arguments, cwd=tmp_path)
+    assert status == 1
+    assert "1 failed" in said and IGNORED in said
 
 
-def test_net_of_ones_own_that_agrees(tmp_path: Path) -> None:
-    """Exit 0 for a copy of a good net, with its layers found through --path."""
+def test_main_job_reproduces_by_the_name_that_it_has(tmp_path: Path) -> None:
+    """What `tox -e parity` says fails is run again by `tox -e parity`; so with a spoilt plug-in."""
+    (tmp_path / "plugin.so").write_text("no library")
+    chosen = ("--variant", "caffe-cuda", "--case", "base")
+    status, said, _ = python(MAIN_JOB, *chosen, cwd=tmp_path, PARITY_PLUGIN="plugin.so")
+    assert status == 1
+    assert "reproduce: tox -e parity -- -k '[channel_sum-caffe-cuda-base]'" in said
+    assert "channel_sum_cuda.prototxt: the compiled layer does not fit this Caffe" in said
+
+
+def test_net_of_ones_own_against_a_layer_of_the_suite(tmp_path: Path) -> None:
+    """Exit 0 for a copy of a good net, whose layer --path finds; 1 for a broken one, and why."""
     net = tmp_path / "mine.prototxt"
     net.write_text((NETS / "channel_sum_python.prototxt").read_text())
-    options = ("--net", "mine.prototxt", "--layer", "channel_sum", "--path", str(LAYERS))
-    done = parity("run", *options, "--case", "weight-3.7", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    options = ("check", "mine.prototxt", *SUITES_LAYER)
+    status, said, errors = python(PARITY, *options, "--path", str(LAYERS), cwd=tmp_path)
+    assert status == 0, said + errors
+    assert "agrees, " in said
+    broken_layer(tmp_path)
+    status, said, _ = python(PARITY, *options, "--json", "found.json", cwd=tmp_path)
+    assert status == 1
+    assert f"ignores-top-diff: {IGNORED}" in said
+    report = read(tmp_path / "found.json")
+    assert {each.case for each in report.results} >= {"base", "weight-3.7", "split", "same-blob"}
 
 
 NO_LOSS = 'layer { name: "i" type: "Input" top: "x1" input_param { shape { dim: 1 } } }'
-DATA = (NETS / "euclidean_native.prototxt").read_text().replace('"x2"', '"label"')
-MISFIT = (NETS / "euclidean_native.prototxt").read_text().replace("dim: 6", "dim: 7", 1)
+NO_LOSS += NO_LOSS.replace("x1", "x2").replace('"i"', '"j"')
+NATIVE = (NETS / "euclidean_native.prototxt").read_text()
+DATA = NATIVE.replace('"x2"', '"label"')
+MISFIT = NATIVE.replace("dim: 6", "dim: 7", 1)
+NO_TESTS = "def test_mine():\n    pass\n"
+SUM = ("--reference", "truth.py:loss")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("module", "arguments", "words"),
     [
-        (["run", "--variant", "caffe-pyton"], "unknown variant 'caffe-pyton'. Did you mean"),
-        (["run", "--layer", "l1"], "unknown layer 'l1'. Known: euclidean"),
-        (["run", "--case", "bass"], "unknown case 'bass'. Did you mean 'base'"),
-        (["run", "-k", "nosuchthing"], "no comparison has that name"),
-        (["run", "--variant", "caffe-native", "--layer", "tail_sum"], "nothing to compare"),
-        (["run", "--net", "absent.prototxt", "--layer", "euclidean"], "cannot read the net"),
-        (["run", "--net", "no_loss.prototxt"], "--net needs --layer"),
-        (["run", "--net", "no_loss.prototxt", "--layer", "euclidean"], "the net has no loss"),
-        (["run", "--net", "text.prototxt", "--layer", "euclidean"], "not a valid net prototxt"),
-        (["run", "--net", "binary.prototxt", "--layer", "euclidean"], "cannot read the net"),
-        (["run", "--net", "data.prototxt", "--layer", "euclidean"], "no input 'x2'"),
-        (["run", "--net", "misfit.prototxt", "--layer", "euclidean"], "must have the same dim"),
-        (["run", "--no-such-option"], "unrecognized arguments"),
-        (["dance"], "unknown command 'dance'"),
-        ([], "usage: parity COMMAND"),
-        (["install-caffe", "--now"], "--now"),
-        (["diff", "absent.json", "absent.json"], "cannot read absent.json"),
+        (MAIN_JOB, ["--variant", "caffe-pyton"], "unknown variant 'caffe-pyton'. Did you mean"),
+        (MAIN_JOB, ["--layer", "l1"], "unknown layer 'l1'. Known: euclidean"),
+        (MAIN_JOB, ["--case", "bass"], "unknown case 'bass'. Did you mean 'base'"),
+        (MAIN_JOB, ["-k", "nosuchthing"], "no comparison has that name"),
+        (MAIN_JOB, ["--variant", "caffe-native", "--layer", "tail_sum"], "nothing to compare"),
+        (MAIN_JOB, ["--no-such-option"], "unrecognized arguments"),
+        (MAIN_JOB, ["--timeout", "0"], "timeout must be greater than 0"),
+        (PARITY, ["run"], "required: TESTS"),
+        (PARITY, ["run", "absent.py"], "there is no test file or folder absent.py"),
+        (PARITY, ["run", "test_mine.py", "--layer", "l1"], "unknown layer 'l1'. Known: none"),
+        (PARITY, ["run", "test_mine.py", "--net", "a.prototxt"], "unrecognized arguments: --net"),
+        (PARITY, ["check", "absent.prototxt", *SUITES_LAYER], "cannot read the net"),
+        (PARITY, ["check", "no_loss.prototxt"], "--reference"),
+        (PARITY, ["check", "no_loss.prototxt", *SUITES_LAYER], "the net has no loss"),
+        (PARITY, ["check", "text.prototxt", *SUITES_LAYER], "not a valid net prototxt"),
+        (PARITY, ["check", "binary.prototxt", *SUITES_LAYER], "not a valid net"),
+        (PARITY, ["check", "data.prototxt", *SUITES_LAYER], "no input 'x2'"),
+        (
+            PARITY,
+            ["check", "mine.prototxt", *SUITES_LAYER, "--cases", "3", "--grad", ""],
+            "--grad, --cases: reference.channel_sum:LAYER is a layer, which brings its own cases",
+        ),
+        (PARITY, ["check", "misfit.prototxt", *SUM], "must have the same dim"),
+        (PARITY, ["dance"], "invalid choice: 'dance'"),
+        (PARITY, [], "usage: parity"),
+        (PARITY, ["install-caffe", "--now"], "--now"),
+        (PARITY, ["diff", "absent.json", "absent.json"], "cannot read absent.json"),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
 def test_bad_request_is_status_2_with_words(
-    tmp_path: Path, arguments: list[str], words: str
+    tmp_path: Path, module: str, arguments: list[str], words: str
 ) -> None:
     """What cannot be carried out is named, says what was expected, and is never a traceback."""
-    for name, text in (
-        ("no_loss", NO_LOSS),
-        ("text", "Dear net,"),
-        ("data", DATA),
-        ("misfit", MISFIT),
-    ):
+    nets = {"no_loss": NO_LOSS, "text": "Dear net,", "data": DATA, "misfit": MISFIT, "mine": NATIVE}
+    for name, text in nets.items():
         (tmp_path / f"{name}.prototxt").write_text(text)
     (tmp_path / "binary.prototxt").write_bytes(b"\xff\xfe\x00")
-    done = parity(*arguments, cwd=tmp_path)
-    said = done.stdout + done.stderr
-    assert done.returncode == 2, said
-    assert words in said
-    assert "Traceback" not in said
+    (tmp_path / "test_mine.py").write_text(NO_TESTS)
+    (tmp_path / "truth.py").write_text("def loss(x1, x2): return ((x1 - x2) ** 2).sum()\n")
+    status, said, errors = python(module, *arguments, cwd=tmp_path)
+    assert status == 2, said + errors
+    assert words in said + errors
+    assert "Traceback" not in said + errors
 
 
-@pytest.mark.parametrize("python", [sys.executable, "/nonexistent/python"])
-def test_no_caffe_is_an_error_with_advice(tmp_path: Path, python: str) -> None:
+@pytest.mark.parametrize("interpreter", [sys.executable, "/nonexistent/python"])
+def test_no_caffe_is_an_error_with_advice(tmp_path: Path, interpreter: str) -> None:
     """CAFFE_PYTHON without a caffe ends the run with status 2 and says what to do."""
-    done = parity("run", "--variant", "caffe-native", cwd=tmp_path, CAFFE_PYTHON=python)
-    assert done.returncode == 2
-    assert "no Caffe to compare with" in done.stdout + done.stderr
-    assert "CAFFE_PYTHON" in done.stdout + done.stderr
-    assert "passed" not in done.stdout
+    chosen = ("--variant", "caffe-native")
+    status, said, errors = python(MAIN_JOB, *chosen, cwd=tmp_path, CAFFE_PYTHON=interpreter)
+    assert status == 2
+    assert "no Caffe to compare with" in said + errors
+    assert "CAFFE_PYTHON" in said + errors
+    assert "passed" not in said
 
 
 def test_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     """A report folder that is a file ends in status 2 and names it."""
     (tmp_path / "parity-report").write_text("in the way")
-    done = parity("run", "--variant", "torch-module", "--case", "base", cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "parity-report" in done.stdout + done.stderr
+    chosen = ("--variant", "torch-module", "--case", "base")
+    status, said, errors = python(MAIN_JOB, *chosen, cwd=tmp_path)
+    assert status == 2, said + errors
+    assert "parity-report" in said + errors
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
-    """`parity --help` exits 0 and names all commands and the exit statuses."""
-    done = parity("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    for word in ("run", "check", "diff", "doctor", "install-caffe", "exit status"):
-        assert word in done.stdout
+    """`parity --help` exits 0 and names all commands and the exit statuses; each has its own."""
+    commands = ("run", "check", "diff", "doctor", "install-caffe")
+    status, said, _ = python(PARITY, "--help", cwd=tmp_path)
+    assert status == 0
+    for word in (*commands, "exit status"):
+        assert word in said
+    for command in commands:
+        status, said, errors = python(PARITY, command, "--help", cwd=tmp_path)
+        assert status == 0, errors
+        assert f"usage: parity {command} " in said
+
+
+def test_help_of_the_main_job_names_its_options(tmp_path: Path) -> None:
+    """So does `tox -e parity -- --help`, without a Caffe."""
+    status, said, _ = python(MAIN_JOB, "--help", cwd=tmp_path, CAFFE_PYTHON="/nonexistent/python")
+    assert status == 0
+    for word in ("--variant", "--case", "--device", "--report", "pytest"):
+        assert word in said

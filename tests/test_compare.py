@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from caffe_parity.contract import PASSES, Bound, Pass, Result, Run
-from caffe_parity.engine.compare import as_float32, compare, compare_run
+from caffe_parity import Bound, Case, Layer
+from caffe_parity.contract import (
+    GRADIENT,
+    UNIT_ROUNDOFF,
+    Agreement,
+    Array32,
+    Array64,
+    Expected,
+)
+from caffe_parity.engine.compare import as_float32, compare, wrong
+from caffe_parity.engine.expected import question
 from reference import fills
 from reference.cases import by_name
 from reference.layers import LAYERS
-from reference.rounding import UNIT_ROUNDOFF
+from tests.answers import LOSS, right
+
+DX1, DX2 = GRADIENT + "x1", GRADIENT + "x2"
 
 
-def bound(worst: npt.ArrayLike, typical: npt.ArrayLike | None = None) -> Bound:
-    """A bound for dx1."""
+def of_dx1(
+    truth: npt.ArrayLike, worst: npt.ArrayLike, typical: npt.ArrayLike | None = None
+) -> Expected:
+    """The truth and the bound of dx1."""
     chosen = worst if typical is None else typical
-    return Bound({"dx1": np.asarray(worst, float)}, {"dx1": np.asarray(chosen, float)})
+    bound = Bound({DX1: np.asarray(worst, float)}, {DX1: np.asarray(chosen, float)})
+    return Expected({DX1: np.asarray(truth, float)}, bound)
 
 
-def agrees(actual: list[float], expected: list[float], worst: list[float]) -> bool:
-    """Whether one tensor agrees."""
-    return compare(
-        "dx1", np.array(actual, np.float32), np.array(expected), bound(np.array(worst))
-    ).agrees
+def compared(
+    actual: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    worst: npt.ArrayLike,
+    typical: npt.ArrayLike | None = None,
+) -> Agreement:
+    """How far a dx1 is from its truth."""
+    return compare(DX1, np.asarray(actual, np.float32), of_dx1(truth, worst, typical))
 
 
 @pytest.mark.parametrize(
-    ("actual", "expected", "worst", "right"),
+    ("actual", "truth", "worst", "agrees"),
     [
         ([1.0], [1.0], [0.0], True),
         ([1.0], [1.0 + 2**-30], [0.0], False),  # the exact lane knows no rounding
@@ -51,10 +69,12 @@ def agrees(actual: list[float], expected: list[float], worst: list[float]) -> bo
     ],
 )
 def test_agreement(
-    actual: list[float], expected: list[float], worst: list[float], right: bool
+    actual: list[float], truth: list[float], worst: list[float], agrees: bool
 ) -> None:
-    """`error <= bound`, with what is not finite on the same footing."""
-    assert agrees(actual, expected, worst) is right
+    """`error <= bound`, with what is not finite on the same footing; every judgement is that."""
+    values, expected = np.array(actual, np.float32), of_dx1(truth, worst)
+    assert compare(DX1, values, expected).agrees is agrees
+    assert (not wrong(DX1, values, expected).any()) is agrees
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -75,7 +95,7 @@ def test_truth_overflows_where_float32_does(sign: int) -> None:
 def test_tensor_without_elements_agrees() -> None:
     """Where there is nothing to be wrong, nothing is: no error, no suspicion, and it is proved."""
     empty = np.zeros((0, 3))
-    found = compare("dx1", empty.astype(np.float32), empty, bound(empty))
+    found = compared(empty.astype(np.float32), empty, empty)
     assert found.agrees and found.proves and not found.suspicious
     assert (found.fraction, found.error, found.bound, found.times_typical) == (0, 0, 0, 0)
     assert (found.wrong, found.size) == (0, 0)
@@ -85,7 +105,7 @@ def test_tensor_without_elements_agrees() -> None:
 def test_right_tensor_has_no_error(value: float) -> None:
     """Equal values, NaN and infinities among them, are reported with an error of 0."""
     expected = np.array([2.0, value])
-    found = compare("dx1", expected.astype(np.float32), expected, bound(np.ones(2)))
+    found = compared(expected.astype(np.float32), expected, np.ones(2))
     assert found.agrees
     assert (found.fraction, found.error, found.times_typical) == (0, 0, 0)
     assert (found.wrong, found.size, found.worst_index) == (0, 2, (0,))
@@ -95,21 +115,19 @@ def test_right_tensor_has_no_error(value: float) -> None:
 def test_nan_alone_has_no_error() -> None:
     """One NaN where the truth has one: neither wrong nor less than right."""
     nan = np.full(1, math.nan)
-    found = compare("dx1", nan.astype(np.float32), nan, bound(nan))
+    found = compared(nan.astype(np.float32), nan, nan)
     assert (found.fraction, found.error, found.wrong) == (0, 0, 0)
 
 
 def test_allowed_overflow_is_no_error() -> None:
     """Where some order overflows, an infinity counts as right, not as barely right."""
-    found = compare(
-        "dx1", np.array([np.inf, 1], np.float32), np.array([1e38, 1.5]), bound([np.inf, 1.0])
-    )
+    found = compared(np.array([np.inf, 1], np.float32), np.array([1e38, 1.5]), [np.inf, 1.0])
     assert (found.fraction, found.worst_index, found.error) == (0.5, (1,), 0.5)
 
 
 def test_other_shape_does_not_agree() -> None:
     """A tensor of another shape never agrees, also where it would broadcast."""
-    found = compare("dx1", np.ones((1, 3), np.float32), np.ones((2, 3)), bound(np.ones((2, 3))))
+    found = compared(np.ones((1, 3), np.float32), np.ones((2, 3)), np.ones((2, 3)))
     assert not found.agrees
     assert found.note == "has shape (1, 3), expected (2, 3)"
     assert found.proves and found.fraction == found.times_typical == math.inf
@@ -121,16 +139,14 @@ def test_one_element_in_ten_million() -> None:
     expected = np.ones((10, 1000, 1000))
     actual = expected.astype(np.float32)
     actual[7, 123, 999] = 1.0005
-    found = compare("dx1", actual, expected, bound(np.full(expected.shape, 1e-6)))
+    found = compared(actual, expected, np.full(expected.shape, 1e-6))
     assert (found.wrong, found.worst_index) == (1, (7, 123, 999))
     assert (found.actual, found.expected) == (float(np.float32(1.0005)), 1.0)
 
 
 def test_suspicious_is_within_the_bound_and_not_typical() -> None:
     """The second grade: no failure, but named with its factor."""
-    found = compare(
-        "dx1", np.ones(1, np.float32), np.array([1.3]), bound(np.ones(1), np.full(1, 0.1))
-    )
+    found = compared(np.ones(1, np.float32), np.array([1.3]), np.ones(1), np.full(1, 0.1))
     assert found.agrees
     assert found.suspicious
     assert 2.9 < found.times_typical < 3.1
@@ -140,108 +156,125 @@ def test_suspicious_is_within_the_bound_and_not_typical() -> None:
 
 def test_bound_that_proves_nothing_is_marked() -> None:
     """Where the bound is larger than every value, zeros would agree, and `proves` says so."""
-    weak = compare("dx1", np.zeros(2, np.float32), np.full(2, 0.5), bound(np.ones(2)))
+    weak = compared(np.zeros(2, np.float32), np.full(2, 0.5), np.ones(2))
     assert weak.agrees
     assert not weak.proves
-    at_limit = compare("dx1", np.zeros(2, np.float32), np.full(2, 0.5), bound(np.full(2, 0.5)))
+    at_limit = compared(np.zeros(2, np.float32), np.full(2, 0.5), np.full(2, 0.5))
     assert at_limit.agrees and not at_limit.proves
-    strong = compare("dx1", np.full(2, 0.5, np.float32), np.full(2, 0.5), bound(np.full(2, 1e-6)))
+    strong = compared(np.full(2, 0.5, np.float32), np.full(2, 0.5), np.full(2, 1e-6))
     assert strong.proves
-    nearly = compare("dx1", np.zeros(2, np.float32), np.full(2, 0.5), bound(np.full(2, 0.9)))
+    nearly = compared(np.zeros(2, np.float32), np.full(2, 0.5), np.full(2, 0.9))
     assert not nearly.proves
-    nowhere_finite = np.full(2, math.nan)
-    assert compare("dx1", nowhere_finite, nowhere_finite, bound(np.ones(2))).proves
-    all_zero = compare("dx1", np.zeros(2, np.float32), np.zeros(2), bound(np.ones(2)))
+    nowhere = np.full(2, math.nan)
+    nothing = compared(nowhere, nowhere, np.ones(2))
+    assert nothing.agrees and not nothing.proves and not nothing.compared
+    hidden = compared(np.array([1e9, 0], np.float32), np.array([1e9, 0.5]), np.ones(2))
+    assert hidden.agrees and hidden.proves and (hidden.compared, hidden.size) == (1, 2)
+    all_zero = compared(np.zeros(2, np.float32), np.zeros(2), np.ones(2))
     assert all_zero.proves  # there is nothing but zeros to tell them from
-    small = compare("dx1", np.zeros(2, np.float32), np.full(2, 1.0), bound(np.full(2, 0.9)))
+    small = compared(np.zeros(2, np.float32), np.full(2, 1.0), np.full(2, 0.9))
     assert small.proves and not small.agrees
 
 
-def run_of(**changes: Result) -> tuple[Run, Result]:
-    """A run over the case "base" that is right but for the passes given, and the truth."""
-    case = by_name("base")
-    truth = LAYERS["channel_sum"].evaluate(case, fills.inputs(case))
-    assert truth.dx1 is not None and truth.dx2 is not None
-    right = Result(*(each.astype(np.float32) for each in (truth.loss, truth.dx1, truth.dx2)))
-    passes = tuple(Pass(name, poison, changes.get(name, right)) for name, poison in PASSES.items())
-    return Run(passes), right
+def test_gradient_of_another_shape_does_not_agree() -> None:
+    """Nor where it has as many elements; a top may hold its one number as (1) or as ()."""
+    found = compared(np.ones(6), np.ones((2, 3)), np.ones((2, 3)))
+    assert (found.agrees, found.note) == (False, "has shape (6,), expected (2, 3)")
+    number, none = np.ones(()), {"loss": np.zeros(())}
+    loss = compare("loss", np.ones(1, np.float32), Expected({"loss": number}, Bound(none, none)))
+    assert loss.agrees
 
 
-@pytest.mark.parametrize("name", PASSES)
-def test_every_pass_counts(name: str) -> None:
-    """A mistake in one pass only, on the same net or after a reshape, fails the case."""
-    case = by_name("base")
-    inputs = fills.inputs(case)
-    layer = LAYERS["channel_sum"]
-    _, right = run_of()
-    assert right.dx1 is not None
-    wrong = Result(right.loss, np.roll(right.dx1, 1, 0), right.dx2)
-    run, _ = run_of(**{name: wrong})
-    truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
-    found = compare_run(case, run, truth, limit)
-    assert {key: each.failed_pass for key, each in found.items()} == {
-        "loss": None,
-        "dx1": name,
-        "dx2": None,
-    }
+def test_kink_leaves_out_its_own_gradient_alone() -> None:
+    """There, several finite values are right and none is compared; all else still is."""
+    kink = {DX1: np.array([False, True])}
+    worst = {DX1: np.array([1e-6, np.inf])}
+    bound = Bound(worst, worst, kink)
+    expected = Expected({DX1: np.ones(2)}, bound)
+    for values, wrong_ones in (((1, -7), 0), ((2, 1), 1), ((1, np.nan), 1), ((1, np.inf), 1)):
+        found = compare(DX1, np.array(values, np.float32), expected)
+        assert (found.wrong, found.compared, found.size) == (wrong_ones, 1, 2)
+        assert found.proves
+    zeros = compare(DX1, np.zeros(2, np.float32), Expected({DX1: np.zeros(2)}, bound))
+    assert zeros.compared == 1
+
+
+OURS = LAYERS["channel_sum"]
+THEIRS = Layer("theirs", OURS.reference, {"x1": (4, 3, 5, 6), "x2": (4, 3, 5, 6)}, cases=2)
+PASSES = {
+    "of the suite": (OURS, by_name("base"), ("first", "second", "reshaped")),
+    "of a user": (
+        THEIRS,
+        THEIRS.case(0),
+        ("first", "upstream 2", "upstream 3", "second", "remade", "reshaped"),
+    ),
+}
+
+
+@pytest.mark.parametrize("whose", PASSES)
+def test_every_pass_counts(whose: str) -> None:
+    """A mistake in one pass only, of a loss or of a gradient, is a finding of that tensor alone."""
+    layer, case, names = PASSES[whose]
+    answered = right(layer, case)
+    assert answered.compared == names
+    assert not answered.judged().findings
+    for name in names:
+        for tensor in ("loss", DX1, DX2):
+            value = answered.passes[name][tensor]
+            spoilt = np.roll(value, 1, 0) if value.ndim else value * np.float32(1.001)
+            found = answered.judged(**{name: {tensor: spoilt}})
+            assert {each.tensor for each in found.findings} == {tensor}, name
+            agreement = found.tensors.pop(tensor)
+            assert agreement.wrong == spoilt.size, name  # the numbers of the pass that is wrong
+            assert all(each.agrees for each in found.tensors.values())
 
 
 def test_pass_with_another_shape_fails() -> None:
     """A later pass is compared unless its bits, shape and type are those of an earlier one."""
-    case = by_name("base")
-    inputs = fills.inputs(case)
-    layer = LAYERS["channel_sum"]
-    truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
-    _, right = run_of()
-    assert right.dx1 is not None
-    for other in (right.dx1[:1], right.dx1.reshape(-1)):
-        run, _ = run_of(second=Result(right.loss, other, right.dx2))
-        assert compare_run(case, run, truth, limit)["dx1"].failed_pass == "second"
+    answered = right(OURS, by_name("base"))
+    value = answered.passes["second"][DX1]
+    for other in (value[:1], value.reshape(-1)):
+        found = answered.judged(second={DX1: other})
+        assert {each.tensor for each in found.findings} == {DX1}
 
 
 def test_only_gradient_asked_for_is_compared() -> None:
-    """A gradient that the truth lacks is passed over, and the one behind it is not."""
-    case = by_name("only-dx2")
-    inputs = fills.inputs(case)
-    layer = LAYERS["channel_sum"]
-    truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
-    assert truth.dx1 is None and truth.dx2 is not None
-    wrong = Result(truth.loss.astype(np.float32), None, -truth.dx2.astype(np.float32))
-    run, _ = run_of(**dict.fromkeys(PASSES, wrong))
-    found = compare_run(case, run, truth, limit)
-    assert {key: each.failed_pass for key, each in found.items()} == {"loss": None, "dx2": "first"}
+    """A gradient that the case does not ask for is passed over, and the one behind it is not."""
+    answered = right(OURS, by_name("only-dx2"))
+    assert DX1 not in answered.passes["first"]
+    wrong_sign = {DX1: None, DX2: -answered.passes["first"][DX2]}
+    found = answered.judged(first=wrong_sign, second=wrong_sign, reshaped=wrong_sign)
+    assert [(each.tensor, each.cause) for each in found.findings] == [(DX2, "sign")]
+    assert set(found.tensors) == {"loss", DX2}
 
 
 def test_missing_gradient_fails_except_at_weight_0() -> None:
     """A gradient that was asked for and not computed fails; Caffe computes none at weight 0."""
-    layer = LAYERS["channel_sum"]
-    _, right = run_of()
-    without = Result(right.loss, None, right.dx2)
-    run, _ = run_of(**dict.fromkeys(PASSES, without))
-    for name, fails in (("base", True), ("weight-0", False)):
-        case = by_name(name)
-        inputs = fills.inputs(case)
-        truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
-        found = compare_run(case, run, truth, limit)
-        assert (("dx1" in found) and found["dx1"].failed_pass is not None) is fails
-        if not fails:  # what a later pass computes is compared all the same
-            assert right.dx1 is not None
-            wrong = Result(right.loss, right.dx1 + np.float32(1), right.dx2)
-            run, _ = run_of(first=without, second=wrong, reshaped=without)
-            assert compare_run(case, run, truth, limit)["dx1"].failed_pass == "second"
+    without: dict[str, Array32 | None] = {DX1: None}
+    for name, count in (("base", 1), ("weight-0", 0)):
+        answered = right(OURS, by_name(name))
+        found = answered.judged(first=without, second=without, reshaped=without)
+        assert [each.cause for each in found.findings] == ["not-computed"] * count
+        assert (DX1 in found.tensors) == bool(count)
+    # What a later pass computes is compared all the same.
+    one = np.ones((4, 3, 5, 6), np.float32)
+    found = answered.judged(first=without, second={DX1: one}, reshaped=without)
+    assert {each.tensor for each in found.findings} == {DX1}
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_exact_lane_is_recognised(layer: str) -> None:
+def bound_of(layer: Layer, case: Case) -> Mapping[str, Array64]:
+    """The derived worst case of each tensor."""
+    assert layer.bound is not None
+    return layer.bound(case, fills.inputs(case)).worst
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: layer.name)
+def test_exact_lane_is_recognised(layer: Layer) -> None:
     """Exactly the cases that are named exact have a bound of 0 everywhere."""
     for name in ("exact", "exact-quarter", "exact-two-axes", "exact-512-channels"):
-        case = by_name(name)
-        limit = LAYERS[layer].bound(case, fills.inputs(case))
-        assert all(not np.any(each) for each in limit.worst.values())
+        assert all(not np.any(each) for each in bound_of(layer, by_name(name)).values())
     for name in ("base", "weight-3.7", "subnormal"):
-        case = by_name(name)
-        limit = LAYERS[layer].bound(case, fills.inputs(case))
-        assert all(np.all(each > 0) for each in limit.worst.values())
+        assert all(np.all(each > 0) for each in bound_of(layer, by_name(name)).values())
 
 
 @pytest.mark.parametrize("order", ["forward", "backward", "sorted", "pairwise"])
@@ -249,18 +282,18 @@ def test_exact_lane_is_recognised(layer: str) -> None:
 def test_bound_holds_for_adversarial_orders(name: str, order: str) -> None:
     """A float32 loss and gradient summed one by one, in awkward orders, stay within the bound."""
     case = by_name(name)
-    inputs = fills.inputs(case)
-    layer = LAYERS["tail_sum"]
-    truth, limit = layer.evaluate(case, inputs), layer.bound(case, inputs)
-    n = case.x1_shape[0]
-    both = np.concatenate([inputs.x1.reshape(n, -1), -inputs.x2.reshape(n, -1)], axis=1)
+    [expected] = question(LAYERS["tail_sum"], case, LOSS).expected
+    n = case.shapes["x1"][0]
+    x1, x2 = (each.reshape(n, -1) for each in fills.inputs(case).values())
+    both = np.concatenate([x1, -x2], axis=1)
     d = np.array([one_by_one(row, order) for row in both], np.float32)
     loss = one_by_one(d * d, order) / np.float32(2 * n)
     dx1 = np.float32(case.weight) / np.float32(n) * d
-    assert abs(float(loss) - float(truth.loss)) <= limit.worst["loss"]
-    assert truth.dx1 is not None
-    errors = np.abs(dx1.astype(float) - truth.dx1[(slice(None),) + (0,) * (truth.dx1.ndim - 1)])
-    assert np.all(errors <= limit.worst["dx1"][(slice(None),) + (0,) * (truth.dx1.ndim - 1)])
+    assert abs(float(loss) - expected.truth["loss"]) <= expected.bound.worst["loss"]
+    truth, worst = (
+        each[DX1].reshape(n, -1)[:, 0] for each in (expected.truth, expected.bound.worst)
+    )
+    assert np.all(np.abs(dx1.astype(float) - truth) <= worst)
 
 
 def one_by_one(values: np.ndarray, order: str) -> np.float32:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
+import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,19 @@ import jsonschema
 import numpy as np
 import pytest
 
-from caffe_impl.variants import LAYERS, NETS
-from caffe_parity.caffe.client import Caffe
-from caffe_parity.caffe.interpreter import find
-from caffe_parity.check import computed
-from caffe_parity.check.command import main as check
-from caffe_parity.check.observe import Observation
-from caffe_parity.cli.diff import main
-from caffe_parity.contract import Array32
+from caffe_parity.cli.main import main
+from caffe_parity.contract import Array32, Finding
 from caffe_parity.report import show
-from caffe_parity.report.bits import SAMPLE, WHOLE, as_json, digest, keep, places, ulps
+from caffe_parity.report.bits import SAMPLE, WHOLE, as_json, digest, from_json, keep, places, ulps
 from caffe_parity.report.changes import RANKS, SHORT, SLOWER, difference
-from tests.test_check import FORGETFUL
-from tests.test_cli import ROOT, parity
+from caffe_parity.report.record import VERDICTS, Record, Report, read
+from tests.test_report import ENVIRONMENT, agreement
 
-PACKAGE = Path(show.__file__).parents[1]
-RUN_SCHEMA = json.loads((PACKAGE / "results.schema.json").read_text())
-CHECK_SCHEMA = json.loads((PACKAGE / "check" / "check.schema.json").read_text())
-DIFF_SCHEMA = json.loads((PACKAGE / "diff" / "diff.schema.json").read_text())
+ROOT = Path(__file__).parents[1]
+SCHEMA = json.loads(Path(show.__file__).with_name("diff.schema.json").read_text())
 
 Content = dict[str, Any]
+Compared = Callable[..., tuple[int, str, Content]]
 
 
 def f32(*values: float) -> Array32:
@@ -49,53 +42,44 @@ def of_bits(*bits: int) -> Array32:
     return np.array(bits, np.uint32).view(np.float32)
 
 
-def result(case: str, dx1: Array32, verdict: str = "pass", **fields: Any) -> Content:
+def result(case: str, dx1: Array32, verdict: str = "pass", **changes: Any) -> Record:
     """A record of a run; all three passes computed the same dx1."""
     passes = dict.fromkeys(("first", "second", "reshaped"), dx1)
-    agreement = {"error": 0, "bound": 1, "worst_index": [0], "fraction": 0.25, "suspicious": False}
-    return {
-        "layer": "channel_sum", "variant": "caffe-python", "case": case, "verdict": verdict,
-        "seconds": 1.0, "tensors": {"dx1": agreement}, "reason": "", "explanations": {},
+    fields: dict[str, Any] = {
+        "reason": "" if verdict == "pass" else f"because of {case}",
+        "tensors": {"gradient:x1": agreement(0.25)},
+        "seconds": 1.0,
         "inputs": digest(f32(1)),
-        "computed": {"dx1": [as_json(each) for each in keep(passes)]}, **fields,
-    }  # fmt: skip
+        "computed": {"gradient:x1": keep(passes)},
+    }
+    return Record("channel_sum", "caffe-python", case, verdict, **{**fields, **changes})
 
 
-def report(*results: Content, **fields: Any) -> Content:
+def report(*results: Record, **changes: Any) -> Report:
     """What a run writes."""
-    caffe = {"version": "1", "python": "3", "numpy": "1", "source": "installed", "blas": ["b"]}
-    environment = {
-        "python": "3.11", "numpy": "2", "torch": "2", "platform": "Linux", "processor": "x",
-        "device": "cpu", "gpu": None, "commit": "abc", "caffe": caffe,
-    }  # fmt: skip
-    return {
-        "schema": "parity-results-2", "environment": environment, "selection": {},
-        "selected": len(results), "results": list(results), **fields,
-    }  # fmt: skip
+    return replace(Report("run", ENVIRONMENT, {}, results), **changes)
 
 
 @pytest.fixture
 def diff(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, Content]]:
+) -> Compared:
     """Writes two reports, compares them; returns the exit status, what is printed, and the JSON."""
     monkeypatch.chdir(tmp_path)
 
-    def compared(before: Content, after: Content, *options: str) -> tuple[int, str, Content]:
-        for name, content in (("before.json", before), ("after.json", after)):
-            jsonschema.validate(content, RUN_SCHEMA)
-            Path(name).write_text(json.dumps(content))
-        status = main(["before.json", "after.json", "--json", "diff.json", *options])
+    def compared(before: Report, after: Report, *options: str) -> tuple[int, str, Content]:
+        before.write(Path("before.json"))
+        after.write(Path("after.json"))
+        status = main(["diff", "before.json", "after.json", "--json", "diff.json", *options])
         said = capsys.readouterr()
         assert not said.err
         content = json.loads(Path("diff.json").read_text(), parse_constant=pytest.fail)
-        jsonschema.validate(content, DIFF_SCHEMA)
+        jsonschema.validate(content, SCHEMA)
         return status, said.out, content
 
     return compared
 
 
-Diff = Callable[..., tuple[int, str, Content]]
 BASE = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 LARGE = np.linspace(-1, 1, 3 * 40, dtype=np.float32).reshape(3, 40)
 
@@ -143,6 +127,7 @@ def test_what_is_kept_is_exact() -> None:
     assert (written["nan"], written["inf"]) == (1, 1)
     assert (written["min"], written["max"], written["mean_abs"]) == (-3.0, "inf", "nan")
     assert written["sha256"] == digest(odd)
+    assert as_json(from_json(json.loads(json.dumps(written)))) == written
     other = odd.copy()
     other.view(np.uint32)[0] ^= 2  # another bit of the NaN
     assert digest(other) != digest(odd)
@@ -169,7 +154,7 @@ def test_places_are_all_or_a_fixed_sample(size: int) -> None:
         assert (chosen[0], chosen[-1]) == (0, size - 1)
 
 
-def test_the_same_bits(diff: Diff) -> None:
+def test_the_same_bits(diff: Compared) -> None:
     """Exit 0, and every case is counted as bit-identical."""
     both = report(result("base", BASE), result("odd", LARGE))
     status, said, content = diff(both, both)
@@ -180,7 +165,7 @@ def test_the_same_bits(diff: Diff) -> None:
     assert "asked for: the same" in said
 
 
-def test_one_ulp(diff: Diff) -> None:
+def test_one_ulp(diff: Compared) -> None:
     """Exit 0: it is named with its place and both values, and the distance is exact."""
     after = moved(BASE, 2, 1, steps=1)
     status, said, content = diff(
@@ -198,11 +183,10 @@ def test_one_ulp(diff: Diff) -> None:
     assert "1 of 2 cases bit-identical; 1 changed, by up to 1 ulp; no verdict got worse" in said
 
 
-def test_only_one_pass_differs(diff: Diff) -> None:
+def test_only_one_pass_differs(diff: Compared) -> None:
     """A second pass that gives other bits than before is found, and named."""
-    after = result("base", BASE)
     passes = {"first": BASE, "second": moved(BASE, 0, 0, steps=3), "reshaped": BASE}
-    after["computed"]["dx1"] = [as_json(each) for each in keep(passes)]
+    after = result("base", BASE, computed={"gradient:x1": keep(passes)})
     _, said, content = diff(report(result("base", BASE)), report(after), "--all")
     assert only_difference(content)["passes"] == ["second"]
     assert "dx1 (second): 3 ulps at [0, 0]" in said
@@ -217,7 +201,7 @@ def test_only_one_pass_differs(diff: Diff) -> None:
     ],
     ids=["zero", "payload", "nan-sign"],
 )
-def test_bits_without_a_value(diff: Diff, before: Array32, after: Array32) -> None:
+def test_bits_without_a_value(diff: Compared, before: Array32, after: Array32) -> None:
     """The sign of a zero and the bits of a NaN are a change, by 0 ulps, and are called so."""
     status, said, content = diff(
         report(result("base", before)), report(result("base", after)), "--all"
@@ -229,7 +213,7 @@ def test_bits_without_a_value(diff: Diff, before: Array32, after: Array32) -> No
 
 
 @pytest.mark.parametrize("size", [12, 120])
-def test_nan_that_appears(diff: Diff, size: int) -> None:
+def test_nan_that_appears(diff: Compared, size: int) -> None:
     """A NaN where a number was is infinitely far, also where that element is not kept."""
     before = np.linspace(1, 2, size, dtype=np.float32)
     after = before.copy()
@@ -241,7 +225,7 @@ def test_nan_that_appears(diff: Diff, size: int) -> None:
     assert "1 changed, a NaN on one side" in said
 
 
-def test_large_tensors_say_at_least(diff: Diff) -> None:
+def test_large_tensors_say_at_least(diff: Compared) -> None:
     """Of a large tensor the distance is a lower bound: by a kept element or by the extremes."""
     kept = tuple(int(each) for each in np.unravel_index(places(LARGE.size)[3], LARGE.shape))
     inner = 1, 3
@@ -284,10 +268,10 @@ def test_distance_is_never_more_than_the_true_one() -> None:
     assert equal > 30
 
 
-def test_shape_and_missing_tensor(diff: Diff) -> None:
+def test_shape_and_missing_tensor(diff: Compared) -> None:
     """Another shape, and a tensor that is computed no longer, are changes without a distance."""
     before, after = result("base", BASE), result("base", BASE.reshape(4, 3))
-    before["computed"]["loss"] = before["computed"]["dx1"]
+    before = replace(before, computed={**before.computed, "loss": keep({"first": f32(1)})})
     status, said, _ = diff(report(before), report(after), "--all")
     assert status == 0
     assert "dx1: shape (3, 4) -> (4, 3)" in said
@@ -295,7 +279,7 @@ def test_shape_and_missing_tensor(diff: Diff) -> None:
     assert "-: there are no two tensors of one shape" in said
 
 
-def test_other_inputs_are_not_compared(diff: Diff) -> None:
+def test_other_inputs_are_not_compared(diff: Compared) -> None:
     """Where a case has other inputs than before, its bits say nothing; its verdict still does."""
     after = result("base", -BASE, "fail", inputs=digest(f32(2)), reason="dx1: wrong")
     status, said, content = diff(report(result("base", BASE)), report(after))
@@ -304,27 +288,60 @@ def test_other_inputs_are_not_compared(diff: Diff) -> None:
     assert "1 with other inputs than before, so not compared" in said
 
 
-LADDER = ["pass", "suspicious", "refused", "not run", "fail", "crash"]
+def passes(**of: Array32) -> Record:
+    """A record in which some passes computed dx1."""
+    return result("base", BASE, computed={"gradient:x1": keep(of)})
 
 
-def judged(case: str, verdict: str) -> Content:
+def test_pass_that_one_report_lacks_is_no_change(diff: Compared) -> None:
+    """What both have is compared; a pass more, or one less, says nothing about the bits."""
+    fewer, more = passes(first=BASE), passes(first=BASE, again=-BASE)
+    for before, after in ((fewer, more), (more, fewer)):
+        status, said, content = diff(report(before), report(after))
+        assert (status, content["cases"][0]["bits"]) == (0, "identical")
+        assert "1 of 1 case bit-identical" in said
+    content = diff(report(fewer), report(passes(first=moved(BASE, 1, 1, steps=1), again=BASE)))[2]
+    assert only_difference(content)["ulps"] == 1
+    assert only_difference(content)["passes"] == []
+
+
+def test_without_a_pass_in_common_nothing_is_identical(diff: Compared) -> None:
+    """Where no pass is in both, the bits were not compared, and no one says that they were."""
+    said, content = diff(report(passes(first=BASE)), report(passes(again=BASE)))[1:]
+    assert content["cases"][0]["bits"] == "other passes"
+    assert "0 of 1 case bit-identical; 1 with other passes than before" in said
+
+
+def test_commands_may_be_mixed(diff: Compared) -> None:
+    """A run and a check of the same layer are compared where their cases meet."""
+    status, said, content = diff(
+        report(result("base", BASE), result("odd", BASE)),
+        report(result("base", BASE), command="pytest"),
+    )
+    assert status == 0
+    assert "before.json: parity run, 2 results" in said
+    assert "after.json: pytest, 1 result" in said
+    assert [each["judged"] for each in content["cases"]] == ["same", "old"]
+
+
+LADDER = ["pass", "suspicious", "refused", "not run", "unproven", "fail", "crash", "hang"]
+
+
+def judged(case: str, verdict: str) -> Record:
     """A record with a verdict; "suspicious" is a pass with a doubt."""
-    made = result(case, BASE, verdict, reason=f"because of {case}")
     if verdict == "suspicious":
-        made["verdict"] = "pass"
-        made["tensors"]["dx1"]["suspicious"] = True
-    if verdict in ("crash", "hang", "not run"):
-        made["computed"] = {}
-    return made
+        tensors = {"gradient:x1": agreement(0.25, times_typical=40.0)}
+        return result(case, BASE, tensors=tensors)
+    made = result(case, BASE, verdict)
+    return replace(made, computed={}) if verdict in ("crash", "hang", "not run") else made
 
 
-@pytest.mark.parametrize("before", [*LADDER, "hang"])
-@pytest.mark.parametrize("after", [*LADDER, "hang"])
-def test_verdicts_have_an_order(diff: Diff, before: str, after: str) -> None:
+@pytest.mark.parametrize("before", LADDER)
+@pytest.mark.parametrize("after", LADDER)
+def test_verdicts_have_an_order(diff: Compared, before: str, after: str) -> None:
     """Down the ladder is worse, with exit status 1; up is better, but for what did not run."""
-    ladder = [*LADDER, "hang"]
     status, said, content = diff(report(judged("odd", before)), report(judged("odd", after)))
-    down = ladder.index(after) > ladder.index(before) and (before, after) != ("crash", "hang")
+    down = LADDER.index(after) > LADDER.index(before) and (before, after) != ("crash", "hang")
     assert status == int(down)
     word = "same" if before == after else "worse" if down else "better"
     if {before, after} == {"crash", "hang"} or (word == "better" and after == "not run"):
@@ -333,26 +350,30 @@ def test_verdicts_have_an_order(diff: Diff, before: str, after: str) -> None:
     assert ("1 verdict got worse" in said) == down
     if word != "same":
         assert f"channel_sum  caffe-python: {before} -> {after}  [1: odd]" in said
-    if down:
+    if down and after != "suspicious":
         assert "odd: because of odd" in said
 
 
-def test_reason_is_the_explanation_where_there_is_one(diff: Diff) -> None:
+def test_reason_is_what_the_findings_mean(diff: Compared) -> None:
     """What a failure means is said rather than its numbers, and once for both gradients."""
-    words = {"code": "ignores-top-diff", "words": "the top diff is ignored"}
-    meanings = {"dx1": words, "dx2": words}
-    bad = result("base", BASE, "fail", reason="3 of 9 beyond the bound", explanations=meanings)
-    said = diff(report(result("base", BASE)), report(bad))[1]
+    findings = [
+        Finding(f"gradient:{name}", "the top diff is ignored", f"gradient:{name}")
+        for name in ("x1", "x2")
+    ]
+    bad = result("base", BASE, "fail", reason="3 of 9 beyond the bound", findings=findings)
+    said, content = diff(report(result("base", BASE)), report(bad))[1:]
     assert "    base: the top diff is ignored\n" in said
+    assert content["cases"][0]["reason"] == "the top diff is ignored"
 
 
 def test_every_verdict_has_a_rank() -> None:
-    """The ranks cover what the reports' schema knows."""
-    known = RUN_SCHEMA["$defs"]["result"]["properties"]["verdict"]["enum"]
-    assert set(known) | {"suspicious", "gone"} == set(RANKS)
+    """The ranks cover what the reports' schema knows, and the schema of what is written."""
+    assert {*VERDICTS, "suspicious", "gone"} == set(RANKS)
+    known = SCHEMA["properties"]["cases"]["items"]["properties"]["verdicts"]["items"]["enum"]
+    assert {*known} - {None} == set(RANKS)
 
 
-def test_case_that_is_gone(diff: Diff) -> None:
+def test_case_that_is_gone(diff: Compared) -> None:
     """Asked for the same, a case that is missing is worse; so it is when AFTER is incomplete."""
     before = report(result("base", BASE), result("odd", BASE))
     after = report(result("base", BASE))
@@ -360,17 +381,17 @@ def test_case_that_is_gone(diff: Diff) -> None:
     assert status == 1
     assert content["cases"][1]["verdicts"] == ["pass", "gone"]
     assert "channel_sum  caffe-python: pass -> gone  [1: odd]" in said
-    narrow = {**after, "selection": {"keyword": "base"}}
+    narrow = replace(after, selection={"keyword": "base"})
     status, said, _ = diff(before, narrow)
     assert status == 0
     assert "asked for: keyword: none -> base" in said
     assert "only in BEFORE:\n  channel_sum  caffe-python: pass  [1: odd]" in said
-    status, said, _ = diff(before, {**narrow, "selected": 2})
+    status, said, _ = diff(before, replace(narrow, selected=2))
     assert status == 1
     assert "1 result; 1 that were asked for are missing" in said
 
 
-def test_failure_that_is_gone_is_not_better(diff: Diff) -> None:
+def test_failure_that_is_gone_is_not_better(diff: Compared) -> None:
     """A failing case that has no result any more was not mended."""
     before = report(result("base", BASE), result("odd", BASE, "fail"))
     status, _, content = diff(before, report(result("base", BASE)))
@@ -378,7 +399,7 @@ def test_failure_that_is_gone_is_not_better(diff: Diff) -> None:
     assert content["cases"][1]["judged"] == "other"
 
 
-def test_new_case_is_no_change_for_the_worse(diff: Diff) -> None:
+def test_new_case_is_no_change_for_the_worse(diff: Compared) -> None:
     """A case that is in AFTER only is named with its verdict, and compared with nothing."""
     after = report(result("base", BASE), result("odd", BASE, "fail"))
     status, said, _ = diff(report(result("base", BASE)), after)
@@ -386,17 +407,13 @@ def test_new_case_is_no_change_for_the_worse(diff: Diff) -> None:
     assert "only in AFTER:\n  channel_sum  caffe-python: fail  [1: odd]" in said
 
 
-def timed(**seconds: float) -> Content:
+def timed(**seconds: float) -> Report:
     """A report in which each variant took some time."""
-    return report(
-        *(
-            result("base", BASE, variant=f"caffe-{name}", seconds=each)
-            for name, each in seconds.items()
-        )
-    )
+    some = {name: result("base", BASE, seconds=each) for name, each in seconds.items()}
+    return report(*(replace(each, variant=f"caffe-{name}") for name, each in some.items()))
 
 
-def test_slower(diff: Diff) -> None:
+def test_slower(diff: Compared) -> None:
     """Beyond the noise a variant is named with its ratio and the threshold, with exit status 0."""
     status, said, _ = diff(timed(a=1), timed(a=2.5))
     assert status == 0
@@ -406,7 +423,7 @@ def test_slower(diff: Diff) -> None:
         assert "times as long" not in diff(timed(a=quick), timed(a=slow))[1]
 
 
-def test_slow_machine_is_not_a_slow_variant(diff: Diff) -> None:
+def test_slow_machine_is_not_a_slow_variant(diff: Compared) -> None:
     """All variants three times as long is the machine; one that takes longer still is not."""
     before = timed(a=1, b=1, c=1, d=1)
     assert "times as long" not in diff(before, timed(a=3, b=3.1, c=2.9, d=3))[1]
@@ -415,106 +432,46 @@ def test_slow_machine_is_not_a_slow_variant(diff: Diff) -> None:
     assert "caffe-a:" not in said
 
 
-def test_environment_that_differs_is_told(diff: Diff) -> None:
+def test_environment_that_differs_is_told(diff: Compared) -> None:
     """Other commits, versions, BLAS and processors are named, with both values."""
-    before, after = report(result("base", BASE)), report(result("base", BASE))
-    after["environment"] |= {"commit": "def+", "processor": "y"}
-    after["environment"]["caffe"]["blas"] = ["openblas"]
-    said = diff(before, after)[1]
+    other = {
+        **ENVIRONMENT,
+        "commit": "def+",
+        "processor": "y",
+        "caffe": {**ENVIRONMENT["caffe"], "blas": ["openblas"]},
+    }
+    base = report(result("base", BASE))
+    said, content = diff(base, replace(base, environment=other))[1:]
     for line in ("commit: abc -> def+", "processor: x -> y", "caffe.blas: b -> openblas"):
         assert f"environment: {line}" in said
+    assert content["environment"]["caffe.blas"] == ["b", "openblas"]
 
 
-def _without(name: str) -> Callable[[Content], Any]:
-    return lambda content: content["results"][0].pop(name)
-
-
-def _set(name: str, value: Any) -> Callable[[Content], Any]:
-    return lambda content: content["results"][0].__setitem__(name, value)
-
-
-def _kept(name: str, value: Any) -> Callable[[Content], Any]:
-    return lambda content: content["results"][0]["computed"]["dx1"][0].__setitem__(name, value)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda c: c.__setitem__("schema", "parity-results-1"), "of another version"),
-        (lambda c: c.__setitem__("schema", "report-7"), "unknown schema 'report-7'"),
-        (lambda c: c.pop("schema"), "it has no 'schema'"),
-        (lambda c: c.pop("results"), "the whole has no 'results'"),
-        (lambda c: c.__setitem__("results", {}), "results: expected a list, found {}"),
-        (lambda c: c["results"].append(c["results"][0]), "channel_sum-caffe-python-base is there"),
-        (lambda c: c.__setitem__("environment", 3), "environment: expected an object, found 3"),
-        (lambda c: c.__setitem__("selected", -1), "selected: expected a count, found -1"),
-        (_without("verdict"), "results[0] has no 'verdict'"),
-        (_set("verdict", "passed"), "results[0].verdict: expected one of pass, fail"),
-        (_set("seconds", "long"), "results[0].seconds: expected a number"),
-        (_set("seconds", True), "results[0].seconds: expected a number"),
-        (_set("case", ["base"]), "results[0].case: expected a string"),
-        (_set("inputs", "12"), "results[0].inputs: expected 64 hexadecimal digits"),
-        (_set("computed", []), "results[0].computed: expected an object"),
-        (_kept("elements", "00"), "dx1[0].elements: expected 96 hexadecimal digits"),
-        (_kept("shape", [2**40, 2**40]), "dx1[0].shape: expected at most"),
-        (_kept("shape", [-1]), "dx1[0].shape[0]: expected a count"),
-        (_kept("sha256", "x" * 64), "dx1[0].sha256: expected 64 hexadecimal digits"),
-        (_kept("nan", 1.5), "dx1[0].nan: expected a count"),
-        (_set("case", "other"), "no case of before.json is in after.json"),
-    ],
-)
-def test_report_that_is_none(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    spoil: Callable[[Content], Any],
-    words: str,
+def test_reports_that_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 2; the file, the place in it, what was expected, and what is there."""
+    """Exit 2 where no case is in both: nothing was compared, so nothing is said of it."""
     monkeypatch.chdir(tmp_path)
-    good = report(result("base", BASE))
-    bad = copy.deepcopy(good)
-    spoil(bad)
-    Path("before.json").write_text(json.dumps(good))
-    Path("after.json").write_text(json.dumps(bad))
-    assert main(["before.json", "after.json"]) == 2
+    report(result("base", BASE)).write(Path("before.json"))
+    report(result("other", BASE)).write(Path("after.json"))
+    assert main(["diff", "before.json", "after.json"]) == 2
     said = capsys.readouterr()
-    assert words in said.err
-    assert "after.json" in said.err
+    assert "no case of before.json is in after.json" in said.err
     assert not said.out
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, "cannot read after.json: No such file"),
-        (b"", "after.json is no JSON file"),
-        (b'{"schema": ', "after.json is no JSON file"),
-        (b"\xff\xfe", "after.json is no JSON file"),
-        (b'{"schema": NaN}', "NaN is no JSON"),
-        (b"[1, 2]", "after.json: the whole: expected an object, found [1, 2]"),
-        (b"[" * 100_000, "after.json is no JSON file"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "after.json is no JSON file"),
-        (b"\x80\x04\x95", "after.json is no JSON file"),
-    ],
-    ids=["absent", "empty", "cut", "utf-16", "nan", "list", "deep", "long", "pickle"],
-)
-def test_file_that_is_no_json(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    text: bytes | None,
-    words: str,
+def test_file_that_is_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 2 with one line that names the file; never a traceback."""
+    """Exit 2 with one line that names the file and the place; never a traceback."""
     monkeypatch.chdir(tmp_path)
-    Path("before.json").write_text(json.dumps(report(result("base", BASE))))
-    if text is not None:
-        Path("after.json").write_bytes(text)
-    assert main(["before.json", "after.json"]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert len(said.splitlines()) == 1
+    report(result("base", BASE)).write(Path("good.json"))
+    Path("bad.json").write_text(Path("good.json").read_text().replace('"seconds": 1.0', '"s": 1'))
+    for files in (["good.json", "bad.json"], ["bad.json", "good.json"]):
+        assert main(["diff", *files]) == 2
+        said = capsys.readouterr()
+        assert said.err == "parity diff: bad.json: results[0] has no 'seconds'\n"
+        assert not said.out
 
 
 def test_wrong_use(
@@ -522,128 +479,61 @@ def test_wrong_use(
 ) -> None:
     """Exit 2 for one file, a folder, and a file of --json that cannot be written."""
     monkeypatch.chdir(tmp_path)
-    Path("a.json").write_text(json.dumps(report(result("base", BASE))))
+    report(result("base", BASE)).write(Path("a.json"))
     for arguments, words in (
         (["a.json"], "AFTER.json"),
-        ([".", "a.json"], "cannot read .: Is a directory"),
+        ([".", "a.json"], "cannot read results.json: No such file"),
         (["a.json", "a.json", "--json", "no/such/folder.json"], "cannot write no/such/folder.json"),
     ):
-        assert main(arguments) == 2
+        assert main(["diff", *arguments]) == 2
         assert words in capsys.readouterr().err
 
 
-def test_definitions_of_the_schemas_are_the_same() -> None:
-    """What both kinds of report hold is described alike; all three schemas are schemas."""
-    for each in (RUN_SCHEMA, CHECK_SCHEMA, DIFF_SCHEMA):
-        jsonschema.Draft202012Validator.check_schema(each)
-    of_run, of_check = (
-        dict(each["properties"]["environment"]["properties"]) for each in (RUN_SCHEMA, CHECK_SCHEMA)
-    )
-    of_run.pop("recorded")  # `parity recorded` writes a results.json, too
-    assert of_run == of_check
-    for name in ("number", "kept"):
-        assert RUN_SCHEMA["$defs"][name] == CHECK_SCHEMA["$defs"][name]
+def test_schema_of_what_is_written_is_a_schema() -> None:
+    """The JSON Schema of --json is one."""
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
 def test_diff_does_not_wait_for_pytorch() -> None:
     """The command imports no PyTorch: it answers at once."""
-    program = "import sys, caffe_parity.cli.diff; sys.exit('torch' in sys.modules)"
+    program = "import sys, caffe_parity.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-def test_edit_of_a_layer_end_to_end(tmp_path: Path) -> None:
-    """Two runs of one net are bit-identical; a sum in another order is not, and is no failure."""
-    layer = tmp_path / "summed_euclidean_loss.py"
-    shutil.copy(LAYERS / layer.name, layer)
-    shutil.copy(NETS / "channel_sum_python.prototxt", tmp_path / "mine.prototxt")
-
-    def run(name: str) -> str:
-        options = ("--net", "mine.prototxt", "--layer", "channel_sum", "-k", "base or weight-3.7")
-        parity("run", *options, "--parity-report", name, cwd=tmp_path)
-        file = tmp_path / name / "results.json"
-        content = json.loads(file.read_text(), parse_constant=pytest.fail)
-        jsonschema.validate(content, RUN_SCHEMA)
-        assert content["selection"]["keyword"] == "base or weight-3.7"
-        return str(file)
-
-    def edit(old: str, new: str) -> None:
-        text = layer.read_text()
-        assert text.count(old) == 1
-        layer.write_text(text.replace(old, new))
-
-    before, again = run("before"), run("again")
-    done = parity("diff", before, again, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^(\d+) of \1 cases bit-identical; no verdict", done.stdout, re.MULTILINE)
-    edit("return x.sum(", "return x[:, ::-1].sum(")
-    done = parity("diff", before, run("reordered"), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "changed, by" in done.stdout
-    edit("top[0].diff.flat[0]", "np.float32(1)")
-    done = parity("diff", before, run("broken"), cwd=tmp_path)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "channel_sum  caffe-net: pass -> fail" in done.stdout
-
-
-def test_check_keeps_every_pass() -> None:
-    """Each upstream gradient, the second backward and the second pass have their own entry."""
-    seen = Observation(
-        tops={"loss": f32(1)},
-        second_tops={"loss": f32(2)},
-        diffs=[{"x": f32(3)}, {"x": f32(4)}],
-        again={"x": f32(5)},
-        second_diffs={"x": f32(6)},
-    )
-    kept = {
-        name: {entry.passes: entry.largest for entry in entries}
-        for name, entries in computed.by_caffe(seen).items()
-    }
-    assert kept == {
-        "loss": {("upstream 1",): 1, ("second",): 2},
-        "gradient:x": {
-            ("upstream 1",): 3,
-            ("upstream 2",): 4,
-            ("again",): 5,
-            ("second",): 6,
-        },
-    }
-
-
-def test_checks_end_to_end(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A mended layer is better and a broken one worse; a port is a variant of its own."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    monkeypatch.chdir(tmp_path)
-    command = [*FORGETFUL, "--cases", "2", "--port", "examples/forgetful.py:loss"]
-
-    def checked(name: str) -> str:
-        with Caffe(find()) as caffe:  # a layer that it has imported, it does not read again
-            check([*command, "--json", name], caffe)
-        content = json.loads(Path(name).read_text(), parse_constant=pytest.fail)
-        jsonschema.validate(content, CHECK_SCHEMA)
-        return name
-
-    before = checked("before.json")
+def test_edit_of_a_layer_end_to_end(folder: Path) -> None:
+    """A mended layer is better, a broken or crashing one worse; the port next to it is the same."""
     layer = Path("examples/forgetful_layer.py")
     text = layer.read_text()
-    layer.write_text(text.replace("self.sign / ", "top[0].diff.flat[0] * self.sign / "))
-    after = checked("after.json")
-    capsys.readouterr()
-    assert main([before, after]) == 0
-    said = capsys.readouterr().out
-    assert "caffe: fail -> pass  [2: 0, 1]" in said
-    assert re.search(r"^port +2 +2 +0 ", said, re.MULTILINE)
-    assert "port:" not in said
-    assert main([after, before]) == 1
-    assert "0: ignores-top-diff: " in capsys.readouterr().out
-    layer.write_text(text.replace("def forward", "def forwards"))
-    crashed = checked("crashed.json")
-    capsys.readouterr()
-    assert main([after, crashed]) == 1
-    assert "caffe: pass -> crash  [1: 0]" in capsys.readouterr().out
-    Path("run.json").write_text(json.dumps(report(result("base", BASE))))
-    assert main(["run.json", after]) == 2
-    assert "compare two reports of the same command" in capsys.readouterr().err
+
+    def checked(name: str, edited: str) -> str:
+        layer.write_text(edited)
+        command = ["check", "examples/forgetful.prototxt", "--cases", "2", "--json", name]
+        loss = "examples/forgetful.py:loss"
+        parity(*command, "--reference", loss, "--port", loss)
+        assert read(Path(name)).command == "check"
+        return name
+
+    mended = text.replace("self.sign / ", "top[0].diff.flat[0] * self.sign / ")
+    before, again = checked("before.json", text), checked("again.json", text)
+    after = checked("after.json", mended)
+    crashed = checked("crashed.json", text.replace("def forward", "def forwards"))
+    same = parity("diff", before, again)
+    assert same.returncode == 0, same.stdout + same.stderr
+    assert re.search(r"^(\d+) of \1 cases bit-identical; no verdict", same.stdout, re.MULTILINE)
+    better = parity("diff", before, after)
+    assert better.returncode == 0, better.stdout + better.stderr
+    assert "caffe: fail -> pass  [2: 0, 1]" in better.stdout
+    assert "port:" not in better.stdout
+    worse = parity("diff", after, before)
+    assert worse.returncode == 1, worse.stdout + worse.stderr
+    assert "\n    0: the gradient of x1 is the same" in worse.stdout
+    worse = parity("diff", after, crashed)
+    assert worse.returncode == 1, worse.stdout + worse.stderr
+    assert "caffe: pass -> crash  [1: 0]" in worse.stdout
+
+
+def parity(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in the current folder."""
+    command = [sys.executable, "-m", "caffe_parity", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)

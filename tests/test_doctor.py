@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from caffe_parity.caffe import install
+from caffe_parity import checkout
+from caffe_parity.caffe import cache, driver, install, interpreter
 from caffe_parity.cli import doctor
+from caffe_parity.cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -90,7 +92,7 @@ def test_host_is_described(real: Path) -> None:
     assert report["torch"]["threads"] == torch.get_num_threads()
     assert report["numpy"] == numpy.__version__
     assert report["python"]["executable"] == sys.executable
-    assert report["cache"]["folder"] == str(install.cache_folder())
+    assert report["cache"]["folder"] == str(cache.folder())
     assert report["cache"]["installed"] == str(real)
     assert report["machine"]["cpu"] and "Linux" in report["machine"]["os"]
     assert report["ready"]
@@ -98,10 +100,10 @@ def test_host_is_described(real: Path) -> None:
 
 def test_report_is_json_and_fits_a_terminal(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` prints what `examine` returns, and the text keeps to 100 columns."""
-    assert doctor.main(["--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"caffe", "torch", "python", "gpu", "cannot_run", "ready"} <= set(report)
-    assert doctor.main([]) == 0
+    assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("Caffe ") and text.endswith("can be compared here.\n")
     # Only a single word, such as a long path, may stick out.
@@ -112,15 +114,36 @@ def test_caffe_that_is_not_installed_yet(empty_cache: Path) -> None:
     """Without a Caffe the report says that one can be installed, and installs nothing itself."""
     report = doctor.examine()
     assert not report["caffe"]["found"] and report["caffe"]["installable"] and report["ready"]
-    assert "no Caffe is installed yet" in reasons(report)["the Caffe variants, at this moment"]
+    assert "No Caffe is installed in" in reasons(report)["the Caffe variants, until then"]
     assert "once Caffe is installed" in doctor.render(report)
     assert not empty_cache.exists()
+
+
+@pytest.mark.parametrize("is_checkout", [True, False])
+def test_advice_fits_how_it_was_installed(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_checkout: bool
+) -> None:
+    """tox, but for one who has no tox.ini: then it is the command that pip has brought."""
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    if is_checkout:
+        (tmp_path / "tox.ini").touch()
+    monkeypatch.setattr(doctor, "_torch", lambda: {"found": False, "problem": "gone"})
+    monkeypatch.setattr(doctor, "_version_of", lambda name: None)
+    said = doctor.render(doctor.examine())
+    assert ("tox -e parity" in said) == is_checkout
+    assert ("parity install-caffe" in said) == (not is_checkout)
+    assert ("pip install torch" in said) == ("pip install numpy" in said) == (not is_checkout)
+    with pytest.raises(interpreter.NotInstalled) as caught:
+        interpreter.find(install=False)
+    assert ("`tox -e parity`" in caught.value.advice) == is_checkout
 
 
 def test_caffe_that_cannot_be_installed(empty_cache: Path, empty_path: Path) -> None:
     """Without a Caffe and without apt the main job cannot run, and the report says why."""
     report = doctor.examine()
-    assert "apt-get and dpkg-deb and tar not found" in reasons(report)["all Caffe variants"]
+    assert (
+        "apt-get and bash and dpkg-deb and tar not found" in reasons(report)["all Caffe variants"]
+    )
     assert not report["ready"]
     assert "until the above is mended" in doctor.render(report)
 
@@ -146,20 +169,25 @@ def test_tools_are_found(real: Path, empty_path: Path, monkeypatch: pytest.Monke
     assert "my-g++ 14.2.0" in doctor.render(report)
 
 
-def test_gpu_that_caffe_cannot_use(real: Path, empty_path: Path) -> None:
+def test_gpu_that_caffe_cannot_use(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with a GPU, the CPU-only Caffe is said not to run in GPU mode."""
-    program(empty_path, "nvidia-smi", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'")
+    monkeypatch.setattr(driver, "devices", lambda: ("NVIDIA H200",))
     report = doctor.examine()
-    assert report["gpu"]["devices"]
+    assert report["gpu"] == {"devices": ["NVIDIA H200"], "problem": None}
     assert "built for the CPU only" in reasons(report)["Caffe in GPU mode"]
     assert "anything on a GPU" not in reasons(report)
 
 
-@pytest.mark.parametrize("answer", ["exit 9", "echo 'No devices were found'", "kill -9 $$"])
-def test_driver_without_a_gpu(real: Path, empty_path: Path, answer: str) -> None:
-    """A driver's tool that fails or finds nothing is no GPU."""
-    program(empty_path, "nvidia-smi", answer)
-    assert doctor._gpu({"found": False}) == {"devices": [], "told_by": None}
+def test_driver_that_does_not_start(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that fails is no missing GPU: it is told what it says."""
+
+    def fail() -> tuple[str, ...]:
+        raise driver.DriverError("the CUDA driver does not start: its error 999")
+
+    monkeypatch.setattr(driver, "devices", fail)
+    report = doctor.examine()
+    assert report["gpu"]["devices"] == []
+    assert "its error 999" in reasons(report)["anything on a GPU"]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +237,7 @@ def test_unknown_blas(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_python_without_torch_and_numpy(real: Path) -> None:
     """A Python that has neither PyTorch nor NumPy still gets its report, and exit status 1."""
     ran = subprocess.run(
-        [sys.executable, "-S", "-m", "caffe_parity.cli.doctor", "--json"],  # -S: no site-packages
+        [sys.executable, "-S", "-m", "caffe_parity", "doctor", "--json"],  # -S: no site-packages
         cwd=REPOSITORY,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
@@ -226,7 +254,7 @@ def test_broken_torch(real: Path, tmp_path: Path) -> None:
     """A PyTorch whose import fails in its own way is reported, not raised."""
     (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: wrong ELF class')\n")
     ran = subprocess.run(
-        [sys.executable, "-m", "caffe_parity.cli.doctor"],
+        [sys.executable, "-m", "caffe_parity", "doctor"],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -237,7 +265,6 @@ def test_broken_torch(real: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong option ends with the usage and argparse's exit status, not with a report."""
-    with pytest.raises(SystemExit) as caught:
-        doctor.main(["--jsn"])
-    assert caught.value.code == 2 and "parity doctor" in capsys.readouterr().err
+    """A wrong option ends with the usage and status 2, not with a report."""
+    assert main(["doctor", "--jsn"]) == 2
+    assert "unrecognized arguments: --jsn" in capsys.readouterr().err

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from caffe_parity.contract import PASSES, Array64, Case
+from caffe_parity import Case
+from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, Array32, Array64
 from caffe_parity.engine.explain import Failure, explain, picture
-from caffe_parity.engine.judge import prepared
-from reference.cases import by_name
-from reference.rounding import UNIT_ROUNDOFF
+from reference.cases import by_name, case_of
+from reference.layers import LAYERS
+from tests.answers import right
+
+DX1, DX2 = GRADIENT + "x1", GRADIENT + "x2"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Corruption:
     name: str
     code: str
     make: Callable[[Array64, Case, float], Array64]
-    tensors: tuple[str, ...] = ("dx1", "dx2")
+    tensors: tuple[str, ...] = (DX1, DX2)
 
 
 def _one_unwritten(right: Array64, poison: float) -> Array64:
@@ -54,7 +57,7 @@ def _bfloat16(right: Array64) -> Array64:
 
 
 def _count(case: Case) -> int:
-    return int(np.prod(case.x1_shape[1:]))
+    return int(np.prod(case.shapes["x1"][1:]))
 
 
 def _per_channel(right: Array64) -> Array64:
@@ -65,7 +68,7 @@ def _per_sample(right: Array64) -> Array64:
     return right * (1 + 0.1 * np.arange(right.shape[0])).reshape(-1, *[1] * (right.ndim - 1))
 
 
-ALL = ("loss", "dx1", "dx2")
+ALL = ("loss", DX1, DX2)
 CORRUPTIONS = (
     Corruption("weight ignored", "ignores-top-diff", lambda t, c, p: t / c.weight),
     Corruption("weight twice", "weight-twice", lambda t, c, p: t * c.weight),
@@ -74,7 +77,7 @@ CORRUPTIONS = (
     Corruption("zero", "zero", lambda t, c, p: 0 * t, ALL),
     Corruption("by count", "normaliser", lambda t, c, p: t / _count(c), ALL),
     Corruption("as MSELoss", "normaliser", lambda t, c, p: 2 * t / _count(c), ALL),
-    Corruption("not by N", "normaliser", lambda t, c, p: t * c.x1_shape[0], ALL),
+    Corruption("not by N", "normaliser", lambda t, c, p: t * c.shapes["x1"][0], ALL),
     Corruption("factor 2", "factor-2", lambda t, c, p: 2 * t, ALL),
     Corruption("factor 1/2", "factor-2", lambda t, c, p: t / 2, ALL),
     Corruption("factor 1.01", "constant-factor", lambda t, c, p: 1.01 * t),
@@ -100,43 +103,49 @@ CORRUPTIONS = (
 CASES = ("base", "odd", "weight-3.7", "weight-minus-2", "positive-odd", "channels-3-7", "only-dx1")
 
 
-def failure(corruption: Corruption, tensor: str, case: Case) -> Failure | None:
-    """What the suite would know if a variant of channel_sum made this mistake in every pass."""
-    data = prepared("channel_sum", case)
-    right = data.truth.tensors()[tensor]
-    if right is None:
-        return None
+def spoilt(
+    corruption: Corruption, tensor: str, case: Case
+) -> tuple[dict[str, dict[str, Array32]], Failure]:
+    """What channel_sum would answer with this mistake in every pass, and what is known of it.
+
+    The right answer is a rounded one, too.
+    """
+    answered = right(LAYERS["channel_sum"], case)
+    [expected] = answered.asked.expected
     rng = np.random.RandomState(0)
-    noise = 1 + UNIT_ROUNDOFF * rng.uniform(-1, 1, right.shape)  # a right answer is rounded, too
+    noise = 1 + UNIT_ROUNDOFF * rng.uniform(-1, 1, expected.truth[tensor].shape)
+    poisons = {each.name: each.poison for each in answered.plan.passes}
     passes = {}
-    for name, poison in PASSES.items():
-        wrong = corruption.make(right.astype(np.float64) * noise, case, poison)
-        passes[name] = np.asarray(wrong).astype(np.float32)
-    return Failure(
-        tensor=tensor,
-        layer="channel_sum",
-        case=case,
-        inputs=data.inputs,
-        expected=right.astype(np.float64),
-        bound=data.bound.worst[tensor],
-        passes=passes,
-        poisons=PASSES,
-        failed_pass="first",
-        before=None,
+    for name in answered.compared:
+        wrong = corruption.make(expected.truth[tensor] * noise, case, poisons[name])
+        passes[name] = {tensor: np.asarray(wrong).astype(np.float32)}
+    known = Failure(
+        tensor,
+        tensor.replace(GRADIENT, "d"),
+        tensor != "loss",
+        expected.truth[tensor],
+        expected.bound.worst[tensor],
+        passes["first"][tensor].astype(np.float64),
+        case.shapes["x1"],
+        case.weight,
     )
+    return passes, known
 
 
 def explained(corruption: Corruption) -> list[tuple[str, str, str]]:
-    """Case, tensor and code of every explanation of a corruption."""
+    """Case, tensor and code, or cause, of every finding about a corruption."""
     found = []
     for name in CASES:
         case = by_name(name)
         if case.weight == 1 and "weight" in corruption.name:
             continue  # it shows at other weights only
         for tensor in corruption.tensors:
-            each = failure(corruption, tensor, case)
-            if each is not None:
-                found.append((name, tensor, explain(each).code))
+            if tensor.removeprefix(GRADIENT) not in (*case.wanted, "loss"):
+                continue
+            passes, _ = spoilt(corruption, tensor, case)
+            findings = right(LAYERS["channel_sum"], case).judged(**passes).findings
+            codes = [each.cause or each.code.partition(":")[0] for each in findings]
+            found.append((name, tensor, ", ".join(codes)))
     return found
 
 
@@ -151,8 +160,11 @@ def test_corruption_gets_the_right_words(corruption: Corruption) -> None:
 
 def test_random_noise_is_not_explained() -> None:
     """Where no hypothesis fits, how much is wrong is said and nothing else."""
-    noise = np.random.RandomState(1)
-    corruption = Corruption("noise", "value", lambda t, c, p: t + noise.standard_normal(t.shape))
+
+    def noisy(t: Array64, c: Case, p: float) -> Array64:
+        return t + np.random.RandomState(1).standard_normal(t.shape)
+
+    corruption = Corruption("noise", "value", noisy)
     assert {code for _, _, code in explained(corruption)} <= {"value", "elements"}
 
 
@@ -161,35 +173,33 @@ def test_thin_evidence_is_not_explained() -> None:
     corruption = Corruption("off", "value", lambda t, c, p: 1.2345 * t + 0.1, ALL)
     for name in ("one-number", "one-element"):
         for tensor in ALL:
-            each = failure(corruption, tensor, by_name(name))
-            assert each is not None
-            assert explain(each).code in ("value", "elements")
+            _, known = spoilt(corruption, tensor, by_name(name))
+            assert explain(known).code in ("value", "elements")
 
 
 def test_stale_result_is_recognised_by_the_pass_before() -> None:
-    """The loss of the pass with other inputs, again."""
-    case = by_name("base")
-    other = Corruption("other", "stale-state", lambda t, c, p: t * 0 + 12.5, ("loss",))
-    each = failure(other, "loss", case)
-    assert each is not None
-    stale = Failure(**{**each.__dict__, "before": np.float32(12.5).reshape(())})
-    assert explain(stale).code == "stale-state"
-    assert explain(each).code == "value"
+    """The right loss of the pass with other inputs, again; the same number by chance is none."""
+    answered = right(LAYERS["channel_sum"], by_name("base"))
+    before = answered.passes["other"]["loss"]
+    stale = {name: {"loss": before} for name in answered.compared}
+    assert [each.code for each in answered.judged(**stale).findings] == ["stale-state"]
+    constant = {"loss": np.full((), 12.5, np.float32)}
+    always = dict.fromkeys((*answered.compared, "other"), constant)
+    [found] = answered.judged(**always).findings
+    assert (found.code, found.cause) == ("forward-value", "value")
 
 
 def test_coinciding_factors_are_both_named() -> None:
     """At weight 4 with N = 4, "weight ignored" and "divided by N twice" are one factor."""
-    case = Case("both", (4, 3, 5, 6), (4, 3, 5, 6), loss_weight=4)
-    each = failure(CORRUPTIONS[0], "dx1", case)
-    assert each is not None
-    found = explain(each)
+    case = case_of("both", (4, 3, 5, 6), loss_weight=4)
+    _, known = spoilt(CORRUPTIONS[0], DX1, case)
+    found = explain(known)
     assert found.code == "ignores-top-diff"
     assert "; or is off by 1/N = 1/4" in found.words
 
 
 def test_picture_shows_where_it_is_wrong() -> None:
     """One character for each element of the worst plane: dots, powers of ten, N for a NaN."""
-    case = by_name("base")
 
     def spoil(t: Array64, c: Case, p: float) -> Array64:
         wrong = t.copy()
@@ -197,9 +207,8 @@ def test_picture_shows_where_it_is_wrong() -> None:
         wrong[2, 1, 0, 0] = np.nan
         return wrong
 
-    each = failure(Corruption("spot", "", spoil), "dx1", case)
-    assert each is not None
-    lines = picture(each).splitlines()
+    _, known = spoilt(Corruption("spot", "", spoil), DX1, by_name("base"))
+    lines = picture(known).splitlines()
     assert lines[0] == "dx1[2, 1, :, :]"
     assert lines[1] == "  N....."
     assert lines[4] == "  ....9."

@@ -9,44 +9,45 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
 
-from caffe_impl.variants import NETS, shared_caffe
-from caffe_parity.caffe import compile as plugin
+from caffe_impl.variants import NETS
+from caffe_parity import Layer, Port
 from caffe_parity.caffe import driver, gpu
-from caffe_parity.caffe.client import Op
-from caffe_parity.caffe.interpreter import Interpreter, NoCaffe, find
-from caffe_parity.contract import TENSORS, Variant
-from caffe_parity.engine.judge import prepared
-from parity_tests.machine import not_run
-from parity_tests.registry import registered
-from reference.cases import CASES
-from reference.layers import LAYERS
+from caffe_parity.caffe.client import Caffe, Op
+from caffe_parity.caffe.compile import cached
+from caffe_parity.caffe.interpreter import Interpreter, NoCaffe
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.engine.judge import plan_of, variant_of
+from parity_tests.layers import LAYERS
+from parity_tests.machine import cpu_caffe, not_run
 from studies.benchmarks import gpu as benchmark
+from tests.test_cli import MAIN_JOB, PARITY, python, results
 from torch_impl import cuda_op
 from torch_impl import variants as torch_variants
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = json.loads((ROOT / "caffe_parity" / "report" / "results.schema.json").read_text())
 REASON = "not run: no CUDA device"
 AGAINST_CPU = ROOT / "parity_tests" / "cuda" / "kernels_against_cpu.cu"
 
 
 @pytest.fixture
-def device() -> str:
-    """The name of the GPU; not run where there is none."""
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of the GPU, on which variants compute meanwhile; not run where there is none."""
     reason = driver.no_device()
     if reason:
         not_run(reason)
-    return driver.devices()[0]
+    monkeypatch.setattr(SESSION, "device", "cuda")
+    SESSION.use(gpu.gpu_caffe())
+    yield driver.devices()[0]
+    SESSION.use(None)
 
 
 @pytest.fixture
@@ -56,16 +57,7 @@ def no_device() -> None:
         not_run("there is a CUDA device")
 
 
-def python(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a module of the project in a folder of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        timeout=3600,
-    )
+VARIANTS = [(layer, name) for layer in LAYERS.values() for name in layer.variants]
 
 
 @pytest.mark.usefixtures("no_device")
@@ -73,47 +65,59 @@ def python(*arguments: str, cwd: Path, **variables: str) -> subprocess.Completed
 def test_without_a_gpu_every_row_says_so(tmp_path: Path, options: Sequence[str]) -> None:
     """Table, JSON and JUnit say `not run: no CUDA device`; exit 0; no Caffe is asked for."""
     no_caffe = str(tmp_path / "no-such-python")
-    arguments = ("caffe_parity", "run", *options, "--case", "base")
-    done = python(*arguments, cwd=tmp_path, CAFFE_PYTHON=no_caffe)
-    assert done.returncode == 0, done.stdout + done.stderr
-    names = [f"{each.layer} {each.name}" for each in registered("cuda")]
-    assert len([line for line in done.stdout.splitlines() if line.endswith(REASON)]) == len(names)
-    results = json.loads((tmp_path / "parity-report" / "results.json").read_text())
-    jsonschema.validate(results, SCHEMA)
-    assert (results["environment"]["device"], results["environment"]["gpu"]) == ("cuda", None)
-    assert sorted(f"{each['layer']} {each['variant']}" for each in results["results"]) == sorted(
-        names
-    )
-    for each in results["results"]:
-        assert (each["verdict"], each["reason"]) == ("not run", "no CUDA device")
+    chosen = (*options, "--case", "base")
+    status, said, errors = python(MAIN_JOB, *chosen, cwd=tmp_path, CAFFE_PYTHON=no_caffe)
+    assert status == 0, said + errors
+    assert len([line for line in said.splitlines() if line.endswith(REASON)]) == len(VARIANTS)
+    report = results(tmp_path / "parity-report")
+    assert (report.environment["device"], report.environment["gpu"]) == ("cuda", None)
+    got = [(each.layer, each.variant) for each in report.results]
+    assert sorted(got) == sorted((layer.name, name) for layer, name in VARIANTS)
+    for each in report.results:
+        assert (each.verdict, each.reason) == ("not run", "no CUDA device")
     suite = ElementTree.parse(tmp_path / "parity-report" / "junit.xml").getroot()
     skips = [case.find("skipped") for case in suite.iter("testcase")]
-    assert [skip.get("message") for skip in skips if skip is not None] == [REASON] * len(names)
-    assert len(skips) == len(names)
+    assert [skip.get("message") for skip in skips if skip is not None] == [REASON] * len(VARIANTS)
+    assert len(skips) == len(VARIANTS)
+
+
+TESTS = """
+from dataclasses import replace
+import caffe_parity
+from reference.channel_sum import LAYER
+
+MINE = {"mine": caffe_parity.net("mine.prototxt")}
+
+@caffe_parity.parametrize(replace(LAYER, variants=MINE))
+def test_mine(comparison):
+    comparison.check()
+"""
 
 
 @pytest.mark.usefixtures("no_device")
 def test_a_net_of_ones_own_says_so_too(tmp_path: Path) -> None:
-    """--net with --device cuda, too, is not run and not an error."""
+    """A net of a user's with --device cuda, too, is not run and not an error."""
     shutil.copy(NETS / "channel_sum_convolution.prototxt", tmp_path / "mine.prototxt")
-    arguments = ("caffe_parity", "run", "--net", "mine.prototxt", "--layer", "channel_sum")
-    done = python(*arguments, "--device", "cuda", "--case", "base", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"caffe-net      1     -    -    -      0.0  {REASON}" in done.stdout
+    (tmp_path / "test_mine.py").write_text(TESTS)
+    options = ("run", "test_mine.py", "--device", "cuda", "--case", "base")
+    status, said, errors = python(PARITY, *options, cwd=tmp_path)
+    assert status == 0, said + errors
+    assert f"channel_sum  mine         1         -      0.0  {REASON}" in said
 
 
 def test_unknown_device_is_refused(tmp_path: Path) -> None:
     """Another word than cpu or cuda ends in status 2 and names both."""
-    done = python("caffe_parity", "run", "--device", "tpu", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "cuda" in done.stdout + done.stderr
+    status, said, errors = python(MAIN_JOB, "--device", "tpu", cwd=tmp_path)
+    assert status == 2
+    assert "cpu" in said + errors and "cuda" in said + errors
 
 
 @pytest.mark.usefixtures("no_device")
 def test_the_benchmark_says_so_too(tmp_path: Path) -> None:
     """studies.benchmarks.gpu prints why it measured nothing, exits 0, and writes no results."""
-    done = python("studies.benchmarks.gpu", "--results", str(tmp_path / "results"), cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, REASON), done.stderr
+    options = ("--results", str(tmp_path / "results"))
+    status, said, errors = python("studies.benchmarks.gpu", *options, cwd=tmp_path)
+    assert (status, said.strip()) == (0, REASON), errors
     assert not (tmp_path / "results").exists()
 
 
@@ -130,12 +134,20 @@ def test_a_driver_that_does_not_start_is_no_missing_device(monkeypatch: pytest.M
         driver.devices.cache_clear()
 
 
-def test_a_cpu_caffe_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_caffe_is_refused() -> None:
     """GPU mode in a Caffe without CUDA, where set_mode_gpu() succeeds, is an error that says so."""
-    monkeypatch.delenv("CAFFE_PYTHON", raising=False)
-    monkeypatch.setenv("PARITY_CAFFE", "cpu")
     with pytest.raises(NoCaffe, match="GPU mode needs a Caffe with CUDA"):
-        gpu.GpuCaffe(find()).start()
+        gpu.GpuCaffe(cpu_caffe()).start()
+
+
+def test_a_machine_that_cannot_have_one_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no Caffe without CUDA can be installed, its tests are not run, with the reason."""
+    monkeypatch.setenv("PARITY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match=r"^not run: apt-get and .* not found"):
+        cpu_caffe()
 
 
 class Pretender(gpu.GpuCaffe):
@@ -199,7 +211,7 @@ def build(name: str, source: Path, *flags: str) -> Path:
 
     files = (source, cuda_op.KERNELS, cuda_op.SOURCE)
     key = ([file.read_bytes() for file in files], command)
-    return plugin.cached("on-gpu", key, make) / name
+    return cached("on-gpu", key, make) / name
 
 
 LAUNCH = """
@@ -246,24 +258,26 @@ def architecture() -> str:
     return "sm_90" if driver.no_device() else "native"
 
 
-def test_the_worker_asks_for_its_counter() -> None:
+def test_the_worker_asks_for_its_counter(caffe: Caffe) -> None:
     """Without the counter the op is an error, not a zero."""
     with pytest.raises(Exception, match="PARITY_LAUNCH_COUNTER is not set"):
-        shared_caffe().request([{"op": "launches"}])
+        caffe.request([{"op": "launches"}])
 
 
-def test_the_workers_stopwatch() -> None:
+def test_the_workers_stopwatch(caffe: Caffe) -> None:
     """`time` answers with between 3 and 300 durations of a forward and a backward."""
     shapes = {"x1": (2, 3, 4, 5), "x2": (2, 3, 4, 5)}
     text = (NETS / "euclidean_native.prototxt").read_text()
     net = {"op": "net", "text": text, "edits": {"shapes": shapes, "force_backward": True}}
     times = [{"op": "time", "budget": 0.0}, {"op": "time", "budget": 1e9}]
-    _, few, many = shared_caffe().request([net, *times])
+    _, few, many = caffe.request([net, *times])
     assert [len(few["seconds"]), len(many["seconds"])] == [3, 300]
     assert min(few["seconds"]) > 0
 
 
-def test_the_benchmark_runs_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_benchmark_runs_through(
+    caffe: Caffe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """With stand-ins for the GPU it measures every way, says what was not run, and writes it."""
 
     def host_seconds(run: Callable[[], object]) -> float:
@@ -271,14 +285,14 @@ def test_the_benchmark_runs_through(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         run()
         return time.perf_counter() - start
 
-    def ports(device: str) -> list[torch_variants.TorchVariant]:
-        ready = ("torch-cuda", "torch-module")
-        return [
-            replace(each, obstacle=lambda: None) if each.name in ready else each
-            for each in torch_variants.variants("cuda")
-        ]
+    def ports() -> dict[str, dict[str, Port]]:
+        made = torch_variants.variants()["channel_sum"]
+        for name in ("torch-cuda", "torch-module"):
+            made[name] = replace(made[name], obstacle=lambda: None, device="cpu")
+        return {"channel_sum": made}
 
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr(SESSION, "device", "cuda")
     for name, stand_in in {
         "event_seconds": host_seconds,
         "as_graph": lambda run: run,
@@ -287,19 +301,18 @@ def test_the_benchmark_runs_through(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         "devices": lambda: ("Model 1 (TM)",),
         "caffe_obstacle": lambda: None,
         "torch_variants": ports,
-        "environment": lambda device: {"device": device},
+        "environment": lambda: {"device": SESSION.device},
         "BUDGET": 0.0,
     }.items():
         monkeypatch.setattr(benchmark, name, stand_in)
-    monkeypatch.setattr(gpu, "gpu_caffe", shared_caffe)
-    monkeypatch.setattr(gpu, "on_gpu", lambda variant: variant)
     assert benchmark.main(["--largest", "1e4", "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("gpu-model-1-tm-")
     content = json.loads(path.read_text())
+    assert content["environment"] == {"device": "cuda"}
     measured = {each["variant"]: each for each in content["results"]}
-    caffe = ("caffe-python", "caffe-convolution", "caffe-cuda", "caffe-reduction")
-    for name in ("copy", "torch-cuda graph", "torch-cuda call", "torch-module call", *caffe):
+    nets = ("caffe-python", "caffe-convolution", "caffe-cuda", "caffe-reduction")
+    for name in ("copy", "torch-cuda graph", "torch-cuda call", "torch-module call", *nets):
         assert measured[name]["repeats"] >= 3
     if driver.no_device():
         assert measured["torch-compiled call"]["not_run"] == "no CUDA device"
@@ -325,44 +338,59 @@ def test_caffe_is_on_the_gpu() -> None:
 @pytest.mark.usefixtures("device")
 def test_everything_agrees_on_the_gpu(tmp_path: Path) -> None:
     """All variants in GPU mode agree with the reference, and Caffe launched kernels."""
-    done = python("caffe_parity", "run", "--device", "cuda", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads((tmp_path / "parity-report" / "results.json").read_text())
-    jsonschema.validate(results, SCHEMA)
-    assert results["environment"]["gpu"]["kernels"] > 0
-    assert results["environment"]["gpu"]["tf32"] is False
+    status, said, errors = python(MAIN_JOB, "--device", "cuda", cwd=tmp_path)
+    assert status == 0, said + errors
+    report = results(tmp_path / "parity-report")
+    assert report.environment["gpu"]["kernels"] > 0
+    assert report.environment["gpu"]["tf32"] is False
 
 
-def repeated(variant: Variant) -> list[str]:
+def repeated(layer: Layer, name: str) -> list[str]:
     """The cases in which a variant made other bits in one of 102 passes over the same inputs."""
     different = []
-    for case in CASES:
-        expected = variant.expects(case)
-        refused = expected is not None and expected.kind == "refused"
-        if refused or LAYERS[variant.layer].refuses(case.x1_shape, case.x2_shape):
+    for case in layer.all_cases():
+        expected = variant_of(layer, name).expects(case)
+        if expected is not None and expected.kind == "refused":
             continue
-        data = prepared(variant.layer, case)
-        seen: dict[str, set[bytes]] = {name: set() for name in TENSORS}
-        for _ in range(34):
-            run = variant.run(case, data.inputs, data.other, data.larger)
-            for each in run.passes:
-                for name, tensor in each.result.tensors().items():
-                    if tensor is not None:
-                        seen[name].add(tensor.tobytes())
-        different += [f"{case.name} {name}" for name, bits in seen.items() if len(bits) > 1]
+        ready = plan_of(layer, name, case)
+        seen: dict[str, set[bytes]] = {}
+        compared = [each.name for each in ready.plan.passes if each.expected == 0]
+        for _ in range(102 // len(compared)):
+            observed = ready.variant.observe(ready.plan)
+            for each in compared:
+                for tensor, value in observed.tensors[each].items():
+                    if value is not None:
+                        seen.setdefault(tensor, set()).add(value.tobytes())
+        different += [f"{case.name} {tensor}" for tensor, bits in seen.items() if len(bits) > 1]
     return different
+
+
+def test_repetition_finds_what_changes() -> None:
+    """A port that adds a last bit now and then does not make the same bits every time."""
+    calls = iter(range(10_000))
+
+    def right(x: torch.Tensor) -> torch.Tensor:
+        return (x * x).sum()
+
+    def moody(x: torch.Tensor) -> torch.Tensor:
+        return right(x) * (1 + 2.0**-20 * (next(calls) % 2))
+
+    layer = Layer("mine", right, {"x": (2, 3)}, {"right": right, "moody": moody}, cases=2)
+    assert repeated(layer, "right") == []
+    found = [f"{case} {tensor}" for case in (0, 1) for tensor in ("loss", "gradient:x")]
+    assert repeated(layer, "moody") == found
 
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(
-    "variant", registered("cuda"), ids=lambda each: f"{each.layer}-{each.name}"
+    ("layer", "name"), VARIANTS, ids=[f"{layer.name}-{name}" for layer, name in VARIANTS]
 )
-def test_the_same_bits_every_time(variant: Variant) -> None:
+def test_the_same_bits_every_time(layer: Layer, name: str) -> None:
     """Every case gives the same bits in more than 100 passes."""
-    reason = variant.cannot_run()
+    reason = variant_of(layer, name).cannot_run()
     if reason:
         not_run(reason)
-    assert repeated(variant) == []
+    assert repeated(layer, name) == []
 
 
 @pytest.mark.usefixtures("device")

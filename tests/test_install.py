@@ -32,6 +32,7 @@ from pathlib import Path
 import pytest
 
 from caffe_parity.caffe import apt, install, interpreter
+from caffe_parity.caffe import cache as caches
 from caffe_parity.caffe.install import InstallError, Recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -39,7 +40,7 @@ SUITE = "tiny"
 CREATED = 1577836800  # 2020-01-01: signatures from the future are refused
 
 WORKS = """#!/bin/sh
-echo '{"version": "1.0.0", "layer_types": ["EuclideanLoss", "Python", "Reduction"]}'
+echo '{"layer_types": ["EuclideanLoss", "Python", "Reduction"], "libraries": []}'
 """
 
 
@@ -231,8 +232,8 @@ def refusal(recipe: Recipe) -> str:
     """Return the message of an install that must fail, having left nothing but the lock."""
     with pytest.raises(InstallError) as caught:
         install.ensure(recipe=recipe)
-    cache = install.cache_folder()
-    assert [path.name for path in cache.glob("*") if path.name != "lock"] == []
+    left = [path.name for path in caches.folder().glob("*")]
+    assert [name for name in left if name != "caffe.lock"] == []
     message = str(caught.value)
     assert "expected: " in message and "to do: " in message and "CAFFE_PYTHON" in message
     return message
@@ -252,7 +253,7 @@ def test_install_is_complete_and_made_once(archive: Archive, cache: Path) -> Non
     root = install.ensure(recipe=archive.recipe)
     shutil.rmtree(archive.folder)
     assert install.ensure(recipe=archive.recipe) == install.installed(archive.recipe) == root
-    assert sorted(path.name for path in cache.iterdir()) == [root.name, "lock"]
+    assert sorted(path.name for path in cache.iterdir()) == [root.name, "caffe.lock"]
     files = {str(p.relative_to(root)) for p in root.rglob("*") if not p.is_dir()}
     assert files == {install.LOADER, install.COMPLETE, "lib64/caffe.so"}
     record = json.loads((root / install.COMPLETE).read_text())
@@ -306,11 +307,11 @@ def test_killed_install_is_not_taken_for_a_whole_one(
         assert server.asked.wait(30)
         process.kill()
         process.communicate()
-        assert len(list(cache.glob("partial-*"))) == 1
+        assert len(list(cache.glob("caffe.unfinished-*"))) == 1
         assert install.installed(archive.recipe) is None
         server.go.set()
         root = install.ensure(recipe=archive.recipe)
-    assert sorted(path.name for path in cache.iterdir()) == [root.name, "lock"]
+    assert sorted(path.name for path in cache.iterdir()) == [root.name, "caffe.lock"]
 
 
 def test_interrupted_install_leaves_nothing(
@@ -324,7 +325,7 @@ def test_interrupted_install_leaves_nothing(
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=5)
     assert "KeyboardInterrupt" in errors
-    assert [path.name for path in cache.iterdir()] == ["lock"]
+    assert [path.name for path in cache.iterdir()] == ["caffe.lock"]
 
 
 def test_damaged_install_is_made_anew(archive: Archive) -> None:
@@ -421,7 +422,7 @@ def test_caffe_that_does_not_run_is_not_installed(archive: Archive, loader: str)
     archive.publish()
     message = refusal(Recipe(SUITE, ("broken",), keyrings=archive.recipe.keyrings))
     assert "the unpacked Caffe does not work" in message
-    assert ("boom" if "boom" in loader else "exit status 0") in message
+    assert ("boom" if "boom" in loader else "exit status is 0") in message
 
 
 def test_caffe_without_python_layers_is_not_installed(archive: Archive) -> None:
@@ -478,7 +479,7 @@ def test_host_without_apt(
 ) -> None:
     """A host that is not a Debian learns which programs it lacks."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "apt-get and dpkg-deb and tar not found" in refusal(archive.recipe)
+    assert "apt-get and bash and dpkg-deb and tar not found" in refusal(archive.recipe)
 
 
 def test_host_without_the_keys(archive: Archive) -> None:
@@ -556,11 +557,11 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PARITY_CACHE", "~/p")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("HOME", "/home/me")
-    assert install.cache_folder() == Path("/home/me/p")
+    assert caches.folder() == Path("/home/me/p")
     monkeypatch.delenv("PARITY_CACHE")
-    assert install.cache_folder() == Path("/xdg/caffe-parity")
+    assert caches.folder() == Path("/xdg/caffe-parity")
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    assert install.cache_folder() == Path("/home/me/.cache/caffe-parity")
+    assert caches.folder() == Path("/home/me/.cache/caffe-parity")
 
 
 class Terminal(io.StringIO):

@@ -27,6 +27,7 @@ from caffe_parity.caffe.client import (
 )
 from caffe_parity.caffe.interpreter import find
 
+RUNTIME = Path(__file__).parent.parent / "caffe_parity" / "caffe"
 NATIVE = (NETS / "euclidean_native.prototxt").read_text()
 LAYERS = """
 import os, signal, sys, time
@@ -178,6 +179,56 @@ def test_import_that_fails_in_a_layer_is_shown(caffe: Caffe, folder: Path) -> No
     assert "does_not_exist" in caught.value.output + str(caught.value)
 
 
+IMPORTS = """
+import importlib
+import caffe
+
+FOUND = []
+for name in {names!r}:
+    try:
+        FOUND.append(getattr(importlib.import_module(name), "__file__", None) or name)
+    except ImportError:
+        pass
+ours = [file for file in FOUND if file.startswith({ours!r})]
+assert not ours, ours
+
+class Layer(caffe.Layer):
+    def setup(self, bottom, top): pass
+    def reshape(self, bottom, top): top[0].reshape(1)
+    def forward(self, bottom, top): top[0].data[...] = 7
+    def backward(self, top, propagate_down, bottom): pass
+"""
+
+
+def test_layer_finds_no_module_of_this_project(caffe: Caffe, folder: Path) -> None:
+    """No name of ours can be imported inside Caffe, also not where a layer lacks one such."""
+    files = [file for file in RUNTIME.rglob("*.py") if "__pycache__" not in file.parts]
+    names = sorted({file.stem for file in files} | {"caffe_parity"})
+    assert {"client", "install", "session", "worker"} <= set(names)
+    text = IMPORTS.format(names=names, ours=str(RUNTIME.parent))
+    (folder / "imports_ours.py").write_text(text)
+    assert forward(caffe, "Layer", folder, module="imports_ours") == 7
+    for name in ("client", "session", "worker"):
+        (folder / f"lacks_{name}.py").write_text(f"import {name}\n")
+        with pytest.raises(LayerError) as caught:
+            forward(caffe, "Any", folder, module=f"lacks_{name}")
+        assert f"No module named '{name}'" in caught.value.output
+
+
+def test_layer_may_be_called_as_a_module_of_this_project(tmp_path: Path) -> None:
+    """Inside Caffe, `client` and `worker` are a user's own where he has them."""
+    with Caffe(find(), timeout=10) as caffe:
+        for name in ("client", "worker", "session"):
+            (tmp_path / f"{name}.py").write_text(LAYERS)
+            assert forward(caffe, "Base", tmp_path, module=name) == 7
+
+
+def test_workers_folder_holds_the_worker_alone() -> None:
+    """Whoever runs it, as a debugger does, has nothing else of ours on Python's path either."""
+    found = {each.name for each in (RUNTIME / "worker").iterdir()} - {"__pycache__"}
+    assert found == {"worker.py"}
+
+
 def test_exit_in_a_layer_is_an_error_not_an_end(caffe: Caffe, folder: Path) -> None:
     """sys.exit() in a layer comes back as the exception that it is."""
     with pytest.raises(LayerError, match="SystemExit"):
@@ -232,7 +283,7 @@ def test_printing_cannot_break_the_protocol(caffe: Caffe, folder: Path) -> None:
     [
         ("layer {", "not a valid net prototxt: 1:"),
         ("", "the net has no layer"),
-        ('layers { name: "a" type: DATA }', "before Caffe 1.0"),
+        ('layers { name: "a" type: SILENCE }', "the net has no loss"),  # Caffe upgrades it
         ('layer { name: "x" type: "Input" top: "x" }', "the net has no loss"),
     ],
 )
@@ -278,11 +329,24 @@ def test_exactly_the_wanted_gradients_are_asked_for(caffe: Caffe) -> None:
     net = {"op": "net", "text": NATIVE, "edits": {"gradients": ["x1"]}}
     ones = np.ones((4, 3, 5, 6), np.float32)
     ops: list[Op] = [net, {"op": "set", "blob": "x1", "array": ones}, {"op": "forward"}]
-    ops += [{"op": "poison", "value": 5.0}, {"op": "backward"}]
-    ops += [{"op": "diff", "blob": "x1"}, {"op": "diff", "blob": "x2"}]
+    ops += [{"op": "fill_diff", "blob": each, "value": 5.0} for each in ("x1", "x2")]
+    ops += [{"op": "backward"}, {"op": "diff", "blob": "x1"}, {"op": "diff", "blob": "x2"}]
     dx1, dx2 = (reply["array"] for reply in caffe.request(ops) if "array" in reply)
     assert np.all(dx1 == 0.25)
     assert np.all(dx2 == 5.0)
+
+
+def test_poison_is_for_what_a_backward_writes(caffe: Caffe) -> None:
+    """A layer that is told not to propagate down leaves its diff 0, not what was put there."""
+    told = 'top: "loss" propagate_down: true propagate_down: false'
+    text = NATIVE.replace('top: "loss"', told)
+    net = {"op": "net", "text": text, "edits": {"gradients": ["x1", "x2"]}}
+    ops: list[Op] = [net, {"op": "forward"}, {"op": "poison", "value": 5.0}]
+    read: list[Op] = [{"op": "diff", "blob": "x1"}, {"op": "diff", "blob": "x2"}]
+    replies = caffe.request([*ops, *read, {"op": "backward"}, *read])
+    before1, before2, _, dx2 = (each["array"] for each in replies if "array" in each)
+    assert np.all(before1 == 5.0)
+    assert np.all(before2 == 0.0) and np.all(dx2 == 0.0)
 
 
 SCRIPT = """

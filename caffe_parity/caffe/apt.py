@@ -13,22 +13,30 @@ import errno
 import os
 import platform
 import re
-import select
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from caffe_parity.caffe import programs
+from caffe_parity.errors import ParityError
 
-class AptError(Exception):
-    """The archive did not give what was asked for: what happened, what was expected, what to do."""
+OTHER_WAY = "Or set CAFFE_PYTHON to a Python that can `import caffe`; then nothing is installed."
+
+
+class InstallError(ParityError):
+    """Caffe could not be installed; the message says why, what was expected and what to do."""
 
     def __init__(self, happened: str, expected: str, advice: str) -> None:
-        super().__init__(f"{happened}\n  expected: {expected}\n  to do:    {advice}")
+        super().__init__(
+            f"Caffe could not be installed: {happened}\n"
+            f"  expected: {expected}\n"
+            f"  to do:    {advice}\n"
+            f"            {OTHER_WAY}"
+        )
         self.happened = happened
-        self.expected = expected
-        self.advice = advice
+        self.advice = f"{advice} {OTHER_WAY}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Apt:
     """The host's apt-get, on a state, a cache and a source list of our own.
 
     The rest of the host's configuration (proxies, certificates, credentials) stays in force. All
-    that goes wrong is raised as AptError, but for a full disk, which is an OSError (ENOSPC).
+    that goes wrong is raised as InstallError, but for a full disk, which is an OSError (ENOSPC).
 
     Args:
         folder: where everything that apt writes goes; made here.
@@ -70,7 +78,7 @@ class Apt:
             lists += f"deb-src [lang=none target=Sources {where}"
         (folder / "sources.list").write_text(lists)
         self._configuration = folder / "apt.conf"
-        self._configuration.write_text(_apt_configuration(folder))
+        self._configuration.write_text(_CONFIGURATION.format(folder=folder))
 
     def update(self) -> None:
         """Fetch and verify the suite's list of packages."""
@@ -93,7 +101,7 @@ class Apt:
             "download",
             *names,
             folder=folder,
-            watch=lambda: watch(sum(_size(file) for file in folder.iterdir())),
+            watch=lambda said: watch(sum(_size(file) for file in folder.iterdir())),
         )
         return folder
 
@@ -108,34 +116,16 @@ class Apt:
         return folder
 
     def _run(
-        self, *arguments: str, folder: Path | None = None, watch: Callable[[], None] | None = None
+        self,
+        *arguments: str,
+        folder: Path | None = None,
+        watch: Callable[[str], None] = lambda said: None,
     ) -> str:
         command = ("apt-get", "-c", str(self._configuration), "-q", "-y", *arguments)
         environment = os.environ | {"LC_ALL": "C", "LANGUAGE": ""}  # its words are searched below
-        chunks: list[bytes] = []  # not a file: on a full disk it would lose the very message
-        process = subprocess.Popen(
-            command,
-            cwd=folder or self._folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdout is not None
-        try:
-            while not chunks or chunks[-1]:
-                if select.select([process.stdout], [], [], 0.1)[0]:
-                    chunks.append(os.read(process.stdout.fileno(), 2**16))
-                if watch is not None:
-                    watch()
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        text = b"".join(chunks).decode(errors="replace")
-        if process.returncode != 0:
-            raise _apt_error(text, self._mirror, self._suite)
+        status, text = programs.run(command, folder or self._folder, environment, watch)
+        if status != 0:
+            raise _error(text, self._mirror, self._suite)
         return text
 
 
@@ -146,53 +136,51 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _apt_configuration(folder: Path) -> str:
-    """Return an apt.conf, which apt reads after the host's, so that it has the last word."""
-    lines = [
-        f'Dir::State "{folder}/state";',
-        f'Dir::State::status "{folder}/status";',
-        f'Dir::Cache "{folder}/cache";',
-        'Dir::Cache::pkgcache "pkgcache.bin";',
-        'Dir::Cache::srcpkgcache "srcpkgcache.bin";',
-        f'Dir::Etc::sourcelist "{folder}/sources.list";',
-        f'Dir::Etc::sourceparts "{folder}/none";',
-        f'Dir::Etc::preferences "{folder}/none/preferences";',
-        f'Dir::Etc::preferencesparts "{folder}/none";',
-        # Never less strict than apt's own defaults, whatever the host allows.
-        'APT::Get::AllowUnauthenticated "false";',
-        'Acquire::AllowInsecureRepositories "false";',
-        'Acquire::AllowWeakRepositories "false";',
-        'Acquire::AllowDowngradeToInsecureRepositories "false";',
-        'APT::Sandbox::User "root";',  # apt's own user cannot enter a private folder
-        'APT::Architecture "amd64";',
-        "#clear APT::Architectures;",
-        'APT::Architectures { "amd64"; };',
-        'APT::Install-Recommends "false";',
-        'APT::Install-Suggests "false";',
-        'APT::Update::Error-Mode "any";',  # or an unreachable mirror is only a warning
-        'Acquire::Languages "none";',
-        'Acquire::GzipIndexes "true";',
-        'Acquire::Retries "2";',
-        'Acquire::http::Timeout "20";',
-        'Acquire::https::Timeout "20";',
-    ]
-    # Commands that the host has tied to its own updates and installs.
-    hooks = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success", "Pre-Install-Pkgs")
-    lines += [f"#clear {when}::{hook};" for when in ("APT::Update", "DPkg") for hook in hooks]
-    return "\n".join(lines) + "\n"
+# apt reads it after the host's, so that it has the last word.
+_CONFIGURATION = """\
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "srcpkgcache.bin";
+Dir::Etc::sourcelist "{folder}/sources.list";
+Dir::Etc::sourceparts "{folder}/none";
+Dir::Etc::preferences "{folder}/none/preferences";
+Dir::Etc::preferencesparts "{folder}/none";
+// Never less strict than apt's own defaults, whatever the host allows.
+APT::Get::AllowUnauthenticated "false";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+APT::Sandbox::User "root"; // apt's own user cannot enter a private folder
+APT::Architecture "amd64";
+#clear APT::Architectures;
+APT::Architectures:: "amd64";
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+APT::Update::Error-Mode "any"; // or an unreachable mirror is only a warning
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+"""
+# Commands that the host has tied to its own updates and installs.
+for _hook in ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success", "Pre-Install-Pkgs"):
+    _CONFIGURATION += f"#clear APT::Update::{_hook};\n#clear DPkg::{_hook};\n"
 
 
 def mirror() -> str:
     """Return the address of a Debian mirror: PARITY_MIRROR, or what the host's apt uses.
 
-    Raises AptError if there is none; no network is used.
+    Raises InstallError if there is none; no network is used.
     """
     chosen = os.environ.get("PARITY_MIRROR", "").strip()
     if chosen.startswith("/"):
         chosen = f"copy:{chosen}"
     if chosen:
         if re.fullmatch(r"[a-z+]+:[^\s\[\]]+", chosen) is None:
-            raise AptError(
+            raise InstallError(
                 f"PARITY_MIRROR is {chosen!r}.",
                 "the address of a Debian mirror, such as https://HOST/debian, or a folder.",
                 "correct PARITY_MIRROR, or unset it to use the host's own mirror.",
@@ -204,7 +192,7 @@ def mirror() -> str:
         _sources("update", "--print-uris"),
     )
     if not found:
-        raise AptError(
+        raise InstallError(
             "no Debian mirror is named in the host's apt sources.",
             "a source of Debian's own `main` there, or PARITY_MIRROR.",
             "set PARITY_MIRROR to a Debian mirror that has bullseye (https://HOST/debian).",
@@ -250,61 +238,57 @@ def _codename() -> str:
     return release.get("VERSION_CODENAME", "") if release["ID"] == "debian" else ""
 
 
-# What apt says (in the C locale) for the failures that can be told apart, most telling first.
-_FULL = r"No space left|enough free space|Disk quota exceeded"
-_UNVERIFIED = (
-    r"Hash Sum mismatch|unexpected size|NO_PUBKEY|EXPKEYSIG|REVKEYSIG|BADSIG|is not signed|"
-    r"invalid signature|couldn't be verified|could not be verified|isn't valid|"
-    r"cannot be authenticated|Missing key|Splitting up"
-)
-_UNREACHABLE = (
-    r"Could not connect|Could not resolve|Connection failed|Connection refused|timed out|"
-    r"Network is unreachable|Temporary failure|Unable to connect|Could not handshake|"
-    r"certificate|Connection reset|Cannot initiate|Undetermined Error|Invalid response from proxy"
-)
-_NO_SUITE = r"does not have a Release file|404 +Not Found|File not found"
-_NO_PACKAGE = (
-    r"Unable to locate package|no installation candidate|Unable to correct problems|"
-    r"Unable to find a source package"
-)
-
-
-def _apt_error(text: str, mirror: str, suite: str) -> AptError | OSError:
-    said = _telling_line(text)
-    if full := full_disk(text):
-        return OSError(errno.ENOSPC, full)
-    if re.search(_UNVERIFIED, text):
-        return AptError(
-            f"what the mirror sent is not what Debian signed.\n  said:     {said}",
-            f"`{suite}` as signed with Debian's archive keys, from {mirror}",
-            "try again; if it stays, set PARITY_MIRROR to another Debian mirror, and do not"
-            " trust this one.",
-        )
-    if re.search(_UNREACHABLE, text):
-        return AptError(
-            f"the Debian mirror cannot be reached.\n  said:     {said}",
-            f"an answer from {mirror}",
-            "check the network and the proxy (apt's own settings are used), or set PARITY_MIRROR"
-            " to a mirror that can be reached.",
-        )
-    if re.search(_NO_SUITE, text):
-        return AptError(
-            f"the mirror does not have (all of) the suite `{suite}`.\n  said:     {said}",
-            f"Debian's `{suite}` at {mirror}; old suites leave the mirrors in time.",
-            f"set PARITY_MIRROR to a mirror that has `{suite}`, such as Debian's archive of old"
-            " releases or a snapshot.",
-        )
-    if re.search(_NO_PACKAGE, text):
-        return AptError(
-            f"the mirror lacks a package.\n  said:     {said}",
-            f"all packages of `{suite}` main for amd64 at {mirror}",
-            "set PARITY_MIRROR to a complete Debian mirror.",
-        )
-    return AptError(
-        f"apt-get failed.\n  said:     {said}",
-        f"`{suite}` from {mirror}",
+_FAILURES = (
+    (
+        r"Hash Sum mismatch|unexpected size|NO_PUBKEY|EXPKEYSIG|REVKEYSIG|BADSIG|is not signed|"
+        r"invalid signature|couldn't be verified|could not be verified|isn't valid|"
+        r"cannot be authenticated|Missing key|Splitting up",
+        "what the mirror sent is not what Debian signed.",
+        "`{suite}` as signed with Debian's archive keys, from {mirror}",
+        "try again; if it stays, set PARITY_MIRROR to another Debian mirror, and do not trust this"
+        " one.",
+    ),
+    (
+        r"Could not connect|Could not resolve|Connection failed|Connection refused|timed out|"
+        r"Network is unreachable|Temporary failure|Unable to connect|Could not handshake|"
+        r"certificate|Connection reset|Cannot initiate|Undetermined Error|"
+        r"Invalid response from proxy",
+        "the Debian mirror cannot be reached.",
+        "an answer from {mirror}",
+        "check the network and the proxy (apt's own settings are used), or set PARITY_MIRROR to a"
+        " mirror that can be reached.",
+    ),
+    (
+        r"does not have a Release file|404 +Not Found|File not found",
+        "the mirror does not have (all of) the suite `{suite}`.",
+        "Debian's `{suite}` at {mirror}; old suites leave the mirrors in time.",
+        "set PARITY_MIRROR to a mirror that has `{suite}`, such as Debian's archive of old releases"
+        " or a snapshot.",
+    ),
+    (
+        r"Unable to locate package|no installation candidate|Unable to correct problems|"
+        r"Unable to find a source package",
+        "the mirror lacks a package.",
+        "all packages of `{suite}` main for amd64 at {mirror}",
+        "set PARITY_MIRROR to a complete Debian mirror.",
+    ),
+    (
+        "",
+        "apt-get failed.",
+        "`{suite}` from {mirror}",
         "try again, or set PARITY_MIRROR to another Debian mirror.",
-    )
+    ),
+)
+"""What apt says (in the C locale) for the failures that can be told apart, most telling first; what
+happened then, what was expected, and what to do."""
+
+
+def _error(text: str, mirror: str, suite: str) -> InstallError | OSError:
+    if full := programs.full_disk(text):
+        return OSError(errno.ENOSPC, full)
+    _, *words = next(each for each in _FAILURES if re.search(each[0], text))
+    happened, expected, advice = (each.format(mirror=mirror, suite=suite) for each in words)
+    return InstallError(f"{happened}\n  said:     {_telling_line(text)}", expected, advice)
 
 
 def _telling_line(text: str) -> str:
@@ -313,8 +297,3 @@ def _telling_line(text: str) -> str:
     errors = [line for line in lines if line.startswith(("E:", "Err:", "W: GPG"))]
     named = [line for line in errors if line.startswith("E:")] or errors or lines[-1:]
     return named[0] if named else "nothing"
-
-
-def full_disk(text: str) -> str:
-    """Return the line of a program's output that tells of a full disk, an empty string if none."""
-    return next((line.strip() for line in text.splitlines() if re.search(_FULL, line)), "")

@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from caffe_parity.caffe.interpreter import Interpreter, NoCaffe, verify
-from caffe_parity.contract import Array32
+from caffe_parity.contract import Array32, ParityError
 
 WORKER = Path(__file__).parent / "worker" / "worker.py"
 ALIGNMENT = 64  # bytes, as in the worker
@@ -54,7 +54,7 @@ Op = dict[str, Any]
 """One op of the protocol; a NumPy array in it travels through the shared file."""
 
 
-class CaffeError(Exception):
+class CaffeError(ParityError):
     """Something went wrong on Caffe's side.
 
     Attributes:
@@ -84,10 +84,6 @@ class LayerError(CaffeError):
     def __init__(self, message: str, output: str, traceback: str) -> None:
         super().__init__(message, output)
         self.traceback = traceback
-
-
-class SpoiltInput(CaffeError):
-    """A layer wrote into its bottom; the message names the blob."""
 
 
 class NetError(CaffeError):
@@ -371,7 +367,6 @@ class Caffe:
         Raises:
             NetError, RequestError: what was asked cannot be done; nothing is broken.
             LayerError: a Python layer raised.
-            SpoiltInput: a layer wrote into its bottom.
             CaffeCrash, CaffeHang: the worker is gone; the next request starts another.
             NoCaffe, NoDevice: as `start`.
         """
@@ -493,8 +488,6 @@ class Caffe:
         output = self._process.output()
         if error["kind"] == "net":
             return NetError(error["message"], output)
-        if error["kind"] == "spoilt":
-            return SpoiltInput(error["message"], output)
         if error["kind"] == "request":
             return RequestError(error["message"], output)
         return LayerError(error["message"], output, error["traceback"])

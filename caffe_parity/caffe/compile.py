@@ -1,39 +1,37 @@
-"""Build a compiled layer as a plug-in: a library that registers it in a Caffe that is running.
+"""Compile a layer into a plug-in: a library that registers it in a Caffe that is running.
 
 The compiler is the installed Caffe's own (g++ 10 of the same Debian release), with that folder as
 its sysroot. The host's does not do: its headers clash with the older glibc's, and what it makes
 wants newer symbols than that Caffe's libstdc++ has. One source file needs no build system, so the
-compiler is called directly; ../cuda/CMakeLists.txt makes the same library for any other Caffe, with
-CUDA too. Building takes a few seconds and happens once: what is built lies beside the installed
-Caffe, in a folder whose name is a digest of all that it was made from.
+compiler is called directly. That takes a few seconds and happens once: what is built lies beside
+the installed Caffe, in a folder whose name is a digest of all that it was made from.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import re
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from caffe_parity.caffe import cache
 from caffe_parity.caffe import install as installer
+from caffe_parity.caffe.cuda_build import TOOLKIT
+from caffe_parity.caffe.programs import first_error, write_script
+from caffe_parity.errors import ParityError
 
-CUDA = Path(__file__).parents[2] / "caffe_impl" / "cuda"
-NAME = "channel_sum_euclidean_loss"
 FLAGS = ("-O3", "-DCPU_ONLY")
 CUDA_FLAGS = ("-O3",)
-NVCC = Path("cuda/nvidia/cu13/bin/nvcc")  # in the root of a Caffe with CUDA (cuda_build.TOOLKIT)
-CACHED = 1  # counts the changes of what this file makes out of the same sources
+PLUGIN = ("-shared", "-fPIC", "-Wl,-z,defs")  # what would fail to load already fails to link
+CACHED = 2  # counts the changes of what this file makes out of the same sources
 
 
-class PluginError(Exception):
-    """The plug-in could not be built; the message says why and what to do.
+class CompileError(ParityError):
+    """Something could not be compiled; the message says why and what to do.
 
     Attributes:
         printed: what the compiler said, if it was the one who refused.
@@ -42,44 +40,6 @@ class PluginError(Exception):
     def __init__(self, message: str, printed: str = "") -> None:
         super().__init__(message)
         self.printed = printed
-
-
-def build(root: Path, sources: Path = CUDA) -> Path:
-    """Return the plug-in for the Caffe in `root`, compiling it if that has not been done yet.
-
-    With CUDA if that Caffe was built with CUDA, which has its nvcc with it. Beside the plug-in lies
-    `include`, the layer's headers under the names that they have in a Caffe tree.
-
-    Args:
-        root: the folder of an installed Caffe, as `install.ensure` returns it.
-        sources: the folder that holds the layer's files.
-
-    Raises:
-        PluginError: there is no compiler, or it refuses the sources.
-    """
-    source = sources / f"{NAME}_layer.cpp"
-    kernels = sources / f"{NAME}_layer.cu"
-    headers = sorted(sources.glob("*.hpp"))
-    cuda = (root / NVCC).exists()
-    flags = (*(CUDA_FLAGS if cuda else FLAGS), "-shared", "-fPIC", "-Wl,-z,defs")
-
-    def make(folder: Path) -> None:
-        layers = folder / "include/caffe/layers"
-        layers.mkdir(parents=True)
-        for header in headers:
-            shutil.copy(header, layers)
-        include = folder / "include"
-        try:
-            objects = [_compile_cuda(root, folder, kernels, include)] if cuda else []
-            compile_with(root, folder / f"{NAME}.so", [source, *objects], [include], flags)
-            for each in objects:
-                each.unlink()
-        except PluginError as error:  # the compiler names the copies of the headers
-            raise _renamed(error, layers, sources) from None
-
-    files = (source, *headers, *([kernels] if cuda else []))
-    content = [(file.name, file.read_bytes()) for file in files]
-    return cached("plugin", (str(root), content, flags), make) / f"{NAME}.so"
 
 
 def build_file(
@@ -91,7 +51,8 @@ def build_file(
     """Return the plug-in made of one C++ file, compiling it unless an equal one has been.
 
     Equal is what the preprocessor makes equal, so a header that has changed counts. A header beside
-    the file is found by its name, and as caffe/layers/NAME, which it would be in a Caffe tree.
+    the file is found by its name, and as caffe/layers/NAME, which it would be in a Caffe tree. The
+    plug-in of NAME_layer.cpp is called NAME.so.
 
     Args:
         root: the folder of an installed Caffe.
@@ -100,48 +61,52 @@ def build_file(
         starting: called before it is compiled, which takes some seconds.
 
     Raises:
-        PluginError: there is no compiler, or it refuses the file.
+        CompileError: there is no compiler, or it refuses the file.
     """
-    cuda = (root / NVCC).exists()
+    cuda = _has_cuda(root)
     kernels = source.with_suffix(".cu")
-    flags = CUDA_FLAGS if cuda else FLAGS
+    with_kernels = cuda and kernels.exists()
+    library = f"{source.stem.removesuffix('_layer')}.so"
+    optimized = CUDA_FLAGS if cuda else FLAGS
     with tempfile.TemporaryDirectory() as include:
-        layers = Path(include, "caffe/layers")
-        layers.mkdir(parents=True)
-        for folder in (*folders, source.parent):
-            for header in (*folder.glob("*.hpp"), *folder.glob("*.h")):
-                (layers / header.name).unlink(missing_ok=True)
-                (layers / header.name).symlink_to(header.absolute())
-        flags = (*flags, f"-fmacro-prefix-map={layers}={source.parent}")
+        headers = link_headers(Path(include), (*folders, source.parent))
         places = (Path(include), *folders)
+        # Wherever the file lies, __FILE__ in it is the same, and so is the plug-in.
+        names = [f"-fmacro-prefix-map={each}/=" for each in (headers, source.parent)]
+        flags = (*optimized, *names)
 
         def make(output: Path) -> None:
             starting()
-            objects = []
-            if cuda and kernels.exists():
-                objects = [_compile_cuda(root, output, kernels, Path(include))]
-            link = ("-shared", "-fPIC", "-Wl,-z,defs")
-            compile_with(root, output / "layer.so", [source, *objects], places, (*flags, *link))
+            objects = [_compile_cuda(root, output, kernels, places)] if with_kernels else []
+            compile_with(root, output / library, [source, *objects], places, (*flags, *PLUGIN))
             for each in objects:
                 each.unlink()
 
         try:
-            text = _preprocessed(root, source, places, flags)
-            kernels_text = kernels.read_bytes() if cuda and kernels.exists() else b""
-            key = (str(root), text, kernels_text, CUDA_FLAGS if cuda else FLAGS)
-            return cached("layer", key, make) / "layer.so"
-        except PluginError as error:
-            raise _renamed(error, layers, source.parent) from None
+            text = _run([*_compiler(root, places), "-E", "-P", *flags, str(source)], root)
+            # Of the kernels' text, what g++ would leave out may count.
+            files = [kernels, *sorted(headers.iterdir())] if with_kernels else []
+            key = (str(root), library, text, [file.read_bytes() for file in files], optimized)
+            return cached("layer", key, make) / library
+        except CompileError as error:
+            # It names links to the headers, and shall name the user's own.
+            old, new = f"{headers}/", f"{source.parent}/"
+            said = str(error).replace(old, new), error.printed.replace(old, new)
+            raise CompileError(*said) from None
 
 
-def _renamed(error: PluginError, copies: Path, originals: Path) -> PluginError:
-    """The error with the user's own headers in place of the copies that the compiler names."""
-    old, new = f"{copies}/", f"{originals}/"
-    return PluginError(str(error).replace(old, new), error.printed.replace(old, new))
+def link_headers(include: Path, folders: Sequence[Path]) -> Path:
+    """Link the headers in `folders` into caffe/layers in `include`; return that folder.
 
-
-def _preprocessed(root: Path, source: Path, include: Sequence[Path], flags: Sequence[str]) -> str:
-    return _run([*_compiler(root, include), "-E", "-P", *flags, str(source)], root)
+    That is where layers look for them in a Caffe tree. Of two with one name, the last one counts.
+    """
+    layers = include / "caffe/layers"
+    layers.mkdir(parents=True)
+    for folder in folders:
+        for header in (*folder.glob("*.hpp"), *folder.glob("*.h")):
+            (layers / header.name).unlink(missing_ok=True)
+            (layers / header.name).symlink_to(header.absolute())
+    return layers
 
 
 def compile_with(
@@ -157,28 +122,32 @@ def compile_with(
         flags: further arguments for the compiler.
 
     Raises:
-        PluginError: there is no compiler, or it refuses the sources.
+        CompileError: there is no compiler, or it refuses the sources.
     """
     # libcaffe is named because Python loads it with its symbols hidden from other libraries. What
     # it links to in turn (HDF5, OpenCV...) is none of a layer's business.
     libraries = ["-lcaffe", "-lglog", "-lprotobuf", "-Wl,--allow-shlib-undefined"]
-    if (root / NVCC).exists():
+    if _has_cuda(root):
         # The same runtime library as Caffe's, not one of its own.
-        libraries += [f"-L{(root / NVCC).parents[1] / 'lib'}", "-lcudart"]
-    files = list(map(str, sources))
-    _run([*_compiler(root, include), *files, *flags, "-o", str(output), *libraries], root)
+        libraries += [f"-L{root / TOOLKIT / 'lib'}", "-lcudart"]
+    command = [*_compiler(root, include), *map(str, sources), *flags, "-o", str(output)]
+    _run([*command, *libraries], root)
+
+
+def _has_cuda(root: Path) -> bool:
+    return (root / TOOLKIT / "bin/nvcc").exists()
 
 
 def _compiler(root: Path, include: Sequence[Path]) -> list[str]:
     """The compiler with the folders of headers: the given ones, Caffe's, CUDA's."""
     tools = toolchain(root)
     folders = [*include, tools / "include"]
-    if (root / NVCC).exists():
-        folders.append((root / NVCC).parents[1] / "include")
+    if _has_cuda(root):
+        folders.append(root / TOOLKIT / "include")
     return [str(tools / "g++"), *(f"-I{folder}" for folder in folders)]
 
 
-def _compile_cuda(root: Path, folder: Path, source: Path, include: Path) -> Path:
+def _compile_cuda(root: Path, folder: Path, source: Path, include: Sequence[Path]) -> Path:
     """Compile a .cu file with the nvcc in `root`, for the GPUs that Caffe was built for."""
     tools = toolchain(root)
     record = json.loads((root / installer.COMPLETE).read_text())
@@ -186,8 +155,9 @@ def _compile_cuda(root: Path, folder: Path, source: Path, include: Path) -> Path
     targets = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in known]
     newest = f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"  # for GPUs to come
     output = folder / f"{source.stem}.cu.o"
-    command = [str(root / NVCC), "-ccbin", str(tools / "g++"), f"-I{include}"]
-    command += [f"-I{tools / 'include'}", "-O3", "-Xcompiler=-fPIC", *targets, newest]
+    places = [f"-I{each}" for each in (*include, tools / "include")]
+    command = [str(root / TOOLKIT / "bin/nvcc"), "-ccbin", str(tools / "g++"), *places]
+    command += ["-O3", "-Xcompiler=-fPIC", *targets, newest]
     _run([*command, "-c", str(source), "-o", str(output)], root)
     return output
 
@@ -200,36 +170,23 @@ def toolchain(root: Path) -> Path:
     because the packaged one does not compile with the packaged protobuf.
 
     Raises:
-        PluginError: there is no compiler, or the header could not be generated.
+        CompileError: there is no compiler, or the header could not be generated.
     """
     program = root / "usr/bin/g++-10"
     if not program.exists():
-        raise PluginError(
+        raise CompileError(
             f"There is no C++ compiler in the installed Caffe: {program}\n"
             "  to do: remove that folder and run again; it is installed anew, compiler included."
         )
+    compiler = installer.compiler_command(root)
 
     def make(folder: Path) -> None:
         _generate_proto(root, folder)
-        script = folder / "g++"
-        script.write_text(_COMPILER.format(root=shlex.quote(str(root))))
-        script.chmod(0o755)
+        write_script(folder / "g++", *compiler)
 
     complete = root / installer.COMPLETE
     packages = complete.read_bytes() if complete.exists() else b""
-    return cached("toolchain", (str(root), packages, _COMPILER, _DESCRIBE), make)
-
-
-_COMPILER = """#!/bin/sh
-# The C++ compiler that the installed Caffe was built with, for that Caffe.
-root={root}
-lib="$root/usr/lib/x86_64-linux-gnu"
-include="$root/usr/include/x86_64-linux-gnu/openblas-pthread"
-# These would lead it to the host's files.
-unset CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH COMPILER_PATH GCC_EXEC_PREFIX LD_PRELOAD
-export LD_LIBRARY_PATH="$lib" LC_ALL=C
-exec "$root/usr/bin/g++-10" --sysroot="$root" -B"$root/usr/bin/" -isystem "$include" "$@"
-"""
+    return cached("toolchain", (str(root), packages, compiler, _DESCRIBE), make)
 
 
 def cached(name: str, key: object, make: Callable[[Path], None]) -> Path:
@@ -244,39 +201,16 @@ def cached(name: str, key: object, make: Callable[[Path], None]) -> Path:
         make: fills an empty folder that it is given.
 
     Raises:
-        PluginError: the cache cannot be written; and whatever `make` raises.
+        CompileError: the cache cannot be written; and whatever `make` raises.
     """
     digest = hashlib.sha256(repr((CACHED, key)).encode()).hexdigest()[:16]
-    cache = installer.cache_folder()
-    final = cache / f"{name}-{digest}"
-    if final.is_dir():
-        return final
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        # One lock for each name, since making a plug-in may first have to make its tool chain.
-        with (cache / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not final.is_dir():  # or the process that we waited for has made it
-                _make_in_one_step(final, name, make)
+        return cache.made_once(f"{name}-{digest}", lambda work: make(work / cache.ROOT))
     except OSError as error:
-        raise PluginError(
-            f"The compiled layer cannot be kept in {cache}: {error}\n"
+        raise CompileError(
+            f"The compiled layer cannot be kept in {cache.folder()}: {error}\n"
             "  to do: set PARITY_CACHE to a folder that can be written and has space."
         ) from error
-    return final
-
-
-def _make_in_one_step(final: Path, name: str, make: Callable[[Path], None]) -> None:
-    """Fills a folder and renames it to `final`. The lock is held."""
-    for leftover in final.parent.glob(f"unfinished-{name}-*"):  # of a process that died
-        shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f"unfinished-{name}-", dir=final.parent))
-    try:
-        work.chmod(0o755)  # mkdtemp's 0700 would hide a shared cache from its other users
-        make(work)
-        work.rename(final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 _DESCRIBE = """
@@ -318,12 +252,12 @@ def _run(command: Sequence[str], root: Path, environment: Mapping[str, str] | No
             errors="replace",
         )
     except OSError as error:
-        raise PluginError(
+        raise CompileError(
             f"{command[0]} cannot be run: {error}\n"
             f"  to do: remove {root} and run again; it is installed anew."
         ) from error
     if ran.returncode != 0:
-        raise PluginError(
+        raise CompileError(
             f"The compiled layer could not be built (exit status {ran.returncode}).\n"
             f"  first error: {first_error(ran.stderr)}\n"
             "  to do:       correct the file that it names; if that file is not yours, remove\n"
@@ -332,10 +266,3 @@ def _run(command: Sequence[str], root: Path, environment: Mapping[str, str] | No
             ran.stderr,
         )
     return ran.stdout
-
-
-def first_error(text: str) -> str:
-    """Return the first error in what a compiler or linker printed, else its last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = re.compile(r"error:|undefined reference|undefined symbol|cannot find|No space left")
-    return next((line for line in lines if telling.search(line)), (lines or ["nothing"])[-1])

@@ -25,7 +25,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,49 +32,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from caffe_parity.caffe import install
-from caffe_parity.caffe.apt import full_disk
+from caffe_parity.caffe import cache, install, programs
 from caffe_parity.caffe.install import BULLSEYE, InstallError, Progress
 
 LAYOUT = 1  # counts the changes of what this file makes out of the same sources
 CODE = (".cpp", ".cu")
 LOG = "cuda-build.log"
-FAMILY = "cuda-"
-ROOM = 5  # GB of disk; measured: 2.6 for the install, 1.6 more while it is made
 TOOLKIT = "cuda/nvidia/cu13"  # where PyPI's packages of CUDA 13 put all that they have
 MULTIARCH = "usr/lib/x86_64-linux-gnu"
 PYCAFFE = "usr/lib/python3/dist-packages/caffe"
 
 RECIPE = replace(
     BULLSEYE,
+    room=5,  # measured: 2.6 for the install, 1.6 more while it is made
     packages=(
         # What the finished Caffe runs on.
-        "python3",
-        "python3-numpy",
-        "python3-protobuf",
-        "python3-scipy",
-        "python3-skimage",
-        "libblas3",
-        "liblapack3",
-        "libopenblas0-pthread",
+        *("python3", "python3-numpy", "python3-protobuf", "python3-scipy", "python3-skimage"),
+        *("libblas3", "liblapack3", "libopenblas0-pthread"),
         # What it is built with.
-        "binutils",
-        "cmake",
-        "g++",
-        "libboost-filesystem-dev",
-        "libboost-python-dev",
-        "libboost-system-dev",
-        "libboost-thread-dev",
-        "libgflags-dev",
-        "libgoogle-glog-dev",
-        "libgtest-dev",
-        "libhdf5-dev",
-        "libopenblas-pthread-dev",
-        "libprotobuf-dev",
-        "make",
-        "patch",
-        "protobuf-compiler",
-        "python3-dev",
+        *("binutils", "cmake", "g++", "libboost-filesystem-dev", "libboost-python-dev"),
+        *("libboost-system-dev", "libboost-thread-dev", "libgflags-dev", "libgoogle-glog-dev"),
+        *("libgtest-dev", "libhdf5-dev", "libopenblas-pthread-dev", "libprotobuf-dev", "make"),
+        *("patch", "protobuf-compiler", "python3-dev"),
     ),
 )
 
@@ -113,12 +91,8 @@ DELETED: dict[str, tuple[str, ...]] = {
 """What is deleted from Caffe's source files so that CUDA 13 compiles them."""
 
 OPTIONS = {
-    "CPU_ONLY": "OFF",
-    "USE_CUDNN": "OFF",
-    "USE_NCCL": "OFF",
-    "USE_OPENCV": "OFF",
-    "USE_LMDB": "OFF",
-    "USE_LEVELDB": "OFF",
+    **dict.fromkeys(("CPU_ONLY", "USE_CUDNN", "USE_NCCL", "USE_OPENCV"), "OFF"),
+    **dict.fromkeys(("USE_LMDB", "USE_LEVELDB"), "OFF"),
     "BLAS": "Generic",  # libblas.so.3, as in Debian's package: the BLAS is chosen at run time
     "BUILD_python": "ON",
     "BUILD_python_layer": "ON",
@@ -133,10 +107,6 @@ OPTIONS = {
     "CUDA_USE_STATIC_CUDA_RUNTIME": "OFF",
 }
 """Settings of Caffe's cmake that are the same everywhere."""
-
-
-class BuildError(InstallError):
-    """The Caffe with CUDA could not be built; the message quotes the first error."""
 
 
 def architectures() -> tuple[str, ...]:
@@ -197,22 +167,22 @@ def build(progress: Progress | None = None) -> Path:
     That takes some minutes (measured: 7 on two cores), a download of 780 MB and 5 GB of disk. Of
     several processes that ask at once, one builds and the others wait.
 
-    Raises InstallError (BuildError if a compiler failed) for everything that can go wrong. Nothing
-    half-made is left behind then, but for the log of a failed build.
+    Raises InstallError for everything that can go wrong. Nothing half-made is left behind then, but
+    for the log of a failed build.
     """
     progress = Progress() if progress is None else progress
     wanted = architectures()
-    if re.search(r"[\s:;,$]", str(install.cache_folder())):
+    if re.search(r"[\s:;,$]", str(cache.folder())):
         raise InstallError(
-            f"the path of the cache folder is {str(install.cache_folder())!r}.",
+            f"the path of the cache folder is {str(cache.folder())!r}.",
             "one without spaces and other signs that make and a search path cannot hold.",
             "set PARITY_CACHE to such a folder.",
         )
 
     def fill(work: Path) -> dict[str, Any]:
-        install.check_space(work, ROOM * 10**9)
-        apt, archives = install.unpack_packages(work, RECIPE, progress, sources=True)
-        root, source = work / install.ROOT, work / "source"
+        install.check_space(work, RECIPE.room * 10**9)
+        apt, packages = install.unpack_packages(work, RECIPE, progress, sources=True)
+        root, source = work / cache.ROOT, work / "source"
         _make_tools(root, work / "bin")
         progress("fetching Caffe's source")
         version = _unpack_source(apt.download_source("caffe"), source, work / "bin")
@@ -226,9 +196,9 @@ def build(progress: Progress | None = None) -> Path:
         progress("importing Caffe")
         facts = install.try_caffe(python_command(root))
         cuda = {"architectures": wanted, "toolkit": list(WHEELS), "source": version}
-        return {**install.record_of(RECIPE, archives, facts), "cuda": cuda}
+        return {"caffe": facts, "packages": packages, "cuda": cuda}
 
-    return install.make_once(name(), fill, RECIPE, progress, FAMILY, ROOM)
+    return install.make_once(name(), RECIPE, fill, progress)
 
 
 def python_command(root: Path, blas: str = "reference") -> tuple[tuple[str, ...], dict[str, str]]:
@@ -281,32 +251,19 @@ def delete_lines(source: Path, deleted: Mapping[str, Sequence[str]] = DELETED) -
 def _make_tools(root: Path, folder: Path) -> None:
     """Write scripts into `folder` that run the build tools of `root` on their own libraries.
 
-    The host's loader starts them (its libc is never older than Debian 11's here), and only they see
-    those libraries: what else the build calls is the host's (sh, cp, ln).
+    Only they see those libraries: what else the build calls is the host's (sh, cp, ln).
     """
     folder.mkdir()
-    usr = root / "usr"
-    own = f"LD_LIBRARY_PATH={root / MULTIARCH}"
-    compiler = [
-        f"--sysroot={root}",
-        f"-B{usr}/bin/",
-        f"-isystem{root}/usr/include/x86_64-linux-gnu/openblas-pthread",  # cblas.h
-        f"-ffile-prefix-map={root.parent}=.",  # no path of this machine in what it makes
-    ]
-    commands = {
-        program: [own, f"{usr}/bin/{program}"]
-        for program in ("ar", "cmake", "ld", "make", "nm", "objcopy", "objdump", "patch", "protoc")
-    }
-    commands |= {
-        program: [own, f"{usr}/bin/{program}"] for program in ("ranlib", "readelf", "strip")
-    }
-    commands |= {program: [own, f"{usr}/bin/{program}-10", *compiler] for program in ("gcc", "g++")}
-    command, variables = install.python_command(root)
-    commands["python3"] = [*(f"{key}={value}" for key, value in variables.items()), *command]
-    for program, words in commands.items():
-        text = f'#!/bin/sh\nexec env {shlex.join(words)} "$@"\n'
-        (folder / program).write_text(text)
-        (folder / program).chmod(0o755)
+    own = {"LD_LIBRARY_PATH": str(root / MULTIARCH)}
+    for program in ("ar", "cmake", "ld", "make", "nm", "objcopy", "objdump", "patch", "protoc"):
+        programs.write_script(folder / program, [f"{root}/usr/bin/{program}"], own)
+    for program in ("ranlib", "readelf", "strip"):
+        programs.write_script(folder / program, [f"{root}/usr/bin/{program}"], own)
+    for program in ("gcc", "g++"):
+        command, variables = install.compiler_command(root, program)
+        no_path = f"-ffile-prefix-map={root.parent}=."  # of this machine, in what it makes
+        programs.write_script(folder / program, [*command, no_path], variables)
+    programs.write_script(folder / "python3", *install.python_command(root))
 
 
 def _unpack_source(fetched: Path, source: Path, tools: Path) -> str:
@@ -331,18 +288,18 @@ def _fetch_toolkit(work: Path, progress: Progress) -> None:
     wanted = work / "requirements.txt"
     lines = [f"{package} --hash=sha256:{digest}\n" for package, digest in WHEELS.items()]
     wanted.write_text("".join(lines))
-    target = work / install.ROOT / TOOLKIT
+    target = work / cache.ROOT / TOOLKIT
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--only-binary=:all:", "--require-hashes", "--no-compile"),
-        *("--target", str(work / install.ROOT / "cuda"), "--requirement", str(wanted)),
+        *("--target", str(work / cache.ROOT / "cuda"), "--requirement", str(wanted)),
     ]
     progress("fetching CUDA from PyPI", "590 MB")
     (work / "tmp").mkdir()
     environment = os.environ | {"PIP_USER": "0", "TMPDIR": str(work / "tmp")}
     try:
         _run(command, work, log=None, environment=environment)
-    except BuildError as error:
+    except InstallError as error:
         raise InstallError(
             f"CUDA's compiler and libraries could not be fetched from PyPI.\n{error.happened}",
             "a pip of this Python that can install nvidia-cuda-nvcc 13.0 and its like:"
@@ -352,7 +309,7 @@ def _fetch_toolkit(work: Path, progress: Progress) -> None:
     if not (target / "bin/nvcc").exists():
         raise InstallError(
             "PyPI's packages of CUDA have no nvcc where it is expected.",
-            f"{target.relative_to(work / install.ROOT)}/bin/nvcc",
+            f"{target.relative_to(work / cache.ROOT)}/bin/nvcc",
             "try again with another pip.",
         )
     for library in (target / "lib").glob("lib*.so.*"):  # the linker's names are not packaged
@@ -363,7 +320,7 @@ def _fetch_toolkit(work: Path, progress: Progress) -> None:
 
 def _compile(work: Path, wanted: Sequence[str], progress: Progress) -> None:
     """Run Caffe's cmake and make."""
-    root, tools, build = work / install.ROOT, work / "bin", work / "build"
+    root, tools, build = work / cache.ROOT, work / "bin", work / "build"
     libraries = root / MULTIARCH
     options = OPTIONS | {
         "CUDA_ARCH_BIN": " ".join(wanted),
@@ -397,10 +354,9 @@ def _compile(work: Path, wanted: Sequence[str], progress: Progress) -> None:
         "TMPDIR": str(work / "tmp"),
     }
 
-    def watch(line: str) -> None:
-        percent = re.match(r"\[ *(\d+)%\]", line)
-        if percent:
-            progress("building Caffe with CUDA", f"{percent[1]} %")
+    def watch(said: str) -> None:
+        for percent in re.findall(r"^\[ *(\d+)%\]", said, re.MULTILINE)[-1:]:
+            progress("building Caffe with CUDA", f"{percent} %")
 
     jobs = len(os.sched_getaffinity(0))
     progress("building Caffe with CUDA", f"for {' '.join(wanted)}, on {jobs} cores")
@@ -411,7 +367,7 @@ def _compile(work: Path, wanted: Sequence[str], progress: Progress) -> None:
 
 def _put_in_place(work: Path) -> None:
     """Put what was built where Debian's packages have it."""
-    root, source, build = work / install.ROOT, work / "source", work / "build"
+    root, source, build = work / cache.ROOT, work / "source", work / "build"
     libraries = root / MULTIARCH
     shutil.copy(build / "lib/libcaffe.so.1.0.0", libraries)
     for link in ("libcaffe.so.1", "libcaffe.so"):
@@ -432,65 +388,28 @@ def _run(
     folder: Path,
     log: Path | None,
     environment: Mapping[str, str] | None = None,
-    watch: Callable[[str], None] = lambda line: None,
+    watch: Callable[[str], None] = lambda said: None,
 ) -> None:
-    """Run a program of the build; `watch` gets each line that it prints, and `log` all of them.
+    """Run a program of the build; `watch` gets what it prints piece by piece, and `log` all of it.
 
-    Raises BuildError, which quotes the first error, if it fails; the log is kept then.
+    Raises InstallError, which quotes the first error, if it fails; the log is kept then.
     """
-    lines: list[str] = []
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # so that the compilers end with make
-    )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            watch(line)
-        process.wait()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    text = "".join(lines)
+    status, text = programs.run(command, folder, environment, watch)
     if log is not None:
         with log.open("a") as file:
             file.write(f"$ {shlex.join(command)}\n{text}\n")
-    if process.returncode == 0:
+    if status == 0:
         return
-    if full := full_disk(text):
+    if full := programs.full_disk(text):
         raise OSError(errno.ENOSPC, full)
     kept = ""
     advice = "try again; if PARITY_MIRROR is set, try another Debian mirror."
     if log is not None:
-        shutil.copy(log, install.cache_folder() / LOG)
-        kept = f"\n  log:      {install.cache_folder() / LOG}"
+        shutil.copy(log, cache.folder() / LOG)
+        kept = f"\n  log:      {cache.folder() / LOG}"
         advice = "read the log; PARITY_CUDA_ARCH must name architectures that CUDA 13.0 knows."
-    raise BuildError(
-        f"{Path(command[0]).name} failed.\n  said:     {first_error(lines)}{kept}",
+    raise InstallError(
+        f"{Path(command[0]).name} failed.\n  said:     {programs.first_error(text)}{kept}",
         "Debian 11's source package of Caffe and CUDA 13.0, which build together.",
         advice,
     )
-
-
-def first_error(lines: Sequence[str]) -> str:
-    """Return the first line in which a compiler, linker, cmake, make or pip names an error.
-
-    The last line where there is none: then that tells most.
-    """
-    said = [line.strip() for line in lines if line.strip()]
-    pattern = (
-        r"\b(fatal|error)\b *:|CMake Error|undefined reference|\*\*\* |^ERROR: |^nvcc fatal|^tar: "
-    )
-    named = [line for line in said if re.search(pattern, line)]
-    named = named or [line for line in said if "No module named" in line] or said[-1:]
-    return named[0] if named else "nothing"

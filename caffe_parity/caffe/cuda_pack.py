@@ -2,8 +2,8 @@
 
 The archive holds what running needs and no more: Python, its packages, Caffe, and the libraries
 that these link to. CUDA's libraries stay out: they are most of the size, and a machine with a GPU
-has them. `caffe-python.sh`, as `caffe-python` at the top, finds them there and starts Python. With
-CAFFE_PYTHON set to it, the suite runs in that Caffe, the compiled layer too, which lies beside it.
+has them. `caffe-python.sh`, as `caffe-python` at the top, finds them there and starts Python; that
+is what CAFFE_PYTHON is set to. Compiled layers lie beside it, as no compiler is in the archive.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from caffe_parity.caffe import compile as plugin
-from caffe_parity.caffe import cuda_build, install
+from caffe_parity.caffe import cache, cuda_build, install
+from caffe_parity.caffe.compile import CompileError, build_file
 from caffe_parity.caffe.install import COMPLETE, LOADER, Progress
+from caffe_parity.errors import ParityError
 
 TOP = "caffe-cuda"
 LAUNCHER = "caffe-python"
@@ -59,7 +60,7 @@ LEFT_OUT = (
 """Patterns of paths in the root that running Caffe does not need."""
 
 
-class PackError(Exception):
+class PackError(ParityError):
     """The archive could not be made; the message says why and what to do."""
 
 
@@ -82,11 +83,19 @@ def check_target(file: Path) -> None:
         ) from error
 
 
-def pack(root: Path, file: Path, progress: Progress | None = None) -> int:
+def pack(
+    root: Path, file: Path, layers: Sequence[Path] = (), progress: Progress | None = None
+) -> int:
     """Write the Caffe in `root`, as `cuda_build.build` returns it, to `file`; return its size.
 
     The archive's content has been run once, from another folder than `root`. `file` appears in one
     step.
+
+    Args:
+        root: the folder of that Caffe.
+        file: the archive to write.
+        layers: C++ files of layers; the plug-in of NAME_layer.cpp is NAME.so in the archive.
+        progress: told what is going on.
 
     Raises PackError, or InstallError if what was packed does not run.
     """
@@ -95,11 +104,11 @@ def pack(root: Path, file: Path, progress: Progress | None = None) -> int:
     try:
         with (
             install.understood(),
-            tempfile.TemporaryDirectory(prefix="cuda-pack-", dir=install.cache_folder()) as work,
+            tempfile.TemporaryDirectory(prefix="cuda-pack-", dir=cache.folder()) as work,
         ):
             stage = Path(work) / TOP
             progress("packing Caffe", "copying")
-            _stage(root, stage)
+            _stage(root, stage, layers)
             progress("packing Caffe", "trying it")
             libraries = str(root / cuda_build.TOOLKIT / "lib")
             install.try_caffe(((str(stage / LAUNCHER),), {"LD_LIBRARY_PATH": libraries}))
@@ -111,14 +120,14 @@ def pack(root: Path, file: Path, progress: Progress | None = None) -> int:
                         f"The archive has {size // 10**6} MB, more than {LIMIT // 10**6}.\n"
                         "  to do: name fewer architectures in PARITY_CUDA_ARCH."
                     )
-    except plugin.PluginError as error:
-        raise PackError(f"The compiled layer cannot be packed.\n{error}") from error
+    except CompileError as error:
+        raise PackError(f"A compiled layer cannot be packed.\n{error}") from error
     finally:
         progress.close()
     return size
 
 
-def _stage(root: Path, stage: Path) -> None:
+def _stage(root: Path, stage: Path, layers: Sequence[Path]) -> None:
     """Copy into `stage` what the archive shall hold."""
     for folder in FOLDERS:
         shutil.copytree(root / folder, stage / folder, symlinks=True, ignore=_ignored)
@@ -132,7 +141,8 @@ def _stage(root: Path, stage: Path) -> None:
     for library in sorted(needed):
         _copy(root, stage, library)
     _compile(root, stage)
-    shutil.copy(plugin.build(root), stage)
+    for layer in layers:
+        shutil.copy(build_file(root, layer), stage)
     shutil.copy(LAUNCHER_SOURCE, stage / LAUNCHER)
     (stage / LAUNCHER).chmod(0o755)
 

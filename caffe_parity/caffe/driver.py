@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
+from caffe_parity.errors import ParityError
+
 ABSENT = (34, 100)  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE, <cuda.h>
 
 
-class DriverError(Exception):
+class DriverError(ParityError):
     """There is a driver that does not start: not the same as no device; the message says more."""
 
 

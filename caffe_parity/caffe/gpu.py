@@ -14,22 +14,29 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from caffe_impl.variants import NETS, CaffeVariant, compiled_layer
 from caffe_parity.caffe import compile as plugin
 from caffe_parity.caffe import driver
 from caffe_parity.caffe.client import Caffe, Op
 from caffe_parity.caffe.interpreter import Interpreter, NoCaffe, find
+from caffe_parity.caffe.programs import first_error
 
 DEVICES = ("cpu", "cuda")
 COUNTER = Path(__file__).with_name("count_launches.cpp")
 PROOF_SHAPE = (16, 1, 1024, 1024)
 """64 MiB an input: far more than a CUDA context or another process takes by chance."""
+
+PROOF = """
+layer { name: "x1" type: "Input" top: "x1" input_param { shape { dim: 1 } } }
+layer { name: "x2" type: "Input" top: "x2" input_param { shape { dim: 1 } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "x1" bottom: "x2" top: "loss" }
+"""
+"""The net of `prove`."""
 
 
 class NotTheGpu(NoCaffe):
@@ -62,7 +69,7 @@ def gpu_caffe() -> GpuCaffe:
 
     Raises:
         NoCaffe, InstallError: there is no Caffe with CUDA.
-        PluginError: what counts the kernels cannot be built.
+        CompileError: what counts the kernels cannot be built.
     """
     with _caffe_with_cuda():
         found = find()
@@ -93,14 +100,14 @@ def launch_counter(interpreter: Interpreter) -> Path:
     It links to nothing, so the host's compiler does for every Caffe; else that Caffe's own.
 
     Raises:
-        PluginError: there is no compiler.
+        CompileError: there is no compiler.
     """
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++", "cc"))), None)
     if compiler is None and interpreter.source.startswith("installed"):
         root = Path(interpreter.command[-1]).parents[2]  # ROOT/usr/bin/python3.9
         compiler = str(plugin.toolchain(root) / "g++")
     if compiler is None:
-        raise plugin.PluginError(
+        raise plugin.CompileError(
             "There is no C++ compiler for what counts the kernels that Caffe launches.\n"
             "  to do: install g++ or clang++."
         )
@@ -110,20 +117,12 @@ def launch_counter(interpreter: Interpreter) -> Path:
         command = [compiler, *flags, str(COUNTER), "-o", str(folder / "counter.so")]
         ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if ran.returncode:
-            raise plugin.PluginError(
-                f"What counts kernels could not be built: {plugin.first_error(ran.stderr)}\n"
+            raise plugin.CompileError(
+                f"What counts kernels could not be built: {first_error(ran.stderr)}\n"
                 "  to do: install g++ or clang++."
             )
 
     return plugin.cached("counter", (COUNTER.read_bytes(), flags), make) / "counter.so"
-
-
-def on_gpu(variant: CaffeVariant) -> CaffeVariant:
-    """The same variant in the GPU-mode Caffe."""
-    libraries = variant.libraries
-    if libraries is compiled_layer:
-        libraries = partial(compiled_layer, gpu_caffe)
-    return replace(variant, caffe=gpu_caffe, libraries=libraries, obstacle=driver.no_device)
 
 
 def prove(caffe: GpuCaffe) -> None:
@@ -140,11 +139,10 @@ def prove(caffe: GpuCaffe) -> None:
     launched = caffe.kernels
     values = np.ones(PROOF_SHAPE, np.float32)
     shapes = {"x1": PROOF_SHAPE, "x2": PROOF_SHAPE}
-    text = (NETS / "euclidean_native.prototxt").read_text()
     before, *_, after, loss = caffe.request(
         [
             memory,
-            {"op": "net", "text": text, "edits": {"shapes": shapes}},
+            {"op": "net", "text": PROOF, "edits": {"shapes": shapes}},
             {"op": "set", "blob": "x1", "array": values},
             {"op": "set", "blob": "x2", "array": 0 * values},
             {"op": "forward"},

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from caffe_parity.caffe import cuda_build
+from caffe_parity.caffe import cache, cuda_build
 from caffe_parity.caffe import install as installer
+from caffe_parity.caffe.ask import NoAnswer, ask
+from caffe_parity.checkout import advice
+from caffe_parity.errors import ParityError
 
 
-class NoCaffe(Exception):
+class NoCaffe(ParityError):
     """There is no Caffe to run; the message says what happened and, if known, what to do."""
 
     def __init__(self, happened: str, advice: str = "") -> None:
@@ -40,9 +43,12 @@ class Interpreter:
     environment: dict[str, str]
     source: str
 
-
-# Without the current folder, in which the worker does not look for modules either.
-_IMPORT = "import sys; sys.path.pop(0); import caffe; print(list(caffe.layer_type_list()))"
+    @property
+    def root(self) -> Path | None:
+        """The folder of a Caffe that this project has installed, with a compiler; else None."""
+        if self.source == "CAFFE_PYTHON":
+            return None
+        return Path(self.command[-1]).parents[2]  # ROOT/usr/bin/python3.9
 
 
 def find(install: bool = True) -> Interpreter:
@@ -59,20 +65,29 @@ def find(install: bool = True) -> Interpreter:
     chosen = os.environ.get("CAFFE_PYTHON", "")
     if chosen:
         return _chosen(chosen)
-    kind = _choice("PARITY_CAFFE", ("cpu", "cuda"))
+    cuda = _choice("PARITY_CAFFE", ("cpu", "cuda")) == "cuda"
     blas = _choice("PARITY_BLAS", tuple(installer.BLAS_FOLDERS))
-    if kind == "cuda":
+    if cuda:
         root = cuda_build.build() if install else cuda_build.built()
-        which, do = "Caffe with CUDA", "run `parity install-caffe --cuda`, which builds one"
+        how = "run `parity install-caffe --cuda`, which builds one (7 minutes)"
     else:
         root = installer.ensure() if install else installer.installed()
-        which, do = "Caffe", "run `tox -e parity`, which installs one"
+        how = advice("run `tox -e parity`, which", "run `parity install-caffe`, which")
+        how += " installs one (200 MB to fetch, under a minute, without root)"
     if root is None:
         raise NotInstalled(
-            f"No {which} is installed in {installer.cache_folder()}.",
-            f"{do}, or set CAFFE_PYTHON to a Python that can `import caffe`.",
+            f"No Caffe{' with CUDA' * cuda} is installed in {cache.folder()}.",
+            f"{how}, or set CAFFE_PYTHON to a Python that can `import caffe`.",
         )
-    return _installed(root, blas, kind)
+    folder = root / "usr/lib/x86_64-linux-gnu" / installer.BLAS_FOLDERS[blas][0]
+    if not (folder / "libblas.so.3").exists():
+        raise NoCaffe(
+            f"PARITY_BLAS is {blas!r}, which the installed Caffe lacks: {root}",
+            "unset PARITY_BLAS, or remove that folder and run again; it is installed anew.",
+        )
+    if cuda:
+        return Interpreter(*cuda_build.python_command(root, blas), "installed-cuda")
+    return Interpreter(*installer.python_command(root, blas), "installed")
 
 
 def _choice(variable: str, known: tuple[str, ...]) -> str:
@@ -82,24 +97,6 @@ def _choice(variable: str, known: tuple[str, ...]) -> str:
         words = " or ".join(known)
         raise NoCaffe(f"{variable} is {value!r}.", f"set it to {words}, or unset it.")
     return value
-
-
-def verify(interpreter: Interpreter) -> None:
-    """Import Caffe in `interpreter`, which takes a second; raise NoCaffe if that fails."""
-    said = _complaint(interpreter)
-    if not said:
-        return
-    command = " ".join(interpreter.command)
-    if interpreter.source == "CAFFE_PYTHON":
-        raise NoCaffe(
-            f"CAFFE_PYTHON cannot `import caffe`: {command}\n  it said: {said}",
-            "set CAFFE_PYTHON to a Python that can (PYTHONPATH is passed on to it), or unset it to"
-            " use the Caffe that the project installs.",
-        )
-    raise NoCaffe(
-        f"The installed Caffe no longer works: {command}\n  it said: {said}",
-        f"remove {installer.cache_folder()} and run again; it is installed anew.",
-    )
 
 
 def _chosen(name: str) -> Interpreter:
@@ -115,33 +112,23 @@ def _chosen(name: str) -> Interpreter:
     return Interpreter((os.path.abspath(path),), environment, "CAFFE_PYTHON")
 
 
-def _installed(root: Path, blas: str, kind: str) -> Interpreter:
-    libraries = root / "usr/lib/x86_64-linux-gnu"
-    if not (libraries / installer.BLAS_FOLDERS[blas][0] / "libblas.so.3").exists():
-        raise NoCaffe(
-            f"PARITY_BLAS is {blas!r}, which the installed Caffe lacks: {root}",
-            "unset PARITY_BLAS, or remove that folder and run again; it is installed anew.",
-        )
-    if kind == "cuda":
-        return Interpreter(*cuda_build.python_command(root, blas), "installed-cuda")
-    return Interpreter(*installer.python_command(root, blas), "installed")
+def verify(interpreter: Interpreter) -> dict[str, Any]:
+    """Import Caffe in `interpreter`, which takes a second; return what it says about itself.
 
-
-def _complaint(interpreter: Interpreter) -> str:
-    """Return the last line of what went wrong on `import caffe`, an empty string if nothing did."""
+    Raises NoCaffe if that fails.
+    """
     try:
-        ran = subprocess.run(
-            [*interpreter.command, "-c", _IMPORT],
-            env=os.environ | interpreter.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=120,
+        return ask(interpreter.command, interpreter.environment)
+    except NoAnswer as error:
+        said = str(error)
+    command = " ".join(interpreter.command)
+    if interpreter.source == "CAFFE_PYTHON":
+        raise NoCaffe(
+            f"CAFFE_PYTHON cannot `import caffe`: {command}\n  it said: {said}",
+            "set CAFFE_PYTHON to a Python that can (PYTHONPATH is passed on to it), or unset it to"
+            " use the Caffe that the project installs.",
         )
-    except subprocess.TimeoutExpired:
-        return "nothing, for 120 seconds"
-    except OSError as error:
-        return str(error)
-    if ran.returncode == 0 and b"EuclideanLoss" in ran.stdout:  # not so with /bin/true
-        return ""
-    lines = ran.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"nothing; its exit status is {ran.returncode}"
+    raise NoCaffe(
+        f"The installed Caffe no longer works: {command}\n  it said: {said}",
+        f"remove {cache.folder()} and run again; it is installed anew.",
+    )

@@ -9,31 +9,24 @@ from caffe_parity.caffe.client import CaffeError, LayerError
 
 CONVERT = "--py2 checks a converted copy"
 
+_RENAMED = (
+    ("name '{}' is not defined", "xrange range, unicode str, basestring str, long int"),
+    ("name '{}' is not defined", "raw_input input, reduce functools.reduce"),
+    ("'{}'", "has_key in, iteritems items, itervalues values, iterkeys keys"),
+    ("No module named '{}'", "cPickle pickle, cStringIO io, StringIO io, Queue queue"),
+    ("No module named '{}'", "ConfigParser configparser, urllib2 urllib.request"),
+)
+_DIVISION = "`/` is no integer division in Python 3: `//` is"
 _PYTHON_2 = {
     "Missing parentheses in call to 'print'": "`print` is a function in Python 3",
-    "name 'xrange' is not defined": "`xrange` is Python 2: it is `range` now",
-    "name 'unicode' is not defined": "`unicode` is Python 2: it is `str` now",
-    "name 'basestring' is not defined": "`basestring` is Python 2: it is `str` now",
-    "name 'long' is not defined": "`long` is Python 2: it is `int` now",
-    "name 'raw_input' is not defined": "`raw_input` is Python 2: it is `input` now",
-    "name 'reduce' is not defined": "`reduce` is in functools now",
-    "'has_key'": "`has_key` is Python 2: it is `in` now",
-    "'iteritems'": "`iteritems` is Python 2: it is `items` now",
-    "'itervalues'": "`itervalues` is Python 2: it is `values` now",
-    "'iterkeys'": "`iterkeys` is Python 2: it is `keys` now",
-    "No module named 'cPickle'": "`cPickle` is Python 2: it is `pickle` now",
-    "No module named 'cStringIO'": "`cStringIO` is Python 2: StringIO and BytesIO are in `io` now",
-    "No module named 'StringIO'": "`StringIO` is Python 2: it is in `io` now",
-    "No module named 'ConfigParser'": "`ConfigParser` is Python 2: it is `configparser` now",
-    "No module named 'Queue'": "`Queue` is Python 2: it is `queue` now",
-    "No module named 'urllib2'": "`urllib2` is Python 2: it is `urllib.request` now",
-    "'float' object cannot be interpreted as an integer": (
-        "`/` is no integer division in Python 3: `//` is"
-    ),
-    "slice indices must be integers": "`/` is no integer division in Python 3: `//` is",
-    "of type int from this Python object of type float": (
-        "`/` is no integer division in Python 3: `//` is"
-    ),
+    **{
+        sign.format(old): f"`{old}` is Python 2: it is `{new}` now"
+        for sign, names in _RENAMED
+        for old, new in map(str.split, names.split(", "))
+    },
+    "'float' object cannot be interpreted as an integer": _DIVISION,
+    "slice indices must be integers": _DIVISION,
+    "of type int from this Python object of type float": _DIVISION,
     "TabError": "Python 3 does not let tabs and spaces be mixed",
     "SyntaxError": "Python 3 cannot read this line; is it Python 2?",
 }
@@ -83,13 +76,13 @@ def told(error: CaffeError) -> str:
     said, traceback = str(error), error.traceback if isinstance(error, LayerError) else ""
     if "returned NULL without setting an error" in said:
         said, traceback = "the layer's module cannot be imported", ""
-    shown = _theirs(f"{traceback}\n{error.output}")
+    shown = theirs(f"{traceback}\n{error.output}")
     parts = [said, *(line for line in shown if line not in said.splitlines())]
     advice = hint("\n".join(parts))
     return "\n".join([*parts, *([f"  to do: {advice}"] if advice else [])])
 
 
-def _theirs(text: str) -> list[str]:
+def theirs(text: str) -> list[str]:
     """Lines of a traceback, or other output, without the frames of the worker and of pycaffe."""
     kept: list[str] = []
     ours = False

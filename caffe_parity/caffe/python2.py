@@ -14,12 +14,11 @@ import re
 import shutil
 import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from caffe_parity.contract import BadRequest
-from caffe_parity.engine.sources import Net
 
 NAMES = Path(__file__).with_name("python2_names.py")
 
@@ -43,25 +42,30 @@ class Change:
     new: str
 
 
-def converted(net: Net, folder: Path) -> tuple[Net, list[Change]]:
-    """The net with copies of its Python layers, and of what they import from beside them.
+def converted(
+    modules: Sequence[str], path: Sequence[str], folder: Path
+) -> tuple[tuple[str, ...], list[Change]]:
+    """Copies Python layers, and what they import from beside them, as Python 3 has them.
 
     Args:
-        net: its path says where the modules are.
+        modules: of the layers.
+        path: the folders that they lie in.
         folder: an empty one for the copies.
+
+    Returns:
+        the path with the copies, of which the last folder is searched first, and what changed.
 
     Raises:
         BadRequest: fissix is not installed, or a file cannot be converted.
     """
-    modules = re.findall(r"\bmodule\s*:\s*[\"']([^\"']+)[\"']", net.text)
     if not modules:
-        raise BadRequest(f"--py2: {net.name} has no Python layer")
+        raise BadRequest("--py2: the net has no Python layer")
     changes: list[Change] = []
     done: set[str] = set()
     waiting = [name.partition(".")[0] for name in modules]
     while waiting:
         name = waiting.pop()
-        source = None if name in done | {"caffe"} else _found(name, net.path)
+        source = None if name in done | {"caffe"} else _found(name, path)
         done.add(name)
         if source is None:
             continue
@@ -75,9 +79,9 @@ def converted(net: Net, folder: Path) -> tuple[Net, list[Change]]:
             changes += _changes(file, text, new)
             waiting += _imports(new)
     if not any(folder.iterdir()):
-        raise BadRequest(f"--py2: none of {', '.join(modules)} lies in {', '.join(net.path)}")
+        raise BadRequest(f"--py2: none of {', '.join(modules)} lies in {', '.join(path)}")
     shutil.copy(NAMES, folder)
-    return replace(net, path=(*net.path, str(folder))), changes  # the last one is searched first
+    return (*path, str(folder)), changes
 
 
 def _found(name: str, folders: Sequence[str]) -> Path | None:
@@ -181,21 +185,15 @@ def _with_call(data: bytes, node: ast.BinOp | ast.AugAssign) -> bytes:
     start, end = place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset)
     left_end = place(left.end_lineno, left.end_col_offset)
     # Between the two stand the operator, brackets, white space, and perhaps comments.
-    gap = re.sub(
-        rb"#[^\n]*", lambda found: b" " * len(found[0]), data[left_end : _start(right, place)]
-    )
-    operator = left_end + gap.index(b"/")
+    gap = data[left_end : place(right.lineno, right.col_offset)]
+    blank = re.sub(rb"#[^\n]*", lambda found: b" " * len(found[0]), gap)
+    operator = left_end + blank.index(b"/")
     if isinstance(node, ast.AugAssign):
         target = data[start:left_end]
         head = data[start:operator] + b"= _divided_in_place(" + target + b", "
         return data[:start] + head + data[operator + 2 : end] + b")" + data[end:]
     head = b"_divided(" + data[start:operator].rstrip(b" ") + b","
     return data[:start] + head + data[operator + 1 : end] + b")" + data[end:]
-
-
-def _start(node: ast.expr, place: Any) -> int:
-    found: int = place(node.lineno, node.col_offset)
-    return found
 
 
 def _with_names(text: str, names: Sequence[str]) -> str:

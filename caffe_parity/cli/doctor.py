@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -16,36 +17,17 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from caffe_parity.caffe import install, interpreter
+from caffe_parity.caffe import cache, driver, install, interpreter
+from caffe_parity.caffe.ask import blas
+from caffe_parity.checkout import advice
+from caffe_parity.report.host import processor
 
 WIDTH = 100  # columns
 LABEL = 15  # columns of the left part
-
-# Run by Caffe's own Python. Which BLAS runs is known only once it is loaded, so the mapped files
-# are asked; they also tell a CUDA build, in which `set_mode_gpu` succeeds without one as well.
-_ASK_CAFFE = r"""
-import json, sys
-sys.path.pop(0)
-import caffe, google.protobuf, numpy
-with open("/proc/self/maps") as maps:
-    files = sorted({line.split(None, 5)[5].strip() for line in maps if line.count("/")})
-print("\n" + json.dumps({
-    "version": getattr(caffe, "__version__", "unknown"),
-    "module": caffe.__file__,
-    "python": sys.version.split()[0],
-    "numpy": numpy.__version__,
-    "protobuf": google.protobuf.__version__,
-    "layer_types": len(list(caffe.layer_type_list())),
-    "python_layers": "Python" in list(caffe.layer_type_list()),
-    "files": files,
-}))
-"""
-_PACKAGE = "python3-caffe"
-_BLAS_FILE = re.compile(r"lib(c?blas|openblas|mkl_rt|mkl_core|blis|[st]?atlas|flexiblas)[^/]*\.so")
 _BLAS_NAMES = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS", "atlas": "ATLAS"}
 
 
@@ -62,92 +44,61 @@ def examine() -> dict[str, Any]:
         "numpy": _version_of("numpy"),
         "compiler": _compiler(),
         "nvcc": _nvcc(),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count() or 1, "os": _system()},
+        "gpu": _gpu(),
+        "machine": {"cpu": processor(), "cores": os.cpu_count() or 1, "os": _system()},
         "cache": _cache(),
     }
-    report["gpu"] = _gpu(report["torch"])
-    report["cannot_run"] = list(_cannot_run(report))
-    report["ready"] = bool(
-        (report["caffe"]["found"] or report["caffe"]["installable"])
-        and report["torch"]["found"]
-        and report["numpy"]
-    )
+    names = ("what", "why", "do")
+    report["cannot_run"] = [dict(zip(names, each, strict=True)) for each in _cannot_run(report)]
+    caffe = report["caffe"]["found"] or report["caffe"]["installable"]
+    report["ready"] = bool(caffe and report["torch"]["found"] and report["numpy"])
     return report
 
 
 def _caffe() -> dict[str, Any]:
-    """Return what Caffe says about itself, or why there is none."""
-    found: dict[str, Any] = {"source": "CAFFE_PYTHON"} if os.environ.get("CAFFE_PYTHON") else {}
+    """Return what Caffe says about itself, or why there is none, and whether one can be had."""
+    found: dict[str, Any] = {"found": False, "installable": False}
+    if os.environ.get("CAFFE_PYTHON"):
+        found["source"] = "CAFFE_PYTHON"
     try:
         python = interpreter.find(install=False)
         found |= {"source": python.source, "command": list(python.command)}
-        facts = _ask(python)
-        if facts is None:
-            interpreter.verify(python)  # knows how to say what is wrong
-            raise interpreter.NoCaffe(
-                "`import caffe` works, but google.protobuf or NumPy does not.",
-                "mend that Python.",
-            )
-    except interpreter.NotInstalled as error:
-        return _installable(error)
+        facts = interpreter.verify(python)
+    except interpreter.NotInstalled as missing:
+        try:
+            install.check_host()
+        except install.InstallError as error:
+            return {**found, "problem": error.happened, "advice": error.advice}
+        return {
+            **found,
+            "installable": True,
+            "problem": missing.happened,
+            "advice": missing.advice,
+        }
     except interpreter.NoCaffe as error:
-        return {**found, "found": False, "installable": False, **_problem(error)}
-    files = facts.pop("files")
-    cuda = any(re.search(r"/lib(cudart|cublas|cuda)\.so", file) for file in files)
+        return {**found, "problem": error.happened, "advice": error.advice}
+    libraries, types = facts.pop("libraries"), facts.pop("layer_types")
+    used = blas(libraries)
+    names = [name for part, name in _BLAS_NAMES.items() if any(part in Path(f).name for f in used)]
+    cuda = any(re.search(r"/lib(cudart|cublas|cuda)\.so", file) for file in libraries)
     return {
         **found,
         "found": True,
-        "installable": False,
         **facts,
-        "package": _package(python.source),
-        "blas": _blas(files),
+        "layer_types": len(types),
+        "python_layers": "Python" in types,
+        "package": _package(python.root),
+        "blas": {"name": [*names, "reference" if used else "unknown"][0], "files": used},
         "device": "CUDA" if cuda else "CPU",
     }
 
 
-def _ask(python: interpreter.Interpreter) -> dict[str, Any] | None:
-    answer = _output(*python.command, "-c", _ASK_CAFFE, environment=python.environment)
-    try:
-        facts: dict[str, Any] = json.loads(answer.splitlines()[-1])
-    except (IndexError, ValueError):
-        return None
-    return facts
-
-
-def _installable(missing: interpreter.NotInstalled) -> dict[str, Any]:
-    """Return the entry of a Caffe that is not there yet, and whether it can be installed here."""
-    try:
-        install.check_host()
-    except install.InstallError as error:
-        return {"found": False, "installable": False, **_problem(error)}
-    return {"found": False, "installable": True, **_problem(missing)}
-
-
-def _problem(error: interpreter.NoCaffe | install.InstallError) -> dict[str, str]:
-    return {"problem": error.happened, "advice": error.advice}
-
-
-def _package(source: str) -> str | None:
+def _package(root: Path | None) -> str | None:
     """Return the version of the Debian package, which tells the very commit of Caffe."""
-    root = install.installed()
-    if source != "installed" or root is None:
+    if root is None:
         return None
-    try:
-        version: str = json.loads((root / install.COMPLETE).read_text())["packages"][_PACKAGE]
-    except (OSError, ValueError, KeyError):
-        return None
-    return version
-
-
-def _blas(files: Sequence[str]) -> dict[str, Any]:
-    """Return which BLAS is among the mapped `files`."""
-    # NumPy's and SciPy's wheels bring one of their own, which Caffe does not use.
-    used = [f for f in files if _BLAS_FILE.search(f) and not re.search(r"(num|sci)py[./]", f)]
-    name = "reference" if used else "unknown"
-    for part, known in _BLAS_NAMES.items():
-        if any(part in os.path.basename(file) for file in used):
-            name = known
-    return {"name": name, "files": used}
+    packages: dict[str, str] = json.loads((root / install.COMPLETE).read_text())["packages"]
+    return packages.get("python3-caffe")
 
 
 def _torch() -> dict[str, Any]:
@@ -181,38 +132,21 @@ def _compiler() -> dict[str, Any]:
 def _nvcc() -> dict[str, Any]:
     """Return the CUDA compiler on PATH, in CUDA_HOME, or from PyPI."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    candidates = [shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in homes), _nvcc_of_pypi()]
-    for path in candidates:
-        if path and os.access(path, os.X_OK):
-            version = re.search(r"V(\d[\d.]*)", _output(path, "--version"))
-            return {"path": path, "version": version.group(1) if version else None}
-    return {"path": None, "version": None}
+    pypi = importlib.util.find_spec("nvidia")
+    for folder in pypi.submodule_search_locations or () if pypi else ():
+        homes += [f"{folder}/cu13", f"{folder}/cuda_nvcc"]
+    names = ("nvcc", *(f"{home}/bin/nvcc" for home in homes))
+    path = next(filter(None, map(shutil.which, names)), None)
+    version = re.search(r"V(\d[\d.]*)", _output(path, "--version") if path else "")
+    return {"path": path, "version": version and version[1]}
 
 
-def _nvcc_of_pypi() -> str | None:
-    for distribution in importlib.metadata.distributions():
-        if (distribution.metadata["Name"] or "").startswith("nvidia-cuda-nvcc"):
-            for file in distribution.files or ():
-                if file.parts[-2:] == ("bin", "nvcc"):
-                    return str(distribution.locate_file(file))
-    return None
-
-
-def _gpu(torch: dict[str, Any]) -> dict[str, Any]:
-    """Return the names of the CUDA devices, as PyTorch or else the driver's tool tells them."""
-    if torch.get("gpus"):
-        return {"devices": torch["gpus"], "told_by": "torch"}
-    listed = re.findall(r"^GPU \d+: (.*?)(?: \(UUID.*)?$", _output("nvidia-smi", "-L"), re.M)
-    return {"devices": listed, "told_by": "nvidia-smi" if listed else None}
-
-
-def _cpu() -> str:
+def _gpu() -> dict[str, Any]:
+    """Return the names of the CUDA devices, as the driver tells them, or why it does not."""
     try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        text = ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return model.group(1) if model else platform.machine()
+        return {"devices": list(driver.devices()), "problem": None}
+    except driver.DriverError as error:
+        return {"devices": [], "problem": str(error)}
 
 
 def _system() -> str:
@@ -224,7 +158,7 @@ def _system() -> str:
 
 
 def _cache() -> dict[str, Any]:
-    folder = install.cache_folder()
+    folder = cache.folder()
     there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     root = install.installed()
     return {
@@ -242,97 +176,87 @@ def _version_of(distribution: str) -> str | None:
         return None
 
 
-def _output(*command: str, environment: dict[str, str] | None = None) -> str:
+def _output(*command: str) -> str:
     """Return what `command` prints, an empty string if it cannot run or fails."""
     try:
         ran = subprocess.run(
-            command,
-            env=os.environ | (environment or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=120,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return ""
-    return ran.stdout.decode(errors="replace") if ran.returncode == 0 else ""
+    return ran.stdout if ran.returncode == 0 else ""
 
 
-def _cannot_run(report: dict[str, Any]) -> Sequence[dict[str, str]]:
-    """Return what cannot run here, why, and what would change that."""
-    found = []
-
-    def cannot(what: str, why: str, do: str) -> None:
-        found.append({"what": what, "why": why, "do": do})
-
+def _cannot_run(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what cannot run here, why, and what would change that."""
     caffe, torch, gpu = report["caffe"], report["torch"], report["gpu"]
-    if caffe["installable"]:
-        cannot(
-            "the Caffe variants, at this moment",
-            "no Caffe is installed yet.",
-            "run `tox -e parity`: it installs one (200 MB to fetch, under a minute), without root.",
-        )
-    elif not caffe["found"]:
-        cannot("all Caffe variants", caffe["problem"], caffe["advice"])
+    if not caffe["found"]:
+        which = "the Caffe variants, until then" if caffe["installable"] else "all Caffe variants"
+        yield which, caffe["problem"], caffe["advice"]
     elif not caffe["python_layers"]:
-        cannot(
+        yield (
             "caffe-python",
             "this Caffe was built without Python layers.",
             "build it with WITH_PYTHON_LAYER=1 (make) or BUILD_python_layer=ON (cmake).",
         )
     if os.environ.get("PARITY_BLAS") and caffe.get("source") == "CAFFE_PYTHON":
-        cannot(
+        yield (
             f"the BLAS asked for with PARITY_BLAS={os.environ['PARITY_BLAS']}",
             "CAFFE_PYTHON is set, and that Caffe comes with its own BLAS.",
             "unset one of the two.",
         )
     if not torch["found"]:
-        cannot(
+        yield (
             "the reference and all torch variants",
             f"PyTorch cannot be imported ({torch['problem']}).",
-            "run through `tox -e parity`, which brings PyTorch, or install torch.",
+            _get("torch"),
         )
     elif not report["compiler"]["path"]:
-        cannot(
+        yield (
             "torch-compiled",
             f"torch.compile needs a C++ compiler, and there is no {report['compiler']['name']}.",
             "install g++, or set CXX to a C++ compiler.",
         )
     elif not report["compiler"]["python_headers"]:
-        cannot(
+        yield (
             "torch-compiled",
             "torch.compile needs this Python's headers, and there is no Python.h.",
             "install them (on Debian: python3-dev).",
         )
     if not report["numpy"]:
-        cannot("everything", "NumPy is not installed.", "run through `tox -e parity`.")
+        yield "everything", "NumPy is not installed.", _get("numpy")
     if not report["nvcc"]["path"]:
-        cannot(
+        yield (
             "the check that the CUDA kernels compile",
             "there is no nvcc on PATH, in CUDA_HOME or from PyPI.",
             "install a CUDA toolkit, or nvidia-cuda-nvcc from PyPI.",
         )
-    if not gpu["devices"]:
-        cannot(
+    if gpu["problem"]:
+        yield "anything on a GPU", f"{gpu['problem']}.", "mend it: nvidia-smi says more."
+    elif not gpu["devices"]:
+        yield (
             "anything on a GPU",
             "not run: no CUDA device.",
             "run on a machine with an NVIDIA GPU and its driver.",
         )
-        return found
-    if caffe["found"] and caffe["device"] != "CUDA":
-        cannot(
+    elif caffe["found"] and caffe["device"] != "CUDA":
+        yield (
             "Caffe in GPU mode",
             "this Caffe is built for the CPU only.",
-            "set CAFFE_PYTHON to the Python of a Caffe built with CUDA.",
+            "set PARITY_CAFFE=cuda, or CAFFE_PYTHON to the Python of a Caffe built with CUDA.",
         )
-    if torch["found"] and not torch["gpus"]:
-        cannot(
+    if gpu["devices"] and torch["found"] and not torch["gpus"]:
+        built = "does not see the GPU" if torch["cuda"] else "is built for the CPU only"
+        yield (
             "PyTorch on the GPU",
-            "this PyTorch does not see the GPU"
-            + (" (it is built for the CPU only)." if not torch["cuda"] else "."),
+            f"this PyTorch {built}.",
             "install a PyTorch built for CUDA that fits the driver.",
         )
-    return found
+
+
+def _get(package: str) -> str:
+    """Return how to get a package that everything needs."""
+    return advice("run through `tox -e parity`, which brings it.", f"run `pip install {package}`.")
 
 
 def render(report: dict[str, Any]) -> str:
@@ -427,20 +351,13 @@ def _wrapped(text: str, label: str, indent: int = LABEL) -> list[str]:
     return lines
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report; return 0 if Caffe and PyTorch can be compared here, 1 if not."""
-    parser = argparse.ArgumentParser(
-        prog="parity doctor",
-        description="Say which Caffe, PyTorch, compilers and GPU there are, and what cannot run.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `parity doctor`."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    wanted = parser.parse_args(argv)
+
+
+def carried_out(options: argparse.Namespace) -> int:
+    """Prints what there is; returns 0 if Caffe and PyTorch can be compared here, 1 if not."""
     report = examine()
-    print(json.dumps(report, indent=2) if wanted.json else render(report), end="")
-    if wanted.json:
-        print()
+    print(json.dumps(report, indent=2) + "\n" if options.json else render(report), end="")
     return 0 if report["ready"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,68 +1,33 @@
-"""Decides whether two tensors agree. The only place in the suite that knows a tolerance.
+"""Decides whether two tensors agree. The only place that knows a tolerance.
 
-The tolerance is never chosen here: it is the bound that came with the reference. The test is
+The tolerance is never chosen here: it is the bound that came with the truth. The test is
 `error <= bound`, so that a NaN fails it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from caffe_parity.contract import TENSORS, Array64, Bound, Case, Result, Run
-from reference.rounding import LARGEST
+from caffe_parity.contract import (
+    GRADIENT,
+    LARGEST,
+    Agreement,
+    Array64,
+    Expected,
+    Floating,
+    Shape,
+)
 
-Floating = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far one tensor lies from the truth, at the place where it lies farthest.
-
-    Attributes:
-        name: "loss", "dx1" or "dx2".
-        fraction: the error as a fraction of its bound; at most 1 when the tensor agrees.
-        error, bound, actual, expected: at the worst place.
-        worst_index: the worst place, () for a scalar.
-        wrong, size: how many elements are beyond their bound, of how many.
-        times_typical: the largest error as a multiple of what rounding typically does.
-        proves: whether the bound is smaller than the largest expected value; where it is not, an
-            all-zero tensor would agree as well.
-        note: what is wrong beside the numbers, such as a shape; "" when nothing is.
-    """
-
-    name: str
-    fraction: float
-    error: float
-    bound: float
-    actual: float
-    expected: float
-    worst_index: tuple[int, ...]
-    wrong: int
-    size: int
-    times_typical: float
-    proves: bool
-    note: str = ""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every element lies within its bound."""
-        return self.wrong == 0 and not self.note
-
-    @property
-    def suspicious(self) -> bool:
-        """Within the worst case, yet far above what rounding typically does."""
-        return self.agrees and self.times_typical > 1
+Bools = npt.NDArray[np.bool_]
 
 
-def _refused(name: str, note: str, size: int) -> Agreement:
+def missing(note: str, size: int) -> Agreement:
+    """What stands for a tensor that is not there, or has another shape."""
     nan = math.nan
-    return Agreement(name, math.inf, nan, nan, nan, nan, (), size, size, math.inf, True, note)
+    return Agreement(math.inf, nan, nan, nan, nan, (), size, size, size, math.inf, True, note)
 
 
 def as_float32(expected: Floating) -> Floating:
@@ -74,54 +39,80 @@ def as_float32(expected: Floating) -> Floating:
     Args:
         expected: of any shape, not empty.
     """
+    expected = np.asarray(expected, np.float64)  # a float32 reference cannot hold the limit
     limit = LARGEST + 2.0**103
     if -limit < np.min(expected) and np.max(expected) < limit:
         return expected
     return np.where(np.abs(expected) >= limit, np.copysign(np.inf, expected), expected)
 
 
-def compare(name: str, actual: Floating, expected: Floating, bound: Bound) -> Agreement:
+def compare(name: str, actual: Floating, expected: Expected) -> Agreement:
     """Holds one tensor against the truth.
 
     Args:
-        name: "loss", "dx1" or "dx2"; chooses the bound.
+        name: which one: a top, or GRADIENT + input.
         actual: what the variant computed, float32.
-        expected: the truth, float64, of the same shape.
-        bound: the rounding bound of the case.
+        expected: the truth and the bound of the case.
     """
-    if actual.shape != expected.shape:
-        note = f"has shape {actual.shape}, expected {expected.shape}"
-        return _refused(name, note, expected.size)
+    truth: Floating = expected.truth[name]
+    if not _alike(name, actual.shape, truth.shape):
+        return missing(f"has shape {actual.shape}, expected {truth.shape}", truth.size)
     if actual.size == 0:
-        return Agreement(name, 0.0, 0.0, 0.0, math.nan, math.nan, (), 0, 0, 0.0, True)
+        return Agreement(0.0, 0.0, 0.0, math.nan, math.nan, (), 0, 0, 0, 0.0, True)
     actual = actual.astype(np.float64)
-    expected = as_float32(expected)
-    worst, typical = bound.worst[name], bound.typical[name]
-    if np.array_equal(actual, expected):  # most of the exact lane; saves the divisions
+    truth = as_float32(truth.reshape(actual.shape))
+    worst, typical = (
+        np.asarray(each[name]).reshape(actual.shape)
+        for each in (expected.bound.worst, expected.bound.typical)
+    )
+    kinks = expected.bound.kinks.get(name)
+    left_out = None if kinks is None else kinks.reshape(actual.shape)
+    if np.array_equal(actual, truth):  # most of the exact lane; saves the divisions
         fractions = multiples = np.broadcast_to(0.0, actual.shape)
     else:
-        fractions = _fractions(actual, expected, worst)
-        multiples = _fractions(actual, expected, typical)
+        fractions = _fractions(actual, truth, worst, left_out)
+        multiples = fractions
+        if expected.bound.typical is not expected.bound.worst:
+            multiples = _fractions(actual, truth, typical, left_out)
     place = np.unravel_index(int(np.argmax(fractions)), fractions.shape)
+    known: Bools = ~np.isnan(truth) & ~np.isposinf(worst)  # at a kink, the bound is infinite
     with np.errstate(invalid="ignore"):
-        error = float(np.abs(actual[place] - expected[place]))
-        largest = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
+        telling = known & ((np.abs(truth) > worst) | (truth == 0))
+    with np.errstate(invalid="ignore"):
+        error = float(np.abs(actual[place] - truth[place]))
     return Agreement(
-        name=name,
         fraction=float(fractions[place]),
         error=0.0 if fractions[place] == 0 else error,
         bound=float(worst[place]),
         actual=float(actual[place]),
-        expected=float(expected[place]),
+        expected=float(truth[place]),
         worst_index=tuple(int(index) for index in place),
         wrong=int(np.count_nonzero(~(fractions <= 1))),
         size=actual.size,
+        compared=int(np.count_nonzero(telling)),
         times_typical=float(np.max(multiples)),
-        proves=largest == 0 or bool(np.nanmax(worst, initial=0.0) < largest),
+        proves=bool(np.any(truth[telling])) or (bool(known.any()) and not np.any(truth[known])),
     )
 
 
-def _fractions(actual: Floating, expected: Floating, bound: Array64) -> Array64:
+def _alike(name: str, actual: Shape, truth: Shape) -> bool:
+    """Whether the shapes fit: those of a top may differ, as the (1) and the () of a loss do."""
+    same_size = math.prod(actual) == math.prod(truth)
+    return actual == truth or (same_size and not name.startswith(GRADIENT))
+
+
+def wrong(name: str, actual: Floating, expected: Expected) -> Bools:
+    """Which elements lie beyond their bound; of the truth's shape."""
+    truth = expected.truth[name]
+    kinks = expected.bound.kinks.get(name)
+    worst = np.asarray(expected.bound.worst[name])
+    values = actual.astype(np.float64).reshape(truth.shape)
+    return ~(_fractions(values, as_float32(truth) if truth.size else truth, worst, kinks) <= 1)
+
+
+def _fractions(
+    actual: Floating, expected: Floating, bound: Array64, left_out: Bools | None
+) -> Array64:
     """error / bound per element.
 
     0 where nothing is wrong, infinite where the bound is 0, or where a NaN or an infinity stands
@@ -132,65 +123,18 @@ def _fractions(actual: Floating, expected: Floating, bound: Array64) -> Array64:
         odd = ~np.isfinite(fractions)
         if odd.any():
             same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
-            # An infinite bound means that some order of summation overflows: inf is right there.
+            # An infinite bound means that some order of summation overflows: inf is right there;
+            # at a kink, of which only the gradient is not known, it is not.
             overflow = np.isposinf(bound) & ~np.isnan(actual) & np.isfinite(expected)
+            if left_out is not None:
+                overflow &= ~left_out
             fractions[odd] = np.where(same | overflow, 0.0, np.inf)[odd]
     result: Array64 = fractions
     return result
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One tensor over all passes of a run.
-
-    Attributes:
-        worst: the pass's agreement that is farthest from the truth.
-        failed_pass: the first pass that does not agree, or None.
-    """
-
-    worst: Agreement
-    failed_pass: str | None
-
-
-def compare_run(case: Case, run: Run, truth: Result, bound: Bound) -> Mapping[str, Comparison]:
-    """Holds every tensor of every pass against the truth; forward and each diff are judged apart.
-
-    A tensor that the truth has and the run lacks fails, except for the diffs at loss weight 0,
-    where Caffe computes none.
-    """
-    result = {}
-    for name in TENSORS:
-        expected = truth.tensors()[name]
-        if expected is None:
-            continue
-        worst: Agreement | None = None
-        failed = None
-        seen: Floating | None = None
-        for each in run.passes:
-            actual = each.result.tensors()[name]
-            if actual is None:
-                if case.weight == 0:
-                    continue
-                agreement = _refused(name, "was not computed", expected.size)
-            elif seen is not None and _same_bits(actual, seen):
-                continue  # the verdict of the earlier pass holds for these bits
-            else:
-                agreement = compare(name, actual, expected, bound)
-                seen = actual
-            if failed is None and not agreement.agrees:
-                failed = each.name
-            if worst is None or _rank(agreement) > _rank(worst):
-                worst = agreement
-        if worst is not None:
-            result[name] = Comparison(worst, failed)
-    return result
-
-
-def _rank(agreement: Agreement) -> tuple[bool, float]:
-    return (not agreement.agrees, agreement.fraction)
-
-
-def _same_bits(a: Floating, b: Floating) -> bool:
+def same_bits(a: Floating, b: Floating) -> bool:
+    """Whether two tensors have the same shape, type and bits."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     integer = np.dtype(f"u{a.itemsize}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from caffe_parity.contract import Array32, BadRequest, Shape
-from caffe_parity.engine.parameters import Parameter
+from caffe_parity.contract import Array32, Arrays, BadRequest, Shape
 
 KINDS = "normal, uniform:A,B, positive, int:A,B, binary, onehot:K, probabilities, constant:V"
 
@@ -115,8 +114,8 @@ def _over_axis_1(kind: Kind, shape: Shape, rng: np.random.RandomState) -> np.nda
     return np.asarray(chosen == places)
 
 
-def load(file: str, shapes: Mapping[str, Shape]) -> dict[str, Array32]:
-    """The inputs of a net from an .npz file.
+def load(file: str, shapes: Mapping[str, Shape]) -> Arrays:
+    """The inputs of a net from an .npz file, and the parameters that it has (`param[0]`, ...).
 
     Args:
         file: the file; arrays of objects are refused, so that loading runs no code.
@@ -125,43 +124,17 @@ def load(file: str, shapes: Mapping[str, Shape]) -> dict[str, Array32]:
     Raises:
         BadRequest: the file cannot be read, or lacks an input.
     """
-    arrays = _arrays(file)
+    try:
+        with np.load(Path(file), allow_pickle=False) as content:
+            arrays = {name: np.asarray(content[name]) for name in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadRequest(f"--inputs {file}: {error}") from error
     missing = [name for name in shapes if name not in arrays]
     if missing:
         raise BadRequest(
             f"--inputs {file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
         )
-    return {name: _numbers(file, name, arrays[name]) for name in shapes}
-
-
-def load_parameters(file: str, params: Sequence[Parameter]) -> dict[str, Array32]:
-    """Those parameters of a net that an .npz file has, by name.
-
-    Raises:
-        BadRequest: the file cannot be read, or a shape is another than the net's.
-    """
-    arrays = _arrays(file)
-    found = {}
-    for each in params:
-        if each.name in arrays:
-            found[each.name] = _numbers(file, each.name, arrays[each.name])
-            if found[each.name].shape != each.initial.shape:
-                raise BadRequest(
-                    f"--inputs {file}: {each.name} has shape {found[each.name].shape}, "
-                    f"the net's {each.initial.shape}"
-                )
-    return found
-
-
-def _arrays(file: str) -> dict[str, np.ndarray]:
-    try:
-        with np.load(Path(file), allow_pickle=False) as content:
-            return {name: np.asarray(content[name]) for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise BadRequest(f"--inputs {file}: {error}") from error
-
-
-def _numbers(file: str, name: str, array: np.ndarray) -> Array32:
-    if not np.issubdtype(array.dtype, np.number):
-        raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
-    return array.astype(np.float32)
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.number):
+            raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
+    return {name: array.astype(np.float32) for name, array in arrays.items()}

@@ -7,16 +7,15 @@ Where none fits, the explanation says how much is wrong and no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
-from caffe_parity.contract import SHARED_GRADIENT, Array64, Case, Inputs
-from reference.layers import LAYERS
-from reference.rounding import UNIT_ROUNDOFF
+from caffe_parity.contract import UNIT_ROUNDOFF, Array64, Shape
+from caffe_parity.layer import Rival
 
 SLACK = 8
 """How many bounds a prediction may be off: a wrong formula rounds elsewhere than the right one."""
@@ -34,7 +33,7 @@ class Explanation:
     """What a failure means.
 
     Attributes:
-        code: a stable word for it, such as "ignores-top-diff".
+        code: a stable word for it, such as "sign".
         words: one sentence for people.
     """
 
@@ -47,62 +46,35 @@ class Failure:
     """Everything that is known about a tensor that does not agree.
 
     Attributes:
-        layer: the name of the layer, or of none of them for a layer of a user's own.
-        expected, bound: the truth and its bound, float64.
-        passes: what each pass computed, by name; None where it computed nothing.
-        poisons: what every diff held before each pass's backward.
-        failed_pass: the first pass that does not agree.
-        before: the same tensor of the pass with other inputs that ran first.
+        tensor: its key: a top's name, or GRADIENT + input.
+        name: as it is called in a sentence, such as "dx1".
+        is_gradient: whether it is a gradient.
+        expected, bound: the truth and its bound, float64; at a kink the bound is infinite.
+        actual: what was computed; of the truth's shape.
+        shape: (N, C, S...) of the input that a normaliser may come from.
+        weight: the upstream gradient, where it is one number, else 1.
+        rivals: other formulas that it may be.
     """
 
     tensor: str
-    layer: str
-    case: Case
-    inputs: Inputs
+    name: str
+    is_gradient: bool
     expected: Array64
     bound: Array64
-    passes: Mapping[str, npt.NDArray[np.floating] | None]
-    poisons: Mapping[str, float]
-    failed_pass: str
-    before: npt.NDArray[np.floating] | None
-
-    @property
-    def actual(self) -> Array64 | None:
-        """What the first pass that does not agree computed."""
-        value = self.passes[self.failed_pass]
-        return None if value is None else value.astype(np.float64)
-
-    @property
-    def is_diff(self) -> bool:
-        """Whether the tensor is a gradient."""
-        return self.tensor != "loss"
+    actual: Array64
+    shape: Shape
+    weight: float = 1.0
+    rivals: Callable[[], Iterator[Rival]] = lambda: iter(())
 
 
 def explain(failure: Failure) -> Explanation:
     """The first hypothesis that predicts the whole tensor, or what can be said without one."""
-    if failure.case.sharing == "split" and failure.tensor == "dx1":
-        failure = _without_second_consumer(failure)
-    actual = failure.actual
-    if actual is None:
-        return Explanation("not-computed", f"{failure.tensor} was not computed at all")
-    if actual.shape != failure.expected.shape:
-        words = f"{failure.tensor} has shape {actual.shape}, expected {failure.expected.shape}"
-        return Explanation("shape", words)
     with np.errstate(all="ignore"):
         for hypothesis in HYPOTHESES:
-            found = hypothesis(failure, actual)
+            found = hypothesis(failure, failure.actual)
             if found is not None:
                 return found
-        return _scattered(failure, actual)
-
-
-def _without_second_consumer(failure: Failure) -> Failure:
-    """Takes away the share of the gradient that is not the layer's, and is right."""
-    passes = {
-        name: None if value is None else value - SHARED_GRADIENT
-        for name, value in failure.passes.items()
-    }
-    return replace(failure, expected=failure.expected - SHARED_GRADIENT, passes=passes)
+        return _scattered(failure, failure.actual)
 
 
 def _fits(
@@ -116,7 +88,8 @@ def _fits(
         return False
     room = SLACK * failure.bound + CLOSE * np.abs(predicted) + extra
     differs = np.abs(predicted - failure.expected) > 4 * room
-    return bool(np.all(np.abs(actual - predicted) <= room) and np.any(differs))
+    same = (actual == predicted) | (np.isnan(actual) & np.isnan(predicted))
+    return bool(np.all(same | (np.abs(actual - predicted) <= room)) and np.any(differs))
 
 
 def _wrong(failure: Failure, actual: Array64) -> npt.NDArray[np.bool_]:
@@ -126,52 +99,13 @@ def _wrong(failure: Failure, actual: Array64) -> npt.NDArray[np.bool_]:
     return wrong
 
 
-def _poison(failure: Failure, _: Array64) -> Explanation | None:
-    """Unwritten: still what it was filled with. Accumulated: that plus the right answer."""
-    second = failure.passes.get("second")
-    if not failure.is_diff or second is None:
-        return None
-    poison = failure.poisons["second"]
-    actual = second.astype(np.float64)
-    wrong = _wrong(failure, actual)
-    name = failure.tensor
-    if not wrong.any():
-        return None
-    if np.all(actual[wrong] == poison):
-        if wrong.all():
-            words = f"the bottom diff of {name[1:]} is never written: {name} is what it held before"
-        else:
-            words = f"{_count(wrong)} of {name} are never written{_where(wrong)}"
-        return Explanation("unwritten-diff", words)
-    # 1 + x in float32 keeps x to half an ulp of the sum.
-    granted = 4 * UNIT_ROUNDOFF * np.abs(poison + failure.expected)
-    if np.all(np.abs(actual - (poison + failure.expected)) <= failure.bound + granted):
-        words = (
-            f"{name} is added to what the diff held before (`+=`): Caffe expects bottom diffs "
-            "to be overwritten"
-        )
-        return Explanation("accumulates-diff", words)
-    return None
-
-
 def _not_finite(failure: Failure, actual: Array64) -> Explanation | None:
     odd = np.isnan(actual) & ~np.isnan(failure.expected)
     if odd.any():
-        return Explanation("nan", f"{_count(odd)} of {failure.tensor} are NaN{_where(odd)}")
+        return Explanation("nan", f"{_count(odd)} of {failure.name} are NaN{_where(odd)}")
     odd = np.isinf(actual) & np.isfinite(failure.expected)
     if odd.any():
-        return Explanation("inf", f"{_count(odd)} of {failure.tensor} are infinite{_where(odd)}")
-    return None
-
-
-def _stale(failure: Failure, actual: Array64) -> Explanation | None:
-    if failure.before is None or failure.before.shape != actual.shape:
-        return None
-    before = failure.before.astype(np.float64)
-    if np.array_equal(actual, before) and not np.array_equal(before, failure.expected):
-        what = "the loss" if not failure.is_diff else failure.tensor
-        words = f"stale: {what} is the one of the pass before, with other inputs"
-        return Explanation("stale-state", words)
+        return Explanation("inf", f"{_count(odd)} of {failure.name} are infinite{_where(odd)}")
     return None
 
 
@@ -190,30 +124,26 @@ def _precision(failure: Failure, actual: Array64) -> Explanation | None:
     if not np.all(same | (np.abs(actual - failure.expected) <= room)):
         return None
     kind = {8: ", as bfloat16 has", 11: ", as float16 and TF32 have"}.get(bits, "")
-    words = f"{failure.tensor} has {bits} bits of mantissa{kind}; float32 has 24"
+    words = f"{failure.name} has {bits} bits of mantissa{kind}; float32 has 24"
     return Explanation("precision", words)
 
 
 def _ratios(failure: Failure) -> Iterator[tuple[float, str, str]]:
     """Factors that a mistake makes: the factor, a code, and the words for it."""
-    case = failure.case
-    n = case.x1_shape[0]
-    c = case.x1_shape[1] if len(case.x1_shape) > 1 else 1
-    s = int(np.prod(case.spatial))
-    w = case.weight
+    n, c, *spatial = (*failure.shape, 1, 1)[: max(2, len(failure.shape))]
+    s = int(np.prod(spatial))
+    w = failure.weight
     yield 0.0, "zero", "is 0 everywhere"
     yield -1.0, "sign", "has the wrong sign"
-    if failure.is_diff and w not in (0.0, 1.0):
+    if failure.is_gradient and w not in (0.0, 1.0):
         off = "is off by exactly 1/loss_weight: the top diff is ignored"
         yield 1 / w, "ignores-top-diff", off
         yield -1 / w, "ignores-top-diff", off + ", and the sign is wrong"
         yield w, "weight-twice", "is off by exactly loss_weight: the top diff is applied twice"
-    if not failure.is_diff and w not in (0.0, 1.0):
+    if not failure.is_gradient and w not in (0.0, 1.0):
         yield w, "weight-in-loss", "is multiplied with loss_weight: Caffe does that itself"
-    count = {"euclidean": c * s, "channel_sum": s, "tail_sum": 1}.get(failure.layer, c * s)
     divisors = {
         c * s: f"1/(C*S) = 1/{c * s}: divided by the count of the input, not by N",
-        count: f"1/{count}: divided by the number of squares, not by N",
         c: f"1/C = 1/{c}: averaged over the channels, not summed",
         s: f"1/S = 1/{s}: divided by the spatial extent as well",
         n: f"1/N = 1/{n}: divided by N twice",
@@ -226,7 +156,7 @@ def _ratios(failure: Failure) -> Iterator[tuple[float, str, str]]:
         yield float(n), "normaliser", f"is off by N = {n}: not divided by N"
     yield 2.0, "factor-2", "is twice what it should be: the 1/2 of 1/(2N)"
     yield 0.5, "factor-2", "is half of what it should be: the 1/2 of 1/(2N)"
-    if failure.is_diff and w not in (0.0, 1.0):
+    if failure.is_gradient and w not in (0.0, 1.0):
         for divisor, words in divisors.items():
             if divisor > 1:
                 both = f"is off by {words}; and by 1/loss_weight: the top diff is ignored"
@@ -244,7 +174,7 @@ def _ratio(failure: Failure, actual: Array64) -> Explanation | None:
     ]
     if found:  # where N, C or the weight coincide, one case alone cannot tell them apart
         words = "; or ".join(dict.fromkeys(words for _, words in found))
-        return Explanation(found[0][0], f"{failure.tensor} {words}")
+        return Explanation(found[0][0], f"{failure.name} {words}")
     if not _is_rich(expected):
         return None
     largest = np.unravel_index(int(np.argmax(np.abs(expected))), expected.shape)
@@ -252,14 +182,14 @@ def _ratio(failure: Failure, actual: Array64) -> Explanation | None:
     if np.isfinite(factor) and _fits(failure, actual, factor * expected):  # one nobody named
         fraction = Fraction(factor).limit_denominator(LARGEST_COUNT)
         exact = f" ({fraction})" if abs(float(fraction) / factor - 1) < CLOSE else ""
-        words = f"{failure.tensor} is {factor:.7g}{exact} times what it should be, everywhere"
+        words = f"{failure.name} is {factor:.7g}{exact} times what it should be, everywhere"
         return Explanation("constant-factor", words)
     return None
 
 
 def _rearranged(failure: Failure, actual: Array64) -> Explanation | None:
     """The right values in the wrong places."""
-    expected, name = failure.expected, failure.tensor
+    expected, name = failure.expected, failure.name
     if not _is_rich(expected):
         return None
     for axis in range(expected.ndim):
@@ -279,44 +209,16 @@ def _rearranged(failure: Failure, actual: Array64) -> Explanation | None:
     return None
 
 
-def _other_sum(failure: Failure, actual: Array64) -> Explanation | None:
-    """The formula of another layer, or a sum over another axis."""
-    case, inputs, name = failure.case, failure.inputs, failure.tensor
-    if case.sharing != "none" or failure.layer not in LAYERS:
-        return None
-    for layer in LAYERS.values():
-        if layer.name != failure.layer and not layer.refuses(case.x1_shape, case.x2_shape):
-            predicted = layer.evaluate(case, inputs).tensors()[name]
-            assert predicted is not None
-            rounding = layer.bound(case, inputs).worst[name]
-            if _fits(failure, actual, predicted.astype(np.float64), rounding):
-                return Explanation(
-                    "other-layer", f"{name} is that of {layer.name}, not of {failure.layer}"
-                )
-    if case.x1_shape != case.x2_shape:
-        return None
-    d = inputs.x1.astype(np.float64) - inputs.x2.astype(np.float64)
-    channels = case.x1_shape[1]
-    for axis in range(d.ndim):
-        if axis == 1 and failure.layer == "channel_sum":
+def _rival(failure: Failure, actual: Array64) -> Explanation | None:
+    """Another formula."""
+    for rival in failure.rivals():
+        predicted = rival.predicted.get(failure.tensor)
+        if predicted is None:
             continue
-        total = d.sum(axis, keepdims=True)
-        predicted = _tensor_of(name, total, case, d.shape)
-        if _fits(failure, actual, predicted, SLACK * np.max(failure.bound)):
-            words = f"{name} sums axis {axis}, not axis 1"
-            if axis == channels:
-                words += f": the number of channels ({channels}) was used as the axis"
-            return Explanation("wrong-axis", words)
+        rounding = rival.rounding.get(failure.tensor, SLACK * np.max(failure.bound))
+        if _fits(failure, actual, predicted.reshape(failure.expected.shape), rounding):
+            return Explanation(rival.code, rival.words.format(tensor=failure.name))
     return None
-
-
-def _tensor_of(name: str, d: Array64, case: Case, shape: tuple[int, ...]) -> Array64:
-    """Loss or gradient for a difference that is already summed."""
-    samples = case.x1_shape[0]
-    if name == "loss":
-        return np.asarray(np.sum(d * d) / (2 * samples))
-    sign = 1 if name == "dx1" else -1
-    return np.broadcast_to(sign * case.weight / samples * d, shape)
 
 
 def _factors(failure: Failure, actual: Array64) -> Explanation | None:
@@ -333,7 +235,7 @@ def _factors(failure: Failure, actual: Array64) -> Explanation | None:
         factors = np.sum(actual * expected, axis=rest, keepdims=True) / squares
         if np.all(np.isfinite(factors)) and _fits(failure, actual, factors * expected):
             shown = ", ".join(f"{factor:.6g}" for factor in factors.reshape(-1)[:6])
-            words = f"{failure.tensor} has a factor of its own for each {what}: {shown}"
+            words = f"{failure.name} has a factor of its own for each {what}: {shown}"
             return Explanation(f"per-{what}-factor", words)
     return None
 
@@ -344,7 +246,7 @@ def _offset(failure: Failure, actual: Array64) -> Explanation | None:
         return None
     offset = float(np.median(actual - failure.expected))
     if _fits(failure, actual, failure.expected + offset, CLOSE * abs(offset)):
-        return Explanation("offset", f"{failure.tensor} is {offset:.7g} too much, everywhere")
+        return Explanation("offset", f"{failure.name} is {offset:.7g} too much, everywhere")
     return None
 
 
@@ -355,7 +257,7 @@ def _saturated(failure: Failure, actual: Array64) -> Explanation | None:
     low, high = float(np.min(actual)), float(np.max(actual))
     if low < high and _fits(failure, actual, np.clip(failure.expected, low, high)):
         wrong = _wrong(failure, actual)
-        words = f"{_count(wrong)} of {failure.tensor} are cut off at {low:.7g} or {high:.7g}"
+        words = f"{_count(wrong)} of {failure.name} are cut off at {low:.7g} or {high:.7g}"
         return Explanation("saturated", words)
     return None
 
@@ -375,7 +277,7 @@ def _broadcast(failure: Failure, actual: Array64) -> Explanation | None:
             (np.sum(expected, axis, keepdims=True), "its sum"),
         ):
             if _fits(failure, actual, np.broadcast_to(slice_, expected.shape)):
-                words = f"{failure.tensor} repeats {what} along axis {axis}"
+                words = f"{failure.name} repeats {what} along axis {axis}"
                 return Explanation("broadcast", words)
     return None
 
@@ -386,13 +288,11 @@ def _is_rich(expected: Array64) -> bool:
 
 
 HYPOTHESES = (
-    _poison,
     _not_finite,
-    _stale,
     _precision,
     _ratio,
     _rearranged,
-    _other_sum,
+    _rival,
     _broadcast,
     _offset,
     _saturated,
@@ -404,7 +304,7 @@ HYPOTHESES = (
 def _scattered(failure: Failure, actual: Array64) -> Explanation:
     """No hypothesis fits: how many elements, where, and by how much."""
     wrong = _wrong(failure, actual)
-    name = failure.tensor
+    name = failure.name
     if actual.ndim == 0:
         relative = float((actual - failure.expected) / failure.expected) if failure.expected else 1
         return Explanation("value", f"{name} is off by {relative:.3g} of its value")
@@ -453,7 +353,7 @@ def picture(failure: Failure) -> str:
     `.` is within the bound, a digit is how many powers of ten beyond it (9 for more), `N` a NaN.
     """
     actual = failure.actual
-    if actual is None or actual.shape != failure.expected.shape or actual.ndim < 2:
+    if actual.ndim < 2:
         return ""
     with np.errstate(all="ignore"):
         fraction = np.abs(actual - failure.expected) / failure.bound
@@ -464,7 +364,7 @@ def picture(failure: Failure) -> str:
     odd = np.isnan(actual[place[:-2]])[:ROWS, :COLUMNS]
     with np.errstate(divide="ignore"):
         powers = np.clip(np.ceil(np.log10(np.maximum(plane, 1e-300))), 1, 9)
-    lines = [f"{failure.tensor}[{', '.join(map(str, place[:-2]))}{', ' if place[:-2] else ''}:, :]"]
+    lines = [f"{failure.name}[{', '.join(map(str, place[:-2]))}{', ' if place[:-2] else ''}:, :]"]
     for row in range(plane.shape[0]):
         characters = [
             "N" if odd[row, column] else "." if plane[row, column] <= 1 else str(int(power))

@@ -1,232 +1,385 @@
-"""Runs one variant over one case and gives the verdict."""
+"""Runs one variant on one case and says what is wrong: from the plan to the record."""
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from caffe_parity.contract import (
-    TENSORS,
-    Bound,
+    GRADIENT,
+    Agreement,
+    Arrays,
+    BadRequest,
     Case,
     Expectation,
-    Inputs,
-    Layer,
-    Result,
-    Run,
+    Finding,
+    Observation,
+    Plan,
+    Structure,
     Variant,
     VariantFailure,
+    spoken,
 )
-from caffe_parity.engine.compare import Agreement, Comparison, compare_run
-from caffe_parity.engine.explain import Explanation, Failure, explain, picture
+from caffe_parity.engine.compare import wrong
+from caffe_parity.engine.expected import Question, question
+from caffe_parity.engine.functions import Evaluation, Function, with_params
+from caffe_parity.engine.plan import FIRST, fresh, planned
+from caffe_parity.engine.port import Port
+from caffe_parity.engine.random_rounding import as_inputs
+from caffe_parity.engine.structure import structure_of
+from caffe_parity.engine.verdict import Judged, agreement_words, judged
+from caffe_parity.layer import Layer
 from caffe_parity.report.bits import Kept, digest, keep
-from reference import fills
-from reference.layers import LAYERS
+from caffe_parity.report.record import Record
 
-AGREEING = ("pass", "refused", "not run")
+MOST_CHECKED = 4096
+"""Inputs, in elements: where PyTorch's gradcheck refuses, it goes through them one by one."""
+
+
+def variant_of(layer: Layer, name: str) -> Variant:
+    """A layer's variant of that name; a function or a module is a port."""
+    given: Any = layer.variants[name]
+    return given if hasattr(given, "observe") else Port(given)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The verdict on one variant and one case.
+class Planned:
+    """A variant on a case, ready to be observed.
 
     Attributes:
-        verdict: "pass", "fail", "crash", "hang", "refused" (as expected) or "not run".
-        reason: why, in a sentence; "" for a pass.
-        seconds: how long the variant took.
-        tensors: the worst agreement of each tensor, by name.
-        explanations: what each tensor's failure means.
-        detail: what was printed, or a picture of the error; may have many lines.
-        size: elements of both inputs.
-        inputs: the digest of both; "" where nothing ran.
-        computed: what is kept of each tensor that was computed, by name.
+        layer, name, variant, case: what is compared.
+        plan: what is asked of the variant.
+        question: what it must give.
     """
 
-    layer: str
-    variant: str
-    case: str
-    verdict: str
-    reason: str = ""
-    seconds: float = 0.0
-    tensors: Mapping[str, Agreement] = field(default_factory=dict)
-    explanations: Mapping[str, Explanation] = field(default_factory=dict)
-    detail: str = ""
-    size: int = 0
-    inputs: str = ""
-    computed: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
-
-    @property
-    def agrees(self) -> bool:
-        """Whether nothing is wrong: it passed, was refused as expected, or did not run."""
-        return self.verdict in AGREEING
+    layer: Layer
+    name: str
+    variant: Variant
+    case: Case
+    plan: Plan
+    question: Question
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What every variant of a case shares."""
+def plan_of(layer: Layer, name: str, case: Case, structure: Structure | None = None) -> Planned:
+    """What will be asked of a variant, and what is expected of it.
 
-    inputs: Inputs
-    other: Inputs
-    larger: Inputs
-    truth: Result
-    bound: Bound
-
-    @cached_property
-    def digest(self) -> str:
-        """Of the bits of both inputs."""
-        return digest(self.inputs.x1, self.inputs.x2)
-
-
-@lru_cache(maxsize=2)  # the arrays of one case can be large; its variants run one after another
-def prepared(layer: str, case: Case) -> Prepared:
-    """The inputs, the truth and the bound of a case."""
-    inputs = fills.inputs(case)
-    return Prepared(
-        inputs,
-        fills.other_inputs(case),
-        fills.other_inputs(case, extra_samples=1),
-        LAYERS[layer].evaluate(case, inputs),
-        LAYERS[layer].bound(case, inputs),
-    )
-
-
-def judge(variant: Variant, case: Case) -> Outcome:
-    """Runs a variant over a case and holds every tensor of every pass against the reference.
+    Args:
+        layer: what is computed.
+        name: of the variant.
+        case: its inputs.
+        structure: of the variant, where it is known already.
 
     Raises:
+        BadRequest: it cannot be compared.
+        VariantFailure: Caffe cannot build its net.
+        NoCaffe, InstallError: there is no Caffe.
+    """
+    variant = variant_of(layer, name)
+    structure = structure or seen_from_outside(layer, variant, case)
+    if case.first in structure.in_place:  # what a second consumer would read is another blob
+        case = replace(case, sharing="none")
+    asked = question(layer, case, structure)
+    plan = planned(layer, case, structure, asked.upstreams, asked.inputs)
+    return Planned(layer, name, variant, case, plan, asked)
+
+
+def seen_from_outside(layer: Layer, variant: Variant, case: Case) -> Structure:
+    """What is compared of a variant; of a port with parameters, what is of the layer's first net.
+
+    Raises:
+        BadRequest, VariantFailure, NoCaffe, InstallError: as `plan_of`.
+    """
+    own = variant.outline(case, layer.takes_params)
+    if own is None and layer.takes_params:
+        nets = (each for each in layer.variants.values() if hasattr(each, "outline"))
+        outlines = (each.outline(case, True) for each in nets)
+        own = next((each for each in outlines if each is not None), None)
+    return structure_of(layer, case, own)
+
+
+def judge(layer: Layer, name: str, case: Case, structure: Structure | None = None) -> Record:
+    """Runs a variant over a case and holds every tensor of every pass against the reference.
+
+    The arguments are those of `plan_of`.
+
+    Raises:
+        BadRequest: it cannot be compared.
         NoCaffe, InstallError: there is no Caffe to run it in.
     """
-    about: dict[str, Any] = {"layer": variant.layer, "variant": variant.name, "case": case.name}
+    variant = variant_of(layer, name)
     obstacle = variant.cannot_run()
+    about = Record(layer.name, name, case.name, "not run", obstacle or "nothing was judged")
     if obstacle:
-        return Outcome(**about, verdict="not run", reason=obstacle)
-    data = prepared(variant.layer, case)
-    about["size"] = data.inputs.x1.size + data.inputs.x2.size
-    about["inputs"] = data.digest
+        return about
     expectation = variant.expects(case)
-    start = time.perf_counter()
     try:
-        run = variant.run(case, data.inputs, data.other, data.larger)
+        ready = plan_of(layer, name, case, structure)
     except VariantFailure as failure:
-        about["seconds"] = time.perf_counter() - start
         return _failed(about, failure, expectation)
-    about["seconds"] = time.perf_counter() - start
-    about["computed"] = _kept(run)
+    seen, seconds = observed(ready)
+    return replace(record_of(ready, seen), seconds=seconds)
+
+
+def observed(ready: Planned) -> tuple[Observation | VariantFailure, float]:
+    """What a variant did, or how it failed, and the seconds that it took.
+
+    Raises:
+        BadRequest, NoCaffe, InstallError: as `judge`.
+    """
+    start = time.perf_counter()
+    seen: Observation | VariantFailure
+    try:
+        seen = ready.variant.observe(ready.plan)
+    except VariantFailure as failure:
+        seen = failure
+    return seen, time.perf_counter() - start
+
+
+def record_of(ready: Planned, seen: Observation | VariantFailure) -> Record:
+    """Judges what was observed; the same can be judged by other questions as well.
+
+    Raises:
+        BadRequest: the reference cannot be evaluated.
+    """
+    layer, case = ready.layer, ready.case
+    inputs = [ready.question.inputs[each] for each in (*case.fed, *_params(ready.plan))]
+    about = Record(
+        layer.name,
+        ready.name,
+        case.name,
+        "fail",
+        "nothing was judged",
+        elements=sum(each.size for each in inputs),
+        inputs=digest(*inputs),
+    )
+    expectation = ready.variant.expects(case)
+    if isinstance(seen, VariantFailure):
+        return _failed(about, seen, expectation)
+    about = replace(about, computed=_computed(ready.plan, ready.question, seen))
     if expectation is None:
-        return compared(about, LAYERS[variant.layer], case, data, run)
+        return _compared(about, ready, seen)
     if expectation.kind == "refused":
         reason = f"it must refuse, since {expectation.reason}; it computed a result"
-        return Outcome(**about, verdict="fail", reason=reason)
-    return _predicted(about, variant, case, data, run, expectation)
+        return replace(about, reason=reason, findings=[Finding("not-refused", reason)])
+    return _predicted(about, ready, seen, expectation)
 
 
-def _kept(run: Run) -> dict[str, tuple[Kept, ...]]:
-    """What is kept of each tensor that at least one pass computed."""
+def _params(plan: Plan) -> list[str]:
+    return [each.name for each in plan.structure.params]
+
+
+def _computed(plan: Plan, asked: Question, seen: Observation) -> dict[str, tuple[Kept, ...]]:
+    """What is kept of each tensor that at least one compared pass computed."""
+    names = [each.name for each in plan.passes if each.expected is not None]
+    passes = [name for name in names if name in seen.tensors]
     kept = {
-        name: keep({each.name: each.result.tensors()[name] for each in run.passes})
-        for name in TENSORS
+        tensor: keep({name: seen.tensors[name].get(tensor) for name in passes})
+        for tensor in asked.expected[0].truth
     }
-    return {name: each for name, each in kept.items() if each}
+    return {tensor: each for tensor, each in kept.items() if each}
 
 
-def _failed(
-    about: dict[str, Any], failure: VariantFailure, expectation: Expectation | None
-) -> Outcome:
+def _failed(about: Record, failure: VariantFailure, expectation: Expectation | None) -> Record:
     expected = expectation is not None and expectation.kind == "refused"
     if expected and expectation is not None and expectation.text in failure.message:
         reason = f"{expectation.reason} ({failure.message})"
-        return Outcome(**about, verdict="refused", reason=reason)
-    return Outcome(
-        **about, verdict=failure.verdict, reason=failure.message, detail=failure.output.strip()
+        return replace(about, verdict="refused", reason=reason)
+    finding = Finding(failure.verdict, failure.message)
+    return replace(
+        about,
+        verdict=failure.verdict,
+        reason=failure.message,
+        findings=[finding],
+        detail=failure.output.strip(),
     )
 
 
-def compared(about: dict[str, Any], layer: Layer, case: Case, data: Prepared, run: Run) -> Outcome:
-    """Holds a run against the truth and the bound in `data`; explains what disagrees.
-
-    Args:
-        about: the fields of the outcome that are known already.
-        layer: what is computed.
-        case: on what.
-        data: its inputs, and what is expected.
-        run: what was computed.
-    """
-    comparisons = compare_run(case, run, data.truth, data.bound)
-    tensors = {name: each.worst for name, each in comparisons.items()}
-    wrong = {name: each for name, each in comparisons.items() if each.failed_pass}
-    if not wrong:
-        return Outcome(**about, verdict="pass", tensors=tensors)
-    explanations = {}
-    pictures = []
-    for name, each in wrong.items():
-        failure = _failure(name, each, layer, case, data, run)
-        explanations[name] = explain(failure)
-        pictures.append(picture(failure))
-    reason = "; ".join(f"{name}: {_in_words(tensors[name])}" for name in wrong)
-    return Outcome(
-        **about,
-        verdict="fail",
+def _compared(about: Record, ready: Planned, seen: Observation) -> Record:
+    found = judged(ready.layer, ready.plan, ready.question, seen)
+    if found.findings and not isinstance(ready.variant, Port):
+        _look_again(ready, seen, found)
+    notes, findings = list(found.notes), list(found.findings)
+    tensors = found.tensors
+    if seen.trouble is not None:
+        other = Finding("other-batch", f"it cannot be given another batch: {seen.trouble.message}")
+        (findings if ready.layer.reshapes else notes).append(other)
+    if isinstance(ready.variant, Port):
+        findings = [*_as_port(findings), *_gradcheck(ready)]
+        notes = _as_port(notes)
+    if not findings:
+        weak = [_unproven(name, each) for name, each in tensors.items() if not each.proves]
+        about = replace(about, tensors=tensors, notes=notes, reason="", verdict="pass")
+        return (
+            about
+            if not weak
+            else replace(about, verdict="unproven", reason=weak[0].words, findings=weak)
+        )
+    reason = agreement_words(found.tensors) or findings[0].words
+    detail = "\n".join(found.pictures)
+    return replace(
+        about,
         reason=reason,
+        findings=findings,
+        notes=notes,
         tensors=tensors,
-        explanations=explanations,
-        detail="\n".join(text for text in pictures if text),
+        detail=detail,
     )
 
 
-def _failure(
-    name: str, comparison: Comparison, layer: Layer, case: Case, data: Prepared, run: Run
-) -> Failure:
-    expected = data.truth.tensors()[name]
-    assert expected is not None
-    return Failure(
-        tensor=name,
-        layer=layer.name,
-        case=case,
-        inputs=data.inputs,
-        expected=expected.astype(np.float64),
-        bound=data.bound.worst[name],
-        passes={each.name: each.result.tensors()[name] for each in run.passes},
-        poisons={each.name: each.poison for each in run.passes},
-        failed_pass=comparison.failed_pass or "",
-        before=run.before.tensors()[name] if run.before else None,
-    )
+def _unproven(name: str, agreement: Agreement) -> Finding:
+    """What a tensor that agrees, and would agree whatever it were, says."""
+    what = spoken(name)
+    if not agreement.compared:
+        why = (
+            f"none of the {agreement.size} elements of {what} could be compared (kinks, "
+            "overflow, or a bound as large as the value: a saturated layer, cancelling sums)"
+        )
+    else:
+        why = (
+            f"of the {agreement.size} elements of {what} {agreement.compared} are 0; each other "
+            "has a bound as large as its value (a saturated layer, cancelling sums)"
+        )
+    return Finding("unproven", f"{why}; give inputs that reach it: --data, --inputs", name)
 
 
-def _in_words(agreement: Agreement) -> str:
-    if agreement.note:
-        return agreement.note
-    place = list(agreement.worst_index)
-    where = f" at {place}" if place else ""
-    return (
-        f"{agreement.wrong} of {agreement.size} beyond the bound, worst{where}: "
-        f"{agreement.actual:.9g}, expected {agreement.expected:.9g}"
-    )
+def _look_again(ready: Planned, seen: Observation, found: Judged) -> None:
+    """Tells what is wrong from what changes each time, and from what a pass before changes.
+
+    What is that of the pass before may also be wrong in a way that does not depend on the inputs.
+    """
+    try:
+        again = ready.variant.observe(ready.plan)
+        if _changes(ready, seen, again):
+            words = (
+                "the same inputs on a fresh net give other results: a random number in the layer?"
+            )
+            kept = [each for each in found.findings if each.code.startswith("mutates")]
+            found.findings = [Finding("not-deterministic", words), *kept]
+            return
+        plan = fresh(ready.plan)
+        without = judged(ready.layer, plan, ready.question, ready.variant.observe(plan))
+    except (VariantFailure, BadRequest):
+        return
+    remaining = without.codes
+    hidden = [each for each in without.findings if (each.code, each.tensor) not in found.codes]
+    findings: list[Finding] = [*hidden]
+    for each in found.findings:
+        value = each.code.startswith(("forward-value", GRADIENT))
+        if (each.code, each.tensor) in remaining or not (value or each.code == "stale-state"):
+            findings.append(each)
+        elif each.code != "stale-state":
+            words = "right on a fresh net, wrong after a pass with other inputs"
+            words = f"{words} ({each.code}: {each.words})"
+            findings.append(Finding("stale-state", words, each.tensor))
+        elif not hidden:
+            findings.append(each)
+    found.findings = findings
+
+
+def _changes(ready: Planned, seen: Observation, again: Observation) -> bool:
+    """Whether the first pass on a fresh net differs by more than rounding."""
+    expected = ready.question.expected[0]
+    for tensor in expected.truth:
+        one, another = seen.tensors[FIRST].get(tensor), again.tensors[FIRST].get(tensor)
+        if one is None or another is None or one.shape != another.shape:
+            if one is not another:
+                return True
+            continue
+        if one.size != expected.truth[tensor].size:
+            continue
+        truth = {tensor: another.astype(np.float64).reshape(expected.truth[tensor].shape)}
+        if np.any(wrong(tensor, one, replace(expected, truth=truth))):
+            return True
+    return False
+
+
+def _as_port(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings with the codes of a port."""
+    names = {"forward-value": "port-forward"}
+    return [
+        replace(
+            each,
+            code=names.get(each.code, f"port-{each.code}"),
+            words=f"in the port, {each.words}",
+        )
+        for each in findings
+    ]
+
+
+def _gradcheck(ready: Planned) -> list[Finding]:
+    """Whether the port's backward is its forward's gradient, where the reference's is."""
+    variant = ready.variant
+    assert isinstance(variant, Port)
+    case, plan = ready.case, ready.plan
+    if not variant.gradcheck or case.sharing != "none" or not plan.differentiated:
+        return []
+    function = variant.function
+    if isinstance(function, torch.nn.Module):  # its own parameters and buffers must be float64, too
+        function = copy.deepcopy(function).double()
+    reference = ready.layer.reference
+    inputs = ready.question.inputs
+    if _own_gradient(plan, function, "port", inputs) or not _own_gradient(
+        plan, reference, "reference", inputs
+    ):
+        return []
+    words = "gradcheck refuses the port: its backward is not its forward's gradient"
+    return [Finding(f"port-{GRADIENT}{each}", words, each) for each in plan.differentiated]
+
+
+def _own_gradient(plan: Plan, function: Function, what: str, inputs: Arrays) -> bool:
+    """Whether PyTorch's gradcheck accepts a function on these inputs, in float64.
+
+    It is not asked of a function that rounds to float32, whose differences say nothing, nor of more
+    inputs than MOST_CHECKED.
+    """
+    call = with_params(function, plan.structure.params, what)
+    names = plan.structure.outputs
+    evaluation = Evaluation(call, what, plan.case, names, plan.differentiated)
+    leaves = {
+        name: each.requires_grad_(name in plan.differentiated)
+        for name, each in as_inputs(inputs).items()
+    }
+
+    def positional(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(evaluation.tops(dict(zip(leaves, values, strict=True))).values())
+
+    if sum(each.numel() for each in leaves.values()) > MOST_CHECKED:
+        return True
+    try:
+        if all(torch.equal(each, each.float().double()) for each in positional(*leaves.values())):
+            return True
+        return bool(
+            torch.autograd.gradcheck(
+                positional, tuple(leaves.values()), raise_exception=False, fast_mode=True
+            )
+        )
+    except (RuntimeError, ValueError, BadRequest):
+        return True  # no float64, or nothing that can be differentiated: nothing was shown
 
 
 def _predicted(
-    about: dict[str, Any],
-    variant: Variant,
-    case: Case,
-    data: Prepared,
-    run: Run,
-    expectation: Expectation,
-) -> Outcome:
+    about: Record, ready: Planned, seen: Observation, expectation: Expectation
+) -> Record:
     """It must compute another layer, to that layer's bound, wherever the two differ."""
-    other = prepared(expectation.layer, case)
-    outcome = compared(about, LAYERS[expectation.layer], case, other, run)
-    if outcome.verdict != "pass":
-        return outcome
-    own = compare_run(case, run, data.truth, data.bound)
-    if all(each.worst.agrees for each in own.values()):
-        return Outcome(**about, verdict="pass", tensors=outcome.tensors)
-    loss, wanted = float(run.passes[0].result.loss), float(data.truth.loss)
+    [other] = [each for each in ready.layer.mistaken_for() if each.name == expectation.layer]
+    asked = question(other, ready.case, ready.plan.structure)
+    found = _compared(about, replace(ready, layer=other, question=asked), seen)
+    if found.wrong:
+        return found
+    own = judged(ready.layer, ready.plan, ready.question, seen)
+    if not own.findings:
+        return found
+    [loss] = ready.plan.structure.outputs
+    value = seen.tensors[FIRST][loss]
+    assert value is not None
     reason = (
-        f"{expectation.reason}: loss {loss:.6g}, as {expectation.layer} predicts; "
-        f"{variant.layer} is {wanted:.6g}"
+        f"{expectation.reason}: loss {float(value.sum()):.6g}, as {expectation.layer} predicts; "
+        f"{ready.layer.name} is {float(ready.question.expected[0].truth[loss]):.6g}"
     )
-    return Outcome(**about, verdict="refused", reason=reason, tensors=outcome.tensors)
+    return replace(found, verdict="refused", reason=reason, findings=[])

@@ -19,7 +19,6 @@ one at a kink jumps. They get an infinite bound.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -28,8 +27,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from caffe_parity.contract import Array64
-from reference.rounding import SMALLEST_SUBNORMAL, UNIT_ROUNDOFF
+from caffe_parity.contract import GRADIENT, SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, Bound, Expected
 
 RUNS = 16
 
@@ -44,9 +42,6 @@ JUMP = 2.0**-12
 2**-30 of theirs has a kink there: a smooth one would need a curvature of 2**18."""
 
 KINK_RUNS = 8
-
-GRADIENT = "gradient:"
-"""What the names of gradients begin with: a top may be called anything, also "dist" or "dx1"."""
 
 Tensors = dict[str, torch.Tensor]
 Evaluate = Callable[[Tensors], Tensors]
@@ -232,15 +227,6 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-@dataclass(frozen=True)
-class Expected:
-    """The truth, how far float32 may be from it, and where several gradients are right."""
-
-    truth: dict[str, Array64]
-    bound: dict[str, Array64]
-    kinks: dict[str, int]
-
-
 def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[str]) -> Expected:
     """Runs a reference as it is, under random rounding, and with its inputs moved a little.
 
@@ -250,7 +236,7 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
         fixed: inputs that are labels, which nothing rounds.
 
     Returns:
-        truth and bound by result; `kinks` counts the elements with an infinite bound.
+        truth and bound by result; what is at a kink has no finite bound.
     """
     truth = evaluate(dict(inputs))
     generator = torch.Generator().manual_seed(0)
@@ -272,10 +258,11 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
         if name.startswith(GRADIENT):
             largest = value.abs().max() if value.numel() else torch.tensor(0.0)
             kink = (jumps[name] > JUMP * largest) | (deviations[name] > 2.0**-8 * largest)
-            limit[kink] = torch.inf
-            kinks[name] = int(kink.sum())
+            if kink.any():
+                limit[kink] = torch.inf
+                kinks[name] = kink.numpy()
         bound[name] = limit.numpy()
-    return Expected({name: value.numpy() for name, value in truth.items()}, bound, kinks)
+    return Expected({k: each.numpy() for k, each in truth.items()}, Bound(bound, bound, kinks))
 
 
 def _moved(
@@ -291,7 +278,11 @@ def _moved(
 
 
 def _widen(deviations: Tensors, results: Tensors, truth: Tensors) -> None:
+    """A result of another shape, which the data decide, says that none of its elements is known."""
     for name, value in results.items():
+        if value.shape != truth[name].shape:
+            deviations[name] = torch.full_like(deviations[name], torch.inf)
+            continue
         change = (value - truth[name]).abs().nan_to_num(nan=0.0)
         deviations[name] = torch.maximum(deviations[name], change)
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from caffe_parity.contract import Shape
+from caffe_parity.report.schema import unexpected
 
 Floating = npt.NDArray[np.floating[Any]]
 Bits = npt.NDArray[np.uint32]
@@ -25,6 +26,9 @@ WHOLE = 64
 
 SAMPLE = 32
 """How many elements of a larger one are kept."""
+
+MOST = 2**40
+"""Elements of a tensor in a report; no real one has as many, and counting to it stays exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +147,32 @@ def as_json(kept: Kept) -> dict[str, Any]:
         "inf": kept.infinities,
         "elements": "".join(f"{each:08x}" for each in kept.elements.tolist()),
     }
+
+
+def from_json(data: Mapping[str, Any]) -> Kept:
+    """What `as_json` wrote, and the schema holds for what it is.
+
+    Raises:
+        Misfit: the shape is no real one, or has another number of elements.
+    """
+    shape = tuple(data["shape"])
+    size = math.prod(shape)
+    if size > MOST:
+        raise unexpected(f"at most {MOST} elements", list(shape), "shape")
+    text, digits = data["elements"], 8 * len(places(size))
+    if len(text) != digits:
+        raise unexpected(f"{digits} hexadecimal digits", text, "elements")
+    return Kept(
+        passes=tuple(data["passes"]),
+        shape=shape,
+        sha256=data["sha256"],
+        smallest=float(data["min"]),
+        largest=float(data["max"]),
+        mean_abs=float(data["mean_abs"]),
+        nans=data["nan"],
+        infinities=data["inf"],
+        elements=np.frombuffer(bytes.fromhex(text), ">u4").astype(np.uint32),
+    )
 
 
 def ulps(before: Bits, after: Bits) -> npt.NDArray[np.float64]:

@@ -9,26 +9,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-ROOT = Path(__file__).parents[2]
+from caffe_parity.checkout import ROOT
 
 
 def host() -> dict[str, Any]:
     """The machine, its versions and the suite's commit as JSON data."""
+    import numpy as np  # not above: parity doctor asks for the processor where these may be missing
+    import torch
+
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "commit": _commit(),
     }
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name as Linux tells it, elsewhere what Python knows of it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

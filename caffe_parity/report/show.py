@@ -4,180 +4,196 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from caffe_parity.report.bits import number
-from caffe_parity.report.changes import SHORT, SLOWER, Change, Difference, Pace
+from caffe_parity.contract import spoken
+from caffe_parity.report.changes import SHORT, SLOWER, Change, Diff, Difference
 from caffe_parity.report.columns import aligned
-from caffe_parity.report.files import Report, spoken
+from caffe_parity.report.record import Json, plain
+from caffe_parity.report.table import FEW, by_variant, largest, many
 
-SCHEMA = "parity-diff-1"
+SCHEMA = "parity-diff-2"
 """The name of the format of --json; its JSON Schema is diff.schema.json beside this file."""
 
-Group = tuple[str, str]
-"""Layer and variant."""
+COLUMNS = (
+    *("layer", "variant", "cases", "identical", "changed", "ulps"),
+    *("worst", "error/bound", "seconds", "verdicts"),
+)
 
-FEW = 4
-"""How many cases are named where not all are asked for."""
+CHANGED = {
+    "worse": "verdicts that got worse:",
+    "better": "verdicts that got better:",
+    "other": "verdicts that are others, neither better nor worse:",
+    "new": "only in AFTER:",
+    "old": "only in BEFORE:",
+}
+"""The titles of the lists of verdicts, by what became of them."""
+
+NOT_COMPARED = {
+    "other inputs": "with other inputs than before, so not compared",
+    "other passes": "with other passes than before, so not all compared",
+    "no result": "without a result in one of them or both",
+}
+"""Why the bits of a case tell nothing, in words."""
 
 
-def header(before: Report, after: Report) -> list[str]:
+def lines(diff: Diff, every: bool) -> Iterator[str]:
+    """What is printed; `every` names and lists all cases, not a few."""
+    yield from _header(diff)
+    yield ""
+    yield from _table(diff)
+    yield from _legend([each for change in diff.changes for each in change.differences])
+    for judged, title in CHANGED.items():
+        some = [each for each in diff.changes if each.judged == judged]
+        if some:
+            yield from ("", title, *_listed(some, every))
+    yield from _slower(diff)
+    if every:
+        yield from ("", *_every_case(diff))
+    yield from ("", _summary(diff))
+
+
+def as_json(diff: Diff) -> Json:
+    """All of it as JSON data."""
+    judged = Counter(each.judged for each in diff.changes)
+    content = {
+        "schema": SCHEMA,
+        **{
+            name: {"file": each.file, "command": each.command, "missing": each.missing}
+            for name, each in (("before", diff.before), ("after", diff.after))
+        },
+        **diff.facts,
+        "worse": judged["worse"],
+        "better": judged["better"],
+        "variants": [{**plain(each), "slower": each.slower} for each in diff.paces.values()],
+        "cases": diff.changes,
+    }
+    data: Json = plain(content)
+    return data
+
+
+def _header(diff: Diff) -> Iterator[str]:
     """What was compared, and what differs beside the results."""
-    lines = [
-        f"{name}  {report.file}: {report.command}, {_many(len(report.entries), 'result')}"
-        + (f"; {report.missing} that were asked for are missing" if report.missing else "")
-        for name, report in (("BEFORE", before), ("AFTER ", after))
-    ]
-    for what, old, new in (
-        ("environment", before.environment, after.environment),
-        ("asked for", before.selection, after.selection),
-    ):
-        changed = differing(old, new)
-        if not changed:
-            lines.append(f"{what}: the same")
-        for name, (one, another) in changed.items():
-            lines.append(f"{what}: {name}: {one} -> {another}")
-    return lines
+    for name, each in (("BEFORE", diff.before), ("AFTER ", diff.after)):
+        command = each.command if each.command == "pytest" else f"parity {each.command}"
+        missing = f"; {each.missing} that were asked for are missing" if each.missing else ""
+        yield f"{name}  {each.file}: {command}, {many(len(each.results), 'result')}{missing}"
+    for what, facts in zip(("environment", "asked for"), diff.facts.values(), strict=True):
+        if not facts:
+            yield f"{what}: the same"
+        for name, (old, new) in facts.items():
+            yield f"{what}: {name}: {old} -> {new}"
 
 
-def differing(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """What differs between two sets of facts, by name; "none" where one has no such fact."""
-    pairs = {name: (old.get(name, "none"), new.get(name, "none")) for name in {**old, **new}}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def table(changes: Sequence[Change], paces: Mapping[Group, Pace]) -> list[str]:
+def _table(diff: Diff) -> list[str]:
     """Layer by variant: how many cases have the same bits, the largest difference, the time."""
-    groups = {key: group for key, group in _grouped(changes).items() if _both(group)}
-    layers = any(layer for layer, _ in groups)
-    rows: list[tuple[str, ...]] = [
-        (
-            "layer",
-            "variant",
-            "cases",
-            "identical",
-            "changed",
-            "ulps",
-            "worst",
-            "error/bound",
-            "seconds",
-            "verdicts",
-        )
-    ]
+    rows: list[Sequence[str]] = [COLUMNS]
     last = None
-    for (layer, variant), group in groups.items():
-        both = _both(group)
-        bits = Counter(each.bits for each in both)
-        worst = _worst(both)
-        counts = str(len(both)), str(bits["identical"]), str(bits["changed"])
-        most = ("", "") if worst is None else (_spread(both), _place(*worst))
-        figures = _fractions(both), _seconds(paces.get((layer, variant)))
-        shown = layer if layer != last else ""
-        rows.append((shown, variant, *counts, *most, *figures, _verdicts(both)))
-        last = layer
-    if not layers:
-        rows = [row[1:] for row in rows]
-    first = int(layers)
-    return aligned(rows, {first + 1, first + 2, first + 3, first + 4})
-
-
-def legend(changes: Sequence[Change]) -> list[str]:
-    """What the signs in the table mean, those that occur in it."""
-    differences = [each for change in changes for each in change.differences]
-    lines = [""]
-    if differences:
-        lines += [
-            "ulps: how many float32 numbers apart, in the median changed case .. in the worst."
-        ]
-    if not all(each.exact for each in differences):
-        lines += [
-            "  >=: of large tensors some elements are kept, and the extremes; others may differ"
-            " by more."
-        ]
-    if any(each.ulps == 0 and not each.exact for each in differences):
-        lines += ["  ?: only others differ."]
-    if any(each.ulps is None for each in differences):
-        lines += ["  -: there are no two tensors of one shape to compare."]
-    return [
-        *lines,
-        "error/bound: the worst error against the reference, as a fraction of its bound.",
-    ]
-
-
-def verdicts(changes: Sequence[Change], every: bool) -> list[str]:
-    """Whose verdict changed, and why; what is in one report alone.
-
-    Args:
-        changes: all of them.
-        every: whether all cases are named, or a few.
-    """
-    lines: list[str] = []
-    for judged, title in (
-        ("worse", "verdicts that got worse:"),
-        ("better", "verdicts that got better:"),
-        ("other", "verdicts that are others, neither better nor worse:"),
-    ):
-        lines += _titled(title, [each for each in changes if each.judged == judged], every)
-    lines += _titled(
-        "only in AFTER:", [each for each in changes if each.verdicts[0] is None], every
-    )
-    lines += _titled(
-        "only in BEFORE:", [each for each in changes if each.verdicts[1] is None], every
-    )
-    return lines
-
-
-def slower(paces: Mapping[Group, Pace]) -> list[str]:
-    """Which variants need much more time than before."""
-    lines = []
-    for group, pace in paces.items():
-        if pace.slower:
-            before, after = pace.seconds
-            what = f"{_named(group)}: {before:.1f} -> {after:.1f} s, {pace.ratio:.1f} times as long"
-            if pace.whole != 1:
-                what += f" (beside the run as a whole: {pace.whole:.2f})"
-            lines.append(f"  {what}")
-    if lines:
-        lines.insert(
-            0,
-            f"slower ({SLOWER:g} times as long or more, by {SHORT:g} s or more; timings are noisy,"
-            " so this decides nothing):",
+    for (layer, variant), group in by_variant(diff.both).items():
+        bits = Counter(each.bits for each in group)
+        pace = diff.paces.get((layer, variant))
+        cells = (
+            *(str(len(group)), str(bits["identical"]), str(bits["changed"])),
+            *_largest(group),
+            _fractions(group),
+            " -> ".join(f"{s:.1f}" if s >= 1 else f"{s:.2g}" for s in pace.seconds) if pace else "",
+            _judged(group),
         )
-        lines.insert(0, "")
-    return lines
+        rows.append((layer if layer != last else "", variant, *cells))
+        last = layer
+    return aligned(rows, right=range(2, 6))
 
 
-def every_case(changes: Sequence[Change]) -> list[str]:
+def _largest(group: Sequence[Change]) -> tuple[str, str]:
+    """The largest distance in the median of the changed cases and in the worst; and that one."""
+    pairs = [(each.worst, each) for each in group if each.worst]
+    if not pairs:
+        return "", ""
+    worst, where = max(pairs, key=lambda pair: pair[0].rank)
+    _, middle = sorted(pairs, key=lambda pair: pair[0].rank)[len(pairs) // 2]
+    spread = _most(group) if len(pairs) == 1 else f"{_most([middle])} .. {_most(group)}"
+    case = f"case {where.case}" if where.case.isdigit() else where.case
+    return spread, f"{spoken(worst.tensor)} of {case}"
+
+
+def _fractions(group: Sequence[Change]) -> str:
+    """The largest error / bound of the cases that have one before and after."""
+    pairs = [each.fractions for each in group if None not in each.fractions]
+    return " -> ".join(f"{largest(side):.2g}" for side in zip(*pairs, strict=True))
+
+
+def _judged(group: Sequence[Change]) -> str:
+    counts = Counter(each.judged for each in group)
+    parts = [f"{counts[word]} {word}" for word in ("worse", "better", "other") if counts[word]]
+    return ", ".join(parts) or "the same"
+
+
+def _legend(differences: Sequence[Difference]) -> Iterator[str]:
+    """What the signs in the table mean, those that occur in it."""
+    yield ""
+    if differences:
+        yield "ulps: how many float32 numbers apart, in the median changed case .. in the worst."
+    if not all(each.exact for each in differences):
+        what = "of large tensors some elements are kept, and the extremes"
+        yield f"  >=: {what}; others may differ by more."
+    if any(each.ulps == 0 and not each.exact for each in differences):
+        yield "  ?: only others differ."
+    if any(each.ulps is None for each in differences):
+        yield "  -: there are no two tensors of one shape to compare."
+    yield "error/bound: the worst error against the reference, as a fraction of its bound."
+
+
+def _listed(changes: Sequence[Change], every: bool) -> Iterator[str]:
+    """By variant and kind, the reason of the first that got worse below."""
+    for (layer, variant), group in by_variant(changes).items():
+        kinds: dict[str, list[Change]] = {}
+        for each in group:
+            kinds.setdefault(" -> ".join(filter(None, each.verdicts)), []).append(each)
+        for words, same in kinds.items():
+            names = [each.case for each in (same if every else same[:FEW])]
+            more = ", ..." if len(names) < len(same) else ""
+            yield f"  {layer}  {variant}: {words}  [{len(same)}: {', '.join(names)}{more}]"
+            if same[0].judged == "worse":
+                line = same[0].reason.partition("\n")[0]
+                yield f"    {names[0]}: {line if len(line) <= 110 else line[:107] + '...'}"
+
+
+def _slower(diff: Diff) -> Iterator[str]:
+    """Which variants need much more time than before."""
+    slower = {group: pace for group, pace in diff.paces.items() if pace.slower}
+    if slower:
+        limit = f"{SLOWER:g} times as long or more, by {SHORT:g} s or more"
+        yield from ("", f"slower ({limit}; timings are noisy, so this decides nothing):")
+    for (layer, variant), pace in slower.items():
+        before, after = pace.seconds
+        beside = f" (beside the run as a whole: {pace.whole:.2f})" if pace.whole != 1 else ""
+        times = f"{before:.1f} -> {after:.1f} s, {pace.ratio:.1f} times as long"
+        yield f"  {layer}  {variant}: {times}{beside}"
+
+
+def _every_case(diff: Diff) -> Iterator[str]:
     """Each case with its verdicts, its bits, and each tensor that differs."""
-    lines = []
-    for each in changes:
+    for each in diff.changes:
         before, after = (word or "-" for word in each.verdicts)
         verdict = before if before == after else f"{before} -> {after}"
-        lines.append(f"{spoken(each.key)}  {verdict}  {each.bits}")
-        lines += [f"    {_sentence(difference)}" for difference in each.differences]
-    return lines
+        yield f"{'-'.join(filter(None, each.key))}  {verdict}  {each.bits}"
+        yield from (f"    {_sentence(difference)}" for difference in each.differences)
 
 
-def summary(changes: Sequence[Change]) -> str:
+def _summary(diff: Diff) -> str:
     """What it comes to."""
-    both = _both(changes)
-    counts = Counter(each.bits for each in both)
-    parts = [f"{counts['identical']} of {_many(len(both), 'case')} bit-identical"]
-    if counts["changed"]:
-        most = _most(both)
-        parts.append(f"{counts['changed']} changed{_far(most)}")
-    for bits, words in (
-        ("other inputs", "with other inputs than before, so not compared"),
-        ("no result", "without a result in one of them or both"),
-    ):
-        if counts[bits]:
-            parts.append(f"{counts[bits]} {words}")
-    judged = Counter(each.judged for each in changes)
-    worse = f"{_many(judged['worse'], 'verdict')} got worse" if judged["worse"] else ""
-    better = f"{_many(judged['better'], 'verdict')} got better" if judged["better"] else ""
-    said = ", ".join(part for part in (worse or "no verdict got worse", better) if part)
-    return f"{'; '.join(parts)}; {said}"
+    bits = Counter(each.bits for each in diff.both)
+    parts = [f"{bits['identical']} of {many(len(diff.both), 'case')} bit-identical"]
+    if bits["changed"]:
+        parts.append(f"{bits['changed']} changed{_far(_most(diff.both))}")
+    parts += [f"{bits[why]} {words}" for why, words in NOT_COMPARED.items() if bits[why]]
+    judged = Counter(each.judged for each in diff.changes)
+    verdicts = [
+        f"{many(judged[word], 'verdict') if judged[word] else 'no verdict'} got {word}"
+        for word in ("worse", "better")
+        if judged[word] or word == "worse"
+    ]
+    return f"{'; '.join(parts)}; {', '.join(verdicts)}"
 
 
 def _far(most: str) -> str:
@@ -190,101 +206,11 @@ def _far(most: str) -> str:
     return f", by up to {most} ulp{'' if most == '1' else 's'}"
 
 
-def as_json(
-    before: Report, after: Report, changes: Sequence[Change], paces: Mapping[Group, Pace]
-) -> dict[str, Any]:
-    """All of it as JSON data."""
-    return {
-        "schema": SCHEMA,
-        "before": {"file": before.file, "missing": before.missing},
-        "after": {"file": after.file, "missing": after.missing},
-        "command": after.command,
-        "environment": _pairs(before.environment, after.environment),
-        "selection": _pairs(before.selection, after.selection),
-        "worse": sum(each.judged == "worse" for each in changes),
-        "better": sum(each.judged == "better" for each in changes),
-        "variants": [
-            {
-                "layer": group[0],
-                "variant": group[1],
-                "seconds": [round(each, 6) for each in pace.seconds],
-                "ratio": None if math.isnan(pace.ratio) else round(pace.ratio, 3),
-                "slower": pace.slower,
-            }
-            for group, pace in paces.items()
-        ],
-        "cases": [_case_as_json(each) for each in changes],
-    }
-
-
-def _case_as_json(change: Change) -> dict[str, Any]:
-    layer, variant, case = change.key
-    return {
-        "layer": layer,
-        "variant": variant,
-        "case": case,
-        "verdicts": list(change.verdicts),
-        "judged": change.judged or None,
-        "bits": change.bits,
-        "differences": [
-            {
-                "tensor": each.name,
-                "passes": list(each.passes),
-                "ulps": None if each.ulps is None else number(each.ulps),
-                "exact": each.exact,
-                "index": None if each.place is None else list(each.place),
-                "values": None if each.values is None else [number(value) for value in each.values],
-                "note": each.note,
-            }
-            for each in change.differences
-        ],
-    }
-
-
-def _pairs(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, list[str]]:
-    return {name: list(pair) for name, pair in differing(old, new).items()}
-
-
-def _grouped(changes: Sequence[Change]) -> dict[Group, list[Change]]:
-    """By layer and variant; the variants of a layer follow one another."""
-    groups: dict[Group, list[Change]] = {}
-    for each in changes:
-        groups.setdefault((each.key[0], each.key[1]), []).append(each)
-    layers = list(dict.fromkeys(layer for layer, _ in groups))
-    return dict(sorted(groups.items(), key=lambda item: layers.index(item[0][0])))
-
-
-def _both(changes: Sequence[Change]) -> list[Change]:
-    return [each for each in changes if each.in_both]
-
-
-def _worst(changes: Sequence[Change]) -> tuple[Change, Difference] | None:
-    found = [(each, each.worst) for each in changes]
-    known = [(change, worst) for change, worst in found if worst is not None]
-    return max(known, key=lambda pair: pair[1].rank, default=None)
-
-
-def _place(change: Change, worst: Difference) -> str:
-    layer, _, case = change.key
-    return f"{worst.name} of {case if layer else f'case {case}'}"
-
-
-def _spread(changes: Sequence[Change]) -> str:
-    """The largest distance in the median of the changed cases, and in the worst."""
-    changed = sorted(
-        (each for each in changes if each.worst),
-        key=lambda each: each.worst.rank if each.worst else 0,
-    )
-    middle, most = _most(changed[len(changed) // 2 :][:1]), _most(changes)
-    return most if len(changed) == 1 else f"{middle} .. {most}"
-
-
 def _most(changes: Sequence[Change]) -> str:
     """The largest distance over some cases."""
     differences = [each for change in changes for each in change.differences]
     worst = max(differences, key=lambda each: each.rank)
-    exact = all(each.exact for each in differences)
-    return _ulps(worst.ulps, exact or worst.ulps == math.inf)
+    return _ulps(worst.ulps, all(each.exact for each in differences))
 
 
 def _ulps(ulps: float | None, exact: bool) -> str:
@@ -300,71 +226,15 @@ def _ulps(ulps: float | None, exact: bool) -> str:
 
 def _sentence(each: Difference) -> str:
     """A difference in words."""
-    where = "" if each.place in (None, ()) else f" at {list(each.place or ())}"
-    values = "" if each.values is None else f": {each.values[0]:.9g} -> {each.values[1]:.9g}"
     far = _ulps(each.ulps, each.exact)
-    distance = {"-": "", "?": "changed"}.get(
-        far, "a NaN" if far == "NaN" else f"{far} {'ulp' if far == '1' else 'ulps'}"
-    )
-    if each.note.startswith("its "):
-        where, note = f" in {each.note}", ""
-    else:
-        note = each.note
-    said = f"{distance}{where}{values}" if distance else ""
-    words = ", ".join(part for part in (said, note) if part)
+    words = {"-": "", "?": "changed", "NaN": "a NaN", "1": "1 ulp"}.get(far, f"{far} ulps")
+    extreme = each.note.startswith("its ")
+    if extreme:
+        words += f" in {each.note}"
+    elif each.index:
+        words += f" at {list(each.index)}"
+    if each.values:
+        words += f": {each.values[0]:.9g} -> {each.values[1]:.9g}"
     passes = f" ({', '.join(each.passes)})" if each.passes else ""
-    return f"{each.name}{passes}: {words}"
-
-
-def _titled(title: str, changes: Sequence[Change], every: bool) -> list[str]:
-    """Some changes by variant and kind, with a title and an empty line above; none: no lines."""
-    if not changes:
-        return []
-    return ["", title, *_listed(changes, every)]
-
-
-def _listed(changes: Sequence[Change], every: bool) -> Iterator[str]:
-    kinds: dict[tuple[Group, str], list[Change]] = {}
-    for each in changes:
-        words = " -> ".join(verdict for verdict in each.verdicts if verdict)
-        kinds.setdefault(((each.key[0], each.key[1]), words), []).append(each)
-    for (group, words), same in kinds.items():
-        names = [each.key[2] for each in (same if every else same[:FEW])]
-        more = ", ..." if len(names) < len(same) else ""
-        yield f"  {_named(group)}: {words}  [{len(same)}: {', '.join(names)}{more}]"
-        first = same[0]
-        if first.judged == "worse" and first.reason:
-            line = first.reason.splitlines()[0]
-            yield f"    {first.key[2]}: {line if len(line) <= 110 else line[:107] + '...'}"
-
-
-def _verdicts(changes: Sequence[Change]) -> str:
-    counts = Counter(each.judged for each in changes)
-    parts = [f"{counts[word]} {word}" for word in ("worse", "better", "other") if counts[word]]
-    return ", ".join(parts) or "the same"
-
-
-def _fractions(changes: Sequence[Change]) -> str:
-    """The largest error / bound of the cases that have one before and after."""
-    pairs = [
-        (old, new)
-        for old, new in (each.fractions for each in changes)
-        if old is not None and new is not None
-    ]
-    if not pairs:
-        return ""
-    return f"{max(old for old, _ in pairs):.2g} -> {max(new for _, new in pairs):.2g}"
-
-
-def _seconds(pace: Pace | None) -> str:
-    if pace is None:
-        return ""
-    return " -> ".join(f"{each:.1f}" if each >= 1 else f"{each:.2g}" for each in pace.seconds)
-
-
-def _named(group: Group) -> str:
-    return "  ".join(part for part in group if part)
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+    note = "" if extreme else each.note
+    return f"{spoken(each.tensor)}{passes}: {', '.join(filter(None, (words, note)))}"

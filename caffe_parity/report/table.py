@@ -1,254 +1,266 @@
-"""Turns outcomes into the terminal table, the explanations and results.json."""
+"""What a person reads of many layers, variants and cases: the table, and what disagrees and why."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from caffe_parity.contract import TENSORS
-from caffe_parity.engine.compare import Agreement
-from caffe_parity.engine.judge import AGREEING, Outcome
-from caffe_parity.report.bits import as_json, number
+from caffe_parity.contract import Agreement, Finding, spoken
 from caffe_parity.report.columns import aligned
+from caffe_parity.report.record import AGREEING, COMPARED, Key, Record, Report
 
-SCHEMA = "parity-results-2"
-"""The name of the format; its JSON Schema is results.schema.json beside this file."""
+Group = tuple[str, str]
+"""Layer and variant."""
 
-Record = dict[str, Any]
-"""One result as it stands in results.json, and as it travels between processes."""
+Reproduce = Callable[[Record], str]
+"""The command that runs a record's case again; who calls knows how this was installed."""
 
+COLUMNS = 4
+"""With more tensors than this, the table has a column for all tops and one for all gradients."""
 
-def _tensor(agreement: Agreement) -> Record:
-    return {
-        "error": number(agreement.error),
-        "bound": number(agreement.bound),
-        "worst_index": list(agreement.worst_index),
-        "fraction": number(agreement.fraction),
-        "actual": number(agreement.actual),
-        "expected": number(agreement.expected),
-        "wrong": agreement.wrong,
-        "size": agreement.size,
-        "times_typical": number(agreement.times_typical),
-        "suspicious": agreement.suspicious,
-        "proves": agreement.proves,
-    }
+FEW = 4
+"""How many cases are named where there are more."""
+
+TAIL = 40
+"""How many lines of a picture, or of what was printed, are shown."""
 
 
-def record(outcome: Outcome) -> Record:
-    """An outcome as JSON data."""
-    return {
-        "layer": outcome.layer,
-        "variant": outcome.variant,
-        "case": outcome.case,
-        "verdict": outcome.verdict,
-        "seconds": round(outcome.seconds, 6),
-        "tensors": {name: _tensor(each) for name, each in outcome.tensors.items()},
-        "reason": outcome.reason,
-        "explanations": {
-            name: {"code": each.code, "words": each.words}
-            for name, each in outcome.explanations.items()
-        },
-        "detail": outcome.detail,
-        "elements": outcome.size,
-        "inputs": outcome.inputs,
-        "computed": {
-            name: [as_json(each) for each in kept] for name, kept in outcome.computed.items()
-        },
-    }
+class Keyed(Protocol):
+    """What belongs to a layer, a variant and a case."""
+
+    @property
+    def key(self) -> Key: ...
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps another run from writing its report to the same folder meanwhile.
-
-    Raises:
-        OSError: there is no such folder, and none can be made.
-    """
-    import fcntl  # Windows has none, and needs the rest of this module
-
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+Each = TypeVar("Each", bound=Keyed)
 
 
-def write_json(
-    path: Path,
-    environment: Mapping[str, Any],
-    records: Sequence[Record],
-    selected: int = 0,
-    selection: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes results.json, whole or not at all.
+@dataclass(frozen=True)
+class Section:
+    """Lines with a title."""
 
-    Args:
-        path: the file.
-        environment: what the results depend on beside the code.
-        records: the results.
-        selected: how many were asked for, if more than there are.
-        selection: the options that chose them; those that are not given are left out.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "schema": SCHEMA,
-        "environment": environment,
-        "selection": dict(selection or {}),
-        "selected": max(selected, len(records)),
-        "results": list(records),
-    }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    title: str
+    lines: Sequence[str]
 
 
-def test_id(each: Record) -> str:
-    """The id that pytest knows a result by."""
-    return f"{each['layer']}-{each['variant']}-{each['case']}"
-
-
-def reproduce(each: Record, options: str = "", job: str = "parity") -> str:
-    """The one command that runs this result alone; `options` go first, with a space behind."""
-    return f"tox -e {job} -- {options}-k '[{test_id(each)}]'"
-
-
-def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The records by layer and variant, in the order in which they came."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for each in records:
-        groups.setdefault((each["layer"], each["variant"]), []).append(each)
-    return dict(sorted(groups.items(), key=lambda item: _layer_rank(item[0][0])))
-
-
-def _layer_rank(layer: str) -> int:
-    order = ("euclidean", "channel_sum", "tail_sum")
-    return order.index(layer) if layer in order else len(order)
-
-
-def _fraction(group: Sequence[Record], tensor: str) -> str:
-    """The worst error of a tensor as a fraction of its bound, over the cases that were compared."""
-    fractions = [
-        float(each["tensors"][tensor]["fraction"])
-        for each in group
-        if each["verdict"] in ("pass", "fail") and tensor in each["tensors"]
+def sections(report: Report, reproduce: Reproduce) -> list[Section]:
+    """Everything that is to be said of a report, the table first; none without lines."""
+    records = report.results
+    total = len(records) + report.missing
+    missing = [f"{report.missing} of {total} comparisons did not run"] if report.missing else []
+    found = [
+        Section("compared with the float64 reference", table(records)),
+        Section("refused, as expected", refusals(records)),
+        Section(
+            "suspicious: no error that rounding could not make, but far above the typical one",
+            suspicious(records),
+        ),
+        Section("what disagrees, and what that means", failures(records, reproduce)),
+        Section("incomplete", missing),
     ]
-    if not fractions:
-        return "-"
-    worst = max(fractions)
-    if worst == 0:
-        return "0"
-    return f"{worst:.2g}" if 0.001 <= worst < 1000 else f"{worst:.0e}"
-
-
-def _counts(group: Sequence[Record]) -> str:
-    """How the cases ended, in words."""
-    counts = Counter(each["verdict"] for each in group)
-    if set(counts) == {"not run"}:
-        return f"not run: {group[0]['reason']}"
-    bad = [f"{count} {name}" for name, count in counts.items() if name not in AGREEING]
-    text = ", ".join(bad) if bad else "agrees"
-    if counts["refused"]:
-        text += f" ({counts['refused']} refused, as expected)"
-    return text
+    return [each for each in found if each.lines]
 
 
 def table(records: Sequence[Record]) -> list[str]:
-    """Layer by variant: the worst error as a fraction of its bound, cases, seconds, verdict."""
-    head: tuple[str, ...] = ("layer", "variant", "cases", *TENSORS, "seconds", "verdict")
-    rows = [head]
+    """Layer by variant: how much was compared, the worst errors, the time, the verdict."""
+    columns = _columns(records)
+    rows = [("layer", "variant", "cases", "compared", *columns, "seconds", "verdict")]
     last = None
-    for (layer, variant), group in grouped(records).items():
-        seconds = f"{sum(each['seconds'] for each in group):.1f}"
-        worst = [_fraction(group, tensor) for tensor in TENSORS]
-        shown = layer if layer != last else ""
+    for (layer, variant), group in by_variant(records).items():
+        worst = [fraction(worst_of(group, names)) for names in columns.values()]
+        seconds = f"{sum(each.seconds for each in group):.1f}"
+        cells = (str(len(group)), compared(tensors(group)), *worst, seconds, _verdict(group))
+        rows.append((layer if layer != last else "", variant, *cells))
         last = layer
-        rows.append((shown, variant, str(len(group)), *worst, seconds, _counts(group)))
-    lines = aligned(rows, right={2, 3, 4, 5, 6})  # numbers
-    lines.append("")
-    lines.append(
-        "loss, dx1, dx2: the worst error as a fraction of the rounding bound; 1 is the limit."
-    )
+    lines = aligned(rows, right=range(2, 5 + len(columns)))
+    if not columns:
+        return lines
+    what = "the worst error as a fraction of the rounding bound; 1 is the limit."
+    lines += ["", f"{', '.join(columns)}: {what}"]
+    if any(each.compared < each.size for each in tensors(records)):
+        lines.append(
+            "compared: the rest have several right gradients (a kink), overflow, or a large bound."
+        )
     return lines
 
 
 def refusals(records: Sequence[Record]) -> list[str]:
     """What was refused as expected and why, a line for each kind, with one case as the example."""
-    lines = []
-    for (layer, variant), group in grouped(records).items():
-        kinds: dict[str, list[Record]] = {}
+    kinds: dict[tuple[Group, str], Record] = {}
+    for (layer, variant), group in by_variant(records).items():
         for each in group:
-            if each["verdict"] == "refused":
-                kinds.setdefault(each["reason"].partition(":")[0].partition(" (")[0], []).append(
-                    each
-                )
-        for same in kinds.values():
-            example = next((each for each in same if each["case"] == "base"), same[0])
-            lines.append(f"{layer}  {variant}  ({example['case']}) {example['reason']}")
-    return lines
+            if each.verdict == "refused":
+                kind = each.reason.partition(":")[0].partition(" (")[0]
+                kinds.setdefault(((layer, variant), kind), each)
+    return [f"{each.layer}  {each.variant}  ({each.case}) {each.reason}" for each in kinds.values()]
 
 
 def suspicious(records: Sequence[Record]) -> list[str]:
     """What is within its worst-case bound, yet far above what rounding typically does."""
-    lines = []
-    for each in records:
-        for name, tensor in each["tensors"].items():
-            if tensor["suspicious"] and each["verdict"] in ("pass", "refused"):
-                factor = float(tensor["times_typical"])
-                lines.append(
-                    f"{test_id(each)}: {name} is {factor:.3g} times what rounding typically does"
-                    f" ({float(tensor['fraction']):.2g} of the bound)"
-                )
-    return lines
+    return [
+        f"{each.id}: {spoken(name)} is {tensor.times_typical:.3g} times what rounding typically"
+        f" does ({tensor.fraction:.2g} of the bound)"
+        for each in records
+        for name, tensor in each.tensors.items()
+        if tensor.suspicious and each.agrees
+    ]
 
 
-def failures(records: Sequence[Record], options: str = "", job: str = "parity") -> list[str]:
-    """Each variant that disagrees: what that means, and the smallest case that shows it.
-
-    Args:
-        records: all results.
-        options: what the commands that reproduce a case need to name the same variants.
-        job: the tox environment of those commands.
-    """
+def failures(records: Sequence[Record], reproduce: Reproduce) -> list[str]:
+    """Each variant that does not agree: what that means, and the smallest case that shows it."""
     lines: list[str] = []
-    for (layer, variant), group in grouped(records).items():
-        bad = [each for each in group if each["verdict"] not in AGREEING]
+    for (layer, variant), group in by_variant(records).items():
+        bad = [each for each in group if each.wrong]
         if not bad:
             continue
-        smallest = min(bad, key=lambda each: (not each["explanations"], each["elements"]))
-        lines += ["", f"{layer}  {variant}: {len(bad)} of {len(group)} cases disagree"]
-        lines += [f"  {line}" for line in _meanings(bad)]
-        lines += [f"  smallest case: {smallest['case']} ({smallest['verdict']})"]
-        lines += [f"    {line}" for line in smallest["reason"].splitlines()]
-        lines += [f"    {line}" for line in smallest["detail"].splitlines()[-40:]]
-        lines += [f"  reproduce: {reproduce(smallest, options, job)}"]
+        lines += ["", f"{layer}  {variant}: {len(bad)} of {len(group)} cases do not agree"]
+        meanings = with_cases(findings(bad), lambda each: (each.code, each.tensor, each.cause))
+        for finding, cases in sorted(meanings, key=lambda pair: -len(pair[1])):
+            more = ", ..." if len(cases) > FEW else ""
+            words = finding.words.partition("\n")[0]
+            lines.append(f"  {words}  [{len(cases)}: {', '.join(cases[:FEW])}{more}]")
+        explained = [each for each in bad if any(found.cause for found in each.findings)]
+        smallest = min(explained or bad, key=lambda each: each.elements)
+        lines += [f"  smallest case: {smallest.case} ({smallest.verdict})"]
+        lines += [f"    {line}" for line in smallest.reason.splitlines()]
+        lines += [f"    {line}" for line in smallest.detail.splitlines()[-TAIL:]]
+        lines += [f"  reproduce: {reproduce(smallest)}"]
     return lines[1:]
 
 
-def _meanings(bad: Sequence[Record]) -> list[str]:
-    """The explanations, most frequent first: the one behind most failures is the likely cause."""
-    words: dict[str, tuple[str, list[str]]] = {}
-    for each in bad:
-        if not each["explanations"]:
-            words.setdefault(each["verdict"], (each["reason"].split("\n")[0], []))
-            words[each["verdict"]][1].append(each["case"])
-        for name, explanation in each["explanations"].items():
-            key = f"{name} {explanation['code']}"
-            words.setdefault(key, (explanation["words"], []))[1].append(each["case"])
+def unproven(report: Report) -> list[str]:
+    """The tensors that no case proves anything of, with why in one of them."""
     lines = []
-    for text, cases in sorted(words.values(), key=lambda item: -len(item[1])):
-        shown = ", ".join(cases[:4]) + (", ..." if len(cases) > 4 else "")
-        lines.append(f"{text}  [{len(cases)}: {shown}]")
+    for layer, variant, name in report.unproven:
+        words = next(
+            found.words
+            for each in report.results
+            if (each.layer, each.variant) == (layer, variant)
+            for found in [*each.findings, Finding("", each.reason or "its cases fail")]
+            if found.tensor in (name, "")
+        )
+        what = f"  {spoken(name)}" if name else ""
+        lines.append(f"{layer}  {variant}{what}: {words}")
     return lines
+
+
+def by_variant(each_of: Iterable[Each]) -> dict[Group, list[Each]]:
+    """By layer and variant, in the order in which they came; a layer's follow one another."""
+    layers: dict[str, dict[str, list[Each]]] = {}
+    for each in each_of:
+        layer, variant, _ = each.key
+        layers.setdefault(layer, {}).setdefault(variant, []).append(each)
+    return {
+        (layer, variant): group
+        for layer, variants in layers.items()
+        for variant, group in variants.items()
+    }
+
+
+def findings(records: Iterable[Record]) -> list[tuple[Finding, str]]:
+    """What is wrong, with the case that shows it.
+
+    A record that does not agree and has no findings counts with its verdict and its reason.
+    """
+    return [
+        (found, each.case)
+        for each in records
+        if not each.agrees
+        for found in each.findings or [Finding(each.verdict, each.reason)]
+    ]
+
+
+def with_cases(
+    found: Iterable[tuple[Finding, str]], key: Callable[[Finding], object]
+) -> list[tuple[Finding, list[str]]]:
+    """Findings with the cases that show them; those of one key are one, an explained one if any."""
+    merged: dict[object, tuple[Finding, list[str]]] = {}
+    for finding, case in found:
+        known, cases = merged.setdefault(key(finding), (finding, []))
+        if finding.cause and not known.cause:
+            merged[key(finding)] = finding, cases
+        if case not in cases:
+            cases.append(case)
+    return list(merged.values())
+
+
+def tensors(records: Iterable[Record], names: Collection[str] | None = None) -> list[Agreement]:
+    """The tensors, all or those of some names, that were held against the layer's reference."""
+    return [
+        tensor
+        for each in records
+        if each.verdict in COMPARED
+        for name, tensor in each.tensors.items()
+        if names is None or name in names
+    ]
+
+
+def worst_of(records: Iterable[Record], names: Collection[str]) -> float | None:
+    """The worst error of some tensors as a fraction of its bound; None without one."""
+    return largest(each.fraction for each in tensors(records, names))
+
+
+def largest(fractions: Iterable[float | None]) -> float | None:
+    """The largest that is known, of which a NaN is the worst; None without one."""
+    known = [each for each in fractions if each is not None]
+    return max(known, key=lambda each: math.inf if math.isnan(each) else each, default=None)
+
+
+def fraction(worst: float | None) -> str:
+    """An error as a fraction of its bound, as it is printed."""
+    if worst is None:
+        return "-"
+    if worst == 0:
+        return "0"
+    return f"{worst:.2g}" if 0.001 <= worst < 1000 else f"{worst:.0e}"
+
+
+def compared(of: Sequence[Agreement]) -> str:
+    """How many elements were compared of how many."""
+    done, size = sum(each.compared for each in of), sum(each.size for each in of)
+    if not of:
+        return "-"
+    return "100 %" if done == size else f"{done:,} of {size:,}"
+
+
+def many(count: int, word: str) -> str:
+    """How many things, in words."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _columns(records: Iterable[Record]) -> Mapping[str, Sequence[str]]:
+    """The columns with errors, and the tensors of each."""
+    names = list(dict.fromkeys(name for each in records for name in each.tensors))
+    if len(names) <= COLUMNS:
+        return {spoken(name): [name] for name in names}
+    gradients = [name for name in names if name != spoken(name)]
+    columns = {"forward": [name for name in names if name not in gradients], "gradient": gradients}
+    return {title: of for title, of in columns.items() if of}
+
+
+def _proved(group: Sequence[Record]) -> bool:
+    """Whether some case proves something of each tensor."""
+    return not Report("", {}, {}, group).unproven
+
+
+def _verdict(group: Sequence[Record]) -> str:
+    """How the cases ended, in words; "agrees" only where all did, and something was computed."""
+    counts = Counter(each.verdict for each in group)
+    idle = [each.reason for each in group if each.verdict == "not run"]
+    weak = counts.pop("unproven", 0)
+    parts = [f"{count} {name}" for name, count in counts.items() if name not in AGREEING]
+    if idle:
+        count = "" if len(idle) == len(group) else f"{len(idle)} "
+        parts.append(f"{count}not run: {idle[0]}")
+    if not parts and weak and not _proved(group):
+        parts.append("unproven")
+    elif not parts and (counts["pass"] or weak):
+        parts.append("agrees")
+    text = ", ".join(parts)
+    if counts["refused"]:
+        words = f"{counts['refused']} refused, as expected"
+        text = f"{text} ({words})" if text else words
+    return text

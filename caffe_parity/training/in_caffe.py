@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from caffe_parity.caffe.client import Caffe, Op
-from caffe_parity.contract import Array32, BadRequest, Shape
-from caffe_parity.training.recipe import LOSS, Arrays, Trajectory
+from caffe_parity.caffe.client import Op
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import Arrays, BadRequest, Shape
+from caffe_parity.training.recipe import LOSS, Trajectory
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,21 @@ class CaffeTraining:
     edits: Mapping[str, Any] = field(default_factory=dict)
 
 
-def initial_parameters(caffe: Caffe, training: CaffeTraining, batch: Arrays) -> dict[str, Array32]:
+def initial_parameters(training: CaffeTraining, batch: Arrays) -> Arrays:
     """What the net's fillers make of the parameters that the solver learns, by name.
 
     A filler is random: with `random_seed` in the solver's text it gives the same numbers each time.
 
     Args:
-        caffe: where.
         training: the net and its solver.
         batch: inputs, of which only the shapes matter.
 
     Raises:
         CaffeError: the net or the solver cannot be built.
+        NoCaffe, InstallError: there is no Caffe.
     """
     ops = _ops(training, batch)
+    caffe = SESSION.running(training.path)
     learned = caffe.request(ops)[-1]["learned"]
     reads: list[Op] = [{"op": "param", "layer": layer, "index": i} for layer, i in learned]
     replies = caffe.request([*ops, *reads])[len(ops) :]
@@ -56,12 +58,11 @@ def initial_parameters(caffe: Caffe, training: CaffeTraining, batch: Arrays) -> 
 
 
 def train_in_caffe(
-    caffe: Caffe, training: CaffeTraining, initial: Arrays, batches: Sequence[Arrays]
+    training: CaffeTraining, initial: Arrays, batches: Sequence[Arrays]
 ) -> Trajectory:
     """Takes one step for each batch.
 
     Args:
-        caffe: where.
         training: the net and its solver.
         initial: the parameters to begin with; those that do not learn may keep their fillers'.
         batches: the inputs of each step; another shape than in the step before reshapes the net.
@@ -70,8 +71,10 @@ def train_in_caffe(
         BadRequest: a batch lacks an input, or the solver learns a parameter that is not in
             `initial`.
         CaffeError: the net or the solver cannot be built, a layer raised, or the process died.
+        NoCaffe, InstallError: there is no Caffe.
     """
     ops = _ops(training, batches[0])
+    caffe = SESSION.running(training.path)
     _check(caffe.request(ops)[-1], initial, batches)
     places = {name: _place(name) for name in initial}
     ops += [{"op": "set_param", **places[name], "array": each} for name, each in initial.items()]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from caffe_parity.contract import Array32
+from caffe_parity.contract import Arrays, Floating
+from caffe_parity.engine.functions import Tensors
 from caffe_parity.engine.threads import one_thread
 
-Tensors = dict[str, torch.Tensor]
-Arrays = Mapping[str, Array32]
-Floats = npt.NDArray[np.floating[Any]]
-State = dict[str, Floats]
+State = dict[str, Floating]
 """One step: LOSS, and each parameter by name after the step."""
 
 Trajectory = list[State]

@@ -12,145 +12,111 @@ two say nothing of each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from caffe_parity.contract import (
-    TENSORS,
-    Array64,
-    Bound,
-    Case,
-    Expectation,
-    Inputs,
-    Result,
-    Run,
-    Variant,
-)
-from caffe_parity.engine.judge import Outcome, Prepared, compared, judge, prepared
+from caffe_parity import Bound, Case, Layer, Port
+from caffe_parity.contract import Expected, Observation, Tensors, VariantFailure
+from caffe_parity.engine.judge import Planned, observed, plan_of, record_of, variant_of
+from caffe_parity.report.record import Record
+from parity_tests.answers import expected_of
 from parity_tests.recorded.variants import RecordedVariant
-from reference.layers import LAYERS
 
 AGAINST = "-vs-caffe"
 """What the name of a port ends in where it is held against Caffe."""
 
 
-@lru_cache(maxsize=1)  # the variants of a case follow one another
-def doubled(layer: str, case: Case) -> Bound:
-    """Twice the bound of a case."""
-    bound = prepared(layer, case).bound
-    return Bound(
-        {name: 2 * each for name, each in bound.worst.items()},
-        {name: 2 * each for name, each in bound.typical.items()},
-    )
-
-
-def against(about: Mapping[str, Any], layer: str, case: Case, run: Run, caffe: Result) -> Outcome:
-    """The verdict on a run whose truth is a result of Caffe's.
+def judged(layer: Layer, name: str, case: Case) -> Iterator[Record]:
+    """The verdict on a variant against the reference, and that on a port against Caffe's results.
 
     Args:
-        about: the layer, the variant and the case, by which the outcome is named.
-        layer: what both compute.
-        case: the case.
-        run: what is judged.
-        caffe: what Caffe computed.
-    """
-    data = prepared(layer, case)
-    bound = doubled(layer, case)
-    # A diff that Caffe did not compute is None: nothing to compare with.
-    expected = {name: _comparable(caffe.tensors()[name], bound.worst[name]) for name in TENSORS}
-    loss = expected["loss"]
-    assert loss is not None
-    truth = Result(loss, expected["dx1"], expected["dx2"])
-    wanted = Prepared(data.inputs, data.other, data.larger, truth, bound)
-    return compared(dict(about), LAYERS[layer], case, wanted, run)
-
-
-def _comparable(tensor: npt.NDArray[np.floating] | None, bound: Array64) -> Array64 | None:
-    """Caffe's tensor in float64; a number for its infinities where both are right.
-
-    `engine.compare` takes any number and either infinity for a number with an infinite bound.
-    """
-    if tensor is None:
-        return None
-    expected = np.asarray(tensor, np.float64)
-    free = np.isposinf(bound) & np.isinf(expected)
-    return np.where(free, 0.0, expected) if free.any() else expected
-
-
-class _Watched:
-    """A variant that keeps its last run; implements `caffe_parity.contract.Variant`."""
-
-    def __init__(self, variant: Variant) -> None:
-        self.variant = variant
-        self.name, self.layer = variant.name, variant.layer
-        self.last: Run | None = None
-
-    def expects(self, case: Case) -> Expectation | None:
-        return self.variant.expects(case)
-
-    def cannot_run(self) -> str | None:
-        return self.variant.cannot_run()
-
-    def run(self, case: Case, inputs: Inputs, other: Inputs, larger: Inputs) -> Run:
-        self.last = self.variant.run(case, inputs, other, larger)
-        return self.last
-
-
-def judged(variant: Variant, case: Case, recorded: Sequence[RecordedVariant]) -> Iterator[Outcome]:
-    """The verdict against the reference, and for a port that against what Caffe computed.
-
-    Args:
-        variant: a port, or one of the recorded variants.
+        layer: with the recorded variants that a port is held against.
+        name: of the variant.
         case: what it computes.
-        recorded: what there is to hold a port against; those of its layer are used.
+
+    Raises:
+        BadRequest: it cannot be compared.
     """
-    watched = _Watched(variant)
-    outcome = judge(watched, case)
-    yield outcome
-    if isinstance(variant, RecordedVariant):
+    obstacle = variant_of(layer, name).cannot_run()
+    if obstacle:
+        yield Record(layer.name, name, case.name, "not run", obstacle)
         return
-    beside: Outcome | None = replace(outcome, variant=variant.name + AGAINST, seconds=0.0)
-    if watched.last is not None:
-        beside = _against_caffe(outcome, case, watched.last, recorded)
-    if beside is not None and beside.verdict != "not run":
-        yield beside
+    ready = plan_of(layer, name, case)
+    seen, seconds = observed(ready)
+    yield replace(record_of(ready, seen), seconds=seconds)
+    if isinstance(ready.variant, Port):
+        beside = [_beside(ready, seen, *each) for each in results(layer, case).items()]
+        if beside:
+            yield _one(beside)
 
 
-def _against_caffe(
-    about: Outcome, case: Case, run: Run, recorded: Sequence[RecordedVariant]
-) -> Outcome | None:
-    """The verdict on a run against every different result of its layer, if there is any."""
-    name = about.variant + AGAINST
-    fields = {"layer": about.layer, "variant": name, "case": about.case, "size": about.size}
-    alike: dict[tuple[str | None, ...], list[RecordedVariant]] = {}
-    for variant in recorded:
-        recording = variant.recordings.get(case.name) if variant.layer == about.layer else None
+@lru_cache(maxsize=1)  # the ports of a case follow one another
+def results(layer: Layer, case: Case) -> Mapping[str, Expected]:
+    """The results of a layer's recorded variants as truths, by the names of those that are alike.
+
+    The bound is twice that of the case; who does not claim to compute the layer is left out.
+    """
+    alike: dict[tuple[str | None, ...], list[str]] = {}
+    recorded = {k: v for k, v in layer.variants.items() if isinstance(v, RecordedVariant)}
+    for name, variant in recorded.items():
+        recording = variant.recordings.get(case.name)
         if recording and not recording.refusal and not recording.expectation:
-            alike.setdefault(tuple(recording.digests.values()), []).append(variant)
-    outcomes = []
-    for same in alike.values():
-        outcome = against(fields, about.layer, case, run, same[0].result(case.name))
-        names = ", ".join(each.name for each in same)
-        outcomes.append(replace(outcome, reason=_beside(names, outcome.reason)))
-    if not outcomes:
-        return None
-    bad = [each for each in outcomes if not each.agrees]
-    worst = {
-        name: max(
-            (each.tensors[name] for each in outcomes if name in each.tensors),
-            key=lambda agreement: (not agreement.agrees, agreement.fraction),
-        )
-        for name in TENSORS
-        if any(name in each.tensors for each in outcomes)
+            alike.setdefault(tuple(recording.digests.values()), []).append(name)
+    if not alike:
+        return {}
+    bound = doubled(layer, case)
+    return {
+        ", ".join(names): as_truth(recorded[names[0]].computed(case.name), bound)
+        for names in alike.values()
     }
-    reason = "\n".join(each.reason for each in bad)
-    return replace(bad[0] if bad else outcomes[0], tensors=worst, reason=reason)
 
 
-def _beside(names: str, reason: str) -> str:
-    return f"beside the recorded {names}: {reason}" if reason else ""
+def doubled(layer: Layer, case: Case) -> Bound:
+    """Twice the bound of a case."""
+    bound = expected_of(layer, case).bound
+    worst, typical = (
+        {name: 2 * each for name, each in tensors.items()}
+        for tensors in (bound.worst, bound.typical)
+    )
+    return Bound(worst, typical)
+
+
+def as_truth(caffe: Tensors, bound: Bound) -> Expected:
+    """What Caffe computed as the truth; a gradient that it did not compute is not asked for.
+
+    An infinity with an infinite bound becomes a number: with that bound, `engine.compare` takes
+    any number and either infinity for it.
+    """
+    truth = {}
+    for name, tensor in caffe.items():
+        if tensor is not None:
+            free = np.isposinf(bound.worst[name]) & np.isinf(tensor)
+            truth[name] = np.where(free, 0.0, tensor.astype(np.float64))
+    return Expected(truth, bound)
+
+
+def _beside(
+    ready: Planned, seen: Observation | VariantFailure, names: str, caffe: Expected
+) -> Record:
+    """The verdict on what was seen of a port, with a result of Caffe's as the truth."""
+    assert isinstance(ready.variant, Port)
+    port = replace(ready.variant, gradcheck=False)  # Caffe has no say in that
+    asked = replace(ready.question, expected=[caffe])
+    other = replace(ready, name=ready.name + AGAINST, variant=port, question=asked)
+    record = record_of(other, seen)
+    if not record.wrong:
+        return record
+    return replace(record, reason=f"beside the recorded {names}: {record.reason}")
+
+
+def _one(records: list[Record]) -> Record:
+    """One record for all results of Caffe's, of which most are alike: it agrees where each does."""
+    some = [each for each in records if each.wrong] or [e for e in records if not e.weak]
+    some = some or records
+    every = [pair for each in records for pair in each.tensors.items()]
+    last = dict(sorted(every, key=lambda pair: (pair[1].wrong > 0, pair[1].fraction)))
+    reason = "\n".join(each.reason for each in some if each.reason)
+    return replace(some[0], tensors={**dict(every), **last}, reason=reason)

@@ -5,9 +5,10 @@ Three files in one folder, all of them data:
 `corpus.json`
     {"schema", "provenance", "cases", "tensors", "recordings", "left_out"}. A case has its fields
     and the digests of its inputs, which are made again from the seed. A recording has a layer, a
-    variant and a case, and either the digests of its tensors (null: Caffe computed none) or what
-    Caffe said when it refused. A tensor lies in the values as `stored`, its shape with the axes
-    along which it is constant cut to one, from the index `at` on, negated where `negated` is true.
+    variant and a case, and either the digests of its loss, dx1 and dx2 (null: Caffe computed none)
+    or what Caffe said when it refused. A tensor lies in the values as `stored`, its shape with the
+    axes along which it is constant cut to one, from the index `at` on, negated where `negated` is
+    true.
 `values.npz`
     One float32 array `values`, of one axis.
 `SHA256SUMS.txt`
@@ -32,12 +33,14 @@ from typing import Any
 
 import numpy as np
 
-from caffe_parity.contract import TENSORS, Array32, Case, Expectation
-from reference import fills
+from caffe_parity import Case, Expectation, ParityError
+from caffe_parity.contract import GRADIENT, Array32, spoken
 
 SCHEMA = "parity-corpus-1"
 FOLDER = Path(__file__).with_name("corpus")
 INDEX, VALUES, SUMS = "corpus.json", "values.npz", "SHA256SUMS.txt"
+INPUTS = ("x1", "x2")
+TENSORS = ("loss", *(GRADIENT + name for name in INPUTS))
 
 LARGEST_STORED = 1 << 18
 """Elements of a tensor that are kept at most, 1 MiB; what is larger is left out, and named."""
@@ -47,7 +50,7 @@ SIGN = np.uint32(1 << 31)
 RECORD_AGAIN = "to do: get its files again, or record them anew where a Caffe runs: tox -e record"
 
 
-class Damaged(Exception):
+class Damaged(ParityError):
     """The corpus cannot be used; the message says which file or tensor is wrong, and how."""
 
 
@@ -56,7 +59,7 @@ class Recording:
     """What one Caffe variant did with one case.
 
     Attributes:
-        digests: of each tensor by name; None for a diff that Caffe did not compute.
+        digests: of each of `TENSORS`; None for a gradient that Caffe did not compute.
         refusal: what Caffe said when it refused; "" where it computed.
         expectation: what the variant claims about the case, if it does not simply compute it.
     """
@@ -110,23 +113,24 @@ def digest(array: Array32) -> str:
 
 def described(case: Case) -> dict[str, Any]:
     """A case as JSON data: its fields but the name, and the digests of its inputs."""
-    made = fills.inputs(case)
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(case)))  # tuples become lists
-    del fields["name"]
-    return {**fields, "x1": digest(made.x1), "x2": digest(made.x2)}
+    arrays = case.arrays(case)
+    return {
+        **{f"{name}_shape": list(case.shapes[name]) for name in INPUTS},
+        "fill": case.fill,
+        "seed": case.seed,
+        "loss_weight": case.loss_weight,
+        "propagate_down": [name in case.gradients for name in INPUTS],
+        "sharing": case.sharing,
+        **{name: digest(arrays[name]) for name in INPUTS},
+    }
 
 
 def drifted(case: Case, recorded: Mapping[str, Any]) -> str:
     """What differs between a case of this suite and the one that was recorded; "" if nothing."""
-    now = described(case)
-    names = [name for name in now if now[name] != recorded.get(name)]
-    inputs = [name for name in names if name in ("x1", "x2")]
-    if names == inputs:
-        words = f"{case.name}: the same seed makes other numbers for {' and '.join(inputs)}"
-        return words if inputs else ""
-    fields = [name for name in names if name not in inputs]
-    changes = [f"{name} is {now[name]}, was {recorded.get(name)}" for name in fields]
-    return f"{case.name}: {'; '.join(changes)}"
+    changed = {k: v for k, v in described(case).items() if v != recorded.get(k)}
+    fields = [f"{k} is {v}, was {recorded.get(k)}" for k, v in changed.items() if k not in INPUTS]
+    words = "; ".join(fields) or f"the same seed makes other numbers for {' and '.join(changed)}"
+    return f"{case.name}: {words}" if changed else ""
 
 
 def _bits(array: Array32) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -150,48 +154,36 @@ def packed(corpus: Corpus) -> dict[str, bytes]:
     end = 0
     for name, array in corpus.tensors.items():
         piece = collapsed(array)
-        minus = (_bits(piece) ^ SIGN).tobytes()
         entry: dict[str, Any] = {"shape": list(array.shape), "stored": list(piece.shape)}
-        if minus in places:
-            entry |= {"at": places[minus], "negated": True}
+        minus = places.get((_bits(piece) ^ SIGN).tobytes())
+        if minus is not None:
+            entry |= {"at": minus, "negated": True}
         else:
-            if piece.tobytes() not in places:
-                places[piece.tobytes()] = end
+            entry["at"] = places.setdefault(piece.tobytes(), end)
+            if entry["at"] == end:
                 pieces.append(piece.reshape(-1))
                 end += piece.size
-            entry |= {"at": places[piece.tobytes()]}
         tensors[name] = entry
     values = io.BytesIO()
     np.savez_compressed(values, values=np.concatenate(pieces).astype("<f4"))
-    files = {
-        INDEX: _json(
-            {
-                "schema": SCHEMA,
-                "provenance": corpus.provenance,
-                "cases": corpus.cases,
-                "tensors": tensors,
-                "recordings": [_entry(each) for each in corpus.recordings],
-                "left_out": [asdict(each) for each in corpus.left_out],
-            }
-        ),
-        VALUES: values.getvalue(),
+    index = {
+        "schema": SCHEMA,
+        "provenance": corpus.provenance,
+        "cases": corpus.cases,
+        "tensors": tensors,
+        "recordings": [_entry(each) for each in corpus.recordings],
+        "left_out": [asdict(each) for each in corpus.left_out],
     }
+    files = {INDEX: _json(index), VALUES: values.getvalue()}
     sums = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()]
     return {**files, SUMS: "".join(sums).encode()}
 
 
 def _entry(recording: Recording) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "layer": recording.layer,
-        "variant": recording.variant,
-        "case": recording.case,
-        **recording.digests,
-    }
-    if recording.refusal:
-        entry["refusal"] = recording.refusal
-    if recording.expectation:
-        entry["expectation"] = asdict(recording.expectation)
-    return entry
+    entry = asdict(recording)
+    digests = {spoken(name): key for name, key in entry.pop("digests").items()}
+    optional = {name: each for name in ("refusal", "expectation") if (each := entry.pop(name))}
+    return {**entry, **digests, **optional}
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
@@ -229,17 +221,14 @@ def load(folder: Path = FOLDER) -> Corpus:
     files = _trusted(folder)
     try:
         content = json.loads(files[INDEX])
-        schema = content.get("schema")
-        if schema != SCHEMA:
-            raise Damaged(f"{folder / INDEX} has the schema {schema!r}; this suite reads {SCHEMA}")
+        if content.get("schema") != SCHEMA:
+            words = f"has the schema {content.get('schema')!r}; this suite reads {SCHEMA}"
+            raise Damaged(f"{folder / INDEX} {words}")
         values = _values(folder / VALUES, files[VALUES])
-        tensors = {
-            name: _unpacked(name, entry, values) for name, entry in content["tensors"].items()
-        }
         corpus = Corpus(
             provenance=dict(content["provenance"]),
             cases={name: dict(each) for name, each in content["cases"].items()},
-            tensors=tensors,
+            tensors={k: _unpacked(k, each, values) for k, each in content["tensors"].items()},
             recordings=tuple(_recording(each) for each in content["recordings"]),
             left_out=tuple(Omission(**each) for each in content["left_out"]),
         )
@@ -296,15 +285,11 @@ def _unpacked(name: str, entry: Mapping[str, Any], values: Array32) -> Array32:
 
 
 def _recording(entry: Mapping[str, Any]) -> Recording:
-    claimed = entry.get("expectation")
-    return Recording(
-        layer=entry["layer"],
-        variant=entry["variant"],
-        case=entry["case"],
-        digests={} if entry.get("refusal") else {name: entry[name] for name in TENSORS},
-        refusal=entry.get("refusal", ""),
-        expectation=Expectation(**claimed) if claimed else None,
-    )
+    claimed, refusal = entry.get("expectation"), entry.get("refusal", "")
+    digests = {} if refusal else {name: entry[spoken(name)] for name in TENSORS}
+    expectation = Expectation(**claimed) if claimed else None
+    who = entry["layer"], entry["variant"], entry["case"]
+    return Recording(*who, digests, refusal, expectation)
 
 
 def _must_hold_together(corpus: Corpus) -> None:
@@ -316,21 +301,17 @@ def _must_hold_together(corpus: Corpus) -> None:
     seen: set[str] = set()
     for recording in corpus.recordings:
         case = corpus.cases[recording.case]
-        shapes = {"loss": [], "dx1": case["x1_shape"], "dx2": case["x2_shape"]}
+        shapes = {"loss": [], **{GRADIENT + each: case[f"{each}_shape"] for each in INPUTS}}
         for name, key in recording.digests.items():
             if key is None:
                 if name == "loss":
                     raise Damaged(f"{recording} has no loss in the corpus")
                 continue
-            array = corpus.tensors[key]
+            array, what = corpus.tensors[key], f"{spoken(name)} of {recording}"
             if list(array.shape) != shapes[name]:
-                raise Damaged(
-                    f"{name} of {recording} has shape {array.shape} in the corpus, "
-                    f"and the case asks for {tuple(shapes[name])}"
-                )
+                words = f"{array.shape} in the corpus, and the case asks for {tuple(shapes[name])}"
+                raise Damaged(f"{what} has shape {words}")
             if key not in seen and digest(array) != key:
-                raise Damaged(
-                    f"{name} of {recording} is not what was recorded: its digest is "
-                    f"{digest(array)[:16]}..., not {key[:16]}...\n{RECORD_AGAIN}"
-                )
+                words = f"its digest is {digest(array)[:16]}..., not {key[:16]}..."
+                raise Damaged(f"{what} is not what was recorded: {words}\n{RECORD_AGAIN}")
             seen.add(key)

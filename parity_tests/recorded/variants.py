@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from caffe_parity.contract import (
-    PASSES,
-    TENSORS,
-    Array32,
-    Case,
-    Expectation,
-    Inputs,
-    Pass,
-    Result,
-    Run,
-    VariantFailure,
-)
+from caffe_parity import Case, Expectation
+from caffe_parity.contract import Array32, Observation, Outline, Plan, Tensors, VariantFailure
+from caffe_parity.engine.plan import FIRST
 from parity_tests.recorded.corpus import Corpus, Recording
-
-FIRST = next(iter(PASSES))
-"""The pass that is recorded; when it was, the others had the same bits."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +16,10 @@ class RecordedVariant:
     """What one Caffe variant did, read from a corpus; implements `caffe_parity.contract.Variant`.
 
     Attributes:
-        name, layer: of the variant that was recorded.
         recordings: by the name of the case.
         tensors: of the corpus, by their digests.
     """
 
-    name: str
-    layer: str
     recordings: Mapping[str, Recording]
     tensors: Mapping[str, Array32]
 
@@ -46,31 +31,33 @@ class RecordedVariant:
         """Nothing keeps it from being read."""
         return None
 
-    def run(self, case: Case, inputs: Inputs, other: Inputs, larger: Inputs) -> Run:
-        """The recorded pass.
+    def outline(self, case: Case, with_params: bool) -> Outline:
+        """One loss."""
+        return Outline(("loss",), ("loss",))
+
+    def observe(self, plan: Plan) -> Observation:
+        """What was recorded: the first pass, whose bits the others had as well.
 
         Raises:
             VariantFailure: Caffe refused.
         """
-        refusal = self.recordings[case.name].refusal
+        refusal = self.recordings[plan.case.name].refusal
         if refusal:
             raise VariantFailure("crash", refusal)
-        return Run((Pass(FIRST, PASSES[FIRST], self.result(case.name)),))
+        return Observation({FIRST: self.computed(plan.case.name)})
 
-    def result(self, case: str) -> Result:
+    def computed(self, case: str) -> Tensors:
         """What Caffe computed for a case of that name, which it did not refuse."""
-        keys = self.recordings[case].digests
-        loss, dx1, dx2 = (self.tensors[key] if (key := keys[name]) else None for name in TENSORS)
-        assert loss is not None
-        return Result(loss, dx1, dx2)
+        digests = self.recordings[case].digests
+        return {name: None if key is None else self.tensors[key] for name, key in digests.items()}
 
 
-def recorded_variants(corpus: Corpus) -> list[RecordedVariant]:
-    """Every variant of a corpus, in the order in which they were recorded."""
-    found: dict[tuple[str, str], dict[str, Recording]] = {}
+def recorded_variants(corpus: Corpus) -> dict[str, dict[str, RecordedVariant]]:
+    """Every variant of a corpus: by layer and name, in the order in which they were recorded."""
+    found: dict[str, dict[str, dict[str, Recording]]] = {}
     for each in corpus.recordings:
-        found.setdefault((each.layer, each.variant), {})[each.case] = each
-    return [
-        RecordedVariant(name, layer, recordings, corpus.tensors)
-        for (layer, name), recordings in found.items()
-    ]
+        found.setdefault(each.layer, {}).setdefault(each.variant, {})[each.case] = each
+    return {
+        layer: {name: RecordedVariant(of, corpus.tensors) for name, of in variants.items()}
+        for layer, variants in found.items()
+    }

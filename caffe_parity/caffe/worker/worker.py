@@ -16,9 +16,8 @@ Messages
     {"error": ...}, with --gpu also of kind "no cuda" (this Caffe has none) or "no device".
     Each request is {"free": offset, "ops": [op, ...]}; the reply is {"results": [result, ...]}, one
     for each op, or {"error": {"kind", "message", "traceback", "op"}} for the first that failed:
-    kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe), "spoilt"
-    (a layer wrote into its bottom), "request" (the request itself is wrong). The end of the request
-    pipe ends the worker.
+    kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe), "request"
+    (the request itself is wrong). The end of the request pipe ends the worker.
 
 Arrays
     {"offset", "shape"}: float32, C order, in the arrays file. A request's arrays lie below
@@ -51,23 +50,30 @@ Ops
         of a SolverParameter says of nets, tests, snapshots and output is left out. The result has
         also "learned": the params whose lr_mult is not 0, of shared ones the first.
     {"op": "step"}                               one iteration of the solver
+    {"op": "weigh", "factor"}                    the losses' diffs are so many times their weights
     {"op": "total"}                              result {"array"}: what a forward minimises, the sum
         of all losses with their weights, of the last one
     {"op": "describe", "text"}
-        What a net is, without building it: {"inputs": {blob: shape}, "losses": [blob, ...],
-        "outputs": [blob, ...], "layers": [[name, type], ...]}. Outputs are tops that nobody reads.
+        What a net is, without building it: {"inputs": {blob: shape}, "losses": [top, ...], those
+        with a loss weight, "outputs": [blob, ...], "layers": [[name, type], ...],
+        "in_place": [blob, ...], "modules": [name, ...]}. Outputs are tops that nobody reads; blobs
+        in place are a bottom and a top of one layer; modules are those of Python layers.
     {"op": "reshape", "shapes": {input: shape}}
     {"op": "set", "blob", "array"}               writes an input's data
     {"op": "set_diff", "blob", "array"}          writes a diff, such as that of an output
+    {"op": "fill_diff", "blob", "value"}         fills a diff
     {"op": "forward"}, {"op": "backward"}        result {"seconds"}
-    {"op": "poison", "value"}                    fills every diff but those of the losses
+    {"op": "poison", "value"}                    fills every diff that Caffe's own backward writes:
+        a blob that several layers read is copied by Split, whose backward adds the diffs of all the
+        copies, also of those whose readers take no part in it; they are 0, and stay so
     {"op": "data", "blob"}, {"op": "diff", "blob"}   result {"array"}
     {"op": "param", "layer", "index"}            result {"array"}: a parameter blob's data
     {"op": "set_param", "layer", "index", "array"}   writes it
     {"op": "param_diff", "layer", "index"}       result {"array"}
     {"op": "clear_params"}                       parameter diffs are added to: sets them to 0
-    {"op": "loss"}                               result {"array"}: the data of the first loss; an
-        error when what was set does not stand there any more: a layer wrote into its bottom
+    {"op": "loss"}                               result {"array"}: the data of the first loss
+    {"op": "changed"}                            result {"blobs": [name, ...]}: of what was set,
+        parameters (LAYER[INDEX]) too, what does not stand there any more: a layer wrote into it
     {"op": "maps"}                               result {"libraries": [path, ...]} that are loaded
     {"op": "memory"}                             result {"free", "total"}: bytes on the device
     {"op": "time", "budget"}                     result {"seconds": [number, ...]}: of a forward and
@@ -108,10 +114,6 @@ class NoCuda(Exception):
 
 class NoDevice(Exception):
     """The driver offers no CUDA device; the message says what it said."""
-
-
-class SpoiltInput(Exception):
-    """A layer wrote into its bottom; the message names the blob."""
 
 
 class Arrays:
@@ -157,8 +159,10 @@ class Worker:
         self.solver = None
         self.sources = {}  # input -> the blob that its data is written to
         self.losses = []
+        self.weights = {}  # top -> its loss weight
+        self.written = []  # the blobs whose diffs a backward writes
         self.libraries = set()
-        self.given = {}  # input -> what was set
+        self.given = {}  # input or parameter -> its blob, and what was set
         self.pid = os.getpid()
 
     def run(self, request):
@@ -194,7 +198,7 @@ class Worker:
             try:
                 ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
             except OSError as error:
-                raise RequestError(
+                raise NetError(
                     "the compiled layer does not fit this Caffe (%s); build it anew, with the "
                     "headers, the compiler and the libraries of this very Caffe" % error
                 )
@@ -204,6 +208,7 @@ class Worker:
     def op_net(self, text, edits=None, path=()):
         proto = self.prepared(text, edits, path)
         self.net = built(lambda file: self.caffe.Net(file, self.caffe.TRAIN), proto)
+        self.written = written(proto, self.net)
         return self.described_net(proto)
 
     def op_solver(self, solver, text, edits=None, path=()):
@@ -212,6 +217,7 @@ class Worker:
         parameter.train_net_param.CopyFrom(proto)
         self.solver = built(self.caffe.get_solver, parameter)
         self.net = self.solver.net
+        self.written = written(proto, self.net)
         return dict(self.described_net(proto), learned=learned(proto, self.net))
 
     def prepared(self, text, edits, path):
@@ -220,10 +226,11 @@ class Worker:
         self.given = {}
         proto = parsed(text)
         self.sources, self.losses = edited(proto, edits or {})
+        added = weights_of(parsed(edits["append"])) if edits and "append" in edits else {}
+        self.weights = {k: each for k, each in weights_of(proto).items() if k not in added}
         for folder in path:
             if folder not in sys.path:
                 sys.path.insert(0, folder)
-        self.in_place = any(set(layer.top) & set(layer.bottom) for layer in proto.layer)
         return proto
 
     def described_net(self, proto):
@@ -251,9 +258,19 @@ class Worker:
             if layer.type == "Input"
             for index, top in enumerate(layer.top)
         }
-        losses = [top for layer in proto.layer if is_loss(layer) for top in layer.top]
+        losses = list(weights_of(proto))
         layers = [[layer.name, layer.type] for layer in proto.layer]
-        return {"inputs": inputs, "losses": losses, "outputs": outputs(proto), "layers": layers}
+        in_place = sorted(
+            {blob for layer in proto.layer for blob in layer.top if blob in layer.bottom}
+        )
+        return {
+            "inputs": inputs,
+            "losses": losses,
+            "outputs": outputs(proto),
+            "layers": layers,
+            "in_place": sorted(in_place),
+            "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
+        }
 
     def op_reshape(self, shapes):
         for name, shape in shapes.items():
@@ -269,7 +286,7 @@ class Worker:
                 "input %r has shape %s, the array %s" % (blob, tuple(target.shape), value.shape)
             )
         target.data[...] = value
-        self.given[blob] = value
+        self.given[blob] = (self.blob(blob), value)
         return {}
 
     def op_set_diff(self, blob, array):
@@ -279,6 +296,10 @@ class Worker:
                 "blob %r has shape %s, the array %s" % (blob, tuple(target.shape), value.shape)
             )
         target.diff[...] = value.reshape(tuple(target.shape))
+        return {}
+
+    def op_fill_diff(self, blob, value):
+        self.blob(blob).diff[...] = value
         return {}
 
     def op_forward(self):
@@ -298,14 +319,20 @@ class Worker:
         return {}
 
     def op_total(self):
-        blobs = [self.blob(name) for name in self.losses]
-        total = sum(np.vdot(blob.data.astype(np.float64), blob.diff) for blob in blobs)
+        total = sum(
+            weight * self.blob(name).data.sum(dtype=np.float64)
+            for name, weight in self.weights.items()
+        )
         return {"array": self.arrays.write(np.array(total, np.float32))}
 
+    def op_weigh(self, factor):
+        for name, weight in self.weights.items():
+            self.blob(name).diff[...] = factor * weight
+        return {}
+
     def op_poison(self, value):
-        for name, blob in self.net.blobs.items():
-            if name not in self.losses:
-                blob.diff[...] = value
+        for name in self.written:
+            self.net.blobs[name].diff[...] = value
         return {}
 
     def op_data(self, blob):
@@ -331,6 +358,7 @@ class Worker:
                 % (layer, index, tuple(target.shape), value.shape)
             )
         target.data[...] = value
+        self.given["%s[%d]" % (layer, index)] = (target, value)
         return {}
 
     def op_param_diff(self, layer, index):
@@ -341,19 +369,13 @@ class Worker:
         return {}
 
     def op_loss(self):
-        # Only here, because reading a blob costs a transfer from the device. A net with layers that
-        # work in place may change what it was given.
-        for name, value in {} if self.in_place else self.given.items():
-            data = self.blob(name).data
-            if data.shape != value.shape:  # the net was reshaped after it was set
-                continue
-            changed = (data != value) & ~(np.isnan(data) & np.isnan(value))
-            if changed.any():
-                raise SpoiltInput(
-                    "a layer wrote into its bottom %r: %d of %d elements are not what was given"
-                    % (name, changed.sum(), changed.size)
-                )
         return self.op_data(self.losses[0])
+
+    def op_changed(self):
+        # Asked for, and not always looked at, because reading a blob costs a transfer from a GPU.
+        return {
+            "blobs": [name for name, (blob, value) in self.given.items() if differ(blob, value)]
+        }
 
     def op_maps(self):
         return {"libraries": mapped_libraries()}
@@ -386,6 +408,14 @@ class Worker:
         if name not in self.net.blobs:
             raise RequestError("the net has no blob %r; it has %s" % (name, list(self.net.blobs)))
         return self.net.blobs[name]
+
+
+def differ(blob, value):
+    """Whether a blob holds other numbers than were set; not where it was reshaped since."""
+    data = blob.data
+    if data.shape != value.shape or np.array_equal(data, value):
+        return False
+    return not np.all((data == value) | (np.isnan(data) & np.isnan(value)))
 
 
 def unnamed_file():
@@ -439,6 +469,58 @@ def solver_parameter(text):
     return solver
 
 
+def written(proto, net):
+    """The blobs whose diffs a backward of the net writes, as Net::Init finds them (net.cpp).
+
+    Forward through the layers: a blob needs a gradient where something learned is below it. Then
+    back: of the layers those count that are under a loss, and whose tops get a gradient. A Crop is
+    asked for the diff of the blob that gives its shape, and writes none (crop_layer.cpp).
+    """
+    layers = {layer.name: layer for layer in proto.layer}
+    names, blobs = list(net._layer_names), list(net._blob_names)
+    ids = range(len(names))
+    bottoms = [[blobs[each] for each in net._bottom_ids(i)] for i in ids]
+    tops = [[blobs[each] for each in net._top_ids(i)] for i in ids]
+    needed, wants, works = set(), [], []
+    for i in ids:
+        layer = layers.get(names[i])  # None for a Split, which Caffe inserts
+        asked = list(layer.propagate_down) if layer else []
+        wants.append(asked or [blob in needed or proto.force_backward for blob in bottoms[i]])
+        rates = [spec.lr_mult for spec in layer.param] if layer else []
+        params = len(net.params.get(names[i], ()))
+        learns = any(rates[:params]) or params > len(rates)
+        works.append(learns or any(blob in needed for blob in bottoms[i]) or any(wants[i]))
+        needed = needed.difference(tops[i]) | set(tops[i] if works[i] else ())
+    with_loss = weights_of(proto)
+    under_loss, skipped, found = set(), set(), []
+    for i in reversed(ids):
+        layer = layers.get(names[i])
+        own = with_loss.keys() & set(layer.top if layer else bottoms[i])
+        contributes = bool(own) or any(blob in under_loss for blob in tops[i])
+        if works[i] and all(blob in skipped for blob in tops[i]):
+            works[i], wants[i] = False, [False] * len(bottoms[i])
+        unread = 1 if layer and layer.type == "Crop" else None
+        for place, (blob, wanted) in enumerate(zip(bottoms[i], wants[i])):
+            if contributes:
+                under_loss.add(blob)
+            if contributes and wanted:
+                found += [blob] if works[i] and place != unread else []
+            else:
+                skipped.add(blob)
+    return found
+
+
+def weights_of(proto):
+    """The loss weights that are not 0, by top; of a *Loss layer, its first top has 1 by default."""
+    found = {}
+    for layer in proto.layer:
+        usual = [1.0] if layer.type.endswith("Loss") else []
+        for top, weight in zip(layer.top, layer.loss_weight or usual):
+            if weight:
+                found[top] = weight
+    return found
+
+
 def owned(proto, net):
     """The parameters that are set from outside, as layer, index and lr_mult; shared ones once."""
     names = set()
@@ -460,7 +542,11 @@ def learned(proto, net):
 
 
 def parsed(text):
-    """A NetParameter from prototxt text; Caffe itself would abort on a malformed one."""
+    """The net that Caffe builds from prototxt text in phase TRAIN, before it inserts Splits.
+
+    Caffe itself would abort on a malformed text. What it upgrades when it reads a file is upgraded,
+    layers of other phases and stages are left out, and a loss without a top gets one.
+    """
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
 
@@ -470,14 +556,93 @@ def parsed(text):
     except text_format.ParseError as error:
         raise NetError("not a valid net prototxt: %s" % error)
     if proto.layers:
-        raise NetError(
-            "a net in the format before Caffe 1.0 (`layers`, not `layer`): "
-            "convert it with Caffe's upgrade_net_proto_text first"
-        )
+        if proto.layer:
+            raise NetError(
+                "`layers` and `layer` in one net, which Caffe itself refuses: choose one"
+            )
+        upgrade(proto)
     if not proto.layer:
         raise NetError("the net has no layer")
     modernise_inputs(proto)
+    kept = [layer for layer in proto.layer if included(layer, proto.state)]
+    if not kept:
+        raise NetError("the net has no layer in phase TRAIN")
+    del proto.layer[:]
+    proto.layer.extend(kept)
+    for layer in proto.layer:
+        del layer.include[:], layer.exclude[:]
+        if layer.type.endswith("Loss") and not layer.top:
+            taken = {top for each in proto.layer for top in each.top}
+            layer.top.append("(automatic)" if "(automatic)" not in taken else layer.name)
     return proto
+
+
+def included(layer, state):
+    """Whether a layer is in the net in phase TRAIN, as Net::FilterNet decides it (net.cpp)."""
+    if layer.include:
+        return any(met(rule, state) for rule in layer.include)
+    return not any(met(rule, state) for rule in layer.exclude)
+
+
+def met(rule, state):
+    """Whether the net's state meets a rule: Net::StateMeetsRule, in phase TRAIN."""
+    stages = set(state.stage)
+    return (
+        (not rule.HasField("phase") or rule.phase == 0)  # caffe.proto: TRAIN = 0
+        and (not rule.HasField("min_level") or state.level >= rule.min_level)
+        and (not rule.HasField("max_level") or state.level <= rule.max_level)
+        and stages.issuperset(rule.stage)
+        and stages.isdisjoint(rule.not_stage)
+    )
+
+
+OTHER_NAMES = {
+    "BNLL": "BNLL",
+    "EUCLIDEAN_LOSS": "EuclideanLoss",
+    "HDF5_DATA": "HDF5Data",
+    "HDF5_OUTPUT": "HDF5Output",
+    "IM2COL": "Im2col",
+    "INFOGAIN_LOSS": "InfogainLoss",
+    "LRN": "LRN",
+    "MVN": "MVN",
+    "RELU": "ReLU",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss",
+    "TANH": "TanH",
+    "ABSVAL": "AbsVal",
+    "ARGMAX": "ArgMax",
+}
+"""The types of V1 layers whose name is no mere change of case (UpgradeV1LayerType)."""
+
+
+def upgrade(proto):
+    """Turns `layers` into `layer`, as Caffe does when it reads a file (upgrade_proto.cpp)."""
+    for old in proto.layers:
+        name = old.LayerType.Name(old.type)
+        usual = "".join(word.capitalize() for word in name.split("_"))
+        new = proto.layer.add(type=OTHER_NAMES.get(name, usual))
+        for field, value in old.ListFields():
+            if field.name in ("type", "blobs_lr", "weight_decay", "param", "blob_share_mode"):
+                continue
+            if field.name not in new.DESCRIPTOR.fields_by_name:
+                raise NetError("layer %r: the old field %r is no more" % (old.name, field.name))
+            target = getattr(new, field.name)
+            if field.label == field.LABEL_REPEATED:
+                target.MergeFrom(value)
+            elif field.message_type:
+                target.CopyFrom(value)
+            else:
+                setattr(new, field.name, value)
+        for index in range(max(len(old.blobs_lr), len(old.weight_decay), len(old.param))):
+            spec = new.param.add()
+            if index < len(old.param):
+                spec.name = old.param[index]
+            if index < len(old.blobs_lr):
+                spec.lr_mult = old.blobs_lr[index]
+            if index < len(old.weight_decay):
+                spec.decay_mult = old.weight_decay[index]
+            if index < len(old.blob_share_mode):
+                spec.share_mode = old.blob_share_mode[index]
+    del proto.layers[:]
 
 
 def modernise_inputs(proto):
@@ -498,9 +663,10 @@ def modernise_inputs(proto):
             proto.ClearField(field)
 
 
-def is_loss(layer):
-    """Whether Caffe takes it for a loss: a type named *Loss defaults to weight 1."""
-    return layer.type.endswith("Loss") or any(layer.loss_weight)
+def loss_layers(proto):
+    """The layers with a top that has a loss weight."""
+    weights = weights_of(proto)
+    return [layer for layer in proto.layer if any(top in weights for top in layer.top)]
 
 
 def input_layer(proto, name):
@@ -523,7 +689,7 @@ def edited(proto, edits):
         merge_input(proto, name, target)
     if edits.get("outputs_as_losses"):
         give_outputs_weight(proto)
-    losses = [layer for layer in proto.layer if is_loss(layer)]
+    losses = loss_layers(proto)
     if not losses:
         raise NetError(
             "the net has no loss: no layer's type ends in Loss and none has a loss_weight "
@@ -535,12 +701,16 @@ def edited(proto, edits):
                 "the net has %d losses (%s), so which one gets the loss weight is unknown"
                 % (len(losses), ", ".join(layer.name for layer in losses))
             )
-        losses[0].loss_weight[:] = [edits["loss_weight"]]
-    tops = [top for layer in losses for top in layer.top]
+        tops = list(weights_of(proto))
+        losses[0].loss_weight[:] = [
+            edits["loss_weight"] if top in tops else 0.0 for top in losses[0].top
+        ]
+    else:
+        tops = list(weights_of(proto))
     if "append" in edits:
         added = parsed(edits["append"])
         proto.layer.extend(added.layer)
-        tops += [top for layer in added.layer if is_loss(layer) for top in layer.top]
+        tops += weights_of(added)
     inputs = [top for layer in proto.layer if layer.type == "Input" for top in layer.top]
     sources = {name: name for name in inputs}
     for name in edits.get("gradients", ()):
@@ -559,7 +729,7 @@ def outputs(proto):
 
 def give_outputs_weight(proto):
     """Makes the outputs of a net without a loss its losses: Caffe prunes the backward otherwise."""
-    if any(is_loss(layer) for layer in proto.layer):
+    if weights_of(proto):
         return
     wanted = set(outputs(proto))
     for layer in reversed(proto.layer):  # of in-place layers the last one makes the output
@@ -631,7 +801,6 @@ def described(error, index):
     kinds = {
         NetError: "net",
         RequestError: "request",
-        SpoiltInput: "spoilt",
         NoCuda: "no cuda",
         NoDevice: "no device",
     }
@@ -789,6 +958,8 @@ def use_gpu(caffe):
 
 
 def main():
+    # What a layer imports must not be found beside this file, which Python searches first.
+    sys.path[:] = [each for each in sys.path if each != os.path.dirname(os.path.abspath(__file__))]
     requests, replies, arrays = (int(argument) for argument in sys.argv[1:4])
     for descriptor in (requests, replies, arrays):
         os.set_inheritable(descriptor, False)  # programs that a layer starts have no part in this

@@ -1,0 +1,110 @@
+"""The Caffe of this process, which all comparisons share: found, installed, started, closed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from caffe_parity.caffe.driver import no_device
+from caffe_parity.contract import ParityError
+
+if TYPE_CHECKING:  # it needs Linux; a port wants to know the device where there is none, too
+    from caffe_parity.caffe.client import Caffe
+
+
+class Session:
+    """One Caffe at a time, on the device that was chosen.
+
+    Attributes:
+        timeout: seconds after which a silent Caffe counts as a hang.
+        device: "cpu" or "cuda": where Caffe and the ports compute.
+    """
+
+    def __init__(self) -> None:
+        self.timeout = 60.0
+        self.device = "cpu"
+        self._caffe: Caffe | None = None
+        self._given: Caffe | None = None
+        self._refusal: ParityError | None = None
+        self._path: tuple[str, ...] | None = None
+
+    def use(self, caffe: Caffe | None) -> None:
+        """From now on this Caffe, which whoever gives it closes; None for one of its own again."""
+        self._given = caffe
+
+    def running(self, path: tuple[str, ...] = ()) -> Caffe:
+        """The Caffe for Python layers in these folders.
+
+        Caffe's Python imports a module of one name once, so that a layer would silently be another
+        one from another folder: where the folders change, so does the process.
+
+        Raises:
+            NoCaffe, InstallError: there is none. A failed install is not tried again.
+        """
+        caffe = self._given or self._found()
+        if path and self._path != path:
+            if self._path is not None and self._given is None:
+                caffe.close()
+            self._path = path
+        caffe.timeout = self.timeout
+        return caffe
+
+    def obstacle(self) -> str | None:
+        """Why nothing can run on the chosen device here, or None where something can."""
+        return no_device() if self.device == "cuda" else None
+
+    def launch(self) -> None:
+        """Lets an installed Caffe be imported while this process does something else.
+
+        What goes wrong here goes wrong again, and is reported, where Caffe is needed.
+        """
+        from caffe_parity.caffe.interpreter import find
+
+        with contextlib.suppress(ParityError, OSError):
+            if self.device == "cpu" and self._given is None:
+                find(install=False)
+                self._found().launch()
+
+    def start(self) -> None:
+        """Installs and starts Caffe; on a GPU, proves that it is one.
+
+        Raises:
+            ParityError: there is none, or it does not start.
+        """
+        from caffe_parity.caffe import gpu
+
+        caffe = self._given or self._found()
+        caffe.timeout = self.timeout
+        caffe.start()
+        if isinstance(caffe, gpu.GpuCaffe):
+            gpu.prove(caffe)
+
+    def _found(self) -> Caffe:
+        if self._refusal is not None:
+            raise self._refusal
+        if self._caffe is None:
+            from caffe_parity.caffe import client, gpu, interpreter
+
+            try:
+                self._caffe = (
+                    gpu.gpu_caffe() if self.device == "cuda" else client.Caffe(interpreter.find())
+                )
+            except ParityError as error:
+                self._refusal = error
+                raise
+        return self._caffe
+
+    @property
+    def used(self) -> Caffe | None:
+        """The Caffe, if one was started."""
+        caffe = self._given or self._caffe
+        return caffe if caffe is not None and caffe.greeting else None
+
+    def close(self) -> None:
+        """Ends the process, if there is one."""
+        if self._caffe is not None:
+            self._caffe.close()
+
+
+SESSION = Session()
+"""The one that every variant runs in."""

@@ -1,1 +1,0 @@
-"""`parity check`: any Caffe layer against any PyTorch function."""

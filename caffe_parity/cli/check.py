@@ -1,0 +1,491 @@
+"""Compares a Caffe layer with a PyTorch function, in a real Caffe: values, gradients, how the top's
+diff is used. No tolerance is asked for: the bound comes from the reference itself.
+
+NET is a .prototxt file, or MODULE:CLASS (FILE.py:CLASS) for a Python layer, with --bottom for each
+of its bottoms. The reference gets float64 tensors as keyword arguments named like the net's inputs,
+and returns the loss, or the tops of a layer that is no loss (a tensor, a tuple or a dict). Its
+gradient is autograd's. If it has an argument `param`, it gets the net's parameter blobs there, a
+list, and their gradients are compared as well. A caffe_parity.Layer as the reference brings the
+cases and the bound of its own.
+"""  # noqa: D205  # argparse shows it as it stands
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffe_parity.contract import BadRequest, Shape
+from caffe_parity.engine.data import KINDS
+
+if TYPE_CHECKING:
+    from caffe_parity.contract import Structure
+    from caffe_parity.engine.caffe_net import CaffeNet
+    from caffe_parity.layer import Layer
+    from caffe_parity.report.record import Record
+
+EPILOG = "exit status: 0 agrees, 1 disagrees (also a crash or a hang), 2 could not be carried out"
+
+NET, PORT = "caffe", "port"
+"""The names of the variants of a check."""
+
+COMPILER_LINES = 20
+"""Of what a compiler says, the lines that are shown: the rest follows from the first error."""
+
+CHANGES = 40
+"""Of the lines that --py2 converts, those that are shown."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be checked.
+
+    Attributes:
+        net: FILE.prototxt, FILE.py:CLASS or MODULE:CLASS.
+        reference, port: FILE.py:OBJECT or MODULE:OBJECT.
+        bottoms: the shapes of a Python layer's inputs.
+        data: the kinds of inputs and parameters, by name.
+        inputs: a file with the inputs of the only case.
+        grad: the inputs that get a gradient; None for all but labels.
+        path, load: folders of Python layers, and compiled layers.
+        py2: whether the layer is converted from Python 2 first.
+        cases, seed: how many inputs, and of which seed.
+    """
+
+    net: str
+    reference: str
+    port: str | None = None
+    bottoms: tuple[tuple[str, Shape], ...] = ()
+    param_str: str | None = None
+    data: tuple[tuple[str, str], ...] = ()
+    inputs: str | None = None
+    grad: tuple[str, ...] | None = None
+    path: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
+    py2: bool = False
+    cases: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """A request that can be carried out.
+
+    Attributes:
+        layer: what is compared; its variants are `NET` and, where it is asked for, `PORT`.
+        structure: how the net is seen from outside.
+        in_file: the inputs and parameters that the file of --inputs has.
+    """
+
+    layer: Layer
+    structure: Structure
+    in_file: frozenset[str] = frozenset()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `parity check`."""
+    parser.add_argument("net", metavar="NET")
+    parser.add_argument("--reference", required=True, metavar="MODULE:FUNCTION")
+    parser.add_argument("--port", metavar="MODULE:OBJECT", help="a function or nn.Module, float32")
+    parser.add_argument(
+        "--bottom",
+        action="append",
+        default=[],
+        type=_bottom,
+        metavar="NAME=SHAPE",
+        help="such as x1=4,3,5,6",
+    )
+    parser.add_argument("--param-str", metavar="TEXT", help="of a Python layer that takes one")
+    parser.add_argument(
+        "--data", action="append", default=[], type=_kind, metavar="NAME=KIND", help=KINDS
+    )
+    parser.add_argument("--inputs", metavar="FILE.npz", help="the inputs of the only case")
+    parser.add_argument(
+        "--grad", metavar="NAMES", help="the inputs that get a gradient, by commas", type=_names
+    )
+    parser.add_argument(
+        "--path", action="append", default=[], metavar="DIR", help="the layer's folder"
+    )
+    parser.add_argument(
+        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
+    )
+    parser.add_argument(
+        "--py2", action="store_true", help="check a copy of the layer, converted from Python 2"
+    )
+    parser.add_argument("--cases", type=int, default=8, metavar="N", help="how many inputs (8)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="for one case, in seconds (60)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write what was found to this file, too")
+
+
+def _bottom(text: str) -> tuple[str, Shape]:
+    name, equals, rest = text.partition("=")
+    try:
+        shape = tuple(int(extent) for extent in rest.split(",")) if rest else ()
+    except ValueError:
+        shape = (0,)
+    if not equals or not name or any(extent < 1 for extent in shape):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=SHAPE, such as x1=4,3,5,6")
+    return name, shape
+
+
+def _kind(text: str) -> tuple[str, str]:
+    name, equals, kind = text.partition("=")
+    if not equals or not name or not kind:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=KIND, such as label=int:0,4")
+    return name, kind
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def requested(options: argparse.Namespace) -> Request:
+    """The request that a command line makes.
+
+    Raises:
+        BadRequest: a number is none that can be meant.
+    """
+    if options.cases < 1 or not options.timeout > 0:
+        raise BadRequest("--cases and --timeout must be greater than 0")
+    if not 0 <= options.seed < 2**32:
+        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    return Request(
+        options.net,
+        options.reference,
+        options.port,
+        tuple(options.bottom),
+        options.param_str,
+        tuple(options.data),
+        options.inputs,
+        options.grad,
+        tuple(options.path),
+        tuple(options.load),
+        options.py2,
+        options.cases,
+        options.seed,
+    )
+
+
+def carried_out(options: argparse.Namespace) -> int:
+    """Runs the check that is asked for; returns the exit status.
+
+    Raises:
+        ParityError, OSError: it cannot be carried out.
+    """
+    request = requested(options)
+    if options.json and Path(options.json).is_dir():
+        raise BadRequest(f"--json {options.json} is a folder: name the file to write")
+    if options.json and not os.access(Path(options.json).absolute().parent, os.W_OK):
+        raise BadRequest(f"--json {options.json}: its folder is not there, or cannot be written to")
+    print(f"checking {request.net} against {request.reference}", flush=True)
+    from caffe_parity.caffe.session import SESSION
+
+    SESSION.timeout = options.timeout
+    SESSION.launch()  # it imports Caffe while this process imports PyTorch
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            return _checked(options, request, Path(scratch))
+    finally:
+        SESSION.close()
+
+
+def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> int:
+    from caffe_parity.report import one_layer
+    from caffe_parity.report.environment import environment
+    from caffe_parity.report.record import Report
+
+    check = prepared(request, scratch)
+    print("\n".join(inputs_lines(check, request)), flush=True)
+    start = time.perf_counter()
+    wanted = len(check.layer.all_cases()) * len(check.layer.variants)
+    records = run(check, progress=True)
+    report = Report("check", environment(), _selection(options), records, wanted)
+    ended = any(each.verdict in ("crash", "hang") for each in records)
+    report = replace(report, selected=0) if ended else report
+    print("\n".join(one_layer.lines(report, time.perf_counter() - start)))
+    if options.json:
+        try:
+            report.write(Path(options.json))
+        except OSError as error:
+            raise BadRequest(f"cannot write {options.json}: {error.strerror}") from error
+    return report.status
+
+
+def run(check: Check, progress: bool = False) -> list[Record]:
+    """The record of each variant on each case; a crash or a hang of the net ends it."""
+    from caffe_parity.engine.judge import judge
+
+    layer = check.layer
+    records: list[Record] = []
+    cases = layer.all_cases()
+    for number, case in enumerate(cases, 1):
+        if progress and sys.stderr.isatty():
+            print(f"\r  case {number} of {len(cases)}", end="", file=sys.stderr, flush=True)
+        for name in layer.variants:
+            records.append(judge(layer, name, case, check.structure))
+            if name == NET and records[-1].verdict in ("crash", "hang"):
+                break
+        else:
+            continue
+        break
+    if progress and sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return records
+
+
+def _selection(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that say what is run, those that were given."""
+    left_out = ("command", "carried_out", "more", "timeout", "json")
+    given = {name: each for name, each in vars(options).items() if name not in left_out}
+    return {name: each for name, each in given.items() if each not in (None, [], False)}
+
+
+def prepared(request: Request, scratch: Path) -> Check:
+    """The layer that a request describes, with the net built once to see that it can be.
+
+    Args:
+        request: what is asked.
+        scratch: an empty folder for the copies of --py2.
+
+    Raises:
+        BadRequest: it cannot be carried out.
+        VariantFailure, NoCaffe, InstallError: Caffe cannot build the net, or is not there.
+    """
+    from caffe_parity.cli import objects
+    from caffe_parity.engine.functions import ARGUMENT, must_take, takes_params
+    from caffe_parity.layer import Layer
+
+    net = net_of(request, scratch)
+    reference = objects.reference(request.reference)
+    port = objects.port(request.port) if request.port else None
+    variants: dict[str, Any] = {NET: net, **({PORT: port} if port is not None else {})}
+    if isinstance(reference, Layer):
+        _check_nothing_is_given_twice(request)
+        layer = replace(reference, variants=variants)
+        return Check(layer, _built(net, layer, request, scratch))
+    shapes, given = _inputs(request, net)
+    takes = takes_params(reference) and ARGUMENT not in shapes
+    must_take(reference, [*shapes, *([ARGUMENT] * takes)], "reference")
+    if port is not None:
+        must_take(port, [*shapes, *([ARGUMENT] * takes_params(port))], "port")
+        if takes_params(port) and not takes:
+            raise BadRequest(f"the port takes `{ARGUMENT}`, so the reference must take it as well")
+    _check_names(request, shapes, takes)
+    layer = Layer(
+        request.net,
+        reference=reference,
+        inputs=shapes,
+        variants=variants,
+        data=dict(request.data),
+        grad=request.grad,
+        cases=request.cases,
+        seed=request.seed,
+    )
+    if given:
+        layer = layer.with_inputs(request.inputs or "", given)
+    structure = _built(net, layer, request, scratch)
+    known = [each.name for each in structure.params]
+    for name, kind in request.data:
+        if name.startswith("param[") and name not in known:
+            names = ", ".join(known)
+            raise BadRequest(f"--data '{name}={kind}': expected NAME=KIND, NAME one of {names}")
+    return Check(layer, structure, frozenset(given))
+
+
+def _check_nothing_is_given_twice(request: Request) -> None:
+    """Checks that a reference with cases of its own is given no others.
+
+    Raises:
+        BadRequest: it is.
+    """
+    own = {
+        "--data": bool(request.data),
+        "--inputs": request.inputs is not None,
+        "--grad": request.grad is not None,
+        "--cases": request.cases != Request.cases,
+        "--seed": request.seed != Request.seed,
+    }
+    given = [option for option, is_given in own.items() if is_given]
+    if given:
+        raise BadRequest(
+            f"{', '.join(given)}: {request.reference} is a layer, which brings its own cases; "
+            "its reference function takes others"
+        )
+
+
+def _check_names(request: Request, shapes: dict[str, Shape], takes_params: bool) -> None:
+    """Checks that --data and --grad name what there is.
+
+    Raises:
+        BadRequest: they do not.
+    """
+    for name, kind in request.data:
+        of_param = name.startswith("param[")
+        if of_param and not takes_params:
+            raise BadRequest(f"--data {name}={kind}: the reference has no argument `param`")
+        if name not in shapes and not of_param:
+            known = ", ".join(shapes)
+            raise BadRequest(f"--data '{name}={kind}': expected NAME=KIND, NAME one of {known}")
+    for name in request.grad or ():
+        if name not in shapes:
+            raise BadRequest(f"--grad {name}: the net's inputs are {', '.join(shapes)}")
+
+
+def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Structure:
+    """Builds the net once, to see that it can be, and what it is.
+
+    Raises:
+        BadRequest: Caffe cannot build it.
+    """
+    from caffe_parity.caffe import layer_errors
+    from caffe_parity.caffe.client import CaffeError
+    from caffe_parity.engine.judge import seen_from_outside
+
+    case = layer.all_cases()[0]
+    try:
+        owned = net.try_out(case)
+    except CaffeError as error:
+        told = layer_errors.told(error)
+        if request.py2:  # the user's own files, whose lines are where they were
+            told = told.replace(f"{scratch}/", "").replace(f"; {layer_errors.CONVERT}", "")
+        raise BadRequest(f"Caffe cannot build {net.spec}: {told}") from error
+    if owned and not layer.takes_params:
+        print("  params: not compared, since the reference has no argument `param`")
+    return seen_from_outside(layer, net, case)
+
+
+def net_of(request: Request, scratch: Path) -> CaffeNet:
+    """The net that a request names.
+
+    Raises:
+        BadRequest: a file cannot be read, or what the layer needs is missing.
+    """
+    from caffe_parity.nets import Declared, located, text_of
+
+    module, colon, _ = request.net.rpartition(":")
+    is_layer = bool(colon) and not Path(request.net).exists()
+    if is_layer and not request.bottoms:
+        raise BadRequest(f"{request.net}: a Python layer needs --bottom NAME=SHAPE for each bottom")
+    if is_layer and module.endswith(".py") and not Path(module).is_file():
+        raise BadRequest(f"there is no file {module}")
+    if not is_layer and (request.bottoms or request.param_str is not None):
+        raise BadRequest("--bottom and --param-str belong to NET given as module:LayerClass")
+    if not is_layer:
+        text_of(Path(request.net))
+    for folder in request.path:
+        if not Path(folder).is_dir():
+            raise BadRequest(f"--path {folder}: there is no such folder")
+    libraries = tuple(_library(each, request.path) for each in request.load)
+    declared = Declared(request.net, is_layer, request.param_str, request.path, libraries)
+    net = located(declared, Path())
+    return _of_python3(net, request, scratch) if request.py2 else net
+
+
+def _of_python3(net: CaffeNet, request: Request, scratch: Path) -> CaffeNet:
+    from caffe_parity.caffe.python2 import converted
+
+    modules = net.described(_stand_in(request))["modules"]
+    path, changes = converted(modules, net.path, scratch)
+    print(f"  --py2: {len(changes)} line{'s' * (len(changes) != 1)} converted, in a copy")
+    for each in changes[:CHANGES]:
+        print(f"    {each.file.name}:{each.line}: {each.old}  ->  {each.new}")
+    if len(changes) > CHANGES:
+        print(f"    and {len(changes) - CHANGES} more")
+    return replace(net, path=path)
+
+
+def _stand_in(request: Request) -> Any:
+    """A case with the shapes of the request alone, for a net's text."""
+    from caffe_parity.contract import Case
+
+    return Case("", dict(request.bottoms), lambda case: {}, lambda case, extra: {})
+
+
+def _inputs(request: Request, net: CaffeNet) -> tuple[dict[str, Shape], dict[str, Any]]:
+    """The shapes of the net's inputs, and the arrays of --inputs, if it is given.
+
+    Raises:
+        BadRequest: the net has no inputs, or the file lacks one.
+    """
+    from caffe_parity.engine.data import load
+
+    said = net.described(_stand_in(request))["inputs"]
+    if not said:
+        raise BadRequest(f"{request.net} has no Input layer, so there is nothing to feed it with")
+    shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in said.items()}
+    given = load(request.inputs, shapes) if request.inputs else {}
+    if given:
+        shapes = {name: given[name].shape for name in shapes}
+    return shapes, given
+
+
+def _library(name: str, folders: Sequence[str]) -> str:
+    """The path of a compiled layer; C++ source is compiled first.
+
+    Raises:
+        BadRequest: there is no such file, or it cannot be compiled.
+    """
+    from caffe_parity.caffe import compile as compiling
+    from caffe_parity.caffe.session import SESSION
+
+    file = Path(name)
+    if not file.is_file():
+        raise BadRequest(f"--load {name}: there is no such file")
+    if file.suffix not in (".cpp", ".cc", ".cxx"):
+        return str(file.resolve())
+    root = SESSION.running().interpreter.root
+    if root is None:
+        raise BadRequest(
+            f"--load {name}: only for the Caffe that is installed by `parity install-caffe` there "
+            "is a compiler; for the one of CAFFE_PYTHON give the library (docs/compiled_layer.md)"
+        )
+
+    def starting() -> None:
+        print(f"  compiling {name}", flush=True)
+
+    try:
+        built = compiling.build_file(root, file, [Path(each) for each in folders], starting)
+    except compiling.CompileError as error:
+        if not error.printed:
+            raise BadRequest(f"--load {name}: {error}") from error
+        lines = error.printed.rstrip().splitlines()
+        shown = [*lines[:COMPILER_LINES], *(["[...]"] if len(lines) > COMPILER_LINES else [])]
+        said = "\n".join(shown)
+        raise BadRequest(f"--load {name}: the compiler refuses it\n{said}") from error
+    return str(built)
+
+
+def inputs_lines(ready: Check, request: Request) -> list[str]:
+    """The inputs and parameters, and how each is filled."""
+    layer, structure = ready.layer, ready.structure
+    case, *more = layer.all_cases()
+    parts = []
+    for name, shape in case.shapes.items():
+        what = "from the file" if request.inputs else case.fill or str(layer.kinds[name])
+        note = "" if name in case.gradients else ", no gradient"
+        parts.append(f"{name} {tuple(shape)} {what}{note}")
+    of = (
+        f" (case {case.name}; {len(more)} more)"
+        if more and not isinstance(layer.cases, int)
+        else ""
+    )
+    lines = [f"  inputs: {'; '.join(parts)}{of}"]
+    params = []
+    for each in structure.params:
+        usual = "normal" if each.learned else "as the net fills it"
+        said = dict(request.data).get(each.name, usual)
+        said = "from the file" if each.name in ready.in_file else said
+        note = "" if each.learned else ", no gradient (lr_mult 0)"
+        params.append(f"{each.name} {each.initial.shape} of {each.layer} {said}{note}")
+    if params:
+        lines.append(f"  params: {'; '.join(params)}")
+    return [*lines, f"  tops:   {', '.join(structure.outputs)}"]

@@ -1,0 +1,101 @@
+"""Finds the Python objects that a command line names, and says plainly what is wrong there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from caffe_parity.contract import BadRequest
+from caffe_parity.layer import Layer
+
+
+def load_object(spec: str, what: str) -> Any:
+    """The object that `MODULE:NAME` or `FILE.py:NAME` names.
+
+    Args:
+        spec: what the user typed.
+        what: "--reference" or "--port", for messages.
+
+    Raises:
+        BadRequest: there is no such file, module or name, or it cannot be imported.
+    """
+    module_name, colon, attribute = spec.rpartition(":")
+    if not colon or not module_name or not attribute:
+        raise BadRequest(f"{what} {spec!r}: expected MODULE:NAME or FILE.py:NAME")
+    try:
+        module = _from_file(module_name) if _is_file(module_name) else _from_path(module_name)
+    except BadRequest:
+        raise
+    except BaseException as error:  # whatever the user's module raises while it is imported
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise BadRequest(
+            f"{what} {spec!r}: {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, attribute):
+        names = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
+        raise BadRequest(f"{what}: {module_name} has no {attribute!r}; it has {', '.join(names)}")
+    return getattr(module, attribute)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or "/" in name
+
+
+def _from_file(name: str) -> Any:
+    file = Path(name)
+    if not file.is_file():
+        raise BadRequest(f"there is no file {name}")
+    # Under a name of its own: a user's reference.py must not replace this project's package.
+    name_in_python = f"parity_check_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name_in_python, file)
+    if spec is None or spec.loader is None:
+        raise BadRequest(f"{name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent.resolve()))  # its neighbours, as `python FILE` would have it
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_path(name: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(name)
+
+
+def reference(spec: str) -> Callable[..., Any] | Layer:
+    """The reference: a function, or a layer with cases and a bound of its own.
+
+    Raises:
+        BadRequest: it cannot be had, or is neither.
+    """
+    found = load_object(spec, "--reference")
+    if not callable(found) and not isinstance(found, Layer):
+        raise BadRequest(f"--reference {spec!r} is {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def port(spec: str) -> Callable[..., Any]:
+    """The port: a function, an nn.Module, or a Module's class that takes no arguments.
+
+    Raises:
+        BadRequest: it cannot be had or called.
+    """
+    found = load_object(spec, "--port")
+    if inspect.isclass(found):
+        try:
+            found = found()
+        except TypeError as error:
+            raise BadRequest(
+                f"--port {spec!r} is a class that needs arguments ({error}): "
+                "name a function or a ready object instead"
+            ) from error
+    if not callable(found):
+        raise BadRequest(f"--port {spec!r} is {type(found).__name__}, not callable")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,351 @@
+"""Carries out a plan on a net in a real Caffe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from caffe_parity.caffe.client import (
+    Caffe,
+    CaffeCrash,
+    CaffeError,
+    CaffeHang,
+    LayerError,
+    NetError,
+    Op,
+    RequestError,
+)
+from caffe_parity.caffe.layer_errors import hint, theirs, where
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import (
+    GRADIENT,
+    TOTAL,
+    BadRequest,
+    Case,
+    Expectation,
+    Floating,
+    Observation,
+    Outline,
+    Parameter,
+    ParityError,
+    Pass,
+    Plan,
+    Tensors,
+    VariantFailure,
+)
+from caffe_parity.engine.functions import ARGUMENT
+from caffe_parity.engine.plan import AGAIN, FIRST, ONE, OTHER, reshapes
+
+Libraries = Callable[[Caffe], Sequence[str]]
+"""Makes the paths of the compiled layers that a net needs in that Caffe."""
+
+
+@dataclass(frozen=True)
+class CaffeNet:
+    """A net in a real Caffe; implements `contract.Variant`.
+
+    Attributes:
+        text: makes the prototxt text for a case; its inputs are named like the case's.
+        spec: what the user called it.
+        path: folders with its Python layers.
+        libraries: makes the paths of the compiled layers to load.
+        claims: what it claims about a case that it does not simply compute.
+        bare: whether it is a layer alone, around which nobody wrote a net.
+    """
+
+    text: Callable[[Case], str]
+    spec: str = ""
+    path: tuple[str, ...] = ()
+    libraries: Libraries = lambda caffe: ()
+    claims: Callable[[Case], Expectation | None] = lambda case: None
+    bare: bool = False
+
+    def expects(self, case: Case) -> Expectation | None:
+        """What it claims about a case that it does not simply compute; None for all others."""
+        return self.claims(case)
+
+    def cannot_run(self) -> str | None:
+        """Why its device is not there; a Caffe that is missing is an error, never a reason."""
+        return SESSION.obstacle()
+
+    def outline(self, case: Case, with_params: bool) -> Outline:
+        """What the net's text says, and, where asked for, its parameters, for which it is built.
+
+        Raises:
+            BadRequest: it is no net, or has other inputs than the case.
+            VariantFailure: Caffe cannot build it.
+            NoCaffe, InstallError: there is no Caffe.
+        """
+        said = self.described(case)
+        if not said["inputs"]:
+            raise BadRequest(f"{self.spec} has no Input layer, so there is nothing to feed it with")
+        if set(said["inputs"]) != set(case.shapes):
+            raise BadRequest(
+                f"the inputs of {self.spec} are {', '.join(said['inputs'])}; those that are given "
+                f"are {', '.join(case.shapes)}: they must be the same"
+            )
+        return Outline(
+            tops=tuple(dict.fromkeys([*said["outputs"], *said["losses"]])),
+            losses=tuple(said["losses"]),
+            params=tuple(self._parameters(case, said)) if with_params else (),
+            in_place=frozenset(said["in_place"]),
+            bare=self.bare,
+        )
+
+    def described(self, case: Case) -> Mapping[str, Any]:
+        """What Caffe's own parser says of the net's text; the worker's op "describe".
+
+        Raises:
+            BadRequest: it is no net.
+            NoCaffe, InstallError: there is no Caffe.
+        """
+        try:
+            return described(self.text(case))
+        except BadRequest as error:
+            raise BadRequest(f"{self.spec}: {error}") from error
+
+    def _parameters(self, case: Case, said: Mapping[str, Any]) -> Iterator[Parameter]:
+        names = [name for name, _ in said["layers"]]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise BadRequest(
+                f"{self.spec} has two layers named {twice[0]!r}: Caffe tells parameters apart by "
+                "the layer's name, so give each one of its own"
+            )
+        build = self.net_ops(case)
+        owned = self.request(build)[-1]["owned"]
+        reads: list[Op] = [
+            {"op": "param", "layer": layer, "index": index} for layer, index, _ in owned
+        ]
+        values = self.request([*build, *reads])[len(build) :] if reads else []
+        for number, ((layer, index, rate), value) in enumerate(zip(owned, values, strict=True)):
+            yield Parameter(f"{ARGUMENT}[{number}]", layer, index, bool(rate), value["array"])
+
+    def try_out(self, case: Case) -> int:
+        """Builds the net once, to see that it can be; returns how many parameter blobs it has.
+
+        Raises:
+            BadRequest, CaffeError: it cannot be.
+        """
+        built = SESSION.running(self.path).request(self.net_ops(case))[-1]
+        return len(built["owned"])
+
+    def observe(self, plan: Plan) -> Observation:
+        """Carries out a plan; what goes wrong on its second net is kept in the observation.
+
+        Raises:
+            VariantFailure: Caffe crashed, hung, or a layer raised.
+            BadRequest: the net cannot be run at all, or not with these upstream gradients.
+            NoCaffe, InstallError: there is no Caffe.
+        """
+        seen = Observation(poisoned=True)
+        for number, passes in enumerate(plan.nets):
+            script = _Script(plan, passes, self.net_ops)
+            try:
+                script.read_into(seen, self.request(script.ops))
+            except VariantFailure as failure:
+                if not number:
+                    raise
+                seen.trouble = failure
+        return seen
+
+    def request(self, ops: list[Op]) -> list[Op]:
+        """The answers of Caffe to some ops.
+
+        Raises:
+            VariantFailure: Caffe crashed, hung, or a layer raised.
+            BadRequest: the net, or what is asked of it, cannot be.
+            NoCaffe, InstallError: there is no Caffe.
+        """
+        try:
+            return SESSION.running(self.path).request(ops)
+        except (CaffeHang, CaffeCrash, LayerError) as error:
+            raise failed(error) from error
+        except RequestError as error:
+            raise BadRequest(
+                "the reference's tops do not fit those of the net: they must have as many "
+                f"elements ({error})"
+            ) from error
+        except NetError as error:
+            raise BadRequest(f"{self.spec or 'the net'}: {error}") from error
+
+    def net_ops(self, case: Case) -> list[Op]:
+        """The ops that load the compiled layers and build the net of a case.
+
+        Raises:
+            VariantFailure: a compiled layer cannot be built.
+        """
+        edits: Op = {"shapes": {name: case.shapes[name] for name in case.fed}}
+        edits["gradients"] = list(case.wanted)
+        text = self.text(case)
+        if case.loss_weight is not None:
+            edits["loss_weight"] = case.loss_weight
+        else:
+            edits["outputs_as_losses"] = True
+            if len(described(text)["losses"]) == 1:
+                edits["loss_weight"] = 1.0
+        if case.sharing == "same-blob":
+            edits["same"] = {case.names[1]: case.first}
+        if case.sharing == "split":
+            edits["append"] = second_consumer(case)
+        try:
+            libraries = self.libraries(SESSION.running(self.path))
+        except CaffeError:
+            raise
+        except ParityError as error:
+            raise VariantFailure("crash", str(error)) from error
+        net: Op = {"op": "net", "text": text, "edits": edits, "path": self.path}
+        return [*({"op": "load", "library": each} for each in libraries), net]
+
+
+def second_consumer(case: Case) -> str:
+    """What a "split" case appends: the sum of its first input, a loss of its own."""
+    return f"""
+layer {{
+  name: "second_consumer"
+  type: "Reduction"
+  bottom: "{case.first}"
+  top: "second_consumer"
+  loss_weight: 0.5
+}}
+"""
+
+
+@lru_cache(maxsize=256)
+def described(text: str) -> Mapping[str, Any]:
+    """What Caffe's own parser says of a net's text; the worker's op "describe".
+
+    Raises:
+        BadRequest: it is no net.
+    """
+    try:
+        said: Mapping[str, Any] = SESSION.running().request([{"op": "describe", "text": text}])[0]
+    except NetError as error:
+        raise BadRequest(str(error)) from error
+    return said
+
+
+def failed(error: CaffeError) -> VariantFailure:
+    """What a crash, a hang or an exception of a layer means, in words."""
+    if isinstance(error, CaffeHang):
+        return VariantFailure("hang", str(error), error.output)
+    text, printed = str(error), error.output
+    if isinstance(error, LayerError):
+        text = f"a layer raised: {where(error.traceback)}{text}"
+        printed = "\n".join(theirs(f"{error.traceback}\n{printed}"))
+    advice = hint(text + error.output)
+    return VariantFailure("crash", text + (f" ({advice})" if advice else ""), printed)
+
+
+class _Script:
+    """The ops of one net's passes, and where what they answer with belongs."""
+
+    def __init__(
+        self, plan: Plan, passes: Sequence[Pass], net_ops: Callable[[Case], list[Op]]
+    ) -> None:
+        self.plan = plan
+        self.case = plan.case
+        self.places = {
+            each.name: {"layer": each.layer, "index": each.index} for each in plan.structure.params
+        }
+        self.labels = {f"{p.layer}[{p.index}]": p.name for p in plan.structure.params}
+        self.ops: list[Op] = net_ops(_shaped(self.case, passes[0]))
+        self.slots: dict[int, tuple[str, str]] = {}  # number of an op -> pass and tensor, or when
+        for each, reshape in zip(passes, reshapes(passes), strict=True):
+            if reshape:
+                shapes = {name: each.inputs[name].shape for name in self.case.fed}
+                self.ops.append({"op": "reshape", "shapes": shapes})
+            self._pass(each)
+
+    def _pass(self, each: Pass) -> None:
+        # Before the forward, since some layers (HingeLoss) keep their gradient in a diff.
+        self.ops.append({"op": "poison", "value": each.poison})
+        for name, value in each.inputs.items():
+            place = self.places.get(name)
+            self.ops.append(
+                {"op": "set_param", **place, "array": value}
+                if place
+                else {"op": "set", "blob": name, "array": value}
+            )
+        compared = each.expected is not None
+        self.ops.append({"op": "forward"})
+        if compared or each.name == OTHER:
+            self._read(each.name, self.plan.structure.outputs)
+        if each.name == FIRST:
+            self._changed("forward")
+        if not each.adds_up and self.places:
+            self.ops.append({"op": "clear_params"})
+        self._backward(each)
+        if compared or each.name == OTHER:
+            self._read_diffs(each.name)
+        if each.again:
+            self.ops.append({"op": "poison", "value": ONE})
+            self._backward(each)
+            self._read_diffs(AGAIN)
+        if compared:
+            self._changed("backward")
+
+    def _backward(self, each: Pass) -> None:
+        upstream: Mapping[str, Any] = each.upstream or {}
+        if each.upstream is None and self.case.loss_weight is None:
+            upstream = dict.fromkeys(self.plan.structure.driven, 1.0)
+        for name, value in upstream.items():
+            self.ops.append(
+                {"op": "weigh", "factor": float(value)}
+                if name == TOTAL
+                else {"op": "fill_diff", "blob": name, "value": value}
+                if isinstance(value, float)
+                else {"op": "set_diff", "blob": name, "array": value}
+            )
+        self.ops.append({"op": "backward"})
+
+    def _changed(self, when: str) -> None:
+        self.slots[len(self.ops)] = ("", when)
+        self.ops.append({"op": "changed"})
+
+    def _read(self, name: str, tops: Sequence[str]) -> None:
+        for top in tops:
+            self.slots[len(self.ops)] = (name, top)
+            self.ops.append({"op": "total"} if top == TOTAL else {"op": "data", "blob": top})
+
+    def _read_diffs(self, name: str) -> None:
+        for each in self.plan.differentiated:
+            self.slots[len(self.ops)] = (name, GRADIENT + each)
+            place = self.places.get(each)
+            self.ops.append(
+                {"op": "param_diff", **place} if place else {"op": "diff", "blob": each}
+            )
+
+    def read_into(self, seen: Observation, replies: Sequence[Op]) -> None:
+        """Puts what came back in its place."""
+        tensors: dict[str, dict[str, Floating | None]] = {}
+        for number, (name, tensor) in self.slots.items():
+            if not name:
+                for blob in replies[number]["blobs"]:
+                    changed = self.labels.get(blob, blob)
+                    if changed not in self.plan.structure.in_place:
+                        seen.changed.setdefault(changed, tensor)
+                continue
+            tensors.setdefault(name, {})[tensor] = replies[number]["array"]
+        for name, found in tensors.items():
+            seen.tensors[name] = self._without_pruned(name, found)
+
+    def _without_pruned(self, name: str, found: dict[str, Floating | None]) -> Tensors:
+        """Caffe prunes the backward of a layer whose loss weight is 0 (net.cpp): no gradient."""
+        diffs = {key: each for key, each in found.items() if key.startswith(GRADIENT)}
+        untouched = not any(np.any(each) for each in diffs.values() if each is not None)
+        if self.case.loss_weight is not None and self.case.weight == 0 and untouched:
+            found |= dict.fromkeys(diffs)
+        return found
+
+
+def _shaped(case: Case, first: Pass) -> Case:
+    """The case with the shapes of a pass, for which the net is made."""
+    shapes = {name: first.inputs[name].shape for name in case.fed}
+    return replace(
+        case, shapes={name: shapes.get(name, shapes.get(case.first, ())) for name in case.names}
+    )

@@ -1,0 +1,225 @@
+"""A reference or a port as a function of tensors by name: what it takes, what it gives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from caffe_parity.contract import GRADIENT, SHARED_GRADIENT, BadRequest, Case, Parameter
+
+Function = Callable[..., Any]
+Tensors = dict[str, torch.Tensor]
+
+ARGUMENT = "param"
+"""The argument by which a function asks for the parameters: a list, param[0], param[1], ..."""
+
+
+def takes_params(function: Function) -> bool:
+    """Whether a function has an argument `param`."""
+    signature = _signature(function)
+    return signature is not None and ARGUMENT in signature.parameters
+
+
+def must_take(function: Function, names: Sequence[str], what: str) -> None:
+    """Checks that a function takes keyword arguments of these names.
+
+    Raises:
+        BadRequest: it does not; the message names both sides.
+    """
+    signature = _signature(function)
+    if signature is None:
+        return
+    try:
+        signature.bind(**dict.fromkeys(names))
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        raise BadRequest(
+            f"the {what} must take the net's inputs {', '.join(names)} as keyword arguments, "
+            f"it takes ({takes}): {error}"
+        ) from error
+
+
+def _signature(function: Function) -> inspect.Signature | None:
+    try:
+        return inspect.signature(getattr(function, "forward", function))
+    except (TypeError, ValueError):
+        return None
+
+
+def with_params(function: Function, params: Sequence[Parameter], what: str) -> Function:
+    """The function with one keyword argument for each parameter, by name.
+
+    They are handed to it as the list `param`; a module without that argument gets them in place of
+    its own parameters, matched by order: with all of the net's, or with the learned ones only.
+
+    Raises:
+        BadRequest: it takes no parameters, or a module has others.
+    """
+    if not params:
+        return function
+    if takes_params(function):
+
+        def call(**tensors: torch.Tensor) -> Any:
+            values = [tensors.pop(each.name) for each in params]
+            return function(**tensors, **{ARGUMENT: values})
+
+        return call
+    if not isinstance(function, torch.nn.Module):
+        raise BadRequest(
+            f"the reference takes `{ARGUMENT}`, so the {what} must take it as well, or be an "
+            "nn.Module with parameters of its own, which are matched by order"
+        )
+    return _loaded(function, params, what)
+
+
+def _loaded(module: torch.nn.Module, params: Sequence[Parameter], what: str) -> Function:
+    own = dict(module.named_parameters())
+    learned = [each for each in params if each.learned]
+    matched = learned if len(own) == len(learned) else list(params)
+    shapes = [tuple(each.shape) for each in own.values()]
+    if len(own) != len(matched) or not all(
+        shape == each.initial.shape or (each.initial.size == 1 and torch.Size(shape).numel() == 1)
+        for shape, each in zip(shapes, matched, strict=True)
+    ):
+        theirs = ", ".join(f"{name} {tuple(each.shape)}" for name, each in own.items()) or "none"
+        raise BadRequest(
+            f"the {what}'s own parameters ({theirs}) are not those of the net "
+            f"({described(params)}) in order and shape: give its forward an argument "
+            f"`{ARGUMENT}`, a list of them"
+        )
+
+    def call(**tensors: torch.Tensor) -> Any:
+        given = {each.name: tensors.pop(each.name) for each in params}
+        dtype = next(iter(given.values())).dtype
+        state = {
+            name: each.to(dtype) if each.is_floating_point() else each
+            for name, each in module.named_buffers()
+        }
+        for (name, each), source in zip(own.items(), matched, strict=True):
+            state[name] = given[source.name].reshape(each.shape)
+        return torch.func.functional_call(module, state, kwargs=tensors)
+
+    return call
+
+
+def described(params: Sequence[Parameter]) -> str:
+    """The parameters in a line: name, shape, and where Caffe has it."""
+    parts = [f"{each.name} {each.initial.shape} of {each.layer}" for each in params]
+    return ", ".join(parts) or "none"
+
+
+def result_of(function: Function, inputs: Tensors, what: str) -> Any:
+    """What a function returns.
+
+    Raises:
+        BadRequest: it raises.
+    """
+    try:
+        return function(**inputs)
+    except BaseException as error:  # also sys.exit(), pytest.skip(): neither may end a comparison
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in inputs.items())
+        raise BadRequest(
+            f"the {what} cannot be evaluated: {type(error).__name__}: {error} (inputs {shapes})"
+        ) from error
+
+
+def tops_of(function: Function, inputs: Tensors, outputs: Sequence[str], what: str) -> Tensors:
+    """What a function returns, by top.
+
+    Raises:
+        BadRequest: it raises, or returns something else than the loss or the tops.
+    """
+    result = result_of(function, inputs, what)
+    if isinstance(result, torch.Tensor):
+        result = (result,)
+    if isinstance(result, Mapping):
+        missing = [name for name in outputs if name not in result]
+        if missing:
+            raise BadRequest(f"the {what} returns no {missing}; the net's tops are {outputs}")
+        result = [result[name] for name in outputs]
+    if not isinstance(result, (tuple, list)) or len(result) != len(outputs):
+        count = len(result) if isinstance(result, (tuple, list)) else ""
+        raise BadRequest(
+            f"the {what} must return the net's tops ({', '.join(outputs)}) as a tensor, a tuple "
+            f"or a dict; it returned {f'{count} of them' if count else type(result).__name__}"
+        )
+    for name, each in zip(outputs, result, strict=True):
+        if not isinstance(each, torch.Tensor):
+            raise BadRequest(
+                f"the {what} must return tensors; for {name} it returned {type(each).__name__}"
+            )
+    return dict(zip(outputs, result, strict=True))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A function with its gradients.
+
+    Attributes:
+        function: takes the inputs, and the parameters, by name.
+        what: "reference" or "port", for messages.
+        case: what is shared, and its loss weight.
+        outputs: the names of the tops.
+        wanted: the inputs and parameters whose gradients are asked for.
+    """
+
+    function: Function
+    what: str
+    case: Case
+    outputs: tuple[str, ...]
+    wanted: tuple[str, ...]
+
+    def tops(self, inputs: Tensors) -> Tensors:
+        """The tops alone.
+
+        Raises:
+            BadRequest: the function raises, or returns something else.
+        """
+        return tops_of(self.function, inputs, self.outputs, self.what)
+
+    def __call__(self, inputs: Tensors, upstream: Mapping[str, torch.Tensor] | None) -> Tensors:
+        """Tops and gradients; the tops alone where the upstream gradients do not fit them.
+
+        Args:
+            inputs: none of them is changed.
+            upstream: the gradient of each top; None for the case's loss weight.
+
+        Raises:
+            BadRequest: the function raises, or returns something else than the tops.
+        """
+        leaves = {
+            name: value.detach().clone().requires_grad_(name in self.wanted)
+            for name, value in inputs.items()
+        }
+        first = self.case.first
+        if self.case.sharing == "same-blob":
+            leaves[self.case.names[1]] = leaves[first]
+        tops = self.tops({name: leaves[name] for name in (*self.case.names, *leaves)})
+        if upstream and any(tops[k].numel() != each.numel() for k, each in upstream.items()):
+            return {name: top.detach().clone() for name, top in tops.items()}
+        driven = tops if upstream is None else upstream
+        linked = {name: tops[name] for name in driven if tops[name].requires_grad}
+        sources = list(linked.values())
+        weights = [
+            torch.full_like(top, self.case.weight)
+            if upstream is None
+            else upstream[name].reshape(top.shape).to(top.dtype)
+            for name, top in linked.items()
+        ]
+        if self.case.sharing == "split" and first in self.wanted:
+            sources.append(leaves[first].sum())
+            weights.append(torch.full_like(sources[-1], SHARED_GRADIENT))
+        blobs = [leaves[name] for name in self.wanted]
+        grads: Sequence[torch.Tensor | None] = [None] * len(blobs)
+        if sources and blobs:
+            grads = torch.autograd.grad(sources, blobs, weights, allow_unused=True)
+        results = {name: top.detach().clone() for name, top in tops.items()}
+        for name, blob, grad in zip(self.wanted, blobs, grads, strict=True):
+            results[GRADIENT + name] = torch.zeros_like(blob) if grad is None else grad.clone()
+        return results

@@ -1,0 +1,106 @@
+"""Which tops of a net are compared with what a reference returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from caffe_parity.contract import TOTAL, BadRequest, Case, Outline, Structure
+from caffe_parity.engine.expected import all_inputs, fed
+from caffe_parity.engine.functions import result_of, with_params
+from caffe_parity.engine.random_rounding import as_inputs
+from caffe_parity.layer import Layer
+
+
+def structure_of(layer: Layer, case: Case, outline: Outline | None) -> Structure:
+    """What is compared of a variant.
+
+    A reference may give all tops, the losses alone, or one number for the sum of several losses
+    with their weights. What has no loss weight, beside a loss that has one, is compared, and gets
+    no upstream gradient.
+
+    Args:
+        layer: with the reference.
+        case: its inputs.
+        outline: of the net; None for a port alone, whose tops are what the reference returns.
+
+    Raises:
+        BadRequest: the reference cannot be evaluated, or returns what no top is compared with.
+    """
+    if outline is not None and outline.tops == outline.losses and len(outline.tops) == 1:
+        return _made(outline, outline.losses, is_loss=True)
+    result = _result(layer, case, outline)
+    if outline is None:
+        return _by_reference(result)
+    if isinstance(result, Mapping):
+        return _named(outline, result)
+    if isinstance(result, (tuple, list)):
+        return _counted(outline, len(result))
+    one_number = isinstance(result, torch.Tensor) and result.numel() == 1
+    if len(outline.losses) > 1 and one_number:
+        return _made(outline, (TOTAL,), is_loss=True)
+    outputs = outline.losses if len(outline.losses) == 1 else outline.tops
+    if len(outputs) != 1:
+        raise _other_number(outline, "one tensor")
+    alone = one_number and not outline.losses
+    untrained = alone and not outline.bare
+    return _made(outline, outputs, is_loss=alone or bool(outline.losses), untrained=untrained)
+
+
+def _made(
+    outline: Outline, outputs: tuple[str, ...], *, is_loss: bool, untrained: bool = False
+) -> Structure:
+    without = set(outputs) - {*outline.losses, TOTAL} if outline.losses else ()
+    return Structure(
+        outputs, is_loss, outline.params, frozenset(without), untrained, outline.in_place
+    )
+
+
+def _result(layer: Layer, case: Case, outline: Outline | None) -> Any:
+    params = outline.params if outline else ()
+    if layer.takes_params and not params:
+        where = "no layer of the net has parameter blobs" if outline else "only a net has them"
+        raise BadRequest(f"the reference takes `param`, but {where}")
+    arrays = {**fed(case, case.arrays(case)), **case.parameters(params, False)}
+    function = with_params(layer.reference, params, "reference")
+    return result_of(function, all_inputs(case, as_inputs(arrays)), "reference")
+
+
+def _by_reference(result: Any) -> Structure:
+    is_loss = isinstance(result, torch.Tensor) and result.numel() == 1
+    if isinstance(result, Mapping):
+        return Structure(tuple(result), False)
+    if isinstance(result, (tuple, list)):
+        return Structure(tuple(f"top{index}" for index in range(len(result))), False)
+    return Structure(("loss",) if is_loss else ("top",), is_loss)
+
+
+def _named(outline: Outline, result: Mapping[str, Any]) -> Structure:
+    extra = [name for name in result if name not in outline.tops]
+    if extra:
+        raise BadRequest(
+            f"the reference returns {', '.join(map(repr, extra))}, which would be compared with "
+            f"nothing: the net's tops are {', '.join(outline.tops)}"
+        )
+    missing = [name for name in outline.losses or outline.tops if name not in result]
+    if missing:
+        raise BadRequest(f"the reference returns no {missing}; the net's tops are {outline.tops}")
+    outputs = tuple(name for name in outline.tops if name in result)
+    return _made(outline, outputs, is_loss=len(outline.losses) == 1)
+
+
+def _counted(outline: Outline, count: int) -> Structure:
+    for outputs in (outline.tops, outline.losses):
+        if len(outputs) == count:
+            return _made(outline, outputs, is_loss=len(outline.losses) == 1)
+    raise _other_number(outline, f"{count} of them")
+
+
+def _other_number(outline: Outline, returned: str) -> BadRequest:
+    total = ", or their weighted sum as one number" if len(outline.losses) > 1 else ""
+    return BadRequest(
+        f"the reference must return the net's tops ({', '.join(outline.tops)}) as a tensor, a "
+        f"tuple or a dict{total}; it returned {returned}"
+    )

@@ -1,0 +1,459 @@
+"""Turns what was seen into findings: what is wrong, each thing under a stable code of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import numpy as np
+
+from caffe_parity.contract import (
+    GRADIENT,
+    SHARED_GRADIENT,
+    UNIT_ROUNDOFF,
+    Agreement,
+    Bound,
+    Expected,
+    Finding,
+    Floating,
+    Observation,
+    Pass,
+    Plan,
+    spoken,
+)
+from caffe_parity.engine.compare import Bools, compare, missing, same_bits, wrong
+from caffe_parity.engine.expected import Question, question
+from caffe_parity.engine.explain import CLOSE, SLACK, Explanation, Failure, explain, picture
+from caffe_parity.engine.plan import AGAIN, FIRST, HUGE, ONE, OTHER, SECOND
+from caffe_parity.layer import Layer, Rival
+
+LATER = {
+    SECOND: "a second pass gives another {}",
+    "remade": "a net that was made for a single sample gives another {}",
+    "reshaped": "after a larger batch, a pass gives another {}",
+}
+"""What it means when the first pass is right and a later one, with the same inputs, is not."""
+
+
+@dataclass
+class Judged:
+    """What a comparison came to.
+
+    Attributes:
+        findings, notes: what is wrong, and what is to be known.
+        tensors: the worst agreement of each tensor over all passes.
+        pictures: of the errors that are explained.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    tensors: dict[str, Agreement] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
+
+    @property
+    def codes(self) -> set[tuple[str, str]]:
+        """Which findings there are."""
+        return {(each.code, each.tensor) for each in self.findings}
+
+
+def judged(layer: Layer, plan: Plan, asked: Question, seen: Observation) -> Judged:
+    """Holds an observation against what is expected.
+
+    Args:
+        layer: what is computed, for explanations.
+        plan: what was carried out.
+        asked: what each of its passes must give.
+        seen: what came out.
+    """
+    return _Comparison(layer, plan, asked, seen).carried_out()
+
+
+@dataclass
+class _Comparison:
+    layer: Layer
+    plan: Plan
+    asked: Question
+    seen: Observation
+    result: Judged = field(default_factory=Judged)
+
+    def carried_out(self) -> Judged:
+        for name, when in self.seen.changed.items():
+            kind = "param" if "[" in name else "bottom"
+            what = "parameter" if kind == "param" else "bottom"
+            words = f"the {when} overwrites its own {what} {name}"
+            self.result.findings.append(Finding(f"mutates-{kind}:{name}", words, name))
+        if self.plan.structure.untrained and self.plan.differentiated:
+            words = "no layer has a loss_weight, so Caffe trains nothing: a Python layer and a "
+            words += "Reduction need one written out (loss_weight: 1)"
+            self.result.findings.append(Finding("no-loss-weight", words))
+        for tensor in self.asked.expected[0].truth:
+            gradient = tensor.startswith(GRADIENT)
+            if not (gradient and any(each.cause == "shape" for each in self.result.findings)):
+                self._tensor(tensor)
+        return self.result
+
+    @cached_property
+    def passes(self) -> list[Pass]:
+        """Those that are compared and were observed."""
+        return [
+            each
+            for each in self.plan.passes
+            if each.expected is not None and each.name in self.seen.tensors
+        ]
+
+    def _tensor(self, tensor: str) -> None:
+        view = _View(self, tensor)
+        if not view.agreements:  # at loss weight 0 Caffe computes no gradient
+            return
+        self.result.tensors[tensor] = view.worst
+        if tensor.startswith(GRADIENT):
+            self.result.findings += view.gradient_findings()
+        else:
+            self.result.findings += view.top_findings()
+        self.result.notes += view.notes()
+
+    def explained(self, failure: Failure) -> Explanation:
+        """Why a tensor is wrong, with a picture of it."""
+        drawn = picture(failure)
+        if drawn:
+            self.result.pictures.append(drawn)
+        return explain(failure)
+
+    def rivals(self) -> Iterator[Rival]:
+        """Other formulas that the layer's result may be."""
+        case, inputs = self.plan.case, self.asked.inputs
+        if case.sharing == "none":
+            for other in self.layer.mistaken_for():
+                if other.name != self.layer.name and other.allows(case):
+                    [expected, *_] = question(other, case, self.plan.structure).expected
+                    words = f"{{tensor}} is that of {other.name}, not of {self.layer.name}"
+                    yield Rival("other-layer", words, expected.truth, expected.bound.worst)
+            if self.layer.rivals is not None:
+                yield from self.layer.rivals(case, inputs)
+
+
+@dataclass
+class _View:
+    """One tensor over all passes."""
+
+    comparison: _Comparison
+    tensor: str
+
+    @cached_property
+    def of(self) -> dict[str, Floating]:
+        """What each pass computed, those that computed it."""
+        found = {name: each.get(self.tensor) for name, each in self.comparison.seen.tensors.items()}
+        return {name: each for name, each in found.items() if each is not None}
+
+    @cached_property
+    def is_param(self) -> bool:
+        names = [GRADIENT + each.name for each in self.comparison.plan.structure.params]
+        return self.tensor in names
+
+    @property
+    def name(self) -> str:
+        """The input or the parameter that it is the gradient of."""
+        return self.tensor.removeprefix(GRADIENT)
+
+    @cached_property
+    def share(self) -> float:
+        """What a second consumer adds to the gradient."""
+        case = self.comparison.plan.case
+        shared = case.sharing == "split" and self.tensor == GRADIENT + case.first
+        return SHARED_GRADIENT if shared else 0.0
+
+    def expected(self, each: Pass) -> Expected:
+        """What a pass must give; where parameter diffs add up, with the pass before."""
+        asked = self.comparison.asked.expected
+        assert each.expected is not None
+        if not (each.adds_up and self.is_param):
+            return asked[each.expected]
+        passes = self.comparison.passes
+        before = passes[passes.index(each) - 1].expected
+        assert before is not None
+        one, another = asked[before], asked[each.expected]
+        total = one.truth[self.tensor] + another.truth[self.tensor]
+        worst = one.bound.worst[self.tensor] + another.bound.worst[self.tensor]
+        worst = worst + 4 * UNIT_ROUNDOFF * np.abs(total) + 4 * UNIT_ROUNDOFF * worst
+        tensors = {self.tensor: worst}
+        return Expected({self.tensor: total}, Bound(tensors, tensors, one.bound.kinks))
+
+    @cached_property
+    def agreements(self) -> dict[str, Agreement]:
+        """How far each pass is from what is expected of it."""
+        found: dict[str, Agreement] = {}
+        plan = self.comparison.plan
+        done: list[tuple[Floating, Expected, Agreement]] = []
+        for each in self.comparison.passes:
+            expected = self.expected(each)
+            value = self.of.get(each.name)
+            if value is None:
+                weightless = plan.case.loss_weight is not None and plan.case.weight == 0
+                if not (weightless and self.tensor.startswith(GRADIENT)):
+                    size = expected.truth[self.tensor].size
+                    found[each.name] = missing("was not computed", size)
+                continue
+            same = (a for v, e, a in done if e is expected and same_bits(v, value))
+            agreement = next(same, None) or compare(self.tensor, value, expected)
+            done.append((value, expected, agreement))
+            found[each.name] = agreement
+        return found
+
+    @property
+    def worst(self) -> Agreement:
+        """The agreement of the pass that is farthest off."""
+        return max(self.agreements.values(), key=lambda each: (not each.agrees, each.fraction))
+
+    def top_findings(self) -> Iterator[Finding]:
+        """What is wrong with a top."""
+        bad = [each for each in self.comparison.passes if not self.agreements[each.name].agrees]
+        if not bad:
+            return
+        if bad[0].name in LATER:
+            yield self._stale(bad[0])
+            return
+        value = self.of.get(FIRST)
+        if value is not None and self._is_of_the_pass_before(value):
+            yield self._finding("stale-state", f"{self.tensor} is the one of the pass before")
+            return
+        yield self._wrong("forward-value", value, self.comparison.asked.expected[0])
+
+    def gradient_findings(self) -> Iterator[Finding]:
+        """What is wrong with the gradient of an input or a parameter, one thing after the other."""
+        first = self.of.get(FIRST)
+        asked = self.comparison.asked.expected[0]
+        if first is None:
+            yield self._wrong(self.tensor, None, asked)
+            return
+        shape = asked.truth[self.tensor].shape
+        values = (self.of[each.name] for each in self.comparison.passes if each.name in self.of)
+        odd = next((each for each in values if each.shape != shape), None)
+        if odd is not None:
+            yield self._wrong(self.tensor, odd, asked)
+            return
+        off = wrong(self.tensor, first, asked)
+        unwritten, added = self._unwritten(first, off), self._added(first)
+        if added.any():  # to add nothing, or what 1 swallows, is no failure to write
+            nothing = UNIT_ROUNDOFF + asked.bound.worst[self.tensor]
+            added |= unwritten & (np.abs(asked.truth[self.tensor]) <= nothing)
+            unwritten &= ~added
+        if unwritten.any():
+            yield self._finding(f"unwritten-diff:{self.name}", self._never_written(unwritten))
+        if added.any():
+            words = (
+                f"the diff of {self.name} is added to what it held (`+=`): it must be overwritten"
+            )
+            yield self._finding(f"accumulates-diff:{self.name}", words)
+        value = self._as_if_written(first, unwritten, added, asked)
+        off = wrong(self.tensor, value, asked) & ~unwritten
+        if added.any():  # a sum with 1 has rounded by up to half an ulp of it
+            truth = asked.truth[self.tensor]
+            room = 4 * UNIT_ROUNDOFF * (1 + np.abs(truth)) + asked.bound.worst[self.tensor]
+            with np.errstate(invalid="ignore"):
+                off &= ~(np.abs(value - truth) <= room)  # so that a NaN stays off
+        ignored = self._ignores_top_diff(bool(added.any()), unwritten)
+        is_loss = self.comparison.plan.structure.is_loss
+        if ignored:
+            what = "the same at every loss weight" if is_loss else "the same for every top diff"
+            words = f"the gradient of {self.name} is {what}: top[0].diff is unused"
+            yield self._finding("ignores-top-diff", words)
+        if off.any() and (is_loss or not ignored):
+            if self._is_of_the_pass_before(first):
+                words = f"the gradient of {self.name} is the one of the pass before"
+                yield self._finding("stale-state", words)
+            else:
+                yield self._wrong(self.tensor, value, asked)
+        if not ignored and not off.any() and not unwritten.any() and not added.any():
+            yield from self._for_other_top_diffs()
+        if not added.any() and not (self.is_param and unwritten.any()):
+            yield from self._in_later_passes(bool(off.any()), unwritten)
+
+    def _unwritten(self, first: Floating, off: Bools) -> Bools:
+        """The elements that still hold what they were filled with, twice."""
+        second = self.of.get(SECOND)
+        if not self.comparison.seen.poisoned:
+            return np.zeros_like(off)
+        if self.is_param:
+            none = not np.any(first[off]) and (second is None or not np.any(second[off]))
+            return off if off.any() and none else np.zeros_like(off)
+        held: Bools = off & (first == np.float32(HUGE + self.share))
+        if second is not None:
+            held &= second == np.float32(ONE + self.share)
+        return held
+
+    def _added(self, first: Floating) -> Bools:
+        """The elements that were added to: the huge value swallows what was, 1 does not."""
+        second = self.of.get(SECOND)
+        if second is None or self.is_param or not self.comparison.seen.poisoned:
+            return np.zeros(first.shape, np.bool_)
+        added: Bools = first == np.float32(HUGE + self.share)
+        added &= second != np.float32(ONE + self.share)
+        return added
+
+    def _as_if_written(
+        self, first: Floating, unwritten: Bools, added: Bools, asked: Expected
+    ) -> Floating:
+        """The gradient that the layer computed, whatever it did with it."""
+        value = first
+        if added.any():
+            value = np.where(added, self.of[SECOND].astype(np.float64) - ONE, first)
+        return np.where(unwritten, asked.truth[self.tensor], value) if unwritten.any() else value
+
+    def _never_written(self, unwritten: Bools) -> str:
+        if unwritten.all():
+            return f"the diff of {self.name} is never written"
+        count = f"{np.count_nonzero(unwritten)} of {unwritten.size}"
+        return f"{count} elements of {self.name}'s diff are never written"
+
+    def _ignores_top_diff(self, added: bool, unwritten: Bools) -> bool:
+        """Whether every upstream gradient gives the same bits, where the truth differs.
+
+        Diffs that are added to are compared where all of them held 1 before, those of which some
+        elements are not written in the others.
+        """
+        asked = self.comparison.asked.expected
+        names = [each.name for each in self.comparison.passes if each.name.startswith("upstream")]
+        names = [SECOND if added else FIRST, *names]
+        values = [self.of[name][~unwritten] for name in names if name in self.of]
+        if len(values) < 2 or not np.any(values[0]) or np.all(values[0] == np.float32(HUGE)):
+            return False
+        differs = any(
+            not np.array_equal(asked[0].truth[self.tensor], each.truth[self.tensor])
+            for each in asked[1:]
+        )
+        return differs and all(np.array_equal(values[0], each) for each in values[1:])
+
+    def _for_other_top_diffs(self) -> Iterator[Finding]:
+        for each in self.comparison.passes:
+            if each.name.startswith("upstream") and not self.agreements[each.name].agrees:
+                words = (
+                    f"the gradient of {self.name} is right for one top diff and wrong for another"
+                )
+                yield self._finding(self.tensor, words)
+                return
+
+    def _in_later_passes(self, first_is_wrong: bool, unwritten: Bools) -> Iterator[Finding]:
+        """What a pass with the same inputs gives that the first one did not, if written."""
+        for each in self.comparison.passes:
+            if each.name not in LATER or each.name not in self.of:
+                continue
+            if each.adds_up and self.is_param:
+                if not first_is_wrong and not self.agreements[each.name].agrees:
+                    yield self._not_added(each)
+                    return
+            elif first_is_wrong:
+                if np.any(self._moved(FIRST, each.name) & ~unwritten):
+                    yield self._stale(each)
+                    return
+            elif not self.agreements[each.name].agrees:
+                off = wrong(self.tensor, self.of[each.name], self.expected(each))
+                if np.any(off & ~unwritten):
+                    yield self._stale(each)
+                    return
+
+    def _moved(self, one: str, another: str) -> Bools:
+        """The elements that differ from one pass to another by more than rounding."""
+        first, later = self.of[one].astype(np.float64), self.of[another].astype(np.float64)
+        worst = self.comparison.asked.expected[0].bound.worst[self.tensor]
+        room = 2 * np.where(np.isfinite(worst), worst, np.inf) + 64 * UNIT_ROUNDOFF * np.abs(first)
+        with np.errstate(invalid="ignore"):
+            same = (first == later) | (np.isnan(first) & np.isnan(later))
+            moved: Bools = ~(same | (np.abs(first - later) <= room))
+        return moved
+
+    def _not_added(self, each: Pass) -> Finding:
+        """A parameter's diff that is not the sum of two backwards."""
+        alone = self.comparison.asked.expected[0]
+        if np.any(wrong(self.tensor, self.of[each.name], alone)):
+            return self._stale(each)
+        words = (
+            f"the diff of {self.name} is overwritten: it must be added to (`+=`), or all but the "
+            "last of iter_size batches, and of layers that share it, are lost"
+        )
+        return self._finding(f"overwrites-param-diff:{self.name}", words)
+
+    def _stale(self, each: Pass) -> Finding:
+        what = f"gradient of {self.name}" if self.tensor.startswith(GRADIENT) else self.tensor
+        words = LATER[each.name].format(what)
+        return self._finding("stale-state", words)
+
+    def notes(self) -> Iterator[Finding]:
+        """What only a second backward without a forward shows, which Caffe never asks for."""
+        if not {AGAIN, SECOND} <= set(self.of) or self.is_param:
+            return
+        if np.any(self._moved(SECOND, AGAIN)):
+            words = (
+                f"a second backward without a forward gives another gradient of {self.name}; "
+                "Caffe runs one forward before each backward"
+            )
+            yield self._finding("second-backward", words)
+
+    def _is_of_the_pass_before(self, value: Floating) -> bool:
+        """Whether a wrong value is that of the pass before, and was right there."""
+        before = self.of.get(OTHER)
+        if before is None or not same_bits(value, before):
+            return False
+        asked = self.comparison.asked
+        [other] = [each for each in self.comparison.plan.passes if each.name == OTHER]
+        truth = np.asarray(asked.truth(other.inputs, other.upstream)[self.tensor])
+        worst = asked.expected[0].bound.worst[self.tensor]
+        room = SLACK * np.max(worst, initial=0.0, where=np.isfinite(worst)) + CLOSE * np.abs(truth)
+        with np.errstate(invalid="ignore"):
+            near = np.abs(before.astype(np.float64).reshape(truth.shape) - truth) <= room
+        return bool(np.all(near | (np.isnan(truth) & np.isnan(before.reshape(truth.shape)))))
+
+    def _finding(self, code: str, words: str, cause: str = "") -> Finding:
+        return Finding(code, words, self.tensor, cause)
+
+    def _wrong(self, code: str, value: Floating | None, expected: Expected) -> Finding:
+        """A value that is wrong, with the explanation that predicts it."""
+        name = spoken(self.tensor)
+        if value is None:
+            return self._finding(code, f"{name} was not computed at all", "not-computed")
+        truth = expected.truth[self.tensor]
+        if value.size != truth.size or (value.shape != truth.shape and code != "forward-value"):
+            words = f"{name} has shape {value.shape}, expected {truth.shape}"
+            return self._finding(code, words, "shape")
+        found = self.comparison.explained(self._failure(value.reshape(truth.shape), expected))
+        if found.code == "ignores-top-diff":
+            code = found.code
+        return self._finding(code, found.words, found.code)
+
+    def _failure(self, value: Floating, expected: Expected) -> Failure:
+        plan = self.comparison.plan
+        truth = expected.truth[self.tensor]
+        actual = value.astype(np.float64)
+        bound = np.asarray(expected.bound.worst[self.tensor])
+        # At a kink the gradient is not known; what stands there must not decide on a hypothesis.
+        bound = np.where(np.isfinite(bound), bound, np.inf)
+        of_input = truth.size == 1 or self.is_param
+        shape = plan.case.shapes.get(plan.case.first, ()) if of_input else truth.shape
+        if truth.size == 1:  # a loss, whose words need no index
+            truth, bound, actual = truth.reshape(()), bound.reshape(()), actual.reshape(())
+        return Failure(
+            tensor=self.tensor,
+            name=spoken(self.tensor),
+            is_gradient=self.tensor.startswith(GRADIENT),
+            expected=truth - self.share,
+            bound=bound,
+            actual=actual - self.share,
+            shape=shape,
+            weight=plan.case.weight,
+            rivals=partial(self.comparison.rivals),
+        )
+
+
+def agreement_words(tensors: Mapping[str, Agreement]) -> str:
+    """Each tensor that does not agree, with its worst place."""
+    parts = []
+    for name, each in tensors.items():
+        if each.agrees:
+            continue
+        place = f" at {list(each.worst_index)}" if each.worst_index else ""
+        words = each.note or (
+            f"{each.wrong} of {each.size} beyond the bound, worst{place}: "
+            f"{each.actual:.9g}, expected {each.expected:.9g}"
+        )
+        parts.append(f"{spoken(name)}: {words}")
+    return "; ".join(parts)

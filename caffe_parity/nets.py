@@ -1,0 +1,165 @@
+"""Nets of a user's own as variants: a prototxt file, or a Python layer on its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.contract import BadRequest, Case, Shape
+from caffe_parity.engine.caffe_net import CaffeNet
+from caffe_parity.layer import BadLayer
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A net as the user declares it; `located` makes the variant.
+
+    Attributes:
+        spec: FILE.prototxt, or FILE.py:CLASS or MODULE:CLASS for a Python layer.
+        is_layer: whether it is a Python layer.
+        param_str: of that layer, if it takes one.
+        path: folders with Python layers.
+        load: compiled layers.
+    """
+
+    spec: str
+    is_layer: bool
+    param_str: str | None = None
+    path: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
+
+    def observe(self, plan: object) -> None:
+        """Never called: it stands for a variant until it is located."""
+        raise NotImplementedError
+
+
+def python_layer(spec: str, *, param_str: str | None = None, path: Sequence[str] = ()) -> Declared:
+    """A variant: a Caffe Python layer, whose bottoms are the layer's inputs in their order.
+
+    Args:
+        spec: "FILE.py:CLASS", or "MODULE:CLASS" for a module in one of the folders of `path`.
+        param_str: the layer's own, if it takes one.
+        path: folders with modules that it imports, beside its own.
+
+    Relative paths start at the folder of the test file.
+    """
+    return Declared(str(spec), True, param_str, _several(path, "path"))
+
+
+def net(file: str, *, path: Sequence[str] = (), load: Sequence[str] = ()) -> Declared:
+    """A variant: a net with Input layers named like the layer's inputs; they get its shapes.
+
+    Args:
+        file: a .prototxt file.
+        path: folders with its Python layers; by default its own folder.
+        load: compiled layers, as plug-ins.
+
+    Relative paths start at the folder of the test file.
+    """
+    return Declared(str(file), False, None, _several(path, "path"), _several(load, "load"))
+
+
+def _several(names: Sequence[str], what: str) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise BadLayer(f"{what}={names!r}: expected a list, such as [{names!r}]")
+    return tuple(str(each) for each in names)
+
+
+def located(declared: Declared, folder: Path) -> CaffeNet:
+    """The variant, with absolute paths.
+
+    Args:
+        declared: as the user wrote it.
+        folder: where relative paths start.
+
+    Raises:
+        BadRequest: a file or a folder is not there, cannot be read, or a class is not named.
+    """
+    path = [_existing(folder / each, "folder") for each in declared.path]
+    load = tuple(str(_existing(folder / each, "file")) for each in declared.load)
+
+    def libraries(caffe: Caffe) -> Sequence[str]:
+        return load
+
+    if not declared.is_layer:
+        file = _existing(folder / declared.spec, "file")
+        made = CaffeNet(
+            lambda case: text_of(file), declared.spec, _folders([*path] or [file.parent])
+        )
+    else:
+        made = _of_class(declared, folder, path)
+    return replace(made, libraries=libraries) if load else made
+
+
+def text_of(file: Path) -> str:
+    """The text of a net.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"cannot read the net {file}: {error.strerror}") from error
+    try:
+        return data.decode()
+    except UnicodeDecodeError:  # Caffe takes any bytes; in Latin-1 each has a character of its own
+        return data.decode("latin-1")
+
+
+def _of_class(declared: Declared, folder: Path, path: Sequence[Path]) -> CaffeNet:
+    module, colon, layer = declared.spec.rpartition(":")
+    if not colon or not module or not layer:
+        raise BadRequest(f"{declared.spec!r}: expected FILE.py:CLASS or MODULE:CLASS")
+    folders = [*path]
+    if module.endswith(".py"):
+        file = _existing(folder / module, "file")
+        module = file.stem
+        folders.append(file.parent)
+    folders.append(folder)
+    text = python_net(module, layer, declared.param_str)
+    return CaffeNet(text, declared.spec, _folders(folders), bare=True)
+
+
+def _folders(folders: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(each.resolve()) for each in folders))
+
+
+def _existing(path: Path, what: str) -> Path:
+    """The path, of a file or a folder that is there.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    if path.is_dir() if what == "folder" else path.is_file():
+        return path
+    raise BadRequest(f"there is no {what} {path}")
+
+
+def python_net(module: str, layer: str, param_str: str | None) -> Callable[[Case], str]:
+    """Makes the text of a net that is one Python layer over the inputs of a case."""
+    param = "" if param_str is None else f" param_str: {json.dumps(param_str)}"
+
+    def text(case: Case) -> str:
+        lines = "".join(f'  bottom: "{name}"\n' for name in case.names)
+        return input_layers(case.shapes) + (
+            f'layer {{\n  name: "layer"\n  type: "Python"\n{lines}  top: "top"\n'
+            f'  python_param {{ module: "{module}" layer: "{layer}"{param} }}\n}}\n'
+        )
+
+    return text
+
+
+def input_layers(shapes: Mapping[str, Shape]) -> str:
+    """The text of an Input layer for each input."""
+    text = ""
+    for name, shape in shapes.items():
+        dims = " ".join(f"dim: {extent}" for extent in shape)
+        text += (
+            f'layer {{\n  name: "{name}"\n  type: "Input"\n  top: "{name}"\n'
+            f"  input_param {{ shape {{ {dims} }} }}\n}}\n"
+        )
+    return text

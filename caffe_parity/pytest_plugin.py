@@ -1,0 +1,374 @@
+"""The pytest plugin: options, one Caffe for all tests, the records, the table at the end.
+
+pytest loads it wherever this project is installed, so it imports nothing that a repository which
+does not use it would have to wait for. Only a test module that imports `caffe_parity` brings it to
+life. Records travel on the test reports, so that they arrive also from pytest-xdist's processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from caffe_parity.report.record import Key, Record, Report
+    from caffe_parity.testing import Comparison
+
+COLLECTOR = pytest.StashKey["Collector"]()
+CHOICES = ("layer", "variant", "case")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("caffe-parity")
+    for name in CHOICES:
+        group.addoption(f"--parity-{name}", metavar="NAME", help=f"only this {name}")
+    group.addoption(
+        "--parity-device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where Caffe and PyTorch compute (cpu); the reference stays on the CPU",
+    )
+    group.addoption("--parity-json", metavar="FILE", help="write what the comparisons found")
+    group.addoption(
+        "--parity-table", action="store_true", help="show the verdicts as a table at the end"
+    )
+    group.addoption(
+        "--parity-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds after which a silent Caffe counts as a hang (60)",
+    )
+    # What a command that reproduces one comparison begins with; for whoever runs pytest.
+    group.addoption("--parity-command", default="pytest", help=argparse.SUPPRESS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--parity-timeout") > 0:
+        raise pytest.UsageError("--parity-timeout must be greater than 0")
+    collector = config.stash[COLLECTOR] = Collector(config)
+    config.pluginmanager.register(collector, "caffe-parity-collector")
+
+
+def _comparison(item: pytest.Item) -> Comparison | None:
+    """The comparison of a test, or None; nothing has one unless `caffe_parity` was imported."""
+    used = sys.modules.get("caffe_parity.testing")
+    given = getattr(getattr(item, "callspec", None), "params", {}).get("comparison")
+    return given if used and isinstance(given, used.Comparison) else None
+
+
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Keeps what the options choose; the tests that compare nothing are none of it.
+
+    Raises:
+        UsageError: an option names something that does not exist.
+    """
+    if config.getoption("--parity-table") and config.pluginmanager.hasplugin("timeout"):
+        for item in filter(_comparison, items):  # a Caffe within its own time-out is not ended
+            item.add_marker(pytest.mark.timeout(0))
+    chosen = {kind: config.getoption(f"--parity-{kind}") for kind in CHOICES}
+    chosen = {kind: name for kind, name in chosen.items() if name is not None}
+    if not chosen or session.testsfailed:  # what could not be collected is told
+        return
+    compared = [(item, names) for item in items if (names := _names(item))]
+    for kind, name in chosen.items():
+        known = list(dict.fromkeys(names[kind] for _, names in compared))
+        if name not in known:
+            raise pytest.UsageError(_unknown(kind, name, known))
+    kept = [item for item, names in compared if chosen.items() <= names.items()]
+    if not kept:
+        words = ", ".join(f"{kind} {name}" for kind, name in chosen.items())
+        raise pytest.UsageError(f"nothing to compare: {words} do not meet")
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def _names(item: pytest.Item) -> dict[str, str]:
+    each = _comparison(item)
+    return dict(zip(CHOICES, each.key, strict=True)) if each else {}
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    advice = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}.{advice} Known: {', '.join(known) or 'none'}"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist tells its other side what there is to run
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Installs and starts Caffe before the first test: without one there is nothing to prove."""
+    config = session.config
+    tests = [(item.nodeid, _comparison(item)) for item in session.items]
+    wanted = {name: each for name, each in tests if each}
+    config.stash[COLLECTOR].keys = {name: each.key for name, each in wanted.items()}
+    if not wanted or config.option.collectonly:
+        return
+    from caffe_parity.caffe.driver import DriverError, devices
+    from caffe_parity.caffe.session import SESSION
+    from caffe_parity.contract import ParityError
+
+    SESSION.timeout = config.getoption("--parity-timeout")
+    SESSION.device = config.getoption("--parity-device")
+    if SESSION.device == "cuda":
+        try:
+            devices()
+        except DriverError as error:  # there is a device, so this is no reason not to run
+            raise pytest.UsageError(f"nothing can run on the GPU: {error}") from error
+    if _is_controller(config) or not any(each.needs_caffe for each in wanted.values()):
+        return
+    try:
+        with _shown(config):
+            SESSION.start()
+    except ParityError as error:
+        if config.getoption("--parity-table"):  # the run as a whole is about Caffe
+            config.stash[COLLECTOR].refuse(session, f"no Caffe to compare with.\n{error}")
+
+
+def _is_controller(config: pytest.Config) -> bool:
+    """Whether pytest-xdist's other processes run the tests."""
+    return bool(getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput"))
+
+
+@contextlib.contextmanager
+def _shown(config: pytest.Config) -> Iterator[None]:
+    """Lets what is printed meanwhile, such as an install's progress, reach the terminal."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """What is wrong with a layer is told in its own words, without a traceback."""
+    report = yield
+    call = getattr(report, "call", None)
+    used = sys.modules.get("caffe_parity.layer")
+    wrong = call.excinfo.value if call is not None and call.excinfo is not None else None
+    full = collector.config.getoption("fulltrace", False)
+    if used and isinstance(wrong, used.BadLayer) and not full:
+        report.longrepr = str(wrong)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """A test that never looks at its comparison proves nothing, and fails."""
+    yield
+    comparison = _comparison(item)
+    if comparison is not None and comparison.record is None:
+        pytest.fail("the test did not call comparison.check()", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    comparison = _comparison(item)
+    if comparison is not None and (
+        call.when == "call" or (report.failed and comparison.record is None)
+    ):
+        from caffe_parity.report.record import not_compared
+
+        reason = _last_line(report.longreprtext)
+        record = comparison.record or not_compared(comparison.key, reason)
+        report.caffe_parity = record.as_json()  # type: ignore[attr-defined]
+    return report
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines() or ["it ended without a word"]
+    return lines[-1].removeprefix("E").strip()
+
+
+class Collector:
+    """Gathers the records where the terminal is; with xdist that is not where the tests run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Looks at once whether the file can be written: a run must not be lost at its end.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        self.config = config
+        self.keys: dict[str, Key] = {}  # what each test compares, by its id
+        self.ids: list[str] = []  # of all tests of xdist's processes
+        self.died: dict[str, str] = {}  # what is said of a test whose process has ended, by id
+        self.lost: list[str] = []
+        self.environment: dict[str, Any] = {}
+        self._records: dict[Key, Record] = {}
+        file = config.getoption("--parity-json")
+        own = file and not config.option.collectonly and not hasattr(config, "workerinput")
+        self.file = config.invocation_params.dir / file if own else None
+        if self.file:
+            try:
+                self.file.touch()
+            except OSError as error:
+                raise pytest.UsageError(f"--parity-json {file}: {error.strerror}") from error
+
+    @property
+    def report(self) -> Report:
+        """The records in the order of the tests, whatever the order in which they came."""
+        from caffe_parity.report.record import Report, not_compared
+
+        keys = [self.keys[each] for each in self.ids or self.keys if each in self.keys]
+        died = {self.keys[each]: words for each, words in self.died.items() if each in self.keys}
+        found = {key: not_compared(key, words) for key, words in died.items()} | self._records
+        order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        records = sorted(found.values(), key=lambda each: order.get(each.key, len(order)))
+        table = self.config.getoption("--parity-table")
+        given = {kind: self.config.getoption(f"--parity-{kind}") for kind in CHOICES}
+        given["keyword"] = self.config.option.keyword
+        return Report(
+            "run" if table else "pytest",
+            self.environment,
+            {name: value for name, value in given.items() if value},
+            tuple(records),
+            len(order),
+        )
+
+    def refuse(self, session: pytest.Session, words: str) -> None:
+        """Ends a run that has nothing to run with; with xdist, tells its other side."""
+        if not hasattr(self.config, "workeroutput"):
+            raise pytest.UsageError(words)
+        self.config.workeroutput["parity_refusal"] = words
+        session.items.clear()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Of two tests of one comparison, the one that does not agree counts."""
+        if hasattr(report, "caffe_parity"):
+            from caffe_parity.report.record import Record
+
+            record = Record.from_json(report.caffe_parity)
+            known = self._records.get(record.key)
+            if known is None or not known.wrong:
+                self._records[record.key] = record
+        elif report.when == "???":  # so xdist says that a process has ended
+            self.died[report.nodeid] = _last_line(report.longreprtext)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self.ids = ids
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        said = getattr(node, "workeroutput", None) or {}
+        for test, key in json.loads(said.get("parity_keys", "{}")).items():
+            self.keys[test] = tuple(key)
+        if "parity_environment" in said:
+            facts = json.loads(said["parity_environment"])
+            if not self.environment or facts["caffe"]:
+                self.environment = facts
+        if said.get("parity_refusal", "") not in ["", *self.lost]:
+            self.lost.append(said["parity_refusal"])
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # the terminal's own wrapper shows what was lost
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
+        """Ends Caffe, says which one it was, and writes the file."""
+        if any(map(_comparison, session.items)) and not self.config.option.collectonly:
+            from caffe_parity.caffe.session import SESSION
+            from caffe_parity.report.environment import environment
+
+            self.environment = self.environment or environment()
+            SESSION.close()
+            if hasattr(self.config, "workeroutput"):
+                self.config.workeroutput["parity_environment"] = json.dumps(self.environment)
+                self.config.workeroutput["parity_keys"] = json.dumps(self.keys)
+        with self._alone():
+            try:
+                yield
+            except OSError as error:  # pytest's own file, junit.xml
+                self.lost.append(f"a report could not be written: {error}")
+            if self.file:
+                try:
+                    self.report.write(self.file)
+                except OSError as error:
+                    self.lost.append(f"--parity-json {self.file}: {error.strerror}")
+                    with contextlib.suppress(OSError):  # one of an earlier run is not this one's
+                        self.file.unlink()
+        self.lost += _unproven(self.report) if self._records else []
+        if self._records and launched_nothing(self.report):
+            self.lost.append("Caffe launched no kernel, so these are no results of a GPU")
+        ok = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if self.lost and session.exitstatus in ok:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps another run from writing its report to the same folder meanwhile."""
+        if not self.file or not self.file.parent.is_dir():  # whoever writes finds the error
+            return contextlib.nullcontext()
+        from caffe_parity.report.record import alone_in
+
+        return alone_in(self.file.parent)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.config.getoption("--parity-table"):
+            for report in terminalreporter.stats.get("error", ()):
+                if report.when == "collect":
+                    terminalreporter.line(report.longreprtext, red=True)
+            if self._records:
+                self._write_table(terminalreporter)
+        for words in self.lost:
+            terminalreporter.line(words, red=True)
+
+    def _write_table(self, writer: Any) -> None:
+        from caffe_parity.report.table import sections
+
+        command = self.config.getoption("--parity-command")
+        for section in sections(self.report, lambda each: f"{command} -k '[{each.id}]'"):
+            writer.section(section.title)
+            for line in section.lines:
+                writer.line(line)
+        for line in _gpu_lines(self.environment):
+            writer.line(line)
+        files = [self.file, self.config.option.xmlpath]
+        shown = ", ".join(str(_relative(Path(each))) for each in files if each)
+        if shown and not self.lost:
+            writer.line("")
+            writer.line(f"details: {shown}")
+
+
+def _unproven(report: Report) -> list[str]:
+    """What no comparison proves anything of: a run that leaves something open has not passed."""
+    from caffe_parity.report.table import unproven
+
+    return [f"unproven: {line}" for line in unproven(report)]
+
+
+def launched_nothing(report: Report) -> bool:
+    """Whether Caffe computed results in GPU mode, and no kernel was seen: then it was no GPU."""
+    gpu = report.environment.get("gpu")
+    computed = any(each.computed and each.variant.startswith("caffe") for each in report.results)
+    return bool(computed and gpu and gpu["kernels"] is not None and not gpu["kernels"])
+
+
+def _gpu_lines(environment: dict[str, Any]) -> list[str]:
+    """Which GPU computed, and the proof that it did."""
+    facts = environment.get("gpu")
+    if not facts:
+        return []
+    tf32 = "on" if facts["tf32"] else "off"
+    lines = ["", f"GPU: {facts['name']}, driver {facts['driver']}, TF32 {tf32}"]
+    if facts["kernels"] is not None:
+        lines.append(
+            f"     Caffe launched {facts['kernels']} kernels of its own; "
+            f"a net of 128 MiB took {facts['memory_mb']} MiB of its memory"
+        )
+    return lines
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
