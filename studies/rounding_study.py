@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffe_impl.variants import CaffeVariant, shared_caffe
-from caffe_parity.contract import Array32, Array64, Case, Inputs, Variant
+from caffe_parity import Case
+from caffe_parity.contract import Array64, Arrays, Pass, Plan, Tensors, Variant, spoken
+from caffe_parity.engine.judge import variant_of
+from caffe_parity.engine.plan import ONE
 from caffe_parity.report.environment import environment
-from parity_tests.registry import registered
+from parity_tests.answers import STRUCTURE
+from parity_tests.layers import LAYERS
 from reference import rounding
-from reference.layers import LAYERS
-from torch_impl.variants import TorchVariant
+from reference.cases import case_of
+from reference.layers import SUMMED
+from reference.rounding import DX1, DX2
 
 FILE = Path(__file__).parent.parent / "docs/rounding_ratios.json"
 BATCH = 50  # inputs for each net
 LOWEST, HIGHEST = -30, 30  # powers of two; what lies beyond is counted with them
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Triple = tuple[Array32, Array32, Array32]
 
 
 @dataclass
@@ -73,10 +74,10 @@ def random_case(layer: str, rng: np.random.Generator) -> Case:
     if layer == "euclidean":
         c2 = c1
     weight = float(np.float32(rng.choice([1.0, -1.0]) * 2 ** rng.uniform(-8, 8)))
-    return Case("random", (n, c1, *spatial), (n, c2, *spatial), loss_weight=weight)
+    return case_of("random", (n, c1, *spatial), (n, c2, *spatial), loss_weight=weight)
 
 
-def random_inputs(case: Case, rng: np.random.Generator) -> Inputs:
+def random_inputs(case: Case, rng: np.random.Generator) -> Arrays:
     """One of five distributions at a random scale."""
     kind = rng.integers(0, 5)
     scale = 2.0 ** rng.integers(-20, 21)
@@ -91,81 +92,57 @@ def random_inputs(case: Case, rng: np.random.Generator) -> Inputs:
             values = values + 1000.0
         return values * scale
 
-    x1, x2 = array(case.x1_shape), array(case.x2_shape)
+    x1, x2 = array(case.shapes["x1"]), array(case.shapes["x2"])
     if kind == 4:  # x2 is nearly x1: the sums cancel
         x2 = np.resize(x1, x2.shape) + 1e-4 * x2
-    return Inputs(x1.astype(np.float32), x2.astype(np.float32))
+    return {"x1": x1.astype(np.float32), "x2": x2.astype(np.float32)}
 
 
-def closed_form(kind: str, case: Case, inputs: Inputs) -> tuple[Array64, Array64, Array64]:
-    """Loss, dx1 and dx2 in float64 from the formula."""
-    sum1 = rounding.summed(kind, inputs.x1.astype(np.float64))
-    sum2 = rounding.summed(kind, inputs.x2.astype(np.float64))
-    d = sum1 - sum2
-    samples = case.x1_shape[0]
-    gradient = case.weight / samples * d
-    loss = np.asarray(np.sum(d * d) / (2 * samples))
-    dx1 = np.broadcast_to(gradient, case.x1_shape)
-    return loss, dx1, np.broadcast_to(-gradient, case.x2_shape)
+def closed_form(kind: str, case: Case, inputs: Arrays) -> dict[str, Array64]:
+    """The loss and the gradients in float64 from the formula."""
+    x1, x2 = (rounding.summed(kind, each.astype(np.float64)) for each in inputs.values())
+    d = x1 - x2
+    gradient = case.weight / len(d) * d
+    return {
+        "loss": np.asarray(np.sum(d * d) / (2 * len(d))),
+        DX1: np.broadcast_to(gradient, case.shapes["x1"]),
+        DX2: np.broadcast_to(-gradient, case.shapes["x2"]),
+    }
 
 
-def in_caffe(variant: CaffeVariant, case: Case, batch: Sequence[Inputs]) -> Iterator[Triple]:
-    """Loss, dx1 and dx2 of every inputs, all on one net."""
-    ops = variant.net_ops(case)
-    for inputs in batch:
-        ops += [
-            {"op": "set", "blob": "x1", "array": inputs.x1},
-            {"op": "set", "blob": "x2", "array": inputs.x2},
-            {"op": "forward"},
-            {"op": "backward"},
-            {"op": "loss"},
-            {"op": "diff", "blob": "x1"},
-            {"op": "diff", "blob": "x2"},
-        ]
-    arrays = [reply["array"] for reply in shared_caffe().request(ops) if "array" in reply]
-    for index in range(0, len(arrays), 3):
-        loss, dx1, dx2 = arrays[index : index + 3]
-        yield loss.sum(), dx1, dx2
+def computed(variant: Variant, case: Case, batch: list[Arrays]) -> list[Tensors]:
+    """What a variant gives for every inputs, all on one net."""
+    passes = tuple(
+        Pass(str(number), inputs, None, ONE, expected=0) for number, inputs in enumerate(batch)
+    )
+    seen = variant.observe(Plan(case, STRUCTURE, (passes,)))
+    return [seen.tensors[each.name] for each in passes]
 
 
-def in_torch(loss: Loss, case: Case, batch: Sequence[Inputs]) -> Iterator[Triple]:
-    """Loss, dx1 and dx2 of every inputs."""
-    weight = torch.tensor(case.weight, dtype=torch.float32)
-    for inputs in batch:
-        x1 = torch.from_numpy(inputs.x1).requires_grad_()
-        x2 = torch.from_numpy(inputs.x2).requires_grad_()
-        value = loss(x1, x2)
-        dx1, dx2 = torch.autograd.grad(value, (x1, x2), weight)
-        yield value.detach().numpy(), dx1.numpy(), dx2.numpy()
-
-
-def study(variant: Variant, cases: int, rng: np.random.Generator) -> dict[str, Distribution]:
+def study(layer: str, name: str, cases: int, rng: np.random.Generator) -> dict[str, Distribution]:
     """The distributions of error/bound of one variant, by tensor."""
-    kind = LAYERS[variant.layer].summed
-    result = {name: Distribution() for name in ("loss", "dx1", "dx2")}
+    kind, variant = SUMMED[layer], variant_of(LAYERS[layer], name)
+    result = {tensor: Distribution() for tensor in ("loss", DX1, DX2)}
     done = 0
     while done < cases:
-        case = random_case(variant.layer, rng)
+        case = random_case(layer, rng)
         if variant.expects(case):
             continue
         batch = [random_inputs(case, rng) for _ in range(min(BATCH, cases - done))]
         done += len(batch)
-        if isinstance(variant, CaffeVariant):
-            results = in_caffe(variant, case, batch)
-        else:
-            assert isinstance(variant, TorchVariant)
-            results = in_torch(variant.loss, case, batch)
-        for inputs, actual in zip(batch, results, strict=True):
-            expected = closed_form(kind, case, inputs)
+        for inputs, found in zip(batch, computed(variant, case, batch), strict=True):
             limit = rounding.bound(kind, case, inputs)
-            for name, a, e in zip(result, actual, expected, strict=True):
-                error = np.abs(a.astype(np.float64) - e)
-                worst, typical = limit.worst[name], limit.typical[name]
+            for tensor, truth in closed_form(kind, case, inputs).items():
+                actual = found[tensor]
+                assert actual is not None
+                error = np.abs(actual.astype(np.float64).reshape(truth.shape) - truth)
                 with np.errstate(invalid="ignore"):
-                    ratio = float(np.max(np.where(error == 0, 0.0, error / worst)))
-                    of_typical = float(np.max(np.where(error == 0, 0.0, error / typical)))
-                result[name].add(ratio, of_typical)
-    return result
+                    ratio, of_typical = (
+                        float(np.max(np.where(error == 0, 0.0, error / each[tensor])))
+                        for each in (limit.worst, limit.typical)
+                    )
+                result[tensor].add(ratio, of_typical)
+    return {spoken(tensor): each for tensor, each in result.items()}
 
 
 def as_data(distributions: dict[str, Distribution]) -> dict[str, Any]:
@@ -236,17 +213,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     kept = Kept.read(options.cases, options.seed) if options.write else Kept({})
     print(f"{'layer':12} {'variant':24} {'loss':>8} {'dx1':>8} {'dx2':>8}   largest error/bound")
-    for variant in registered():
-        name = f"{variant.layer}-{variant.name}"
-        if options.variant not in (None, variant.name) or variant.cannot_run():
+    for layer, variant in ((each, name) for each in LAYERS for name in LAYERS[each].variants):
+        name = f"{layer}-{variant}"
+        if options.variant not in (None, variant) or variant == "torch-cuda":  # it is of the CPU
             continue
-        if variant.name == "torch-cuda":  # the study is one of the CPU
+        if variant_of(LAYERS[layer], variant).cannot_run():
             continue
         words = "kept"
         if name not in kept.ratios:
             start = time.perf_counter()
             torch.compiler.reset()  # the patterns of ones that it has compiled code for are limited
-            found = study(variant, options.cases, np.random.default_rng(options.seed))
+            found = study(layer, variant, options.cases, np.random.default_rng(options.seed))
             kept.ratios[name] = as_data(found)
             words = f"{time.perf_counter() - start:.0f} s"
             if options.write:
@@ -255,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         ratios = " ".join(f"{each['largest']:8.3f}" for each in tensors)
         if bad := sum(each["violations"] for each in tensors):
             words += f", {bad} violations"
-        print(f"{variant.layer:12} {variant.name:24} {ratios}   {words}", flush=True)
+        print(f"{layer:12} {variant:24} {ratios}   {words}", flush=True)
     print(f"{options.cases * len(kept.ratios)} cases, {kept.violations} violations")
     if options.write:
         print("written: docs/rounding_ratios.json")

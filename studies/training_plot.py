@@ -15,17 +15,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from caffe_impl.variants import CaffeVariant, shared_caffe
-from caffe_parity.contract import Case
-from caffe_parity.training.bound import Truth, truth_of
+from caffe_parity import CaffeNet
 from caffe_parity.training.in_caffe import train_in_caffe
 from caffe_parity.training.recipe import Recipe, Trajectory, train
-from parity_tests import training_nets as variants
-from parity_tests.registry import registered
+from caffe_parity.training.truth import Truth, truth_of
+from parity_tests import training_nets as nets
+from parity_tests.layers import LAYERS
+from reference.cases import case_of
 from torch_impl.caffe_sgd import CaffeSGD
 
 PICTURE = Path(__file__).parent.parent / "docs" / "training.svg"
-CASE = Case("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5)
+LAYER = LAYERS["channel_sum"]
+CASE = case_of("training", (4, 3, 2, 3), (4, 5, 2, 3), loss_weight=2.5, seed=0)
 STEPS, FALLS = 40, 20
 PARAMETER = "learned2[0]"
 COLOURS = {"Caffe": "tab:red", "torch.optim.SGD": "tab:blue"}
@@ -33,14 +34,10 @@ COLOURS = {"Caffe": "tab:red", "torch.optim.SGD": "tab:blue"}
 
 def caffe_training(solver: str = "") -> Trajectory:
     """The channel sum as a Convolution, trained by Caffe's own solver."""
-    (variant,) = (
-        each
-        for each in registered()
-        if isinstance(each, CaffeVariant) and each.name == "caffe-convolution"
-    )
-    training = variants.caffe_training(variant, CASE, solver)
-    first, data = variants.initial(CASE), variants.batches(CASE, STEPS)
-    return train_in_caffe(shared_caffe(), training, first, data)
+    net = LAYER.variants["caffe-convolution"]
+    assert isinstance(net, CaffeNet)
+    training = nets.caffe_training(net, CASE, solver)
+    return train_in_caffe(training, nets.initial(CASE), nets.batches(CASE, STEPS))
 
 
 def falling(recipe: Recipe) -> Recipe:
@@ -56,8 +53,8 @@ def caffe_sgd(recipe: Recipe) -> Recipe:
     """The same with Caffe's momentum."""
 
     def optimizer(params: dict[str, torch.Tensor]) -> torch.optim.Optimizer:
-        groups = variants.groups(params)
-        return CaffeSGD(groups, variants.RATE, variants.MOMENTUM, variants.DECAY)
+        groups = nets.groups(params)
+        return CaffeSGD(groups, nets.RATE, nets.MOMENTUM, nets.DECAY)
 
     return Recipe(recipe.loss, optimizer, recipe.schedule, recipe.loss_weight)
 
@@ -65,13 +62,13 @@ def caffe_sgd(recipe: Recipe) -> Recipe:
 def draw(axis: plt.Axes, truth: Truth, trainings: dict[str, Trajectory]) -> None:
     """Each training's largest error in one parameter, and the bound at the same step."""
     steps = np.arange(1, STEPS + 1)
-    bounds = [bound[PARAMETER].max() for bound in truth.bounds]
+    bounds = [each.bound.worst[PARAMETER].max() for each in truth.expected]
     axis.fill_between(steps, bounds, 1e-10, color="0.9", label="bound")
     axis.plot(steps, bounds, color="0.5", linewidth=1)
     for name, training in trainings.items():
         errors = [
-            np.abs(seen[PARAMETER] - true[PARAMETER]).max()
-            for seen, true in zip(training, truth.states, strict=True)
+            np.abs(seen[PARAMETER] - each.truth[PARAMETER]).max()
+            for seen, each in zip(training, truth.expected, strict=True)
         ]
         axis.plot(steps, errors, marker=".", color=COLOURS[name], label=name)
     axis.set_yscale("log")
@@ -81,8 +78,8 @@ def draw(axis: plt.Axes, truth: Truth, trainings: dict[str, Trajectory]) -> None
 
 def main() -> None:
     """Trains and writes the picture."""
-    first, data = variants.initial(CASE), variants.batches(CASE, STEPS)
-    recipe = variants.recipe(variants.FORMULAS["channel_sum"], CASE)
+    first, data = nets.initial(CASE), nets.batches(CASE, STEPS)
+    recipe = nets.recipe(LAYER.reference, CASE)
     constant = truth_of(recipe, first, data)
     caffe = truth_of(caffe_sgd(falling(recipe)), first, data)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)

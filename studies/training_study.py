@@ -12,52 +12,53 @@ import sys
 
 import torch
 
-from caffe_impl.variants import CaffeVariant, shared_caffe
-from caffe_parity.contract import Case
-from caffe_parity.training.bound import truth_of
-from caffe_parity.training.compare import against
+from caffe_parity import CaffeNet, Case
+from caffe_parity.engine.judge import variant_of
+from caffe_parity.engine.port import Port
+from caffe_parity.training.divergence import against
 from caffe_parity.training.in_caffe import train_in_caffe
 from caffe_parity.training.recipe import train
-from parity_tests import training_nets as variants
-from parity_tests.registry import registered
-from torch_impl.variants import TorchVariant
+from caffe_parity.training.truth import truth_of
+from parity_tests import training_nets as nets
+from parity_tests.layers import LAYERS
+from reference.cases import case_of
 
 STEPS = 20
 LOSS_WEIGHTS = (1.0, 2.5, -0.75, 0.1)
 
 
-def case_of(layer: str, seed: int) -> Case:
+def seeded(layer: str, seed: int) -> Case:
     """Shapes with spatial axes; the loss weight changes with the seed."""
     channels = 3 if layer == "euclidean" else 5
     weight = LOSS_WEIGHTS[seed % len(LOSS_WEIGHTS)]
-    return Case("study", (4, 3, 2, 3), (4, channels, 2, 3), seed=seed, loss_weight=weight)
+    return case_of("study", (4, 3, 2, 3), (4, channels, 2, 3), seed=seed, loss_weight=weight)
 
 
 def fractions(layer: str, seed: int) -> dict[str, float]:
     """The largest error over its bound of each variant that computes the layer on these shapes."""
-    case = case_of(layer, seed)
-    recipe = variants.recipe(variants.FORMULAS[layer], case)
-    truth = truth_of(recipe, variants.initial(case), variants.batches(case, STEPS))
+    case = seeded(layer, seed)
+    recipe = nets.recipe(LAYERS[layer].reference, case)
+    truth = truth_of(recipe, nets.initial(case), nets.batches(case, STEPS))
     found = {}
-    for variant in registered():
-        left_out = variant.name == "torch-compiled" or variant.layer != layer
-        if left_out or variant.expects(case) or variant.cannot_run():
+    for name in LAYERS[layer].variants:
+        variant = variant_of(LAYERS[layer], name)
+        if name == "torch-compiled" or variant.expects(case) or variant.cannot_run():
             continue
-        if isinstance(variant, CaffeVariant):
-            training = variants.caffe_training(variant, case)
-            seen = train_in_caffe(shared_caffe(), training, truth.initial, truth.batches)
+        if isinstance(variant, CaffeNet):
+            training = nets.caffe_training(variant, case)
+            seen = train_in_caffe(training, truth.initial, truth.batches)
         else:
-            assert isinstance(variant, TorchVariant)
-            mine = variants.recipe(variant.loss, case)
+            assert isinstance(variant, Port)
+            mine = nets.recipe(variant.function, case)
             seen = train(mine, truth.initial, truth.batches, torch.float32)
-        found[variant.name] = against(truth, seen).largest
+        found[name] = against(truth, seen).largest
     return found
 
 
 def main() -> None:
     """Prints a line for each layer and variant."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    for layer in variants.FORMULAS:
+    for layer in LAYERS:
         found = [fractions(layer, seed) for seed in range(seeds)]
         for name in found[0]:
             values = [each[name] for each in found]

@@ -16,12 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from caffe_impl.variants import CaffeVariant, shared_caffe
 from caffe_impl.variants import variants as caffe_variants
-from caffe_parity.caffe.client import CaffeError
-from caffe_parity.caffe.compile import PluginError
-from caffe_parity.caffe.install import InstallError
-from caffe_parity.caffe.interpreter import NoCaffe
+from caffe_parity import ParityError
+from caffe_parity.caffe.session import SESSION
 from caffe_parity.report.environment import environment
 from studies.benchmarks.workloads import (
     SHAPES,
@@ -71,18 +68,15 @@ def measure(elements: int, rounds: int) -> list[Timing]:
     """All variants at one size.
 
     Raises:
-        NoCaffe, InstallError, PluginError, CaffeError: Caffe cannot take part.
+        ParityError: Caffe cannot take part.
     """
-    caffe = shared_caffe()
     steps = torch_steps(elements)
-    nets: dict[str, CaffeVariant] = {
-        each.name: each for each in caffe_variants() if each.layer == "channel_sum"
-    }
+    nets = caffe_variants()["channel_sum"]
     timings = {name: Timing(name, elements) for name in ("copy", COMPILED_LAYER, *nets, *steps)}
     for _ in range(rounds):
         for name, timing in timings.items():
             if name in nets:
-                timing.seconds += time_caffe(caffe, nets[name], elements, BUDGET)
+                timing.seconds += time_caffe(nets[name], elements, BUDGET)
             else:
                 timing.seconds += time_host(steps[name])
     return list(timings.values())
@@ -102,11 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
             if elements <= options.largest:
                 timings += measure(elements, options.rounds)
                 print(".", end="", file=sys.stderr, flush=True)
-    except (NoCaffe, InstallError, PluginError, CaffeError) as error:
+    except ParityError as error:
         print(f"no Caffe to measure.\n{error}", file=sys.stderr)
         return 2
     print(file=sys.stderr)
     used = environment()
+    SESSION.close()
     blas = ", ".join(used["caffe"]["blas"]) if used["caffe"] else "unknown"
     print(f"{used['processor']}; PyTorch {used['torch']}, {options.threads} thread(s); BLAS {blas}")
     print("caffe-reduction computes tail_sum: it stands here for its speed.\n")

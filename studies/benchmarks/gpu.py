@@ -26,16 +26,14 @@ from typing import Any
 import torch
 
 from caffe_impl.variants import variants as caffe_variants
-from caffe_parity.caffe import gpu
-from caffe_parity.caffe.client import CaffeError
-from caffe_parity.caffe.compile import PluginError
+from caffe_parity import ParityError
 from caffe_parity.caffe.driver import DriverError, devices
-from caffe_parity.caffe.install import InstallError
-from caffe_parity.caffe.interpreter import NoCaffe
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.engine.port import full_precision, no_cuda
 from caffe_parity.report.environment import environment
+from reference.summed import Loss
 from studies.benchmarks.workloads import (
     SHAPES,
-    Loss,
     Timing,
     arrays,
     forward_and_backward,
@@ -45,7 +43,6 @@ from studies.benchmarks.workloads import (
 )
 from torch_impl.cuda_op import NoKernels, fused_channel_sum_euclidean_loss, kernels_of
 from torch_impl.module import channel_sum_euclidean_loss
-from torch_impl.variants import full_precision, no_cuda
 from torch_impl.variants import variants as torch_variants
 
 SCHEMA = "parity-benchmark-1"
@@ -96,7 +93,7 @@ def as_graph(run: Step) -> Step:
 
 def ports() -> dict[str, tuple[Loss, str | None]]:
     """The ports to measure, and why one cannot run."""
-    obstacles = {each.name: each.cannot_run() for each in torch_variants("cuda")}
+    obstacles = {name: each.cannot_run() for name, each in torch_variants()["channel_sum"].items()}
     # For the extents at hand alone: torch.compile's best.
     compiled: Loss = torch.compile(channel_sum_euclidean_loss, dynamic=False)
     losses = {
@@ -138,24 +135,22 @@ def time_torch(elements: int) -> list[Timing]:
 def time_nets(elements: int) -> list[Timing]:
     """Caffe's nets at one size."""
     timings = []
-    for variant in map(gpu.on_gpu, caffe_variants()):
-        if variant.layer != "channel_sum":
-            continue
-        timing = Timing(variant.name, elements)
+    for name, net in caffe_variants()["channel_sum"].items():
+        timing = Timing(name, elements)
         timings.append(timing)
         try:
-            timing.seconds = time_caffe(gpu.gpu_caffe(), variant, elements, BUDGET)
-        except (CaffeError, PluginError) as error:
+            timing.seconds = time_caffe(net, elements, BUDGET)
+        except ParityError as error:
             timing.reason = str(error).splitlines()[0]
     return timings
 
 
 def caffe_obstacle() -> str | None:
     """Why Caffe cannot take part, or None where it can, proven to run on the GPU."""
+    SESSION.timeout = CAFFE_TIMEOUT
     try:
-        gpu.gpu_caffe().timeout = CAFFE_TIMEOUT
-        gpu.prove(gpu.gpu_caffe())
-    except (NoCaffe, InstallError, PluginError, CaffeError) as error:
+        SESSION.start()
+    except ParityError as error:
         return str(error)
     return None
 
@@ -219,7 +214,7 @@ def write(folder: Path, timings: list[Timing]) -> Path:
     path = folder / f"gpu-{device}-{datetime.date.today().isoformat()}.json"
     content = {
         "schema": SCHEMA,
-        "environment": environment("cuda"),
+        "environment": environment(),
         "gb_counted": "each input read once, each gradient written once",
         "results": [as_data(each) for each in timings],
     }
@@ -243,6 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     if no_cuda():
         print(f"not run: {no_cuda()}")
         return 0
+    SESSION.device = "cuda"
     full_precision()
     obstacle = "not asked for" if options.no_caffe else caffe_obstacle()
     if obstacle:
@@ -257,6 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{devices()[0]}; PyTorch {torch.__version__}; TF32 off")
     print("\n".join([*table(timings, KERNELS), "", *verdicts(timings)]))
     print(f"\nwritten: {write(options.results, timings)}")
+    SESSION.close()
     return 0
 
 

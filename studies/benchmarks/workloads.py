@@ -13,9 +13,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from caffe_impl.variants import CaffeVariant
-from caffe_parity.caffe.client import Caffe, Op
-from caffe_parity.contract import Array32, Case, Shape
+from caffe_parity import CaffeNet
+from caffe_parity.caffe.client import Op
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import Array32, Shape
+from reference.cases import case_of
+from reference.summed import Loss
 
 SHAPES: dict[int, Shape] = {
     10**4: (5, 50, 4, 5),
@@ -26,8 +29,6 @@ SHAPES: dict[int, Shape] = {
     10**9: (1000, 50, 100, 100),
 }
 """The shape of each input, by the number of elements of both."""
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -61,34 +62,29 @@ def arrays(elements: int) -> tuple[Array32, Array32]:
     return both[:count].reshape(shape), both[count:].reshape(shape)
 
 
-def case_of(elements: int) -> Case:
-    """The case that makes a net of this size."""
-    return Case(f"size-{elements}", SHAPES[elements], SHAPES[elements])
-
-
-def prepare_caffe(variant: CaffeVariant, elements: int) -> list[Op]:
+def prepare_caffe(net: CaffeNet, elements: int) -> list[Op]:
     """The ops that make a net and fill its inputs."""
     x1, x2 = arrays(elements)
-    shapes = {"x1": x1.shape, "x2": x2.shape}
-    text = variant.net(case_of(elements))
-    edits = {"shapes": shapes, "force_backward": True}
+    case = case_of(f"size-{elements}", SHAPES[elements])
+    edits = {"shapes": case.shapes, "force_backward": True}
+    libraries = net.libraries(SESSION.running(net.path))
     return [
-        *({"op": "load", "library": library} for library in variant.libraries()),
-        {"op": "net", "text": text, "edits": edits, "path": variant.path},
+        *({"op": "load", "library": library} for library in libraries),
+        {"op": "net", "text": net.text(case), "edits": edits, "path": net.path},
         {"op": "set", "blob": "x1", "array": x1},
         {"op": "set", "blob": "x2", "array": x2},
     ]
 
 
-def time_caffe(caffe: Caffe, variant: CaffeVariant, elements: int, budget: float) -> list[float]:
+def time_caffe(net: CaffeNet, elements: int, budget: float) -> list[float]:
     """Seconds of as many repeats as fit into `budget` seconds, after two for warming up.
 
     Raises:
         CaffeError: Caffe refuses the net, or ends.
-        PluginError: the compiled layer cannot be built.
+        CompileError: the compiled layer cannot be built.
     """
-    ops = [*prepare_caffe(variant, elements), {"op": "time", "budget": budget}]
-    seconds: list[float] = caffe.request(ops)[-1]["seconds"]
+    ops = [*prepare_caffe(net, elements), {"op": "time", "budget": budget}]
+    seconds: list[float] = SESSION.running(net.path).request(ops)[-1]["seconds"]
     return seconds
 
 

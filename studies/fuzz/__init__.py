@@ -1,6 +1,6 @@
 """Searches for an input that a variant computes wrongly, or that Caffe does not survive.
 
-`python -m studies.fuzz` draws programs (`strategies`): sequences of reshape, forward and
-backward on one net. Each is written to disk (`folder`), run in a real Caffe or in PyTorch and held
-against the reference (`execute`), and shrunk where it fails (`search`).
+Hypothesis draws programs (`strategies`): sequences of reshape, forward and backward on one net.
+Each runs in a real Caffe or in PyTorch and is held against the reference (`execute`). What fails,
+Hypothesis shrinks and keeps (`search`). `python -m studies.fuzz` searches all variants.
 """

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffe_parity.contract import Array32, Array64
-from reference.rounding import LARGEST, worst_growth
+from caffe_parity.contract import LARGEST, Array32, Array64
+from reference.rounding import worst_growth
 from studies.fuzz.program import Program, Step
 
 SMALLEST_NORMAL = 2.0**-126
@@ -25,8 +25,7 @@ def is_defined(summed: Sequence[str], program: Program) -> bool:
     - a loss or a gradient from half to twice the largest float32: it rounds to either side.
     - an infinity or a NaN in the inputs where s is no normal number: whether s rounds to 0 decides
       between 0 * inf, which is NaN, and an infinity; and a BLAS skips what it should multiply with
-      0. Where the loss weight is 0, Caffe runs no backward and nothing is compared, unless x1 has a
-      second consumer, or all gradients are forced.
+      0. Where Caffe runs no backward, nothing is compared.
     """
     with np.errstate(all="ignore"):
         return all(
@@ -38,9 +37,8 @@ def is_defined(summed: Sequence[str], program: Program) -> bool:
 def _is_defined(summed: str, program: Program, step: Step) -> bool:
     case, x1, x2 = program.case_of(step), step.x1, step.x2
     finite = bool(np.all(np.isfinite(x1)) and np.all(np.isfinite(x2)))
-    scale = abs(case.weight) / case.x1_shape[0]
-    pruned = scale == 0 and case.sharing != "split" and program.gradients != "forced"
-    if not finite and not pruned and not 4 * SMALLEST_NORMAL <= scale <= LARGEST / 4:
+    scale = abs(case.weight) / len(x1)
+    if not finite and not program.pruned and not 4 * SMALLEST_NORMAL <= scale <= LARGEST / 4:
         return False
     x1, x2 = (np.where(np.isfinite(x), x, np.float32(0)) for x in (x1, x2))
     size = _sum(summed, np.abs(x1)) + _sum(summed, np.abs(x2))
@@ -48,7 +46,7 @@ def _is_defined(summed: str, program: Program, step: Step) -> bool:
         return False
     d = np.abs(_sum(summed, x1) - _sum(summed, x2))
     error = worst_growth(x1.size // d.size + x2.size // d.size) * size
-    loss = np.sum(d * d) / (2 * case.x1_shape[0])
+    loss = np.sum(d * d) / (2 * len(x1))
     gradients = _at_the_end(scale * (d - error), scale * (d + error))
     return not (gradients or _at_the_end(loss, loss))
 

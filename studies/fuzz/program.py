@@ -1,27 +1,44 @@
-"""What is searched over: a `Program`, some inputs fed to one net one after another. Data only."""
+"""What is searched: a `Target`; and over what: a `Program`, inputs fed one after another. Data."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from caffe_parity.contract import Array32, Case, Inputs
-
-GRADIENTS = ("asked", "forced", "none")
-"""How a Caffe net is asked for gradients: for those of `propagate_down`; by its own switch
-`force_backward`, where that is all of them; or not at all. PyTorch is always asked for those of
-`propagate_down`."""
-
-SHARINGS = ("none", "same-blob", "split")
+from caffe_parity import Case, Layer
+from caffe_parity.contract import Array32, Arrays, Variant
+from caffe_parity.engine.judge import variant_of
+from parity_tests.answers import computed_layer
+from parity_tests.layers import LAYERS
 
 
-def _fortran(array: Array32) -> Array32:
-    return np.asfortranarray(array)
+@dataclass(frozen=True)
+class Target:
+    """A variant, by the name that the layer has for it."""
+
+    layer: Layer
+    name: str
+
+    @property
+    def id(self) -> str:
+        """`<layer>-<variant>`."""
+        return f"{self.layer.name}-{self.name}"
+
+    @property
+    def variant(self) -> Variant:
+        """The variant itself."""
+        return variant_of(self.layer, self.name)
+
+    def computed(self, case: Case) -> Layer:
+        """The layer that it says it computes."""
+        return computed_layer(self.layer, self.name, case)
+
+
+def targets() -> tuple[Target, ...]:
+    """Every variant of every layer of the suite."""
+    return tuple(Target(layer, name) for layer in LAYERS.values() for name in layer.variants)
 
 
 def _swapped(array: Array32) -> Array32:
@@ -48,7 +65,7 @@ LAYOUTS: dict[str, Callable[[Array32], Array32]] = {
     "offset": _offset,
     "every-second": _every_second,
     "swapped": _swapped,
-    "F": _fortran,
+    "F": np.asfortranarray,
 }
 """The same values in other places of memory. No negative strides: PyTorch itself refuses them."""
 
@@ -80,7 +97,9 @@ class Program:
     Attributes:
         case: the loss weight, which gradients are asked for, and what is shared; its shapes are
             those of the first step.
-        gradients: a member of `GRADIENTS`.
+        gradients: how a Caffe net is asked for gradients: "asked", for those of the case;
+            "forced", by its own switch `force_backward`, where that is all of them; or "none".
+            PyTorch is always asked for those of the case.
         steps: at least one.
     """
 
@@ -88,60 +107,22 @@ class Program:
     gradients: str
     steps: tuple[Step, ...]
 
-    @property
-    def elements(self) -> int:
-        """How many numbers are fed in all steps together."""
-        return sum(step.x1.size + step.x2.size for step in self.steps)
-
     def case_of(self, step: Step) -> Case:
         """The case that a step is."""
-        return replace(self.case, x1_shape=step.x1.shape, x2_shape=step.x2.shape)
+        return replace(self.case, shapes={"x1": step.x1.shape, "x2": step.x2.shape})
 
-    def inputs_of(self, step: Step) -> Inputs:
+    def inputs_of(self, step: Step) -> Arrays:
         """The arrays of a step, in its layouts."""
         x1, x2 = (LAYOUTS[key](x) for key, x in zip(step.layouts, (step.x1, step.x2), strict=True))
-        return Inputs(x1, x1 if self.case.sharing == "same-blob" else x2)
+        return {"x1": x1, "x2": x1 if self.case.sharing == "same-blob" else x2}
 
+    @property
     def wanted(self) -> tuple[str, ...]:
-        """The names of the gradients that are compared."""
-        if self.gradients == "none":
-            return ()
-        want1, want2 = self.case.propagate_down
-        if self.case.sharing == "same-blob":
-            want2 = False
-        return tuple(name for name, want in (("dx1", want1), ("dx2", want2)) if want)
+        """The inputs whose gradients are compared."""
+        return () if self.gradients == "none" else self.case.wanted
 
-    def described(self) -> dict[str, Any]:
-        """Everything but the arrays' values, as JSON data."""
-        return {
-            "loss_weight": self.case.loss_weight,
-            "propagate_down": list(self.case.propagate_down),
-            "sharing": self.case.sharing,
-            "gradients": self.gradients,
-            "steps": [
-                {
-                    "x1": list(step.x1.shape),
-                    "x2": list(step.x2.shape),
-                    "layouts": list(step.layouts),
-                    "forwards": step.forwards,
-                    "poisons": list(step.poisons),
-                }
-                for step in self.steps
-            ],
-        }
-
-    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The values, by the names that they have in a folder's arrays.npz."""
-        named = {}
-        for index, step in enumerate(self.steps):
-            named[f"step{index}_x1"] = step.x1
-            if self.case.sharing != "same-blob":
-                named[f"step{index}_x2"] = step.x2
-        return named
-
-    def digest(self) -> str:
-        """The same for two programs that are the same to the bit."""
-        digest = hashlib.sha256(repr(self.described()).encode())
-        for array in self.arrays().values():
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+    @property
+    def pruned(self) -> bool:
+        """Whether Caffe runs no backward, since nothing below a loss of weight 0 needs one."""
+        used = self.case.sharing == "split" or self.gradients == "forced"
+        return self.case.weight == 0 and not used

@@ -6,33 +6,21 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from caffe_impl.variants import CaffeVariant
-from caffe_parity.contract import Array32, Case, Shape, Variant
+from caffe_parity import CaffeNet
+from caffe_parity.contract import LARGEST, SMALLEST_SUBNORMAL, Array32, Shape
+from reference.cases import case_of
 from reference.fills import bell, small_integers
-from reference.layers import LAYERS
-from reference.rounding import LARGEST, SMALLEST_SUBNORMAL
+from reference.layers import SUMMED
 from studies.fuzz.defined import SMALLEST_NORMAL
-from studies.fuzz.program import LAYOUTS, SHARINGS, Program, Step
+from studies.fuzz.program import LAYOUTS, Program, Step, Target
 
-SPECIAL = (
-    0.0,
-    -0.0,
-    1.0,
-    -1.0,
-    SMALLEST_SUBNORMAL,
-    -SMALLEST_SUBNORMAL,
-    SMALLEST_NORMAL,
-    SMALLEST_NORMAL - SMALLEST_SUBNORMAL,
-    1.0 + 2.0**-23,
-    1.0 - 2.0**-24,
-    2.0**24,
-    2.0**63,  # its square is 2**126: the sum of a few of them is too large
-    2.0**64,  # its square is
-    LARGEST / 4,
-    float("inf"),
-    float("-inf"),
-    float("nan"),
+_SPECIAL = (
+    *(0.0, 1.0, 1.0 + 2.0**-23, 1.0 - 2.0**-24, 2.0**24),
+    *(SMALLEST_SUBNORMAL, SMALLEST_NORMAL - SMALLEST_SUBNORMAL, SMALLEST_NORMAL),
+    *(2.0**63, 2.0**64),  # a few squares of the first are too large, and one of the second
+    *(LARGEST / 4, np.inf, np.nan),
 )
+SPECIAL = tuple(sign * value for value in _SPECIAL for sign in (1, -1))
 """Values at which float32 changes its ways."""
 
 EXPONENTS = (0, -149, -130, -75, -63, -20, 20, 50, 62, 64, 100)
@@ -45,25 +33,18 @@ ODD_WEIGHTS = tuple(2.0**exponent for exponent in (-149, -148, -127, -126, -60, 
 """Loss weights with which a gradient underflows or overflows, though nothing else does."""
 
 POISONS: tuple[float, ...] = (1.0, 0.0, -3.5, 2.0**100)
-"""Finite, and small enough for twice of it: see `caffe_parity.contract.PASSES`."""
+"""Finite, and small enough for twice of it: see `caffe_parity.engine.plan.HUGE`."""
 
-PRUNED: tuple[float, ...] = (0.0,)
-"""Caffe's Split adds up the diffs of all its readers, also that of a loss of weight 0. Caffe prunes
-that one's backward, so that what its diff held is part of the answer. A fresh net holds 0."""
-
-FIXED_CHANNELS = ("caffe-convolution", "caffe-slice-eltwise", "caffe-net")
+FIXED_CHANNELS = ("caffe-convolution", "caffe-slice-eltwise")
 """Variants whose net fixes the number of axes and channels when it is made, as Caffe's Convolution
-and Slice do; of a user's net it is not known."""
-
-MANY = 4096
-"""The most elements of an input whose values come from a seed."""
+and Slice do."""
 
 
 @st.composite
-def shapes(draw: st.DrawFn, variant: Variant) -> tuple[Shape, Shape]:
-    """The shapes of x1 and x2 that the variant's layer is defined for."""
-    five = draw(st.integers(0, 31 if _refuses_five_axes(variant) else 7))  # refusing costs seconds
-    axes = 5 if five == 7 else draw(st.integers(2, 4))
+def shapes(draw: st.DrawFn, target: Target) -> tuple[Shape, Shape]:
+    """The shapes of x1 and x2 that the target's layer is defined for."""
+    rarely = 127 if _refuses_five_axes(target) else 7  # refusing ends Caffe, which costs a second
+    axes = 5 if draw(st.integers(0, rarely)) == 7 else draw(st.integers(2, 4))
     extent = st.integers(1, 5)
     x1 = [draw(extent) for _ in range(axes)]
     if draw(st.integers(0, 7)) == 7:  # one long axis: long sums, many samples, large images
@@ -71,7 +52,7 @@ def shapes(draw: st.DrawFn, variant: Variant) -> tuple[Shape, Shape]:
     x2 = list(x1)
     if not draw(st.booleans()):
         return tuple(x1), tuple(x2)
-    summed = LAYERS[variant.layer].summed
+    summed = SUMMED[target.layer.name]
     if summed == "channel":
         x2[1] = draw(st.integers(1, 9))
     elif summed == "tail":
@@ -79,15 +60,14 @@ def shapes(draw: st.DrawFn, variant: Variant) -> tuple[Shape, Shape]:
     return tuple(x1), tuple(x2)
 
 
-def _refuses_five_axes(variant: Variant) -> bool:
-    five = (1, 1, 1, 1, 1)
-    expectation = variant.expects(Case("five-axes", five, five))
+def _refuses_five_axes(target: Target) -> bool:
+    expectation = target.variant.expects(case_of("five-axes", (1, 1, 1, 1, 1)))
     return expectation is not None and expectation.kind == "refused"
 
 
 @st.composite
 def next_shapes(
-    draw: st.DrawFn, variant: Variant, before: tuple[Shape, Shape], same: bool
+    draw: st.DrawFn, target: Target, before: tuple[Shape, Shape], same: bool
 ) -> tuple[Shape, Shape]:
     """What the net may be reshaped to: anything, or another batch and image where that is fixed.
 
@@ -96,8 +76,8 @@ def next_shapes(
     change = draw(st.integers(0, 2))
     if change == 0:
         return before
-    if change == 1 and variant.name not in FIXED_CHANNELS:
-        x1, x2 = draw(shapes(variant))
+    if change == 1 and target.name not in FIXED_CHANNELS:
+        x1, x2 = draw(shapes(target))
         return x1, x1 if same else x2
     samples = draw(st.integers(1, 5))
     spatial = tuple(draw(st.integers(1, 5)) for _ in before[0][2:])
@@ -139,10 +119,8 @@ def values(draw: st.DrawFn, shape: Shape) -> Array32:
 
 
 @st.composite
-def steps(
-    draw: st.DrawFn, both: tuple[Shape, Shape], sharing: str, poisons: tuple[float, ...]
-) -> Step:
-    """One step with inputs of these shapes; no backward where there is no poison to choose."""
+def steps(draw: st.DrawFn, both: tuple[Shape, Shape], sharing: str, backward: bool) -> Step:
+    """One step with inputs of these shapes."""
     shape1, shape2 = both
     x1 = draw(values(shape1))
     if sharing == "same-blob":
@@ -153,23 +131,23 @@ def steps(
         x2 = draw(values(shape2))
     layouts = draw(st.tuples(*[st.sampled_from(tuple(LAYOUTS))] * 2))
     forwards = draw(st.integers(1, 2))
-    held = draw(st.lists(st.sampled_from(poisons), min_size=1, max_size=2)) if poisons else []
+    held = draw(st.lists(st.sampled_from(POISONS), min_size=1, max_size=2)) if backward else []
     return Step(x1, x2, layouts, forwards, tuple(held))
 
 
 @st.composite
-def programs(draw: st.DrawFn, variant: Variant) -> Program:
-    """A program for a variant; whether it is one to run, `defined.is_defined` says."""
-    sharing = draw(st.sampled_from(SHARINGS))
-    first = draw(shapes(variant))
+def programs(draw: st.DrawFn, target: Target) -> Program:
+    """A program for a target; whether it is one to run, `defined.is_defined` says."""
+    sharing = draw(st.sampled_from(("none", "same-blob", "split")))
+    first = draw(shapes(target))
     if sharing == "same-blob":
         first = (first[0], first[0])
-    wanted = draw(st.sampled_from(((True, True), (True, False), (False, True))))
-    if sharing != "none":
-        wanted = (True, wanted[1])  # what is shared is x1, and so is its gradient
+    wanted = draw(st.sampled_from((("x1", "x2"), ("x1",), ("x2",))))
+    if sharing != "none" and "x1" not in wanted:  # what is shared is x1, and so is its gradient
+        wanted = ("x1", "x2")
     ways = ["asked"]
-    if isinstance(variant, CaffeVariant):
-        ways += ["none"] + (["forced"] if wanted == (True, True) else [])
+    if isinstance(target.variant, CaffeNet):
+        ways += ["none"] + (["forced"] if wanted == ("x1", "x2") else [])
     gradients = draw(st.sampled_from(ways))
     weight = draw(
         st.sampled_from(WEIGHTS)
@@ -178,14 +156,11 @@ def programs(draw: st.DrawFn, variant: Variant) -> Program:
         | st.floats(-10, 10)
         | st.floats(-LARGEST, LARGEST, width=32, allow_nan=False)
     )
-    case = Case("fuzz", *first, loss_weight=weight, propagate_down=wanted, sharing=sharing)
-    poisons = PRUNED if case.weight == 0 and sharing == "split" else POISONS
-    if gradients == "none":
-        poisons = ()
+    case = case_of("fuzz", *first, loss_weight=weight, gradients=wanted, sharing=sharing)
     drawn: list[Step] = []
     both = first
     for index in range(draw(st.integers(1, 3))):
         if index:
-            both = draw(next_shapes(variant, both, sharing == "same-blob"))
-        drawn.append(draw(steps(both, sharing, poisons)))
+            both = draw(next_shapes(target, both, sharing == "same-blob"))
+        drawn.append(draw(steps(both, sharing, gradients != "none")))
     return Program(case, gradients, tuple(drawn))

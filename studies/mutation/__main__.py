@@ -1,4 +1,4 @@
-"""The command line: `python -m studies.mutation`, which is `tox -e mutants`."""
+"""The command line: `python -m studies.mutation`."""
 
 from __future__ import annotations
 
@@ -10,58 +10,38 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from studies.mutation import document
-from studies.mutation.catalogue import CATALOGUE, Mutant
-from studies.mutation.runner import (
-    BROKEN,
-    KILLED,
-    NOT_RUN,
-    SURVIVED,
-    CatalogueError,
-    Verdict,
-    run,
-    spread,
-)
-
-OUT_OF_BUDGET = "budget"
+from studies.mutation import catalogue, generated, page
+from studies.mutation.catalogue import CatalogueError, Mutant
+from studies.mutation.runner import BROKEN, KILLED, NOT_RUN, SURVIVED, Verdict, run, spread
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="studies.mutation",
         description="Writes one bug at a time into a copy of the project: each must be found.",
-        epilog="exit status: 0 every mutant that ran was killed, 1 one survived, "
-        "2 what was asked could not be carried out",
+        epilog="exit status: 0 every mutant that ran was killed (with --check: every one fits), "
+        "1 one was not, 2 what was asked could not be carried out",
     )
-    add_run_options(parser)
-    parser.add_argument(
-        "--only", action="append", metavar="NAME", help="only this mutant; may be given again"
+    add = parser.add_argument
+    add("--generated", action="store_true", help="cosmic-ray's mutants, not the catalogue's")
+    add("--only", action="append", metavar="NAME", help="only this mutant; may be given again")
+    add("--budget", type=_seconds, default="inf", metavar="S", help="end after that many seconds")
+    add("--seed", type=int, help="of the order in which they run (default: the date)")
+    add("--jobs", type=_jobs, default=0, metavar="N", help="how many at a time (one a core)")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="list the mutants and run none")
+    instead.add_argument(
+        "--check", action="store_true", help="say which do not fit their files, and run none"
     )
-    parser.add_argument(
-        "--write-docs", action="store_true", help="write docs/mutants.md; every mutant must run"
+    instead.add_argument(
+        "--write-docs", action="store_true", help="write docs/mutants.md; all must run"
     )
-    parser.add_argument("--list", action="store_true", help="list the mutants and run none")
     return parser
-
-
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say how long, in which order and how many at a time."""
-    parser.add_argument("--budget", type=_seconds, metavar="S", help="end after that many seconds")
-    parser.add_argument(
-        "--seed", type=int, help="of the order in which they run (default: the date)"
-    )
-    parser.add_argument(
-        "--jobs",
-        type=_jobs,
-        default=0,
-        metavar="N",
-        help="how many at a time (default: one a core)",
-    )
 
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 < value < float("inf"):
+    if not value > 0:
         raise ValueError
     return value
 
@@ -73,52 +53,40 @@ def _jobs(text: str) -> int:
     return value
 
 
-def chosen(names: Sequence[str] | None) -> list[Mutant]:
+def chosen(mutants: Sequence[Mutant], names: Sequence[str] | None) -> list[Mutant]:
     """The mutants of these names, or all.
 
     Raises:
-        ValueError: there is no mutant of that name; the message says which there is.
+        CatalogueError: there is no mutant of that name; the message says which there is.
     """
-    by_name = {mutant.name: mutant for mutant in CATALOGUE}
+    by_name = {mutant.name: mutant for mutant in mutants}
     for name in names or ():
         if name not in by_name:
             close = difflib.get_close_matches(name, by_name, 1)
             advice = f"did you mean {close[0]!r}?" if close else "--list shows them all"
-            raise ValueError(f"unknown mutant {name!r}; {advice}")
-    return [by_name[name] for name in names] if names else list(CATALOGUE)
+            raise CatalogueError(f"unknown mutant {name!r}; {advice}")
+    return [by_name[name] for name in names] if names else list(mutants)
 
 
 def line(verdict: Verdict) -> str:
     """One verdict as it is printed."""
-    text = f"{verdict.verdict:8}  {verdict.mutant.group}  {verdict.mutant.name}"
-    if verdict.verdict == KILLED:
-        text += f"  {document.killers(verdict).replace('`', '')}"
-    elif verdict.verdict == SURVIVED:
-        text += f"\n    {verdict.mutant.bug}\n    {verdict.mutant.judge.label} did not find it"
-    elif verdict.reason:
-        text += f": {verdict.reason}"
-    return text
+    mutant = verdict.mutant
+    text = f"{verdict.verdict:8}  {mutant.group}  {mutant.name}"
+    if verdict.verdict == SURVIVED:
+        return f"{text}\n    {mutant.bug}\n    {mutant.judge.text} did not find it"
+    return f"{text}  {verdict.reason}"
 
 
 def summary(verdicts: Sequence[Verdict], seconds: float) -> list[str]:
-    """The last lines: the kill rate, what survived, what did not run, the cases that found none."""
+    """The last lines: how many were killed, what survived, and what did not run and why."""
     counts = Counter(verdict.verdict for verdict in verdicts)
     judged = counts[KILLED] + counts[SURVIVED]
-    rate = f"{counts[KILLED] / judged:.1%}" if judged else "nothing ran"
-    lines = [
-        "",
-        f"{counts[KILLED]} of {judged} mutants killed ({rate}), {seconds:.0f} s;"
-        f" {len(verdicts)} in all",
-    ]
+    lines = ["", f"{counts[KILLED]} of {judged} mutants killed, {seconds:.0f} s"]
     reasons = Counter(each.reason for each in verdicts if each.verdict == NOT_RUN)
     lines += [f"not run: {reason} ({count} mutants)" for reason, count in reasons.items()]
     for kind in (SURVIVED, BROKEN):
         names = [each.mutant.name for each in verdicts if each.verdict == kind]
         lines += [f"{kind}: {', '.join(names)}"] if names else []
-    if judged == len(CATALOGUE):
-        lines.append(
-            f"cases that kill nothing: {', '.join(document.useless_cases(verdicts)) or 'none'}"
-        )
     return lines
 
 
@@ -134,40 +102,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the arguments ask for; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        mutants = chosen(options.only)
-    except ValueError as error:
-        print(f"mutants: {error}", file=sys.stderr)
-        return 2
-    if options.list:
-        for mutant in mutants:
-            print(f"{mutant.group}  {mutant.name}: {mutant.bug}")
-        return 0
-    if options.write_docs and options.only:
-        print("mutants: --write-docs needs every mutant, so no --only", file=sys.stderr)
-        return 2
-    seed = datetime.date.today().toordinal() if options.seed is None else options.seed
-    print(f"{len(mutants)} mutants, seed {seed}", flush=True)
-    start = time.monotonic()
-    try:
-        verdicts = run(
-            spread(mutants, seed),
-            budget=options.budget,
-            jobs=options.jobs,
-            notice=lambda verdict: print(line(verdict), flush=True),
-        )
+        return _carried_out(options)
     except (CatalogueError, OSError) as error:
         print(f"mutants: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    verdicts.sort(key=lambda verdict: CATALOGUE.index(verdict.mutant))
+
+
+def _carried_out(options: argparse.Namespace) -> int:
+    all_mutants = generated.mutants() if options.generated else catalogue.read()
+    mutants = chosen(all_mutants, options.only)
+    if options.list:
+        print("\n".join(f"{each.group}  {each.name}: {each.bug}" for each in mutants))
+        return 0
+    if options.check:
+        wrong = list(catalogue.misfits(mutants))
+        print("\n".join([*wrong, f"{len(mutants)} mutants, {len(wrong)} misfits"]))
+        return 1 if wrong else 0
+    if options.write_docs and (options.only or options.generated):
+        raise CatalogueError("--write-docs is for all mutants of the catalogue")
+    seed = datetime.date.today().toordinal() if options.seed is None else options.seed
+    print(f"{len(mutants)} mutants, seed {seed}", flush=True)
+    start = time.monotonic()
+    verdicts = run(
+        spread(mutants, seed),
+        budget=options.budget,
+        jobs=options.jobs,
+        notice=lambda verdict: print(line(verdict), flush=True),
+    )
     print("\n".join(summary(verdicts, time.monotonic() - start)))
     if options.write_docs:
-        missing = [v.mutant.name for v in verdicts if v.verdict in (NOT_RUN, BROKEN)]
-        if missing:
-            print(f"mutants: no page without {', '.join(missing)}", file=sys.stderr)
-            return 2
-        document.write(verdicts)
+        verdicts.sort(key=lambda each: mutants.index(each.mutant))
+        if missing := [v.mutant.name for v in verdicts if v.verdict in (NOT_RUN, BROKEN)]:
+            raise CatalogueError(f"no page without {', '.join(missing)}")
+        page.PAGE.write_text(page.page(verdicts))
     return status(verdicts)
 
 

@@ -1,79 +1,59 @@
-"""Mutants that cosmic-ray makes, for the two files that decide: the comparison and the bound.
-
-    tox -e mutants-generated [-- --budget S]
+"""Mutants that cosmic-ray makes of the files that decide, as generated.toml says.
 
 The catalogue holds the bugs that somebody thought of. Here a tool changes every operator,
-comparison, constant, condition and loop of a file in turn; the runner and the tests that must find
-it are the catalogue's. A mutant that changes nothing that can be observed is listed in `EQUIVALENT`
-with the reason; an entry there that no mutant needs any more is an error.
+comparison, constant, condition and loop of a file in turn.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import difflib
-import sys
-import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator
+import tomllib
 
-from studies.mutation.__main__ import add_run_options, line, status, summary
-from studies.mutation.catalogue import Judge, Mutant, own_tests
-from studies.mutation.equivalent import EQUIVALENT
-from studies.mutation.runner import ROOT, CatalogueError, run, spread
+from studies.mutation.catalogue import ROOT, CatalogueError, Judge, Mutant, judge
 
-JUDGES: dict[str, Judge] = {
-    "caffe_parity/engine/compare.py": own_tests(
-        "test_compare.py", "test_mutation.py", "-k", "test_compare or verdict"
-    ),
-    "reference/rounding.py": own_tests("test_compare.py", "test_rounding.py"),
-}
-"""The files, and what must find a mutant of each."""
-
-OPERATORS = (
-    "ReplaceBinaryOperator_Add_Sub",
-    "ReplaceBinaryOperator_Sub_Add",
-    "ReplaceBinaryOperator_Mul_Div",
-    "ReplaceBinaryOperator_Div_Mul",
-    "ReplaceBinaryOperator_Pow_Mul",
-    "ReplaceBinaryOperator_BitOr_BitAnd",
-    "ReplaceBinaryOperator_BitAnd_BitOr",
-    "ReplaceComparisonOperator_Eq_NotEq",
-    "ReplaceComparisonOperator_NotEq_Eq",
-    "ReplaceComparisonOperator_Lt_LtE",
-    "ReplaceComparisonOperator_Lt_GtE",
-    "ReplaceComparisonOperator_LtE_Lt",
-    "ReplaceComparisonOperator_LtE_Gt",
-    "ReplaceComparisonOperator_Gt_GtE",
-    "ReplaceComparisonOperator_Gt_LtE",
-    "ReplaceComparisonOperator_GtE_Gt",
-    "ReplaceComparisonOperator_GtE_Lt",
-    "ReplaceComparisonOperator_Is_IsNot",
-    "ReplaceComparisonOperator_IsNot_Is",
-    "ReplaceUnaryOperator_Delete_USub",
-    "ReplaceUnaryOperator_Delete_Invert",
-    "ReplaceUnaryOperator_Delete_Not",
-    "AddNot",
-    "ReplaceTrueWithFalse",
-    "ReplaceFalseWithTrue",
-    "ReplaceAndWithOr",
-    "ReplaceOrWithAnd",
-    "ReplaceBreakWithContinue",
-    "ReplaceContinueWithBreak",
-    "NumberReplacer",
-    "ZeroIterationForLoop",
-)
-"""Of each of cosmic-ray's kinds one replacement: + by - says all that + by % would."""
+FILE = Path(__file__).with_name("generated.toml")
 
 
-def generated(file: str) -> Iterator[Mutant]:
+def settings() -> dict[str, Any]:
+    """What stands in generated.toml."""
+    return tomllib.loads(FILE.read_text())
+
+
+def mutants() -> tuple[Mutant, ...]:
+    """The mutants of all files but for those that change nothing.
+
+    Raises:
+        CatalogueError: cosmic-ray is not there, or what is said to change nothing is no mutant.
+    """
+    given = settings()
+    equivalent = {
+        (each["file"], f"{each['before']} -> {each['after']}") for each in given["equivalent"]
+    }
+    made = [
+        mutant
+        for file, text in given["judges"].items()
+        for mutant in _of_file(file, judge(text), given["operators"])
+    ]
+    for file, change in equivalent - {(each.file, each.bug) for each in made}:
+        raise CatalogueError(f"{FILE.name}: no mutant of {file} is this one any more: {change}")
+    return tuple(each for each in made if (each.file, each.bug) not in equivalent)
+
+
+def _of_file(file: str, finder: Judge, operators: Sequence[str]) -> Iterator[Mutant]:
     """All mutants of a file of the project, none twice."""
+    try:
+        from cosmic_ray.mutating import mutate_code
+        from cosmic_ray.plugins import get_operator
+    except ImportError as error:
+        raise CatalogueError(f"--generated needs cosmic-ray: {error}") from error
     source = (ROOT / file).read_text()
-    seen = {_meaning(source)}
-    for name in OPERATORS:
+    seen = {_meaning(source), ""}
+    for name in operators:
         operator = get_operator(f"core/{name}")()
         number = 0
         while (text := mutate_code(source, operator, number)) is not None:
@@ -82,13 +62,13 @@ def generated(file: str) -> Iterator[Mutant]:
             if meaning not in seen:
                 seen.add(meaning)
                 short = f"{file.rpartition('/')[2]}-{name}-{number}"
-                yield Mutant(short, file, file, source, text, _change(source, text), JUDGES[file])
+                yield Mutant(short, file, file, _change(source, text), finder, source, text)
 
 
 def _meaning(source: str) -> str:
     """A text that is equal for sources that do the same: annotations are left out.
 
-    An edit that is no Python any more has the meaning of none.
+    It is empty for what is no Python any more.
     """
     try:
         tree = ast.parse(source)
@@ -106,66 +86,8 @@ def _meaning(source: str) -> str:
 
 def _change(source: str, text: str) -> str:
     """The changed line: `before -> after`."""
-    lines = difflib.ndiff(source.splitlines(), text.splitlines())
-    changed = [each for each in lines if each[0] in "-+"]
+    lines = list(difflib.ndiff(source.splitlines(), text.splitlines()))
     before, after = (
-        " ".join(each[2:].strip() for each in changed if each[0] == sign) for sign in "-+"
+        " ".join(each[2:].strip() for each in lines if each[0] == sign) for sign in "-+"
     )
     return f"{before} -> {after}"
-
-
-def chosen(files: Sequence[str]) -> tuple[list[Mutant], int]:
-    """The mutants to run, and how many are left out as equivalent.
-
-    Raises:
-        CatalogueError: an entry of `EQUIVALENT` fits no mutant.
-    """
-    wanted: list[Mutant] = []
-    left_out = 0
-    for file in files:
-        reasons = dict(EQUIVALENT[file])
-        met = set()
-        for mutant in generated(file):
-            if mutant.bug in reasons:
-                met.add(mutant.bug)
-                left_out += 1
-            else:
-                wanted.append(mutant)
-        for change in reasons:
-            if change not in met:
-                raise CatalogueError(f"no mutant of {file} is this one any more: {change}")
-    return wanted, left_out
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the mutants; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="studies.mutation.generated",
-        description="Changes one operator, constant or condition at a time: each must be found.",
-        epilog="exit status: 0 every mutant that ran was killed, 1 one survived, "
-        "2 what was asked could not be carried out",
-    )
-    parser.add_argument("--file", choices=list(JUDGES), help="only this file")
-    add_run_options(parser)
-    options = parser.parse_args(arguments)
-    start = time.monotonic()
-    try:
-        mutants, left_out = chosen([options.file] if options.file else list(JUDGES))
-        print(f"{len(mutants)} mutants, and {left_out} that change nothing", flush=True)
-        verdicts = run(
-            spread(mutants, options.seed or 0),
-            budget=options.budget,
-            jobs=options.jobs,
-            notice=lambda verdict: print(line(verdict), flush=True),
-        )
-    except (CatalogueError, OSError) as error:
-        print(f"mutants: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print("\n".join(summary(verdicts, time.monotonic() - start)))
-    return status(verdicts)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,7 +1,7 @@
-"""Applies each mutant to a copy of the project and runs what must find it.
+"""Applies each mutant to a copy of the project and runs there what must find it.
 
-The working tree is copied once, when a run begins, and never touched. Each mutant gets a copy of
-that copy. What judges a mutant is first run on a copy without any: only if that passes does a
+The working tree is copied when a run begins, once for each mutant that is judged at a time, and
+never touched. What judges a mutant also runs on a copy without any: only if it passes there does a
 failure prove anything.
 """
 
@@ -10,43 +10,34 @@ from __future__ import annotations
 import compileall
 import contextlib
 import json
+import multiprocessing
 import os
 import py_compile
 import random
 import shutil
-import subprocess
-import sys
+import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from studies.mutation.catalogue import Judge, Mutant
-
-ROOT = Path(__file__).resolve().parents[2]
-CHILD = Path(__file__).with_name("child.py")
-NEEDED = (
-    "reference",
-    "caffe_impl",
-    "torch_impl",
-    "parity_tests",
-    "docs",
-    "README.md",
-    "pyproject.toml",
-)
-"""What a copy consists of; what is not there is left out."""
+from studies.mutation.catalogue import ROOT, Judge, Mutant, mutated
 
 SECONDS = 120.0
 """How long one mutant may take before that alone is the answer."""
 
+SAID = 2000  # characters of what was printed that a reason shows
+
 KILLED, SURVIVED, BROKEN, NOT_RUN = "killed", "survived", "broken", "not run"
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["studies.mutation.child"])
 
-class CatalogueError(Exception):
-    """The run itself is wrong: a mutant that cannot be applied, or a judge that fails unmutated."""
+Reply = Mapping[str, Any]
+"""What `child.run` writes, and "said"; without "status" where the tests came to no end."""
 
 
 @dataclass(frozen=True)
@@ -54,61 +45,14 @@ class Verdict:
     """What became of one mutant.
 
     Attributes:
-        verdict: "killed", "survived", "broken" (the edit makes nonsense of the file, or the
-            unmutated copy fails too) or "not run".
-        reason: why it is broken or was not run.
-        ran: the tests that ran.
-        failed: the tests that found it.
-        cases: the case that each test compared, for those that compare one.
-        seconds: how long it took.
+        verdict: "killed", "survived", "broken" (the tests cannot even begin, or fail without the
+            mutant, too) or "not run".
+        reason: the test that found it, or why it is broken or was not run.
     """
 
     mutant: Mutant
     verdict: str
     reason: str = ""
-    ran: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-    cases: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def killing_cases(self) -> list[str]:
-        """The names of the cases that found it, in the order in which they run."""
-        return list(dict.fromkeys(self.cases[test] for test in self.failed if test in self.cases))
-
-    @property
-    def seen_cases(self) -> list[str]:
-        """The names of the cases that ran."""
-        return list(dict.fromkeys(self.cases[test] for test in self.ran if test in self.cases))
-
-
-def mutated(text: str, mutant: Mutant) -> str:
-    """The text with the mutant in it.
-
-    Raises:
-        CatalogueError: the old text does not stand in it exactly once, or nothing changes.
-    """
-    found = text.count(mutant.old)
-    if found != 1:
-        raise CatalogueError(f"{mutant.name}: its old text stands {found} times in {mutant.file}")
-    if mutant.old == mutant.new:
-        raise CatalogueError(f"{mutant.name} changes nothing")
-    return text.replace(mutant.old, mutant.new)
-
-
-def copied(source: Path, target: Path) -> None:
-    """Copies what a run needs of the project, from the working tree without what was compiled.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    for name in NEEDED:
-        if (source / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__") if source == ROOT else None
-            shutil.copytree(source / name, target / name, ignore=ignored)
-        elif (source / name).exists():
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source / name, target / name)
 
 
 def spread(mutants: Iterable[Mutant], seed: int) -> list[Mutant]:
@@ -126,160 +70,120 @@ def spread(mutants: Iterable[Mutant], seed: int) -> list[Mutant]:
     return [mutant for _, mutant in sorted(placed, key=lambda pair: pair[0])]
 
 
-class _Child:
-    """One `child.py`."""
-
-    def __init__(self) -> None:
-        # One thread each: they run side by side, and the small cases gain nothing from more.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
-            [sys.executable, str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **threads, "PYTHONDONTWRITEBYTECODE": "1"},
-            text=True,
-            start_new_session=True,  # Ctrl-C ends the runner, and the runner ends it
-        )
-
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The reply, or None when it was ended meanwhile."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        line = self.process.stdout.readline()
-        reply: dict[str, Any] | None = json.loads(line) if line else None
-        return reply
-
-    def close(self) -> None:
-        """Ends it and what it runs; nobody may be asking it any more."""
-        self.process.terminate()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            with contextlib.suppress(BrokenPipeError):  # a request that nobody read
-                stream.close()
+def obstacle(mutant: Mutant) -> str:
+    """Why a mutant cannot be judged here, or "": another Caffe has a compiled layer of its own."""
+    others = ("CAFFE_PYTHON", "PARITY_CAFFE", "PARITY_PLUGIN")
+    chosen = [name for name in others if os.environ.get(name)]
+    if chosen and mutant.file.startswith("caffe_impl/cuda/"):
+        return f"the compiled layer's mutants need the installed Caffe, and {chosen[0]} is set"
+    return ""
 
 
-class _Run:
-    """The state of one run, shared by its threads."""
+@dataclass
+class _Task:
+    """A judge at work on a copy, which has a mutant in it or, for the comparison, none."""
 
-    def __init__(
-        self, mutants: Sequence[Mutant], root: Path, folder: Path, notice: Callable[[Verdict], None]
-    ) -> None:
-        self.lock = threading.Lock()
-        self.tasks = _tasks(mutants)
-        self.folder = folder
-        self.pristine = folder / "pristine"
-        copied(root, self.pristine)
-        # By content, since a mutant may be as old and as long as what it replaces.
-        by_content = py_compile.PycInvalidationMode.CHECKED_HASH
-        compileall.compile_dir(self.pristine, quiet=2, invalidation_mode=by_content)
-        self.notice = notice
-        self.baselines: dict[Judge, dict[str, Any]] = {}
-        self.replies: dict[str, tuple[Mutant, dict[str, Any], float]] = {}
-        self.count = 0
-        self.error: BaseException | None = None
+    judge: Judge
+    mutant: Mutant | None
+    folder: Path
+    original: str = ""
 
-    def work(self, child: _Child) -> None:
-        """Carries out tasks until there are none; runs in a thread of its own."""
-        try:
-            while True:
-                with self.lock:
-                    if not self.tasks or self.error:
-                        return
-                    judge, mutant = self.tasks.pop(0)
-                    self.count += 1
-                    number = self.count
-                start = time.monotonic()
-                reply = self._judged(child, judge, mutant, self.folder / str(number))
-                if reply is None:
-                    return
-                with self.lock:
-                    self._keep(judge, mutant, reply, time.monotonic() - start)
-        except BaseException as error:
-            self.error = error
+    def start(self) -> None:
+        """Puts the mutant into the copy and starts the tests."""
+        self.work = Path(tempfile.mkdtemp(prefix="work-", dir=self.folder))
+        if self.mutant is not None:
+            file = self.folder / "copy" / self.mutant.file
+            self.original = file.read_text()
+            file.write_text(mutated(self.original, self.mutant))
+        arguments = (self.folder / "copy", self.work, self.judge.files, self.judge.options)
+        self.process = _FORKS.Process(target=_run, args=arguments)
+        self.process.start()
+        self.deadline = time.monotonic() + SECONDS
 
-    def _judged(
-        self, child: _Child, judge: Judge, mutant: Mutant | None, place: Path
-    ) -> dict[str, Any] | None:
-        work = place / "work"
-        work.mkdir(parents=True)
-        copied(self.pristine, place / "copy")
-        if mutant is not None:
-            file = place / "copy" / mutant.file
-            file.write_text(mutated(file.read_text(), mutant))
-        reply = child.ask(
-            {
-                "copy": str(place / "copy"),
-                "work": str(work),
-                "arguments": judge.arguments,
-                "plugin": judge.builds,
-                "cache": judge.own_cache,
-                "seconds": SECONDS,
-            }
-        )
-        shutil.rmtree(place, ignore_errors=True)
-        return reply
-
-    def _keep(
-        self, judge: Judge, mutant: Mutant | None, reply: dict[str, Any], seconds: float
-    ) -> None:
-        if mutant is None:
-            self.baselines[judge] = reply
-        else:
-            self.replies[mutant.name] = (mutant, reply, seconds)
-        for name in list(self.replies):
-            waiting, its_reply, took = self.replies[name]
-            if waiting.judge in self.baselines:
-                del self.replies[name]
-                self.notice(_verdict(waiting, its_reply, self.baselines[waiting.judge], took))
+    def end(self) -> Reply:
+        """Ends what still runs, takes the mutant out of the copy, and returns what was found."""
+        overdue = self.process.is_alive()
+        assert self.process.pid is not None
+        if overdue:
+            self.process.kill()  # right after its start it does not lead its group yet
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # and what it left running
+        self.process.join()
+        self.process.close()
+        if self.mutant is not None:
+            (self.folder / "copy" / self.mutant.file).write_text(self.original)
+        said, reply = self.work / "said.txt", self.work / "reply.json"
+        result: dict[str, Any] = {"overdue": overdue, "status": None}
+        if reply.exists() and not overdue:
+            result |= json.loads(reply.read_text())
+        result["said"] = said.read_text(errors="replace")[-SAID:].strip() if said.exists() else ""
+        shutil.rmtree(self.work, ignore_errors=True)
+        return result
 
 
-def _tasks(mutants: Sequence[Mutant]) -> list[tuple[Judge, Mutant | None]]:
-    """Each mutant, and before the first one of each judge that judge on the unmutated copy."""
-    tasks: list[tuple[Judge, Mutant | None]] = []
-    seen = set()
-    for mutant in mutants:
-        if mutant.judge not in seen:
-            seen.add(mutant.judge)
-            tasks.append((mutant.judge, None))
-        tasks.append((mutant.judge, mutant))
-    return tasks
+def _run(copy: Path, work: Path, files: tuple[str, ...], options: tuple[str, ...]) -> None:
+    """`child.run`, imported where it runs: here it would bring PyTorch along."""
+    from studies.mutation import child
+
+    child.run(copy, work, files, options)
 
 
-def _verdict(
-    mutant: Mutant, reply: Mapping[str, Any], baseline: Mapping[str, Any], seconds: float
-) -> Verdict:
-    if baseline["status"] != 0:
-        said = str(baseline["said"]).strip()
-        reason = f"without any mutant, {mutant.judge.label} does not pass either:\n{said}"
-        return Verdict(mutant, BROKEN, reason, seconds=seconds)
-    if not baseline["ran"]:
-        return Verdict(mutant, NOT_RUN, "; ".join(sorted(set(baseline["skipped"]))))
-    if reply["status"] == "time-out":
+def _verdict(mutant: Mutant, reply: Reply, unmutated: Reply) -> Verdict:
+    if unmutated["status"] != 0:
+        words = f"without any mutant, {mutant.judge.text} does not pass either"
+        return Verdict(mutant, BROKEN, f"{words}:\n{unmutated['said']}")
+    if not unmutated["ran"]:
+        return Verdict(mutant, NOT_RUN, "; ".join(sorted(set(unmutated["skipped"]))))
+    if reply["overdue"]:
         # It was the mutant that made it endless: what judges it had ended without.
-        return Verdict(mutant, KILLED, "no end", failed=("no end",), seconds=seconds)
+        return Verdict(mutant, KILLED, "no end")
     if reply["status"] not in (0, 1):
-        reason = f"pytest ended with {reply['status']!r}:\n{str(reply['said']).strip()}"
-        return Verdict(mutant, BROKEN, reason, seconds=seconds)
-    return Verdict(
-        mutant,
-        KILLED if reply["failed"] else SURVIVED,
-        ran=tuple(reply["ran"]),
-        failed=tuple(reply["failed"]),
-        cases=reply["cases"],
-        seconds=seconds,
-    )
+        return Verdict(mutant, BROKEN, f"pytest ended with {reply['status']}:\n{reply['said']}")
+    failed = [name.rpartition("/")[2] for name in reply["failed"]]
+    return Verdict(mutant, KILLED, failed[0]) if failed else Verdict(mutant, SURVIVED)
+
+
+def _copies(root: Path, folder: Path, count: int) -> list[Path]:
+    """Makes folders that each hold a copy of the project, compiled, but for what is made of it."""
+    left_out = (".*", "__pycache__", "*.egg-info", "build", "dist", "results", "parity-report")
+    copies = [folder / str(number) for number in range(count)]
+    shutil.copytree(root, copies[0] / "copy", ignore=shutil.ignore_patterns(*left_out))
+    # By content, since a mutant may be as old and as long as what it replaces.
+    by_content = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(copies[0], quiet=2, invalidation_mode=by_content)
+    for each in copies[1:]:
+        shutil.copytree(copies[0], each)
+    return copies
+
+
+def _judged(
+    tasks: list[tuple[Judge, Mutant | None]], copies: list[Path], end: float
+) -> Generator[tuple[Judge, Mutant | None, Reply]]:
+    """Carries out the tasks, as many at a time as there are copies, until `end`."""
+    running: list[_Task] = []
+    try:
+        while time.monotonic() < end and (tasks or running):
+            while tasks and copies:
+                running.append(_Task(*tasks.pop(0), copies.pop()))
+                running[-1].start()
+            next_deadline = min([end, *(each.deadline for each in running)])
+            left = max(0.0, next_deadline - time.monotonic())
+            ended = wait([each.process.sentinel for each in running], min(left, 3600.0))
+            for task in list(running):
+                if task.process.sentinel in ended or time.monotonic() > task.deadline:
+                    running.remove(task)
+                    copies.append(task.folder)
+                    yield task.judge, task.mutant, task.end()
+    finally:
+        for task in running:
+            task.end()
 
 
 def run(
     mutants: Sequence[Mutant],
     *,
     root: Path = ROOT,
-    budget: float | None = None,
+    budget: float = float("inf"),
     jobs: int = 0,
     notice: Callable[[Verdict], None] = lambda verdict: None,
 ) -> list[Verdict]:
@@ -294,36 +198,29 @@ def run(
 
     Raises:
         CatalogueError: a mutant cannot be applied.
+        OSError: a copy cannot be written.
     """
-    start = time.monotonic()
-    verdicts: dict[str, Verdict] = {}
-
-    def note(verdict: Verdict) -> None:
-        verdicts[verdict.mutant.name] = verdict
-        notice(verdict)
-
-    for mutant in mutants:
-        mutated((root / mutant.file).read_text(), mutant)
-    jobs = min(jobs or min(len(os.sched_getaffinity(0)), 8), max(1, len(mutants)))
+    end = time.monotonic() + budget
+    verdicts = {each.name: Verdict(each, NOT_RUN, obstacle(each) or "budget") for each in mutants}
+    tasks: dict[tuple[Judge, Mutant | None], None] = {}  # a set that keeps the order
+    for each in mutants:
+        mutated((root / each.file).read_text(), each)
+        if not obstacle(each):
+            tasks |= {(each.judge, None): None, (each.judge, each): None}
+    unmutated: dict[Judge, Reply] = {}
+    waiting: list[tuple[Mutant, Reply]] = []
+    jobs = min(jobs or min(len(os.sched_getaffinity(0)), 8), max(1, len(tasks)))
     with tempfile.TemporaryDirectory(prefix="parity-mutants-") as folder:
-        state = _Run(mutants, root, Path(folder), note)
-        children = [_Child() for _ in range(jobs)]
-        threads = [threading.Thread(target=state.work, args=(child,)) for child in children]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                left = None if budget is None else max(0.0, start + budget - time.monotonic())
-                thread.join(left)
-        finally:
-            with state.lock:
-                state.tasks.clear()
-            for child in children:
-                child.process.terminate()  # whoever waits for its answer gets none
-            for thread in threads:
-                thread.join()
-            for child in children:
-                child.close()
-        if state.error:
-            raise state.error
-    return [verdicts.get(mutant.name, Verdict(mutant, NOT_RUN, "budget")) for mutant in mutants]
+        copies = _copies(root, Path(folder), jobs)
+        with contextlib.closing(_judged(list(tasks), copies, end)) as replies:
+            for judge, mutant, reply in replies:
+                if mutant is None:
+                    unmutated[judge] = reply
+                else:
+                    waiting.append((mutant, reply))
+                for known in [pair for pair in waiting if pair[0].judge in unmutated]:
+                    waiting.remove(known)
+                    verdict = _verdict(*known, unmutated[known[0].judge])
+                    verdicts[verdict.mutant.name] = verdict
+                    notice(verdict)
+    return list(verdicts.values())
