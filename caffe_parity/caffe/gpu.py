@@ -26,7 +26,6 @@ from caffe_parity.caffe.client import Caffe, Op
 from caffe_parity.caffe.interpreter import Interpreter, NoCaffe, find
 from caffe_parity.caffe.programs import first_error
 
-DEVICES = ("cpu", "cuda")
 COUNTER = Path(__file__).with_name("count_launches.cpp")
 PROOF_SHAPE = (16, 1, 1024, 1024)
 """64 MiB an input: far more than a CUDA context or another process takes by chance."""
