@@ -165,13 +165,13 @@ def as_data(distributions: dict[str, Distribution]) -> dict[str, Any]:
 
 
 @dataclass
-class Kept:
+class KeptRatios:
     """The distributions of docs/rounding_ratios.json by `layer-variant`, each as JSON data."""
 
     ratios: dict[str, Any]
 
     @classmethod
-    def read(cls, cases: int, seed: int) -> Kept:
+    def read(cls, cases: int, seed: int) -> KeptRatios:
         """What an earlier run with the same cases in the same environment has kept, if any."""
         if FILE.exists():
             content = json.loads(FILE.read_text())
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variant", help="only this variant")
     parser.add_argument("--write", action="store_true", help="keep the result in docs/")
     options = parser.parse_args(arguments)
-    kept = Kept.read(options.cases, options.seed) if options.write else Kept({})
+    kept = KeptRatios.read(options.cases, options.seed) if options.write else KeptRatios({})
     print(f"{'layer':12} {'variant':24} {'loss':>8} {'dx1':>8} {'dx2':>8}   largest error/bound")
     for layer, variant in ((each, name) for each in LAYERS for name in LAYERS[each].variants):
         name = f"{layer}-{variant}"

@@ -99,7 +99,7 @@ def source_archive(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def fetch_source(archive: Archive, folder: Path) -> Path:
     """Fetch the source package as a build does."""
-    ours = apt.Apt(folder, SUITE, archive.recipe.keyrings, sources=True)
+    ours = apt.Apt(folder, SUITE, archive.edition.keyrings, sources=True)
     ours.update()
     return ours.download_source("caffe")
 

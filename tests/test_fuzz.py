@@ -24,7 +24,7 @@ from reference.layers import LAYERS
 from studies.fuzz import __main__ as command
 from studies.fuzz import search as driver
 from studies.fuzz.defined import is_defined
-from studies.fuzz.execute import Finding, check, observe
+from studies.fuzz.execute import Refuted, check, observe
 from studies.fuzz.program import LAYOUTS, Program, Step, Target, targets
 from studies.fuzz.search import Search, search
 
@@ -296,7 +296,7 @@ def test_a_refusal_must_come_and_must_come_as_expected() -> None:
     five = program(1, 2, 1, 1, 2)
     check(native, five)
     claiming = replace(python.variant, claims=native.variant.claims)
-    with pytest.raises(Finding, match="must refuse"):
+    with pytest.raises(Refuted, match="must refuse"):
         check(as_variant(claiming, "euclidean"), five)
 
 

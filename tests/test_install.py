@@ -33,7 +33,7 @@ import pytest
 
 from caffe_parity.caffe import apt, install, interpreter
 from caffe_parity.caffe import cache as caches
-from caffe_parity.caffe.install import InstallError, Recipe
+from caffe_parity.caffe.install import Edition, InstallError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SUITE = "tiny"
@@ -110,7 +110,7 @@ class Archive:
         self.index = self.suite / "main/binary-amd64/Packages"
         self.index.parent.mkdir(parents=True)
         (folder / "keys.gpg").write_bytes(key(1).public)
-        self.recipe = Recipe(
+        self.edition = Edition(
             suite=SUITE,
             packages=("caffe",),
             unneeded=("un*",),
@@ -215,10 +215,10 @@ def archive(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arc
     return made
 
 
-def start(recipe: Recipe) -> subprocess.Popen[str]:
-    """Start an install of `recipe` in another process."""
+def start(edition: Edition) -> subprocess.Popen[str]:
+    """Start an install of `edition` in another process."""
     code = "import sys; from caffe_parity.caffe import install as i"
-    code += f"; print(i.ensure(recipe=i.{recipe!r}))"
+    code += f"; print(i.ensure(edition=i.{edition!r}))"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=REPOSITORY,
@@ -228,10 +228,10 @@ def start(recipe: Recipe) -> subprocess.Popen[str]:
     )
 
 
-def refusal(recipe: Recipe) -> str:
+def refusal(edition: Edition) -> str:
     """Return the message of an install that must fail, having left nothing but the lock."""
     with pytest.raises(InstallError) as caught:
-        install.ensure(recipe=recipe)
+        install.ensure(edition=edition)
     left = [path.name for path in caches.folder().glob("*")]
     assert [name for name in left if name != "caffe.lock"] == []
     message = str(caught.value)
@@ -249,10 +249,10 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script
 
 def test_install_is_complete_and_made_once(archive: Archive, cache: Path) -> None:
     """An install has what it should and nothing else, and the next call needs no mirror."""
-    assert install.installed(archive.recipe) is None
-    root = install.ensure(recipe=archive.recipe)
+    assert install.installed(archive.edition) is None
+    root = install.ensure(edition=archive.edition)
     shutil.rmtree(archive.folder)
-    assert install.ensure(recipe=archive.recipe) == install.installed(archive.recipe) == root
+    assert install.ensure(edition=archive.edition) == install.installed(archive.edition) == root
     assert sorted(path.name for path in cache.iterdir()) == [root.name, "caffe.lock"]
     files = {str(p.relative_to(root)) for p in root.rglob("*") if not p.is_dir()}
     assert files == {install.LOADER, install.COMPLETE, "lib64/caffe.so"}
@@ -262,21 +262,21 @@ def test_install_is_complete_and_made_once(archive: Archive, cache: Path) -> Non
 
 def test_absolute_links_stay_inside(archive: Archive) -> None:
     """A link to an absolute path leads to the file of the install, not to the host's."""
-    root = install.ensure(recipe=archive.recipe)
+    root = install.ensure(edition=archive.edition)
     assert os.readlink(root / "lib64/caffe.so") == f"../{install.LOADER}"
     assert (root / "lib64/caffe.so").resolve() == (root / install.LOADER).resolve()
 
 
-def test_changed_recipe_is_a_new_folder(archive: Archive) -> None:
-    """Each recipe has its own folder, so that a changed one is never taken for the old one."""
-    recipes = [
-        Recipe(SUITE, ("caffe",)),
-        Recipe(SUITE, ("caffe", "unneeded")),
-        Recipe("other", ("caffe",)),
-        Recipe(SUITE, ("caffe",), unneeded=("un*",)),
-        Recipe(SUITE, ("caffe",), omitted=("un*",)),
+def test_changed_edition_is_a_new_folder(archive: Archive) -> None:
+    """Each edition has its own folder, so that a changed one is never taken for the old one."""
+    editions = [
+        Edition(SUITE, ("caffe",)),
+        Edition(SUITE, ("caffe", "unneeded")),
+        Edition("other", ("caffe",)),
+        Edition(SUITE, ("caffe",), unneeded=("un*",)),
+        Edition(SUITE, ("caffe",), omitted=("un*",)),
     ]
-    assert len({recipe.key for recipe in recipes}) == len(recipes)
+    assert len({edition.key for edition in editions}) == len(editions)
 
 
 def test_two_at_once_install_once(
@@ -285,15 +285,15 @@ def test_two_at_once_install_once(
     """Of two processes that install at once, one waits, says so, and uses the other's result."""
     with Server(archive.folder) as server:
         monkeypatch.setenv("PARITY_MIRROR", server.address)
-        first = start(archive.recipe)
+        first = start(archive.edition)
         assert server.asked.wait(30)
-        second = start(archive.recipe)
+        second = start(archive.edition)
         assert second.stderr is not None
         assert "waiting for another process" in second.stderr.readline()
         server.go.set()
         outputs = [process.communicate(timeout=30)[0] for process in (first, second)]
         assert (first.returncode, second.returncode) == (0, 0)
-    assert outputs[0] == outputs[1] == f"{install.installed(archive.recipe)}\n"
+    assert outputs[0] == outputs[1] == f"{install.installed(archive.edition)}\n"
     assert server.requests["/caffe.deb"] == 1
 
 
@@ -303,14 +303,14 @@ def test_killed_install_is_not_taken_for_a_whole_one(
     """After a SIGKILL in the middle nothing counts as installed, and the next install cleans up."""
     with Server(archive.folder) as server:
         monkeypatch.setenv("PARITY_MIRROR", server.address)
-        process = start(archive.recipe)
+        process = start(archive.edition)
         assert server.asked.wait(30)
         process.kill()
         process.communicate()
         assert len(list(cache.glob("caffe.unfinished-*"))) == 1
-        assert install.installed(archive.recipe) is None
+        assert install.installed(archive.edition) is None
         server.go.set()
-        root = install.ensure(recipe=archive.recipe)
+        root = install.ensure(edition=archive.edition)
     assert sorted(path.name for path in cache.iterdir()) == [root.name, "caffe.lock"]
 
 
@@ -320,7 +320,7 @@ def test_interrupted_install_leaves_nothing(
     """Ctrl-C ends an install at once, with nothing left behind."""
     with Server(archive.folder) as server:
         monkeypatch.setenv("PARITY_MIRROR", server.address)
-        process = start(archive.recipe)
+        process = start(archive.edition)
         assert server.asked.wait(30)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=5)
@@ -330,10 +330,10 @@ def test_interrupted_install_leaves_nothing(
 
 def test_damaged_install_is_made_anew(archive: Archive) -> None:
     """An install of which someone has removed a part does not count, and is replaced."""
-    root = install.ensure(recipe=archive.recipe)
+    root = install.ensure(edition=archive.edition)
     (root / install.LOADER).unlink()
-    assert install.installed(archive.recipe) is None
-    assert (install.ensure(recipe=archive.recipe) / install.LOADER).exists()
+    assert install.installed(archive.edition) is None
+    assert (install.ensure(edition=archive.edition) / install.LOADER).exists()
 
 
 def _unsigned(archive: Archive) -> None:
@@ -362,7 +362,7 @@ def test_only_what_debian_signed_is_installed(
 ) -> None:
     """An archive, a list or a package that the keys do not vouch for is refused."""
     break_it(archive)
-    assert "not what Debian signed" in refusal(archive.recipe)
+    assert "not what Debian signed" in refusal(archive.edition)
 
 
 def test_lax_host_cannot_switch_verification_off(archive: Archive, tmp_path: Path) -> None:
@@ -374,10 +374,10 @@ def test_lax_host_cannot_switch_verification_off(archive: Archive, tmp_path: Pat
             f'APT::Update::Post-Invoke {{ "touch {called}"; }};\n'
             f'APT::Update::Pre-Invoke {{ "touch {called}"; }};\n'
         )
-    good = install.ensure(recipe=archive.recipe)
+    good = install.ensure(edition=archive.edition)
     shutil.rmtree(good)
     _unsigned(archive)
-    assert "not what Debian signed" in refusal(archive.recipe)
+    assert "not what Debian signed" in refusal(archive.edition)
     assert not called.exists()
 
 
@@ -395,7 +395,7 @@ def test_useless_mirror(
 ) -> None:
     """A mirror that cannot be used is named, with what is wrong with it."""
     monkeypatch.setenv("PARITY_MIRROR", mirror)
-    message = refusal(archive.recipe)
+    message = refusal(archive.edition)
     assert words in message and mirror in message
     assert re.search("to do: .*(set|correct) PARITY_MIRROR", message)
 
@@ -404,14 +404,14 @@ def test_mirror_without_the_suite(archive: Archive, monkeypatch: pytest.MonkeyPa
     """A mirror that answers 404 for the suite is told apart from one that does not answer."""
     with Server(archive.folder) as server:
         monkeypatch.setenv("PARITY_MIRROR", server.address)
-        message = refusal(Recipe("gone", ("caffe",), keyrings=archive.recipe.keyrings))
+        message = refusal(Edition("gone", ("caffe",), keyrings=archive.edition.keyrings))
     assert "does not have (all of) the suite `gone`" in message
     assert "set PARITY_MIRROR to a mirror that has `gone`" in message
 
 
 def test_mirror_without_the_package(archive: Archive) -> None:
     """A mirror that lacks a package is reported with that package's name."""
-    message = refusal(Recipe(SUITE, ("nothing",), keyrings=archive.recipe.keyrings))
+    message = refusal(Edition(SUITE, ("nothing",), keyrings=archive.edition.keyrings))
     assert "lacks a package" in message and "package nothing" in message
 
 
@@ -420,7 +420,7 @@ def test_caffe_that_does_not_run_is_not_installed(archive: Archive, loader: str)
     """A Caffe that cannot be imported after all is removed again."""
     archive.add("broken", loader)
     archive.publish()
-    message = refusal(Recipe(SUITE, ("broken",), keyrings=archive.recipe.keyrings))
+    message = refusal(Edition(SUITE, ("broken",), keyrings=archive.edition.keyrings))
     assert "the unpacked Caffe does not work" in message
     assert ("boom" if "boom" in loader else "exit status is 0") in message
 
@@ -429,7 +429,7 @@ def test_caffe_without_python_layers_is_not_installed(archive: Archive) -> None:
     """A Caffe that lacks the layer types that are needed is removed again."""
     archive.add("poor", """#!/bin/sh\necho '{"layer_types": ["EuclideanLoss"]}'\n""")
     archive.publish()
-    message = refusal(Recipe(SUITE, ("poor",), keyrings=archive.recipe.keyrings))
+    message = refusal(Edition(SUITE, ("poor",), keyrings=archive.edition.keyrings))
     assert "its layer types are EuclideanLoss" in message
 
 
@@ -437,7 +437,7 @@ def test_archive_that_cannot_be_unpacked(archive: Archive) -> None:
     """A signed package that is no archive stops the install, and is named."""
     archive.add("garbage", damaged=True)
     archive.publish()
-    message = refusal(Recipe(SUITE, ("garbage",), keyrings=archive.recipe.keyrings))
+    message = refusal(Edition(SUITE, ("garbage",), keyrings=archive.edition.keyrings))
     assert "garbage_1%3a2.0+b1_amd64.deb could not be unpacked" in message
 
 
@@ -447,7 +447,7 @@ def test_too_small_a_disk_is_noticed_before(
     """Where the disk cannot hold the install, nothing is fetched."""
     usage = shutil.disk_usage("/")._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    message = refusal(archive.recipe)
+    message = refusal(archive.edition)
     assert "the disk is full" in message and "0 MB free" in message
 
 
@@ -463,14 +463,14 @@ def test_disk_that_fills_up_in_the_middle(
 ) -> None:
     """A disk that is full only while fetching or unpacking is reported as that."""
     put_on_path(tmp_path / "bin", monkeypatch, program, f"echo '{said}' >&2; exit 2")
-    message = refusal(archive.recipe)
+    message = refusal(archive.edition)
     assert "the disk is full" in message and said in message
 
 
 def test_cache_that_cannot_be_written(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder that cannot be made is named, and so is the way to choose another."""
     monkeypatch.setenv("PARITY_CACHE", str(archive.index / "cache"))  # below a file
-    message = refusal(archive.recipe)
+    message = refusal(archive.edition)
     assert "cannot be written" in message and "set PARITY_CACHE" in message
 
 
@@ -479,19 +479,19 @@ def test_host_without_apt(
 ) -> None:
     """A host that is not a Debian learns which programs it lacks."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "apt-get and bash and dpkg-deb and tar not found" in refusal(archive.recipe)
+    assert "apt-get and bash and dpkg-deb and tar not found" in refusal(archive.edition)
 
 
 def test_host_without_the_keys(archive: Archive) -> None:
     """A host without Debian's keys learns which package has them."""
-    message = refusal(Recipe(SUITE, ("caffe",), keyrings=(str(archive.folder / "none.gpg"),)))
+    message = refusal(Edition(SUITE, ("caffe",), keyrings=(str(archive.folder / "none.gpg"),)))
     assert "debian-archive-keyring" in message
 
 
 def test_other_platform(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that the packages are not made for is refused before anything is fetched."""
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert "on aarch64" in refusal(archive.recipe)
+    assert "on aarch64" in refusal(archive.edition)
 
 
 ONE_LINE = """

@@ -42,7 +42,7 @@ TOOLKIT = "cuda/nvidia/cu13"  # where PyPI's packages of CUDA 13 put all that th
 MULTIARCH = "usr/lib/x86_64-linux-gnu"
 PYCAFFE = "usr/lib/python3/dist-packages/caffe"
 
-RECIPE = replace(
+EDITION = replace(
     BULLSEYE,
     room=5,  # measured: 2.6 for the install, 1.6 more while it is made
     packages=(
@@ -150,7 +150,7 @@ def name() -> str:
 
     Raises InstallError as `architectures` and `extra_layers` do.
     """
-    parts: tuple[object, ...] = (LAYOUT, RECIPE.key, WHEELS, DELETED, OPTIONS, architectures())
+    parts: tuple[object, ...] = (LAYOUT, EDITION.key, WHEELS, DELETED, OPTIONS, architectures())
     if extra := extra_layers():
         parts = (*parts, {place: file.read_bytes() for place, file in extra.items()})
     return f"caffe-cuda-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
@@ -180,8 +180,8 @@ def build(progress: Progress | None = None) -> Path:
         )
 
     def fill(work: Path) -> dict[str, Any]:
-        install.check_space(work, RECIPE.room * 10**9)
-        apt, packages = install.unpack_packages(work, RECIPE, progress, sources=True)
+        install.check_space(work, EDITION.room * 10**9)
+        apt, packages = install.unpack_packages(work, EDITION, progress, sources=True)
         root, source = work / cache.ROOT, work / "source"
         _make_tools(root, work / "bin")
         progress("fetching Caffe's source")
@@ -198,7 +198,7 @@ def build(progress: Progress | None = None) -> Path:
         cuda = {"architectures": wanted, "toolkit": list(WHEELS), "source": version}
         return {"caffe": facts, "packages": packages, "cuda": cuda}
 
-    return install.make_once(name(), RECIPE, fill, progress)
+    return install.make_once(name(), EDITION, fill, progress)
 
 
 def python_command(root: Path, blas: str = "reference") -> tuple[tuple[str, ...], dict[str, str]]:
@@ -238,7 +238,7 @@ def delete_lines(source: Path, deleted: Mapping[str, Sequence[str]] = DELETED) -
                 raise InstallError(
                     f"Caffe's source is not the known one: {file} has changed.\n"
                     f"  said:     the text to delete {times}: {text.strip()!r}",
-                    f"Debian 11's source package of Caffe ({RECIPE.suite}).",
+                    f"Debian 11's source package of Caffe ({EDITION.suite}).",
                     "set PARITY_MIRROR to a Debian mirror; if it is one, adapt `DELETED` in"
                     " caffe_parity/caffe/cuda_build.py.",
                 )

@@ -45,7 +45,7 @@ GLOG_LEVEL = "GLOG_minloglevel"  # 2: errors and fatal ones; nets are logged at 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Edition:
     """What is installed: a Debian suite, the packages asked for, and what of it is left out.
 
     `unneeded` are name patterns of packages that others depend on but that no one here runs.
@@ -70,7 +70,7 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-BULLSEYE = Recipe(
+BULLSEYE = Edition(
     suite="bullseye",
     packages=(
         "python3-caffe",
@@ -142,9 +142,9 @@ class Progress:
         self._step = ""
 
 
-def installed(recipe: Recipe = BULLSEYE) -> Path | None:
-    """Return the root of the complete install of `recipe`, None if there is none. Only looks."""
-    return complete(f"caffe-{recipe.key}")
+def installed(edition: Edition = BULLSEYE) -> Path | None:
+    """Return the root of the complete install of `edition`, None if there is none. Only looks."""
+    return complete(f"caffe-{edition.key}")
 
 
 def complete(name: str) -> Path | None:
@@ -158,8 +158,8 @@ def _is_whole(root: Path) -> bool:
     return os.path.isfile(root / COMPLETE) and os.path.exists(root / LOADER)
 
 
-def ensure(progress: Progress | None = None, recipe: Recipe = BULLSEYE) -> Path:
-    """Return the root of the install of `recipe`, installing it first if it is not there.
+def ensure(progress: Progress | None = None, edition: Edition = BULLSEYE) -> Path:
+    """Return the root of the install of `edition`, installing it first if it is not there.
 
     Takes a look at two files if it is there, else well under a minute, a download of about 200 MB
     and 800 MB of disk. Of several processes that ask at once, one installs and the others wait.
@@ -170,21 +170,21 @@ def ensure(progress: Progress | None = None, recipe: Recipe = BULLSEYE) -> Path:
     progress = Progress() if progress is None else progress
 
     def fill(work: Path) -> dict[str, Any]:
-        _, packages = unpack_packages(work, recipe, progress)
+        _, packages = unpack_packages(work, edition, progress)
         progress("importing Caffe")
         return {"caffe": try_caffe(python_command(work / ROOT)), "packages": packages}
 
-    return make_once(f"caffe-{recipe.key}", recipe, fill, progress)
+    return make_once(f"caffe-{edition.key}", edition, fill, progress)
 
 
 def make_once(
-    name: str, recipe: Recipe, fill: Callable[[Path], dict[str, Any]], progress: Progress
+    name: str, edition: Edition, fill: Callable[[Path], dict[str, Any]], progress: Progress
 ) -> Path:
     """Return the install called `name`, having `fill` make it if it is not there.
 
     Args:
         name: the folder's name in the cache; all that decides its content must be in it.
-        recipe: what this machine must be able to install.
+        edition: what this machine must be able to install.
         fill: makes the folder ROOT in the folder that it is given, where it may leave other things,
             and returns what COMPLETE shall say.
         progress: told what is going on.
@@ -203,8 +203,8 @@ def make_once(
         progress.say(f"installed Caffe in {record['seconds']} s: {cache.folder() / name}")
 
     try:
-        with understood(recipe.room):
-            check_host(recipe)
+        with understood(edition.room):
+            check_host(edition)
             return cache.made_once(name, make, _is_whole, progress.say)
     finally:
         progress.close()
@@ -264,8 +264,8 @@ def compiler_command(
     return command, variables | own
 
 
-def check_host(recipe: Recipe = BULLSEYE) -> None:
-    """Raise InstallError if this machine lacks what an install of `recipe` needs.
+def check_host(edition: Edition = BULLSEYE) -> None:
+    """Raise InstallError if this machine lacks what an install of `edition` needs.
 
     That is the platform, a few programs, Debian's keys and a mirror's name; no network is used.
     """
@@ -283,10 +283,10 @@ def check_host(recipe: Recipe = BULLSEYE) -> None:
             "apt-get, bash, dpkg-deb and tar; any Debian or Ubuntu has them.",
             "run on Debian or Ubuntu, or in a container of one (root is not needed).",
         )
-    if not any(os.path.exists(keyring) for keyring in recipe.keyrings):
+    if not any(os.path.exists(keyring) for keyring in edition.keyrings):
         raise InstallError(
             "the keys that Debian signs its archive with are missing.",
-            recipe.keyrings[0],
+            edition.keyrings[0],
             "install the package debian-archive-keyring (Debian and Ubuntu have it).",
         )
     mirror()
@@ -315,20 +315,20 @@ def understood(room: int = 1) -> Iterator[None]:
 
 
 def unpack_packages(
-    work: Path, recipe: Recipe, progress: Progress, sources: bool = False
+    work: Path, edition: Edition, progress: Progress, sources: bool = False
 ) -> tuple[Apt, dict[str, str]]:
-    """Fetch the packages of `recipe` and unpack them into ROOT in `work`.
+    """Fetch the packages of `edition` and unpack them into ROOT in `work`.
 
     Returns the apt that fetched them, which has source packages too if `sources`, and the version
     of each.
     """
     progress("asking the Debian mirror what it has")
-    apt = Apt(work / "apt", recipe.suite, recipe.keyrings, sources)
+    apt = Apt(work / "apt", edition.suite, edition.keyrings, sources)
     apt.update()
     archives = [
         each
-        for each in apt.plan(recipe.packages)
-        if not any(fnmatchcase(each.package, pattern) for pattern in recipe.unneeded)
+        for each in apt.plan(edition.packages)
+        if not any(fnmatchcase(each.package, pattern) for pattern in edition.unneeded)
     ]
     total = sum(archive.size for archive in archives)
     # Measured: 195 MB of archives unpack to 720 MB, and both are there at the same time.
@@ -338,7 +338,7 @@ def unpack_packages(
         progress("fetching Caffe", f"{have // 10**6} of {total // 10**6} MB")
 
     folder = apt.download(archives, watch)
-    _unpack(sorted(folder.glob("*.deb")), work / ROOT, recipe.omitted, progress)
+    _unpack(sorted(folder.glob("*.deb")), work / ROOT, edition.omitted, progress)
     _make_links_relative(work / ROOT)
     return apt, {archive.package: archive.version for archive in archives}
 

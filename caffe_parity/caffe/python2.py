@@ -27,7 +27,7 @@ _ADD_LINES = {"reduce", "intern", "reload"}
 
 
 @dataclass(frozen=True)
-class Change:
+class ConvertedLine:
     """A line that was converted.
 
     Attributes:
@@ -44,7 +44,7 @@ class Change:
 
 def converted(
     modules: Sequence[str], path: Sequence[str], folder: Path
-) -> tuple[tuple[str, ...], list[Change]]:
+) -> tuple[tuple[str, ...], list[ConvertedLine]]:
     """Copies Python layers, and what they import from beside them, as Python 3 has them.
 
     Args:
@@ -60,7 +60,7 @@ def converted(
     """
     if not modules:
         raise BadRequest("--py2: the net has no Python layer")
-    changes: list[Change] = []
+    changes: list[ConvertedLine] = []
     done: set[str] = set()
     waiting = [name.partition(".")[0] for name in modules]
     while waiting:
@@ -227,9 +227,9 @@ def _imports(text: str) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def _changes(file: Path, old: str, new: str) -> Iterator[Change]:
+def _changes(file: Path, old: str, new: str) -> Iterator[ConvertedLine]:
     before, after = old.splitlines(), new.splitlines()
     after = after[max(len(after) - len(before), 0) :]
     for number, (one, other) in enumerate(zip(before, after, strict=False)):
         if one.split() != other.split():
-            yield Change(file, number + 1, one.strip(), other.strip())
+            yield ConvertedLine(file, number + 1, one.strip(), other.strip())

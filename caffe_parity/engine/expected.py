@@ -70,7 +70,7 @@ def question(layer: Layer, case: Case, structure: Structure) -> Question:
             _must_be_fixed(tops, reference.tops(all_inputs(case, tensors)))
         shapes: dict[str, Shape] = {name: tuple(top.shape) for name, top in tops.items()}
         ups = upstreams(case, structure, shapes)
-        expected = _expected(layer, reference, tensors, inputs, ups, structure.is_loss)
+        expected = _expected(layer, reference, inputs, ups, structure.is_loss)
     return Question(inputs, ups, expected, partial(_truth, reference))
 
 
@@ -89,19 +89,18 @@ def all_inputs(case: Case, tensors: Tensors) -> Tensors:
 def _expected(
     layer: Layer,
     reference: Evaluation,
-    tensors: Tensors,
     inputs: Arrays,
     ups: Sequence[Arrays | None],
     is_loss: bool,
 ) -> list[Expected]:
     case = reference.case
-
     if layer.bound is not None:
         bound = layer.bound(case, _whole(case, inputs))
         [output] = reference.outputs
         renamed = Bound(_named(bound.worst, output), _named(bound.typical, output))
         return [Expected(_truth(reference, inputs, up), renamed) for up in ups]
     fixed = set(inputs) - set(reference.wanted)
+    tensors = as_inputs(inputs)
 
     def rounded(upstream: Arrays | None) -> Expected:
         weights = None if upstream is None else as_inputs(upstream)

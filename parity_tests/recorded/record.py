@@ -112,8 +112,8 @@ def _each(corpus: Corpus, cases: Sequence[Case]) -> Iterator[tuple[Recording, Ca
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How a corpus and what Caffe computes now compare.
+class Reproduction:
+    """How far what Caffe computes now gives a corpus again.
 
     Attributes:
         identical: how many tensors have the same bits.
@@ -126,7 +126,7 @@ class Difference:
     beyond: tuple[str, ...]
 
 
-def difference(old: Corpus, new: Corpus, cases: Sequence[Case]) -> Difference:
+def difference(old: Corpus, new: Corpus, cases: Sequence[Case]) -> Reproduction:
     """Compares two corpora over some cases."""
     names = {case.name for case in cases}
     before = {str(each): each for each in old.recordings if each.case in names}
@@ -148,7 +148,7 @@ def difference(old: Corpus, new: Corpus, cases: Sequence[Case]) -> Difference:
     omitted = {(each.layer, each.case) for each in old.left_out if each.case in names}
     if omitted != {(each.layer, each.case) for each in new.left_out}:
         beyond.append("other cases are left out")
-    return Difference(identical, +within, tuple(beyond))
+    return Reproduction(identical, +within, tuple(beyond))
 
 
 def _how_far(old: Corpus, new: Corpus, recorded: Recording, now: Recording, case: Case) -> str:

@@ -34,7 +34,7 @@ from reference import rational
 from studies.fuzz.program import Program, Step, Target
 
 
-class Finding(Exception):
+class Refuted(Exception):
     """What is wrong with a variant on one program: a line, then a picture or what was printed.
 
     Attributes:
@@ -93,7 +93,7 @@ def check(target: Target, program: Program) -> None:
     """Runs the program on the target, which must compute what the reference says.
 
     Raises:
-        Finding: it does not. Hypothesis takes what is raised in one line for one failure, and does
+        Refuted: it does not. Hypothesis takes what is raised in one line for one failure, and does
             not shrink a crash to what is only wrong.
         BadRequest: the net cannot be run at all.
         NoCaffe, InstallError: there is no Caffe.
@@ -108,9 +108,9 @@ def check(target: Target, program: Program) -> None:
             if refusal is not None and refusal.text in failure.message:
                 return
             words = f"{failure.message}\n{failure.output.strip()}"
-            raise Finding(failure.verdict, words) from failure
+            raise Refuted(failure.verdict, words) from failure
         if refusal is not None:
-            raise Finding("fail", f"it must refuse, since {refusal.reason}; it computed a result")
+            raise Refuted("fail", f"it must refuse, since {refusal.reason}; it computed a result")
         _compare(answers, moments)
 
 
@@ -182,7 +182,7 @@ def _answer(target: Target, program: Program, step: Step) -> _Answer:
     if rational.is_feasible(inputs):
         wrong = rational.disagreement(layer, case, inputs, expected.truth)
         if wrong:
-            raise Finding("oracle", f"float64 autograd and fractions differ: {wrong}")
+            raise Refuted("oracle", f"float64 autograd and fractions differ: {wrong}")
     return _Answer(layer, case, inputs, expected)
 
 
@@ -200,4 +200,4 @@ def _compare(answers: Sequence[_Answer], moments: Sequence[Moment]) -> None:
             if actual is not None and not agreement.note:
                 failure = answer.failure(name, actual)
                 words += f"; {explain(failure).words}\n{picture(failure)}"
-            raise Finding("fail", words)
+            raise Refuted("fail", words)

@@ -14,7 +14,7 @@ from hypothesis.errors import DidNotReproduce, Flaky
 
 from reference.layers import SUMMED
 from studies.fuzz.defined import is_defined
-from studies.fuzz.execute import Finding, check
+from studies.fuzz.execute import Refuted, check
 from studies.fuzz.program import Program, Target
 from studies.fuzz.strategies import programs
 
@@ -57,14 +57,14 @@ class Search:
     examples: int = 0
     undefined: int = 0
     seconds: float = 0.0
-    finding: Finding | None = None
+    finding: Refuted | None = None
     program: Program | None = None
 
     def run(self, program: Program) -> None:
         """Runs a program unless float32 leaves its answer open.
 
         Raises:
-            Finding: something is wrong with it.
+            Refuted: something is wrong with it.
         """
         cases = [program.case_of(step) for step in program.steps]
         if not is_defined([SUMMED[self.target.computed(case).name] for case in cases], program):
@@ -75,7 +75,7 @@ class Search:
         self.examples += 1
         try:
             check(self.target, program)
-        except Finding as finding:
+        except Refuted as finding:
             self.finding, self.program = finding, program  # the last one is the smallest
             raise
 
@@ -117,9 +117,9 @@ def search(
         agrees = reproduce_failure(hypothesis.__version__, reproduce.encode())(agrees)
     try:
         agrees()
-    except (Finding, OutOfTime, DidNotReproduce):
+    except (Refuted, OutOfTime, DidNotReproduce):
         pass  # what was found is in `done`
     except Flaky:
-        done.finding = Finding("flaky", f"it failed once and not again: {done.finding}")
+        done.finding = Refuted("flaky", f"it failed once and not again: {done.finding}")
     done.seconds = time.monotonic() - start
     return done
