@@ -226,6 +226,10 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         ([*SUM, "--data", "x=int:5,1"], "must not exceed"),
         ([*SUM, "--data", "y=normal"], "NAME one of x"),
         ([*SUM, "--data", "x=onehot:4"], "needs axis 1 of that length"),
+        ([*SUM, "--data", "x=int:1.5,3"], "expected whole numbers"),
+        ([*SUM, "--data", "x=constant:nan"], "float32 cannot hold that number"),
+        ([*SUM, "--data", "x=constant:1e39"], "float32 cannot hold that number"),
+        ([*SUM, "--data", "x=normal", "--data", "x=positive"], "--data x is given twice"),
         ([*SUM, "--grad", "y"], "the net's inputs are x"),
         ([*SUM, "--bottom", "x=2,3"], "--bottom and --param-str belong to"),
         ([*SUM, "--path", "absent"], "there is no such folder"),
@@ -237,10 +241,17 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         ([*SUM, "--inputs", "lacking.npz"], "lacks x; it has y"),
         ([*SUM, "--inputs", "objects.npz"], "Object arrays cannot be loaded"),
         ([*SUM, "--inputs", "words.npz"], "not numbers"),
+        ([*SUM, "--inputs", "complex.npz"], "x is complex128, not numbers"),
+        ([*SUM, "--inputs", "large.npz"], "x has 1e+300, which float32 cannot hold"),
+        ([*SUM, "--inputs", "more.npz"], "also has z; the net's inputs are x"),
         ([*SUM, "--json", "absent/found.json"], "absent/found.json"),
         ([*SUM, "--json", "."], "--json . is a folder"),
         (["net.prototxt", "--reference", "truth.py:leaves"], "cannot be evaluated: SystemExit: 0"),
         (["layer.py:Layer", "--reference", "truth.py:loss"], "needs --bottom NAME=SHAPE"),
+        (
+            ["gone.py:L", "--bottom", "x=2", "--bottom", "x=3", "--reference", "truth.py:loss"],
+            "--bottom x is given twice",
+        ),
         (
             ["gone.py:Layer", "--bottom", "x=2", "--reference", "truth.py:loss"],
             "there is no file gone.py",
@@ -270,6 +281,9 @@ def test_bad_request_is_status_2_with_words(
     np.savez(folder / "lacking.npz", y=np.zeros((2, 3)))
     np.savez(folder / "objects.npz", x=np.array([None, {}], dtype=object))
     np.savez(folder / "words.npz", x=np.array(["a", "b"]))
+    np.savez(folder / "complex.npz", x=np.full((2, 3), 1j))
+    np.savez(folder / "large.npz", x=np.full((2, 3), 1e300))
+    np.savez(folder / "more.npz", x=np.zeros((2, 3)), z=np.zeros(1))
     assert check(*arguments) == 2
     said = capsys.readouterr()
     assert words in said.err

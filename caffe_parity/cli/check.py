@@ -373,6 +373,11 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
 
     module, colon, _ = request.net.rpartition(":")
     is_layer = bool(colon) and not Path(request.net).exists()
+    for option, pairs in (("--bottom", request.bottoms), ("--data", request.data)):
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise BadRequest(f"{option} {twice} is given twice")
     if is_layer and not request.bottoms:
         raise BadRequest(f"{request.net}: a Python layer needs --bottom NAME=SHAPE for each bottom")
     if is_layer and module.endswith(".py") and not Path(module).is_file():

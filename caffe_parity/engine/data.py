@@ -11,7 +11,9 @@ import numpy as np
 
 from caffe_parity.contract import Array32, Arrays, BadRequest, Shape
 
-KINDS = "normal, uniform:A,B, positive, int:A,B, binary, onehot:K, probabilities, constant:V"
+KINDS = (
+    "normal, uniform:A,B, positive, int:A,B (B, too), binary, onehot:K, probabilities, constant:V"
+)
 
 SCALES = (1.0, 1.0, 0.25, 8.0, 2.0**-6, 1.0, 3.0, 1.0)
 """Factors on a normal input, case by case: some layers are wrong for small or large ones only."""
@@ -66,6 +68,10 @@ def parse(text: str) -> Kind:
         numbers = (0.0,) * 9
     if name not in _COUNTS or len(numbers) != _COUNTS[name]:
         raise BadRequest(f"data kind {text!r}: expected one of {KINDS}")
+    if not np.all(np.abs(numbers) <= np.finfo(np.float32).max):  # nor is a NaN
+        raise BadRequest(f"data kind {text!r}: float32 cannot hold that number")
+    if name in ("int", "onehot") and any(each % 1 for each in numbers):
+        raise BadRequest(f"data kind {text!r}: expected whole numbers")
     if name in ("uniform", "int") and numbers[0] > numbers[1]:
         raise BadRequest(f"data kind {text!r}: the first number must not exceed the second")
     return Kind(name, numbers)
@@ -122,7 +128,8 @@ def load(file: str, shapes: Mapping[str, Shape]) -> Arrays:
         shapes: the net's inputs.
 
     Raises:
-        BadRequest: the file cannot be read, or lacks an input.
+        BadRequest: the file cannot be read, lacks an input or has something else, or float32 cannot
+            hold what it has.
     """
     try:
         with np.load(Path(file), allow_pickle=False) as content:
@@ -134,7 +141,18 @@ def load(file: str, shapes: Mapping[str, Shape]) -> Arrays:
         raise BadRequest(
             f"--inputs {file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
         )
+    others = [name for name in arrays if name not in shapes and not name.startswith("param[")]
+    if others:
+        raise BadRequest(
+            f"--inputs {file} also has {', '.join(others)}; "
+            f"the net's inputs are {', '.join(shapes)}"
+        )
     for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.number):
+        if array.dtype.kind not in "fiub":
             raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
+        with np.errstate(over="ignore"):
+            lost = np.isfinite(array) & ~np.isfinite(array.astype(np.float32))
+        if lost.any():
+            first = float(array[lost].flat[0])
+            raise BadRequest(f"--inputs {file}: {name} has {first:g}, which float32 cannot hold")
     return {name: array.astype(np.float32) for name, array in arrays.items()}
