@@ -120,6 +120,15 @@ def test_right_layer_agrees(
     ("net", "result", "rest", "status", "words"),
     [
         (
+            IMAGE
+            + input_layer("z", 1, 1, 2, 2)
+            + layer("Crop", "x z", "y", "crop_param {axis: 2}"),
+            "x[:, :, :2, :2]",
+            "",
+            1,
+            "unwritten-diff:z",
+        ),
+        (
             IMAGE + layer("BatchNorm", "x", "y"),
             "F.batch_norm(x, None, None, training=True, eps=1e-3)",
             "",

@@ -474,7 +474,8 @@ def written(proto, net):
 
     Forward through the layers: a blob needs a gradient where something learned is below it. Then
     back: of the layers those count that are under a loss, and whose tops get a gradient. A Crop is
-    asked for the diff of the blob that gives its shape, and writes none (crop_layer.cpp).
+    asked for the diff of the blob that gives its shape, and writes none (crop_layer.cpp): that of a
+    blob inside a net stays 0, but who asks for an input's is to be told.
     """
     layers = {layer.name: layer for layer in proto.layer}
     names, blobs = list(net._layer_names), list(net._blob_names)
@@ -491,6 +492,7 @@ def written(proto, net):
         learns = any(rates[:params]) or params > len(rates)
         works.append(learns or any(blob in needed for blob in bottoms[i]) or any(wants[i]))
         needed = needed.difference(tops[i]) | set(tops[i] if works[i] else ())
+    inputs = {top for layer in proto.layer for top in layer.top if layer.bottom == [top + GIVEN]}
     with_loss = weights_of(proto)
     under_loss, skipped, found = set(), set(), []
     for i in reversed(ids):
@@ -499,12 +501,12 @@ def written(proto, net):
         contributes = bool(own) or any(blob in under_loss for blob in tops[i])
         if works[i] and all(blob in skipped for blob in tops[i]):
             works[i], wants[i] = False, [False] * len(bottoms[i])
-        unread = 1 if layer and layer.type == "Crop" else None
-        for place, (blob, wanted) in enumerate(zip(bottoms[i], wants[i])):
+        shape_of = bottoms[i][1:] if layer and layer.type == "Crop" else []
+        for blob, wanted in zip(bottoms[i], wants[i]):
             if contributes:
                 under_loss.add(blob)
             if contributes and wanted:
-                found += [blob] if works[i] and place != unread else []
+                found += [blob] if works[i] and (blob in inputs or blob not in shape_of) else []
             else:
                 skipped.add(blob)
     return found
@@ -774,13 +776,16 @@ def put_below(proto, added):
     proto.layer.extend(layers)
 
 
+GIVEN = "_input"
+
+
 def put_bias_behind(proto, name):
-    """The input becomes NAME_input; a Bias filled with 0 makes NAME from it.
+    """The input becomes NAME_input (GIVEN); a Bias filled with 0 makes NAME from it.
 
     A Bias has a parameter that learns, so Caffe itself wants the gradient of its top: of this blob
     and of no other one.
     """
-    source = name + "_input"
+    source = name + GIVEN
     layer = input_layer(proto, name)
     layer.top[:] = [source if top == name else top for top in layer.top]
     layers = list(proto.layer)
