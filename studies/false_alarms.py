@@ -14,12 +14,11 @@ import contextlib
 import shlex
 import tempfile
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import tomllib
 
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.cli import check

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import difflib
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).with_name("catalogue.toml")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import tomllib
 
 from studies.mutation.catalogue import ROOT, CatalogueError, Judge, Mutant, judge
 
