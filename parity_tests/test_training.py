@@ -304,6 +304,16 @@ def test_momentum_parts_where_the_learning_rate_changes() -> None:
     expect_divergence(found, 8, "Caffe's momentum keeps the old rate", "learned1[0]")
 
 
+def test_caffe_sgd_leaves_the_gradient_as_it_was() -> None:
+    """What backward() wrote is the user's: weight decay is not added to it, in no step."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = CaffeSGD([weight], lr=0.5, momentum=0.9, weight_decay=0.25)
+    weight.grad = torch.tensor([3.0, 4.0])
+    for _ in range(2):
+        optimizer.step()
+        assert weight.grad.tolist() == [3.0, 4.0]
+
+
 def test_caffe_sgd_agrees_where_the_learning_rate_changes() -> None:
     """`torch_impl/caffe_sgd.py` gathers the rate as Caffe does; in float32 it does so, too."""
     true = other_truth(optimizer=caffe_sgd, schedule=falling)
