@@ -19,7 +19,7 @@ from caffe_parity.contract import (
     Array64,
     Expected,
 )
-from caffe_parity.engine.compare import as_float32, compare, wrong
+from caffe_parity.engine.compare import as_float32, compare, same_bits, wrong
 from caffe_parity.engine.expected import question
 from reference import fills
 from reference.cases import by_name
@@ -98,7 +98,7 @@ def test_tensor_without_elements_agrees() -> None:
     found = compared(empty.astype(np.float32), empty, empty)
     assert found.agrees and found.proves and not found.suspicious
     assert (found.fraction, found.error, found.bound, found.times_typical) == (0, 0, 0, 0)
-    assert (found.wrong, found.size) == (0, 0)
+    assert (found.wrong, found.size, found.compared) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("value", [1.0, math.nan, math.inf])
@@ -174,6 +174,14 @@ def test_bound_that_proves_nothing_is_marked() -> None:
     assert all_zero.proves  # there is nothing but zeros to tell them from
     small = compared(np.zeros(2, np.float32), np.full(2, 1.0), np.full(2, 0.9))
     assert small.proves and not small.agrees
+
+
+def test_same_bits_are_of_the_same_shape_and_type() -> None:
+    """Zeros of either sign differ, one NaN does not from itself; nor does a view from its array."""
+    one = np.array([0.0, math.nan], np.float32)
+    assert same_bits(one, one.copy()) and same_bits(one, np.repeat(one, 2)[::2])
+    for another in (-one, one.reshape(1, 2), one[:1], one.astype(np.float64)):
+        assert not same_bits(one, another)
 
 
 def test_gradient_of_another_shape_does_not_agree() -> None:
