@@ -182,10 +182,14 @@ EMULATED = [
 @pytest.mark.parametrize("case", EMULATED)
 @pytest.mark.usefixtures("emulated")
 def test_parity_on_emulated_kernels(case: str) -> None:
-    """The op over the very functions that launch the kernels, run on the CPU, agrees."""
+    """The op over the very functions that launch the kernels, run on the CPU, agrees.
+
+    Where a case proves nothing of a tensor, that is said, and of no other case.
+    """
     here = Port(fused_channel_sum_euclidean_loss, gradcheck=False, device="cpu")
     layer = replace(CHANNEL_SUM, variants={"torch-cuda": here})
-    assert not judge(layer, "torch-cuda", by_name(case)).wrong
+    weak = case in ("cancelling", "subnormal", "nan", "inf-minus-inf")
+    assert judge(layer, "torch-cuda", by_name(case)).verdict == ("unproven" if weak else "pass")
 
 
 def test_any_layout_and_place_gives_the_same_bits(emulated: Kernels) -> None:

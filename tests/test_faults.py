@@ -461,6 +461,12 @@ def left_behind(cwd: Path) -> list[str]:
     return left
 
 
+PROVE_NOTHING = {
+    *("cancelling", "inf", "inf-minus-inf", "nan", "overflowing", "overflowing-sum", "subnormal"),
+}
+"""The cases of channel_sum that say nothing of a tensor: they overflow, or all is rounding."""
+
+
 def test_suite_survives_every_fault(tmp_path: Path) -> None:
     """Each fault gets its own verdict, all cases around it pass, and nothing is left behind."""
     tests = counting_net(tmp_path, *VERDICTS)
@@ -474,7 +480,9 @@ def test_suite_survives_every_fault(tmp_path: Path) -> None:
     for number, each in enumerate(got.results):
         verdict, words = VERDICTS[faults[number]] if number in faults else ("pass", "")
         where = f"{each.case}, {faults.get(number, 'no fault')}: {each.reason}"
-        assert each.verdict == verdict or (verdict == "pass" and each.weak), where
+        if verdict == "pass" and each.case in PROVE_NOTHING:
+            verdict, words = "unproven", ""
+        assert each.verdict == verdict, where
         assert words in each.reason, where
     bad = sum(verdict != "pass" for verdict, _ in VERDICTS.values())
     assert f"channel_sum  caffe-net: {bad} of {len(got.results)} cases do not agree" in said
