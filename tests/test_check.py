@@ -395,17 +395,40 @@ def test_a_scaled_sum_rounds_the_product_too() -> None:
     assert (expected.bound.worst["top"] > 0.5 * UNIT_ROUNDOFF * 0.1 * y.numpy()).all()
 
 
-def test_each_addition_of_a_long_sum_may_round() -> None:
-    """4096 equal numbers added one by one in float32 lie within the bound of their sum."""
-    x = np.full(4096, 0.3, np.float32)
-
-    def evaluate(inputs: Tensors) -> Tensors:
-        return {"top": inputs["x"].sum()}
-
-    expected = expect(evaluate, as_inputs({"x": x}), set())
-    one_by_one = np.add.accumulate(x, dtype=np.float32)[-1]
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1.1])
+@pytest.mark.parametrize("shape", [(4096,), (3, 5000), (17, 40, 9)])
+@pytest.mark.parametrize("operation", ["sum", "mean", "cumsum"])
+def test_terms_that_are_alike_are_rounded_alike(
+    operation: str, shape: tuple[int, ...], value: float
+) -> None:
+    """Equal numbers added one by one in float32 drift: that lies within the bound of their sum."""
+    x = np.full(shape, value, np.float32)
+    axis = len(shape) - 1
+    tops = {
+        "sum": lambda x: x.sum(axis),
+        "mean": lambda x: x.mean(axis),
+        "cumsum": lambda x: x.cumsum(axis),
+    }
+    add = np.add.accumulate(x, axis=-1, dtype=np.float32)
+    count = np.float32(shape[-1])
+    one_by_one = {"sum": add[..., -1], "mean": add[..., -1] / count, "cumsum": add}[operation]
+    expected = expect(
+        lambda inputs: {"top": tops[operation](inputs["x"])}, as_inputs({"x": x}), set()
+    )
     assert not wrong("top", one_by_one, expected).any()
-    assert abs(one_by_one - expected.truth["top"]) > 16 * UNIT_ROUNDOFF * x.sum()
+    off = np.abs(one_by_one - expected.truth["top"]).max()
+    assert (
+        expected.bound.worst["top"].max() < 8 * off + 64 * UNIT_ROUNDOFF * np.abs(x).sum(-1).max()
+    )
+
+
+def test_a_huge_element_hides_no_other() -> None:
+    """The bound of an ordinary element is its own, though one of them is 1e12 times as large."""
+    x = np.linspace(1, 2, 64, dtype=np.float32)
+    x[5] = 1e12
+    expected = expect(lambda inputs: {"top": 3 * inputs["x"]}, as_inputs({"x": x}), set())
+    got = (3 * x * np.float32(1.0001)).astype(np.float32)
+    assert wrong("top", got, expected).all()
 
 
 def test_kinks_are_left_out_of_the_gradient() -> None:
