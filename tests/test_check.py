@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import reference
+from caffe_parity import progress
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.caffe.layer_errors import hint
 from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, BadRequest
@@ -362,6 +363,35 @@ def test_backward_of_a_port_is_checked_with_its_upstream_gradient(
     (folder / "port.py").write_text(PORT.format(slope=slope))
     assert check(*arguments, "--port", "port.py:loss") == status
     assert ("port-gradient:x: " in capsys.readouterr().out) == bool(status)
+
+
+@pytest.mark.parametrize(("budget", "cases"), [("1e-9", 1), ("1e9", 3)])
+def test_a_budget_leaves_cases_out_and_says_how_many(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], budget: str, cases: int
+) -> None:
+    """One case always runs; what is left out stands in the last line and in the file."""
+    arguments = write_layer(folder, "half_square")
+    assert check(*arguments, "--cases", "3", "--budget", budget, "--json", "found.json") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"agrees, {cases} case")
+    assert ("; 2 cases left out by --budget" in last) == (cases == 1)
+    report = read(folder / "found.json")
+    assert len(report.results) == cases
+    assert report.selection.get("left_out") == (2 if cases == 1 else None)
+
+
+def test_whoever_waits_is_told_where_it_is(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal there are whole lines, each with the case, what is done, and the time."""
+    monkeypatch.setattr(progress, "EVERY", {True: 0.0, False: 0.0})
+    assert check(*write_layer(folder, "half_square"), "--cases", "2") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert any(
+        re.fullmatch(r"  case 2 of 2: rounding the reference, 9 of 16 times, \d+ s", line)
+        for line in told
+    )
+    assert any(re.match("  case 1 of 2: running caffe, ", line) for line in told)
 
 
 def test_rounding_of_float32_lies_within_the_bound_and_a_small_mistake_does_not() -> None:

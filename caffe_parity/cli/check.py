@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.data import KINDS
+from caffe_parity.progress import PROGRESS
 
 if TYPE_CHECKING:
     from caffe_parity.contract import Structure
@@ -71,6 +71,7 @@ class Request:
     py2: bool = False
     cases: int = 8
     seed: int = 0
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", type=int, default=8, metavar="N", help="how many inputs (8)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
     parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="S",
+        help="begin no further case that would end after S seconds; at least one runs",
+    )
+    parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="for one case, in seconds (60)"
     )
     parser.add_argument("--json", metavar="FILE", help="write what was found to this file, too")
@@ -156,6 +163,8 @@ def requested(options: argparse.Namespace) -> Request:
     """
     if options.cases < 1 or not options.timeout > 0:
         raise BadRequest("--cases and --timeout must be greater than 0")
+    if options.budget is not None and not options.budget > 0:
+        raise BadRequest(f"--budget {options.budget:g}: expected a number of seconds above 0")
     if not 0 <= options.seed < 2**32:
         raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
     return Request(
@@ -172,6 +181,7 @@ def requested(options: argparse.Namespace) -> Request:
         options.py2,
         options.cases,
         options.seed,
+        options.budget,
     )
 
 
@@ -206,11 +216,15 @@ def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> in
     check = prepared(request, scratch)
     print("\n".join(inputs_lines(check, request)), flush=True)
     start = time.perf_counter()
-    wanted = len(check.layer.all_cases()) * len(check.layer.variants)
-    records = run(check, progress=True)
-    report = Report("check", environment(), _selection(options), records, wanted)
+    with PROGRESS.shown():
+        records = run(check, request.budget)
+    report = Report("check", environment(), _selection(options), records)
     ended = any(each.verdict in ("crash", "hang") for each in records)
-    report = replace(report, selected=0) if ended else report
+    if not ended:
+        cases = len({each.case for each in records})
+        left_out = len(check.layer.all_cases()) - cases
+        selection = {**report.selection, **({"left_out": left_out} if left_out else {})}
+        report = replace(report, selection=selection, selected=cases * len(check.layer.variants))
     print("\n".join(one_layer.lines(report, time.perf_counter() - start)))
     if options.json:
         try:
@@ -220,25 +234,28 @@ def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> in
     return report.status
 
 
-def run(check: Check, progress: bool = False) -> list[Record]:
-    """The record of each variant on each case; a crash or a hang of the net ends it."""
+def run(check: Check, budget: float | None = None) -> list[Record]:
+    """The record of each variant on each case; a crash or a hang of the net ends it.
+
+    Args:
+        check: what is compared.
+        budget: in seconds; a further case that would end after it is not begun. None: all run.
+    """
     from caffe_parity.engine.judge import judge
 
     layer = check.layer
     records: list[Record] = []
     cases = layer.all_cases()
-    for number, case in enumerate(cases, 1):
-        if progress and sys.stderr.isatty():
-            print(f"\r  case {number} of {len(cases)}", end="", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    for number, case in enumerate(cases):
+        spent = time.perf_counter() - start
+        if budget is not None and number and spent * (number + 1) / number > budget:
+            return records
+        PROGRESS.place = f"case {number + 1} of {len(cases)}"
         for name in layer.variants:
             records.append(judge(layer, name, case, check.structure))
             if name == NET and records[-1].verdict in ("crash", "hang"):
-                break
-        else:
-            continue
-        break
-    if progress and sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+                return records
     return records
 
 

@@ -35,6 +35,7 @@ from caffe_parity.engine.random_rounding import as_inputs
 from caffe_parity.engine.structure import structure_of
 from caffe_parity.engine.verdict import Judged, agreement_words, judged
 from caffe_parity.layer import Layer
+from caffe_parity.progress import PROGRESS
 from caffe_parity.report.bits import Kept, digest, keep
 from caffe_parity.report.record import Record
 
@@ -132,6 +133,7 @@ def observed(ready: Planned) -> tuple[Observation | VariantFailure, float]:
     Raises:
         BadRequest, NoCaffe, InstallError: as `judge`.
     """
+    PROGRESS.tell(f"running {ready.name}")
     start = time.perf_counter()
     seen: Observation | VariantFailure
     try:

@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from caffe_parity.contract import GRADIENT, SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, Bound, Expected
+from caffe_parity.progress import PROGRESS
 
 RUNS = 16
 
@@ -157,16 +158,17 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _rounded(self, value: Any, spread: torch.Tensor | None, in_place: bool) -> Any:
         if not _is_float(value):
             return value
-        size = UNIT_ROUNDOFF * value.abs()
+        size = value.abs().mul_(UNIT_ROUNDOFF)
         if spread is not None and spread.shape == value.shape:
-            size = size + spread
-        changed = value + size * _random(value, self.generator)
+            size.add_(spread)
+        changed = _moved_by(value, size, self.generator)
         return value.copy_(changed) if in_place else changed
 
 
-def _random(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Uniform over [-1, 1]."""
-    return 2 * torch.rand(like.shape, generator=generator, dtype=like.dtype) - 1
+def _moved_by(value: torch.Tensor, size: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A value changed by up to `size`, uniformly; `size` is overwritten."""
+    random = torch.rand(value.shape, generator=generator, dtype=torch.float32)
+    return size.mul_(random.mul_(2).sub_(1)).add_(value)
 
 
 def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
@@ -260,15 +262,19 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
     truth = evaluate(dict(inputs))
     generator = torch.Generator().manual_seed(0)
     deviations = {name: torch.zeros_like(value) for name, value in truth.items()}
-    for _ in range(RUNS):
-        moved = _moved(inputs, fixed, generator, lambda x: UNIT_ROUNDOFF * x.abs())
+    for run in range(RUNS):
+        PROGRESS.tell(f"rounding the reference, {run} of {RUNS} times")
+        moved = _moved(inputs, fixed, generator, lambda x: x.abs().mul_(UNIT_ROUNDOFF))
         with RandomRounding(generator):
             results = evaluate(moved)
         _widen(deviations, results, truth)
     jumps = {name: torch.zeros_like(value) for name, value in truth.items()}
     has_gradients = any(name.startswith(GRADIENT) for name in truth)
-    for _ in range(KINK_RUNS if has_gradients else 0):
-        moved = _moved(inputs, fixed, generator, lambda x: 2.0**-30 * x.abs().max())
+    for run in range(KINK_RUNS if has_gradients else 0):
+        PROGRESS.tell(f"looking for kinks of the reference, {run} of {KINK_RUNS} times")
+        moved = _moved(
+            inputs, fixed, generator, lambda x: torch.full_like(x, 2.0**-30).mul_(x.abs().max())
+        )
         _widen(jumps, evaluate(moved), truth)
     bound, kinks = {}, {}
     for name, value in truth.items():
@@ -301,7 +307,7 @@ def _moved(
     size: Callable[[torch.Tensor], torch.Tensor],
 ) -> Tensors:
     return {
-        name: value if name in fixed else value + size(value) * _random(value, generator)
+        name: value if name in fixed else _moved_by(value, size(value), generator)
         for name, value in inputs.items()
     }
 
@@ -312,8 +318,8 @@ def _widen(deviations: Tensors, results: Tensors, truth: Tensors) -> None:
         if value.shape != truth[name].shape:
             deviations[name] = torch.full_like(deviations[name], torch.inf)
             continue
-        change = (value - truth[name]).abs().nan_to_num(nan=0.0)
-        deviations[name] = torch.maximum(deviations[name], change)
+        change = (value - truth[name]).abs_().nan_to_num_(nan=0.0)
+        torch.maximum(deviations[name], change, out=deviations[name])
 
 
 def as_inputs(arrays: Mapping[str, np.ndarray]) -> Tensors:

@@ -46,7 +46,9 @@ def lines(report: Report, seconds: float) -> list[str]:
         said += _printed(each)
     said += [_line("note", each, some, cases) for each, some in notes]
     said += _figures(records)
-    said += [f"{_verdict(report, len(wrong))}, {many(cases, 'case')}, {seconds:.1f} s"]
+    verdict = f"{_verdict(report, len(wrong))}, {many(cases, 'case')}, {seconds:.1f} s"
+    left_out = report.selection.get("left_out")
+    said += [f"{verdict}; {many(left_out, 'case')} left out by --budget" if left_out else verdict]
     return "\n".join(said).split("\n")  # words may be more lines than one
 
 
