@@ -19,11 +19,15 @@ import reference
 from caffe_parity import progress
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.caffe.layer_errors import hint
+from caffe_parity.cli import objects
 from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, BadRequest
 from caffe_parity.engine import data
 from caffe_parity.engine.compare import wrong
 from caffe_parity.engine.functions import Tensors
 from caffe_parity.engine.random_rounding import as_inputs, expect
+from caffe_parity.engine.sides import Sides
+from caffe_parity.engine.structure import structure_of
+from caffe_parity.layer import Layer
 from caffe_parity.report.record import read
 from studies import false_alarms
 from tests.commands import check
@@ -394,6 +398,58 @@ def test_whoever_waits_is_told_where_it_is(
     assert any(re.match("  case 1 of 2: running caffe, ", line) for line in told)
 
 
+ONE_SIDED = {
+    "F.relu(x)": "relu",
+    "F.leaky_relu(x, 0.1)": "leaky_relu",
+    "x.abs()": "abs",
+    "x.clamp(min=0)": "clamp at 0",
+    "x.clamp_min(0.0)": "clamp_min",
+    "torch.where(x > 0, x, 0.1 * x)": "gt and where",
+    "torch.maximum(x, 0 * x)": "maximum",
+    "F.threshold(x, 0, 0)": "threshold",
+}
+"""Decisions at 0, and how a note calls them."""
+
+
+@pytest.mark.parametrize("written", ONE_SIDED)
+def test_a_decision_that_always_falls_alike_is_told_with_its_line(
+    folder: Path, written: str
+) -> None:
+    """Positive numbers alone do not show what a ReLU does; numbers of both signs do."""
+    source = f"import torch\nimport torch.nn.functional as F\ndef top(x):\n    return {written}\n"
+    (folder / "decides.py").write_text(source)
+    top = objects.reference("decides.py:top")
+    assert not isinstance(top, Layer)
+    for kind, notes in (("positive", 1), ("normal", 0)):
+        layer = Layer(
+            "decides",
+            reference=top,
+            inputs={"x": (3, 4)},
+            data={"x": kind},
+            cases=3,
+        )
+        sides = Sides(layer)
+        for case in layer.all_cases():
+            sides.watch(case, structure_of(layer, case, None))
+        told = [each.words for each in sides.notes()]
+        assert len(told) == notes
+        words = f"decides.py:4 (return {written}): {ONE_SIDED[written]} went the same way"
+        assert all(each.startswith(words) for each in told)
+
+
+def test_a_one_sided_case_stands_among_the_notes(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The check agrees, and says what it did not see."""
+    (folder / "net.prototxt").write_text(input_layer("x", 3, 4) + layer("ReLU", "x", "y"))
+    (folder / "ref.py").write_text("def top(x):\n    return x.relu()\n")
+    arguments = ("net.prototxt", "--reference", "ref.py:top", "--cases", "2")
+    assert check(*arguments, "--data", "x=positive") == 0
+    assert "note: ref.py:2 (return x.relu()): relu went the same" in capsys.readouterr().out
+    assert check(*arguments) == 0
+    assert "note: " not in capsys.readouterr().out
+
+
 def test_rounding_of_float32_lies_within_the_bound_and_a_small_mistake_does_not() -> None:
     """A softmax loss in float32 is within its bound; one that is off by 1e-4 is far beyond it."""
     rng = np.random.RandomState(0)
@@ -577,7 +633,7 @@ def codes_in(file: Path) -> set[str]:
 def test_every_code_stands_on_the_page() -> None:
     """What a line of the output begins with can be looked up in docs/check.md."""
     engine = ROOT / "caffe_parity" / "engine"
-    codes = codes_in(engine / "verdict.py") | codes_in(engine / "judge.py")
+    codes = set().union(*(codes_in(file) for file in engine.glob("*.py")))
     assert {"forward-value", "unwritten-diff", "not-deterministic", "mutates"} <= codes
     table = re.findall(r"^\| `([\w-]+)", (ROOT / "docs" / "check.md").read_text(), re.MULTILINE)
     assert {code for code in codes if not any(each.startswith(code) for each in table)} == set()

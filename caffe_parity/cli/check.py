@@ -242,21 +242,23 @@ def run(check: Check, budget: float | None = None) -> list[Record]:
         budget: in seconds; a further case that would end after it is not begun. None: all run.
     """
     from caffe_parity.engine.judge import judge
+    from caffe_parity.engine.sides import Sides
 
-    layer = check.layer
+    layer, sides = check.layer, Sides(check.layer)
     records: list[Record] = []
     cases = layer.all_cases()
     start = time.perf_counter()
     for number, case in enumerate(cases):
         spent = time.perf_counter() - start
         if budget is not None and number and spent * (number + 1) / number > budget:
-            return records
+            break
         PROGRESS.place = f"case {number + 1} of {len(cases)}"
         for name in layer.variants:
             records.append(judge(layer, name, case, check.structure))
             if name == NET and records[-1].verdict in ("crash", "hang"):
                 return records
-    return records
+        sides.watch(case, check.structure)
+    return [replace(each, notes=[*each.notes, *sides.notes()]) for each in records]
 
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:
