@@ -13,11 +13,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import mmap
 import os
 import re
 import select
-import selectors
 import signal
 import struct
 import subprocess
@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from caffe_parity.caffe.interpreter import Interpreter, NoCaffe, verify
-from caffe_parity.contract import Array32, ParityError
+from caffe_parity.contract import Array32, ParityError, Shape
 
 WORKER = Path(__file__).parent / "worker" / "worker.py"
 ALIGNMENT = 64  # bytes, as in the worker
@@ -136,13 +136,22 @@ class _Process:
             os.close(theirs_out)
         os.set_blocking(self.requests, False)
         self.exit_watch = os.pidfd_open(self.process.pid)
+        self.folder = os.open(f"/proc/{self.process.pid}", os.O_PATH | os.O_DIRECTORY)
         self.first_state: _State | None = None
+        self._area: mmap.mmap | None = None
         self.sent = 0  # bytes of the last message
         self.end = weakref.finalize(
             self,
             _end,
             self.process,
-            (self.requests, self.replies, self.arrays, self.log, self.exit_watch),
+            (
+                self.requests,
+                self.replies,
+                self.arrays,
+                self.log,
+                self.exit_watch,
+                self.folder,
+            ),
         )
 
     def send(self, message: Mapping[str, Any], seconds: float) -> None:
@@ -155,21 +164,19 @@ class _Process:
         data = struct.pack(">I", len(body)) + body
         deadline = time.monotonic() + seconds
         self.sent = 0
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.requests, selectors.EVENT_WRITE)
-            selector.register(self.exit_watch, selectors.EVENT_READ)
-            while data:
-                ready = {key.fd for key, _ in selector.select(deadline - time.monotonic())}
-                if not ready:
-                    raise TimeoutError
-                if self.requests not in ready:
-                    return
-                try:
-                    written = os.write(self.requests, data)
-                except BrokenPipeError:
-                    return
-                self.sent += written
-                data = data[written:]
+        watch = _watched({self.requests: select.POLLOUT, self.exit_watch: select.POLLIN})
+        while data:
+            ready = _ready(watch, deadline - time.monotonic())
+            if not ready:
+                raise TimeoutError
+            if self.requests not in ready:
+                return
+            try:
+                written = os.write(self.requests, data)
+            except BrokenPipeError:
+                return
+            self.sent += written
+            data = data[written:]
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
         """The next message, or None when the process ended instead.
@@ -180,25 +187,23 @@ class _Process:
         """
         deadline = time.monotonic() + seconds
         data = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.replies, selectors.EVENT_READ)
-            # A child that the layer forked may hold the pipe open, so its end is no proof; nor is
-            # it when it comes: a layer may have closed the pipe and run on.
-            selector.register(self.exit_watch, selectors.EVENT_READ)
-            while len(data) < 4 or len(data) < 4 + _length(data):
-                left = deadline - time.monotonic()
-                ready = {key.fd for key, _ in selector.select(max(0.0, min(1.0, left)))}
-                if self.replies in ready:
-                    piece = os.read(self.replies, 1 << 16)
-                    data += piece
-                    if not piece:
-                        selector.unregister(self.replies)
-                elif self.exit_watch in ready:
-                    return None
-                elif left <= 0:
-                    raise TimeoutError
-                if os.fstat(self.log).st_size > LOG_LIMIT:
-                    os.ftruncate(self.log, 0)
+        # A child that the layer forked may hold the pipe open, so its end is no proof; nor is it
+        # when it comes: a layer may have closed the pipe and run on.
+        watch = _watched({self.replies: select.POLLIN, self.exit_watch: select.POLLIN})
+        while len(data) < 4 or len(data) < 4 + _length(data):
+            left = deadline - time.monotonic()
+            ready = _ready(watch, min(1.0, left))
+            if self.replies in ready:
+                piece = os.read(self.replies, 1 << 16)
+                data += piece
+                if not piece:
+                    watch.unregister(self.replies)
+            elif self.exit_watch in ready:
+                return None
+            elif left <= 0:
+                raise TimeoutError
+            if os.fstat(self.log).st_size > LOG_LIMIT:
+                os.ftruncate(self.log, 0)
         try:
             message = json.loads(data[4:])
         except ValueError as error:
@@ -206,6 +211,23 @@ class _Process:
         if not isinstance(message, dict) or not {"results", "error", "caffe"} & message.keys():
             raise _NotAnAnswer
         return message
+
+    def view(self, offset: int, shape: Shape) -> Array32:
+        """An array in the shared file, which is mapped once and again when it has grown.
+
+        Raises:
+            OSError: there is no memory for so long a file.
+        """
+        count = math.prod(shape)
+        end = offset + 4 * count
+        if not count:
+            return np.empty(shape, np.float32)
+        if self._area is None or len(self._area) < end:
+            size = os.fstat(self.arrays).st_size
+            if end > size:  # allocated now, so that a lack of memory is an error and no SIGBUS
+                os.posix_fallocate(self.arrays, size, end - size)
+            self._area = mmap.mmap(self.arrays, max(size, end))
+        return np.frombuffer(self._area, np.float32, count, offset).reshape(shape)
 
     @property
     def unread(self) -> bool:
@@ -216,15 +238,13 @@ class _Process:
     @property
     def ended(self) -> bool:
         """Whether the process has ended."""
-        watch = select.poll()
-        watch.register(self.exit_watch, select.POLLIN)
-        return bool(watch.poll(0))
+        return bool(_ready(_watched({self.exit_watch: select.POLLIN}), 0.0))
 
     @property
     def as_it_began(self) -> bool:
         """Whether it can serve another request as it served the first."""
         try:
-            now = _state(self.process.pid)
+            now = _state(self.folder)
         except OSError:
             return False
         first = self.first_state
@@ -259,17 +279,36 @@ class _State(NamedTuple):
         return same and self.memory < first.memory + GROWTH_LIMIT
 
 
-def _state(pid: int) -> _State:
-    """The state of a process.
+def _state(folder: int) -> _State:
+    """The state of a process, whose folder in /proc this is.
 
     Raises:
         OSError: it has ended, or closed its standard input, output or error.
     """
-    process = Path(f"/proc/{pid}")
-    places = [str((process / name).readlink()) for name in ("cwd", "fd/0", "fd/1", "fd/2")]
-    _, resident, shared, *_ = (process / "statm").read_text().split()
+    places = [os.readlink(name, dir_fd=folder) for name in ("cwd", "fd/0", "fd/1", "fd/2")]
+    _, resident, shared, *_ = _contents("statm", folder).split()
     memory = (int(resident) - int(shared)) * mmap.PAGESIZE
-    return _State(tuple(places), (process / "limits").read_text(), memory)
+    return _State(tuple(places), _contents("limits", folder), memory)
+
+
+def _contents(name: str, folder: int) -> str:
+    descriptor = os.open(name, os.O_RDONLY, dir_fd=folder)
+    try:
+        return os.read(descriptor, 1 << 16).decode()
+    finally:
+        os.close(descriptor)
+
+
+def _watched(events: Mapping[int, int]) -> select.poll:
+    watch = select.poll()
+    for descriptor, event in events.items():
+        watch.register(descriptor, event)
+    return watch
+
+
+def _ready(watch: select.poll, seconds: float) -> set[int]:
+    """The descriptors at which something happens within that time."""
+    return {descriptor for descriptor, _ in watch.poll(max(0.0, 1000 * seconds))}
 
 
 def _kill(process: subprocess.Popen[bytes]) -> int:
@@ -358,7 +397,7 @@ class Caffe:
                 raise self._not_started(greeting["error"] if greeting else None, output)
             self.greeting = greeting
             with contextlib.suppress(OSError):
-                process.first_state = _state(process.process.pid)
+                process.first_state = _state(process.folder)
         return self.greeting
 
     def request(self, ops: Sequence[Op]) -> list[dict[str, Any]]:
@@ -396,7 +435,8 @@ class Caffe:
             results: list[dict[str, Any]] = reply["results"]
             for result in results:
                 if "array" in result:
-                    result["array"] = self._copied(result["array"])
+                    place = result["array"]
+                    result["array"] = process.view(place["offset"], place["shape"]).copy()
         return results
 
     def _not_started(self, error: Mapping[str, Any] | None, output: str) -> Exception:
@@ -454,34 +494,14 @@ class Caffe:
             if id(array) not in places:
                 places[id(array)] = {"offset": free, "shape": list(array.shape)}
                 free += -(-4 * array.size // ALIGNMENT) * ALIGNMENT
-        size = os.fstat(self._process.arrays).st_size
-        if free > size:  # allocated now, so that a lack of memory is an error and no SIGBUS
-            os.posix_fallocate(self._process.arrays, size, free - size)
-        if free:
-            with mmap.mmap(self._process.arrays, free) as area:
-                for array in {id(array): array for array in arrays}.values():
-                    offset = places[id(array)]["offset"]
-                    view = np.frombuffer(area, np.float32, array.size, offset)
-                    view[...] = array.reshape(-1)
-                    del view  # the map cannot be closed while a view of it lives
+        for array in {id(array): array for array in arrays}.values():
+            self._process.view(places[id(array)]["offset"], array.shape)[...] = array
         return {
             "free": free,
             "ops": [
                 {**op, "array": places[id(op["array"])]} if "array" in op else op for op in ops
             ],
         }
-
-    def _copied(self, reference: Mapping[str, Any]) -> Array32:
-        assert self._process is not None
-        shape = tuple(reference["shape"])
-        array = np.empty(shape, np.float32)
-        if array.size:
-            end = reference["offset"] + array.nbytes
-            with mmap.mmap(self._process.arrays, end, prot=mmap.PROT_READ) as area:
-                view = np.frombuffer(area, np.float32, array.size, reference["offset"])
-                array[...] = view.reshape(shape)
-                del view
-        return array
 
     def _typed(self, error: Mapping[str, Any]) -> CaffeError:
         assert self._process is not None

@@ -98,6 +98,7 @@ import traceback
 import numpy as np
 
 ALIGNMENT = 64  # bytes; a cache line, and enough for every vector instruction
+MOST_KNOWN = 64  # nets whose text is kept, each in an open file
 
 
 class NetError(Exception):
@@ -163,6 +164,7 @@ class Worker:
         self.written = []  # the blobs whose diffs a backward writes
         self.libraries = set()
         self.given = {}  # input or parameter -> its blob, and what was set
+        self.known = {}  # text and edits -> the net that they make
         self.pid = os.getpid()
 
     def run(self, request):
@@ -206,49 +208,40 @@ class Worker:
         return {}
 
     def op_net(self, text, edits=None, path=()):
-        proto = self.prepared(text, edits, path)
-        self.net = built(lambda file: self.caffe.Net(file, self.caffe.TRAIN), proto)
-        self.written = written(proto, self.net)
-        return self.described_net(proto)
+        prepared = self.prepared(text, edits, path)
+        self.net = self.caffe.Net(prepared.path, self.caffe.TRAIN)
+        return self.described_net(prepared)
 
     def op_solver(self, solver, text, edits=None, path=()):
         parameter = solver_parameter(solver)
-        proto = self.prepared(text, edits, path)
-        parameter.train_net_param.CopyFrom(proto)
-        self.solver = built(self.caffe.get_solver, parameter)
+        prepared = self.prepared(text, edits, path)
+        parameter.train_net_param.CopyFrom(prepared.proto)
+        with File(printed(parameter)) as file:
+            self.solver = self.caffe.get_solver(file.path)
         self.net = self.solver.net
-        self.written = written(proto, self.net)
-        return dict(self.described_net(proto), learned=learned(proto, self.net))
+        return dict(self.described_net(prepared), learned=learned(prepared.proto, self.net))
 
     def prepared(self, text, edits, path):
         """The net with its edits; its Python layers can be imported from now on."""
         self.net = self.solver = None
         self.given = {}
-        proto = parsed(text)
-        self.sources, self.losses = edited(proto, edits or {})
-        added = weights_of(parsed(edits["append"])) if edits and "append" in edits else {}
-        self.weights = {k: each for k, each in weights_of(proto).items() if k not in added}
+        key = json.dumps([text, edits], sort_keys=True)
+        if key not in self.known:
+            if len(self.known) >= MOST_KNOWN:
+                self.known.pop(next(iter(self.known))).close()
+            self.known[key] = Prepared(text, edits or {})
+        prepared = self.known[key]
+        self.sources, self.losses, self.weights = prepared.where
         for folder in path:
             if folder not in sys.path:
                 sys.path.insert(0, folder)
-        return proto
+        return prepared
 
-    def described_net(self, proto):
+    def described_net(self, prepared):
         shapes = {name: list(self.net.blobs[blob].shape) for name, blob in self.sources.items()}
-        ours = {name + "_bias" for name, blob in self.sources.items() if blob != name}
-        params = [
-            [layer, index]
-            for layer, blobs in self.net.params.items()
-            if layer not in ours
-            for index in range(len(blobs))
-        ]
-        return {
-            "inputs": shapes,
-            "losses": self.losses,
-            "params": params,
-            "owned": [each for each in owned(proto, self.net) if each[0] not in ours],
-            "text": printed(proto),
-        }
+        counts = [[layer, len(blobs)] for layer, blobs in self.net.params.items()]
+        self.written, said = prepared.said(self.net, counts)
+        return dict(said, inputs=shapes)
 
     def op_describe(self, text):
         proto = parsed(text)
@@ -388,9 +381,11 @@ class Worker:
         return {"free": free.value, "total": total.value}
 
     def op_time(self, budget):
-        def once():
-            self.net.forward()
-            self.net.backward()
+        last = len(self.net.layers) - 1
+
+        def once():  # pycaffe's own backward also reads the inputs' diffs, from a GPU over its bus
+            self.net._forward(0, last)
+            self.net._backward(last, 0)
 
         measure = gpu_seconds if "--gpu" in sys.argv else cpu_seconds
         warm = min(measure(once) for _ in range(2))
@@ -418,19 +413,60 @@ def differ(blob, value):
     return not np.all((data == value) | (np.isnan(data) & np.isnan(value)))
 
 
-def unnamed_file():
-    """A file that vanishes with this process, also when Caffe aborts; in memory if possible."""
-    if hasattr(os, "memfd_create"):  # Python 3.8
-        return os.fdopen(os.memfd_create("parity-net"), "w+b")
-    return tempfile.TemporaryFile()
+class File:
+    """A file with this text, which vanishes with the process, also when Caffe aborts."""
+
+    def __init__(self, text):
+        if hasattr(os, "memfd_create"):  # Python 3.8
+            self.file = os.fdopen(os.memfd_create("parity-net"), "w+b")
+        else:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed by `close`
+        self.file.write(text.encode())
+        self.file.flush()
+        self.path = "/proc/self/fd/%d" % self.file.fileno()
+        self.close = self.file.close
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 
-def built(build, proto):
-    """What Caffe builds from a file; a message has none, so it gets one for this moment."""
-    with unnamed_file() as file:
-        file.write(printed(proto).encode())
-        file.flush()
-        return build("/proc/self/fd/%d" % file.fileno())
+class Prepared(File):
+    """A net's text with its edits, as a file that Caffe reads; what it is need be found but once.
+
+    Reading and writing prototxt takes Python's protobuf ten times as long as Caffe takes for a
+    small net, and the same net is built again and again.
+    """
+
+    def __init__(self, text, edits):
+        self.proto = parsed(text)
+        sources, losses = edited(self.proto, edits)
+        added = weights_of(parsed(edits["append"])) if "append" in edits else {}
+        weights = {k: each for k, each in weights_of(self.proto).items() if k not in added}
+        self.where = sources, losses, weights
+        self.text = printed(self.proto)
+        self.found = {}
+        super().__init__(self.text)
+
+    def said(self, net, counts):
+        """The blobs whose diffs a backward writes, and what is said of the net but its shapes.
+
+        A Python layer may have another number of parameters, each time that it is built.
+        """
+        key = str(counts)
+        if key not in self.found:
+            sources, losses, _ = self.where
+            ours = {name + "_bias" for name, blob in sources.items() if blob != name}
+            said = {
+                "losses": losses,
+                "params": [[k, i] for k, count in counts if k not in ours for i in range(count)],
+                "owned": [each for each in owned(self.proto, net) if each[0] not in ours],
+                "text": self.text,
+            }
+            self.found[key] = written(self.proto, net), said
+        return self.found[key]
 
 
 def printed(proto):

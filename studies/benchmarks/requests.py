@@ -1,0 +1,166 @@
+"""A case through the worker against the same in a pycaffe process of one's own, in one run.
+
+    python -m studies.benchmarks.requests [--rounds N]
+
+Both build the net, fill its inputs, run forward and backward, and read the loss and both gradients.
+They take turns, so that what else the machine does hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from caffe_parity import ParityError
+from caffe_parity.caffe.client import Op
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import Shape
+
+SHAPES: dict[Shape, float] = {(4, 3, 5, 6): 1.5, (64, 64, 56, 56): 1.2}
+"""The shape of each input, and what the ratio should not exceed."""
+
+NET = """
+force_backward: true
+layer {{ name: "x1" type: "Input" top: "x1" input_param {{ shape {{ {dims} }} }} }}
+layer {{ name: "x2" type: "Input" top: "x2" input_param {{ shape {{ {dims} }} }} }}
+layer {{ name: "loss" type: "EuclideanLoss" bottom: "x1" bottom: "x2" top: "loss" }}
+"""
+
+DIRECT = """
+import json, sys, time
+import numpy as np
+import caffe
+
+caffe.set_mode_cpu()
+arrays = [np.load(each) for each in sys.argv[2:4]]
+print("ready", flush=True)
+for line in sys.stdin:
+    seconds = []
+    for _ in range(int(line)):
+        start = time.perf_counter()
+        net = caffe.Net(sys.argv[1], caffe.TRAIN)
+        for name, array in zip(("x1", "x2"), arrays):
+            net.blobs[name].data[...] = array
+        net.forward()
+        net.backward()
+        results = [net.blobs["loss"].data.copy(), *(net.blobs[x].diff.copy() for x in ("x1", "x2"))]
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps(seconds), flush=True)
+"""
+
+
+class Direct:
+    """The other process."""
+
+    def __init__(self, folder: Path, text: str, arrays: list[np.ndarray]) -> None:
+        net, script = folder / "net.prototxt", folder / "direct.py"
+        net.write_text(text)
+        script.write_text(DIRECT)
+        files = [folder / f"x{number}.npy" for number in (1, 2)]
+        for file, array in zip(files, arrays, strict=True):
+            np.save(file, array)
+        interpreter = SESSION.running().interpreter
+        self.process = subprocess.Popen(
+            [*interpreter.command, str(script), str(net), *map(str, files)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **interpreter.environment},
+        )
+        self._answer()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def times(self, count: int) -> list[float]:
+        """The seconds of so many turns."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        seconds: list[float] = json.loads(self._answer())
+        return seconds
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def ours(text: str, arrays: list[np.ndarray], count: int) -> list[float]:
+    """The seconds of so many requests."""
+    ops: list[Op] = [
+        {"op": "net", "text": text},
+        *(
+            {"op": "set", "blob": name, "array": each}
+            for name, each in zip(("x1", "x2"), arrays, strict=True)
+        ),
+        {"op": "forward"},
+        {"op": "backward"},
+        {"op": "loss"},
+        *({"op": "diff", "blob": name} for name in ("x1", "x2")),
+    ]
+    caffe, seconds = SESSION.running(), []
+    for _ in range(count):
+        start = time.perf_counter()
+        caffe.request(ops)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def measured(shape: Shape, rounds: int) -> tuple[float, float]:
+    """The median seconds through the worker, and in a process of one's own."""
+    dims = " ".join(f"dim: {each}" for each in shape)
+    text = NET.format(dims=dims)
+    generator = np.random.default_rng(0)
+    arrays = [generator.standard_normal(shape, dtype=np.float32) for _ in range(2)]
+    count = 20 if np.prod(shape) < 1e5 else 1
+    worker, own = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        direct = Direct(Path(folder), text, arrays)
+        try:
+            for number in range(rounds + 1):
+                pair = ours(text, arrays, count), direct.times(count)
+                if number:  # the first warms up
+                    worker += pair[0]
+                    own += pair[1]
+        finally:
+            direct.close()
+    return median(worker), median(own)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures and prints; 1 if a target is missed by more than a quarter, 2 without a Caffe."""
+    parser = argparse.ArgumentParser(prog="python -m studies.benchmarks.requests")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args(arguments)
+    status = 0
+    try:
+        for shape, target in SHAPES.items():
+            worker, own = measured(shape, options.rounds)
+            ratio = worker / own
+            status |= ratio > 1.25 * target
+            print(
+                f"{'x'.join(map(str, shape)):14} worker {1e3 * worker:9.3f} ms, pycaffe alone "
+                f"{1e3 * own:9.3f} ms, ratio {ratio:6.2f}, target {target}"
+            )
+    except ParityError as error:
+        print(f"no Caffe to measure.\n{error}", file=sys.stderr)
+        return 2
+    SESSION.close()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
