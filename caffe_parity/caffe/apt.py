@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from caffe_parity.caffe import programs
+from caffe_parity.caffe import debian, programs
 from caffe_parity.errors import ParityError
 
+DATA = debian.DATA["apt"]
 OTHER_WAY = "Or set CAFFE_PYTHON to a Python that can `import caffe`; then nothing is installed."
 
 
@@ -78,7 +79,7 @@ class Apt:
             lists += f"deb-src [lang=none target=Sources {where}"
         (folder / "sources.list").write_text(lists)
         self._configuration = folder / "apt.conf"
-        self._configuration.write_text(_CONFIGURATION.format(folder=folder))
+        self._configuration.write_text(DATA["configuration"].format(folder=folder))
 
     def update(self) -> None:
         """Fetch and verify the suite's list of packages."""
@@ -134,40 +135,6 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except FileNotFoundError:  # apt has just renamed it
         return 0
-
-
-# apt reads it after the host's, so that it has the last word.
-_CONFIGURATION = """\
-Dir::State "{folder}/state";
-Dir::State::status "{folder}/status";
-Dir::Cache "{folder}/cache";
-Dir::Cache::pkgcache "pkgcache.bin";
-Dir::Cache::srcpkgcache "srcpkgcache.bin";
-Dir::Etc::sourcelist "{folder}/sources.list";
-Dir::Etc::sourceparts "{folder}/none";
-Dir::Etc::preferences "{folder}/none/preferences";
-Dir::Etc::preferencesparts "{folder}/none";
-// Never less strict than apt's own defaults, whatever the host allows.
-APT::Get::AllowUnauthenticated "false";
-Acquire::AllowInsecureRepositories "false";
-Acquire::AllowWeakRepositories "false";
-Acquire::AllowDowngradeToInsecureRepositories "false";
-APT::Sandbox::User "root"; // apt's own user cannot enter a private folder
-APT::Architecture "amd64";
-#clear APT::Architectures;
-APT::Architectures:: "amd64";
-APT::Install-Recommends "false";
-APT::Install-Suggests "false";
-APT::Update::Error-Mode "any"; // or an unreachable mirror is only a warning
-Acquire::Languages "none";
-Acquire::GzipIndexes "true";
-Acquire::Retries "2";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
-"""
-# Commands that the host has tied to its own updates and installs.
-for _hook in ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success", "Pre-Install-Pkgs"):
-    _CONFIGURATION += f"#clear APT::Update::{_hook};\n#clear DPkg::{_hook};\n"
 
 
 def mirror() -> str:
@@ -238,56 +205,14 @@ def _codename() -> str:
     return release.get("VERSION_CODENAME", "") if release["ID"] == "debian" else ""
 
 
-_FAILURES = (
-    (
-        r"Hash Sum mismatch|unexpected size|NO_PUBKEY|EXPKEYSIG|REVKEYSIG|BADSIG|is not signed|"
-        r"invalid signature|couldn't be verified|could not be verified|isn't valid|"
-        r"cannot be authenticated|Missing key|Splitting up",
-        "what the mirror sent is not what Debian signed.",
-        "`{suite}` as signed with Debian's archive keys, from {mirror}",
-        "try again; if it stays, set PARITY_MIRROR to another Debian mirror, and do not trust this"
-        " one.",
-    ),
-    (
-        r"Could not connect|Could not resolve|Connection failed|Connection refused|timed out|"
-        r"Network is unreachable|Temporary failure|Unable to connect|Could not handshake|"
-        r"certificate|Connection reset|Cannot initiate|Undetermined Error|"
-        r"Invalid response from proxy",
-        "the Debian mirror cannot be reached.",
-        "an answer from {mirror}",
-        "check the network and the proxy (apt's own settings are used), or set PARITY_MIRROR to a"
-        " mirror that can be reached.",
-    ),
-    (
-        r"does not have a Release file|404 +Not Found|File not found",
-        "the mirror does not have (all of) the suite `{suite}`.",
-        "Debian's `{suite}` at {mirror}; old suites leave the mirrors in time.",
-        "set PARITY_MIRROR to a mirror that has `{suite}`, such as Debian's archive of old releases"
-        " or a snapshot.",
-    ),
-    (
-        r"Unable to locate package|no installation candidate|Unable to correct problems|"
-        r"Unable to find a source package",
-        "the mirror lacks a package.",
-        "all packages of `{suite}` main for amd64 at {mirror}",
-        "set PARITY_MIRROR to a complete Debian mirror.",
-    ),
-    (
-        "",
-        "apt-get failed.",
-        "`{suite}` from {mirror}",
-        "try again, or set PARITY_MIRROR to another Debian mirror.",
-    ),
-)
-"""What apt says (in the C locale) for the failures that can be told apart, most telling first; what
-happened then, what was expected, and what to do."""
-
-
 def _error(text: str, mirror: str, suite: str) -> InstallError | OSError:
     if full := programs.full_disk(text):
         return OSError(errno.ENOSPC, full)
-    _, *words = next(each for each in _FAILURES if re.search(each[0], text))
-    happened, expected, advice = (each.format(mirror=mirror, suite=suite) for each in words)
+    failure = next(each for each in DATA["failures"] if re.search("|".join(each["signs"]), text))
+    happened, expected, advice = (
+        failure[part].format(mirror=mirror, suite=suite)
+        for part in ("happened", "expected", "advice")
+    )
     return InstallError(f"{happened}\n  said:     {_telling_line(text)}", expected, advice)
 
 

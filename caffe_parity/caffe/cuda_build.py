@@ -32,9 +32,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from caffe_parity.caffe import cache, install, programs
+from caffe_parity.caffe import cache, debian, install, programs
 from caffe_parity.caffe.install import BULLSEYE, InstallError, Progress
 
+DATA = debian.DATA["cuda"]
 LAYOUT = 1  # counts the changes of what this file makes out of the same sources
 CODE = (".cpp", ".cu")
 LOG = "cuda-build.log"
@@ -45,67 +46,16 @@ PYCAFFE = "usr/lib/python3/dist-packages/caffe"
 EDITION = replace(
     BULLSEYE,
     room=5,  # measured: 2.6 for the install, 1.6 more while it is made
-    packages=(
-        # What the finished Caffe runs on.
-        *("python3", "python3-numpy", "python3-protobuf", "python3-scipy", "python3-skimage"),
-        *("libblas3", "liblapack3", "libopenblas0-pthread"),
-        # What it is built with.
-        *("binutils", "cmake", "g++", "libboost-filesystem-dev", "libboost-python-dev"),
-        *("libboost-system-dev", "libboost-thread-dev", "libgflags-dev", "libgoogle-glog-dev"),
-        *("libgtest-dev", "libhdf5-dev", "libopenblas-pthread-dev", "libprotobuf-dev", "make"),
-        *("patch", "protobuf-compiler", "python3-dev"),
-    ),
+    packages=tuple(DATA["packages"]),
 )
 
-WHEELS = {
-    "nvidia-cublas==13.1.0.3": "ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171",
-    "nvidia-cuda-cccl==13.0.85": "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649",
-    "nvidia-cuda-crt==13.0.88": "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
-    "nvidia-cuda-nvcc==13.0.88": "56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03",
-    "nvidia-cuda-runtime==13.0.96": (
-        "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"
-    ),
-    "nvidia-curand==10.4.0.35": "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
-    "nvidia-nvvm==13.0.88": "c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0",
-}
+WHEELS: dict[str, str] = DATA["wheels"]
 """PyPI's packages of CUDA 13.0, for Linux on x86-64, each with the SHA-256 of its wheel."""
 
-DELETED: dict[str, tuple[str, ...]] = {
-    # Fields that cudaDeviceProp has lost in CUDA 13.
-    "src/caffe/common.cpp": (
-        '  LOG(INFO) << "Clock rate:                    " << prop.clockRate;\n',
-        '  LOG(INFO) << "Concurrent copy and execution: "\n'
-        '      << (prop.deviceOverlap ? "Yes" : "No");\n',
-        '  LOG(INFO) << "Kernel execution timeout:      "\n'
-        '      << (prop.kernelExecTimeoutEnabled ? "Yes" : "No");\n',
-    ),
-    # Headers that nothing here uses: Thrust needs C++17, and math_functions.h is not for users.
-    "src/caffe/util/math_functions.cu": (
-        "#include <math_functions.h>  // CUDA's, not caffe's, for fabs, signbit\n",
-        "#include <thrust/device_vector.h>\n",
-        "#include <thrust/functional.h>  // thrust::plus\n",
-        "#include <thrust/reduce.h>\n",
-    ),
-    "src/caffe/layers/softmax_layer.cu": ('#include "thrust/device_vector.h"\n',),
-}
+DELETED = {file: tuple(texts) for file, texts in DATA["deleted"].items()}
 """What is deleted from Caffe's source files so that CUDA 13 compiles them."""
 
-OPTIONS = {
-    **dict.fromkeys(("CPU_ONLY", "USE_CUDNN", "USE_NCCL", "USE_OPENCV"), "OFF"),
-    **dict.fromkeys(("USE_LMDB", "USE_LEVELDB"), "OFF"),
-    "BLAS": "Generic",  # libblas.so.3, as in Debian's package: the BLAS is chosen at run time
-    "BUILD_python": "ON",
-    "BUILD_python_layer": "ON",
-    "python_version": "3",
-    "BUILD_docs": "OFF",
-    "BUILD_matlab": "OFF",
-    "CMAKE_BUILD_TYPE": "Release",
-    "CMAKE_SKIP_RPATH": "TRUE",
-    # cuRAND and cuBLAS want newer symbols of libc than the linker finds; libc has stubs for them.
-    "CMAKE_SHARED_LINKER_FLAGS": "-Wl,--as-needed,--allow-shlib-undefined",
-    "CUDA_ARCH_NAME": "Manual",
-    "CUDA_USE_STATIC_CUDA_RUNTIME": "OFF",
-}
+OPTIONS: dict[str, Any] = DATA["options"]
 """Settings of Caffe's cmake that are the same everywhere."""
 
 
@@ -239,8 +189,8 @@ def delete_lines(source: Path, deleted: Mapping[str, Sequence[str]] = DELETED) -
                     f"Caffe's source is not the known one: {file} has changed.\n"
                     f"  said:     the text to delete {times}: {text.strip()!r}",
                     f"Debian 11's source package of Caffe ({EDITION.suite}).",
-                    "set PARITY_MIRROR to a Debian mirror; if it is one, adapt `DELETED` in"
-                    " caffe_parity/caffe/cuda_build.py.",
+                    "set PARITY_MIRROR to a Debian mirror; if it is one, adapt `cuda.deleted` in"
+                    " caffe_parity/caffe/debian.toml.",
                 )
             content = content.replace(text, "")
         changed[path] = content

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from caffe_parity.caffe import cache, cuda_build, install
+from caffe_parity.caffe import cache, cuda_build, debian, install
 from caffe_parity.caffe.compile import CompileError, build_file
 from caffe_parity.caffe.install import COMPLETE, LOADER, Progress
 from caffe_parity.errors import ParityError
@@ -32,31 +32,8 @@ LAUNCHER_SOURCE = Path(__file__).with_name("caffe-python.sh")
 LIMIT = 64 * 10**6  # bytes that the archive may have
 WHEN = 1534809600  # 2018-08-21, the date of this Caffe's source: the same content, the same archive
 
-FOLDERS = ("usr/lib/python3", "usr/lib/python3.9")
-LEFT_OUT = (
-    "*/__pycache__",  # made anew, in a form that does not depend on the files' dates
-    "*/dist-packages/*/tests",
-    "*/dist-packages/*/test",
-    "*/dist-packages/*.pth",  # one of Matplotlib's
-    # Plots and graphs: nothing that Caffe or a layer imports wants them.
-    "*/dist-packages/matplotlib*",
-    "*/dist-packages/mpl_toolkits",
-    "*/dist-packages/networkx*",
-    "*/dist-packages/pywt",
-    "*/dist-packages/kiwisolver*",
-    "*/dist-packages/pylab.py",
-    # Pictures, headers and libraries to link with.
-    "*/skimage/data/*[!y]",
-    "*/skimage/data/*.npy",
-    "*/numpy/core/include",
-    "*.a",
-    "*/python3.9/config-*",
-    "*/python3.9/ensurepip",
-    "*/python3.9/idlelib",
-    "*/python3.9/lib2to3",
-    "*/python3.9/pydoc_data",
-    "*/python3.9/test",
-)
+FOLDERS: list[str] = debian.DATA["pack"]["folders"]
+LEFT_OUT: list[str] = debian.DATA["pack"]["left_out"]
 """Patterns of paths in the root that running Caffe does not need."""
 
 

@@ -30,7 +30,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
-from caffe_parity.caffe import cache
+from caffe_parity.caffe import cache, debian
 from caffe_parity.caffe.apt import Apt, mirror
 from caffe_parity.caffe.apt import InstallError as InstallError
 from caffe_parity.caffe.ask import NoAnswer, ask
@@ -70,39 +70,12 @@ class Edition:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+_LISTS = debian.DATA["bullseye"]
 BULLSEYE = Edition(
     suite="bullseye",
-    packages=(
-        "python3-caffe",
-        # Caffe is satisfied with either BLAS; both are wanted, to compare their rounding.
-        *("libblas3", "liblapack3", "libopenblas0-pthread"),
-        # The rest builds compiled layers against this Caffe.
-        *("libcaffe-dev", "libboost1.74-dev", "libgflags-dev", "libgoogle-glog-dev"),
-        *("libhdf5-dev", "libopenblas-pthread-dev", "libprotobuf-dev", "libgtest-dev"),
-        *("protobuf-compiler", "g++", "binutils"),
-    ),
-    unneeded=(
-        # For installing packages on a running system.
-        *("coreutils", "debconf", "dpkg", "libdb5.3", "libperl5.*", "mailcap", "media-types"),
-        *("perl", "perl-base", "perl-modules-*", "tar", "ucf"),
-        # Data and programs behind libraries that Caffe links but that no layer reaches.
-        *("fonts-*", "gdal-data", "libjs-*", "proj-data", "ttf-*", "tzdata"),
-        # Wanted by others for plots (which need files at absolute paths), shells and builds.
-        *("cython3", "python-matplotlib-data", "python3-backcall", "python3-ipython"),
-        *("python3-ipython-genutils", "python3-jedi", "python3-pandas", "python3-pandas-lib"),
-        *("python3-parso", "python3-pexpect", "python3-pickleshare", "python3-prompt-toolkit"),
-        *("python3-ptyprocess", "python3-pygments", "python3-traitlets"),
-        # Sanitizers: g++ needs them only for -fsanitize.
-        *("libasan6", "liblsan0", "libtsan0", "libubsan1"),
-    ),
-    omitted=(
-        *(f"./usr/share/{each}" for each in ("doc", "doc-base", "icons", "info", "lintian")),
-        *(f"./usr/share/{each}" for each in ("locale", "man")),
-        "./usr/lib/gcc/x86_64-linux-gnu/10/lto1",
-        *(f"./usr/lib/python3/dist-packages/{each}/*/tests" for each in ("numpy", "scipy")),
-        "./usr/lib/python3/dist-packages/skimage/*/tests",
-        "./usr/lib/x86_64-linux-gnu/openblas-pthread/*.a",
-    ),
+    packages=tuple(_LISTS["packages"]),
+    unneeded=tuple(_LISTS["unneeded"]),
+    omitted=tuple(_LISTS["omitted"]),
 )
 
 
