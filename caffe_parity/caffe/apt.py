@@ -13,7 +13,6 @@ import errno
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,14 +168,8 @@ def mirror() -> str:
 
 def _sources(*question: str) -> str:
     """Return what apt-get says about the host's sources; neither question needs the network."""
-    return subprocess.run(
-        ["apt-get", *question],
-        env=os.environ | {"LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    ).stdout
+    command = ("apt-get", *question)
+    return programs.run(command, Path("/"), os.environ | {"LC_ALL": "C"})[1]
 
 
 def _debian_of(labels: str, addresses: str) -> str:

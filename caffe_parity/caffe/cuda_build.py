@@ -271,27 +271,12 @@ def _fetch_toolkit(work: Path, progress: Progress) -> None:
 def _compile(work: Path, wanted: Sequence[str], progress: Progress) -> None:
     """Run Caffe's cmake and make."""
     root, tools, build = work / cache.ROOT, work / "bin", work / "build"
-    libraries = root / MULTIARCH
+    places = {"root": root, "tools": tools}
+    places |= {"libraries": root / MULTIARCH, "toolkit": root / TOOLKIT}
     options = OPTIONS | {
         "CUDA_ARCH_BIN": " ".join(wanted),
         "CUDA_ARCH_PTX": wanted[-1],
-        "CUDA_TOOLKIT_ROOT_DIR": root / TOOLKIT,
-        "CUDA_HOST_COMPILER": tools / "g++",
-        "CMAKE_C_COMPILER": tools / "gcc",
-        "CMAKE_CXX_COMPILER": tools / "g++",
-        "CMAKE_MAKE_PROGRAM": tools / "make",
-        "CMAKE_SYSROOT": root,
-        "CMAKE_FIND_ROOT_PATH": root,
-        "CMAKE_FIND_ROOT_PATH_MODE_PROGRAM": "NEVER",
-        "CMAKE_FIND_ROOT_PATH_MODE_LIBRARY": "ONLY",
-        "CMAKE_FIND_ROOT_PATH_MODE_INCLUDE": "ONLY",
-        "CMAKE_LIBRARY_ARCHITECTURE": "x86_64-linux-gnu",
-        "BLAS_LIBRARIES": libraries / "openblas-pthread/libblas.so",
-        "PYTHON_EXECUTABLE": tools / "python3",
-        "PYTHON_INCLUDE_DIR": root / "usr/include/python3.9",
-        "PYTHON_LIBRARY": libraries / "libpython3.9.so",
-        "Protobuf_PROTOC_EXECUTABLE": tools / "protoc",
-        "PROTOBUF_PROTOC_EXECUTABLE": tools / "protoc",
+        **{option: place.format(**places) for option, place in DATA["places"].items()},
     }
     settings = [f"-D{key}={value}" for key, value in options.items()]
     build.mkdir()

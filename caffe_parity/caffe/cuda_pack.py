@@ -14,14 +14,13 @@ import lzma
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from caffe_parity.caffe import cache, cuda_build, debian, install
+from caffe_parity.caffe import cache, cuda_build, debian, install, programs
 from caffe_parity.caffe.compile import CompileError, build_file
 from caffe_parity.caffe.install import COMPLETE, LOADER, Progress
 from caffe_parity.errors import ParityError
@@ -142,13 +141,8 @@ def _copy(root: Path, stage: Path, file: str) -> None:
 
 def _libraries(loader: tuple[str, ...], program: Path, root: Path) -> list[str]:
     """Return the files in `root` that `program` links to, directly or not, but for CUDA's."""
-    ran = subprocess.run(
-        [loader[0], "--list", *loader[1:], program],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    found = re.findall(r" => (/.*) \(0x", ran.stdout)
+    _, said = programs.run((loader[0], "--list", *loader[1:], str(program)), root)
+    found = re.findall(r" => (/.*) \(0x", said)
     inside = [os.path.relpath(path, root) for path in found if path.startswith(f"{root}/")]
     return [path for path in inside if not path.startswith(f"{cuda_build.TOOLKIT}/")]
 
@@ -159,13 +153,9 @@ def _compile(root: Path, stage: Path) -> None:
     folders = [str(stage / folder) for folder in FOLDERS]
     options = ("-q", "-q", "-s", str(stage), "--invalidation-mode", "unchecked-hash")
     # Its status is 1 where a module is not meant for this Python: that one has no bytecode.
-    subprocess.run(
-        [*command, "-m", "compileall", *options, *folders],
-        env=os.environ | environment | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONHASHSEED": "0"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONHASHSEED": "0"}
+    compileall = (*command, "-m", "compileall", *options, *folders)
+    programs.run(compileall, stage, os.environ | environment)
 
 
 @contextlib.contextmanager

@@ -251,16 +251,12 @@ class Worker:
             if layer.type == "Input"
             for index, top in enumerate(layer.top)
         }
-        losses = list(weights_of(proto))
-        layers = [[layer.name, layer.type] for layer in proto.layer]
-        in_place = sorted(
-            {blob for layer in proto.layer for blob in layer.top if blob in layer.bottom}
-        )
+        in_place = {blob for layer in proto.layer for blob in layer.top if blob in layer.bottom}
         return {
             "inputs": inputs,
-            "losses": losses,
+            "losses": list(weights_of(proto)),
             "outputs": outputs(proto),
-            "layers": layers,
+            "layers": [[layer.name, layer.type] for layer in proto.layer],
             "in_place": sorted(in_place),
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
@@ -274,11 +270,7 @@ class Worker:
     def op_set(self, blob, array):
         target = self.blob(self.sources.get(blob, blob))
         value = self.arrays.read(array)
-        if tuple(target.shape) != value.shape:
-            raise RequestError(
-                "input %r has shape %s, the array %s" % (blob, tuple(target.shape), value.shape)
-            )
-        target.data[...] = value
+        write("input %r" % blob, target, value)
         self.given[blob] = (self.blob(blob), value)
         return {}
 
@@ -296,14 +288,10 @@ class Worker:
         return {}
 
     def op_forward(self):
-        start = time.perf_counter()
-        self.net.forward()
-        return {"seconds": time.perf_counter() - start}
+        return {"seconds": cpu_seconds(self.net.forward)}
 
     def op_backward(self):
-        start = time.perf_counter()
-        self.net.backward()
-        return {"seconds": time.perf_counter() - start}
+        return {"seconds": cpu_seconds(self.net.backward)}
 
     def op_step(self):
         if self.solver is None:
@@ -345,13 +333,9 @@ class Worker:
                 % (layer, index, ", ".join(self.net.params) or "none")
             )
         target, value = blobs[index], self.arrays.read(array)
-        if tuple(target.shape) != value.shape:
-            raise RequestError(
-                "parameter %s[%d] has shape %s, the array %s"
-                % (layer, index, tuple(target.shape), value.shape)
-            )
-        target.data[...] = value
-        self.given["%s[%d]" % (layer, index)] = (target, value)
+        name = "%s[%d]" % (layer, index)
+        write("parameter " + name, target, value)
+        self.given[name] = (target, value)
         return {}
 
     def op_param_diff(self, layer, index):
@@ -403,6 +387,14 @@ class Worker:
         if name not in self.net.blobs:
             raise RequestError("the net has no blob %r; it has %s" % (name, list(self.net.blobs)))
         return self.net.blobs[name]
+
+
+def write(name, blob, value):
+    """Sets a blob's data; `name` is for the message where the array has another shape."""
+    if tuple(blob.shape) != value.shape:
+        words = "%s has shape %s, the array %s"
+        raise RequestError(words % (name, tuple(blob.shape), value.shape))
+    blob.data[...] = value
 
 
 def differ(blob, value):
@@ -469,6 +461,19 @@ class Prepared(File):
         return self.found[key]
 
 
+def message(kind, text, what):
+    """A message of Caffe's from its text; on a malformed one, Caffe itself would abort."""
+    from caffe.proto import caffe_pb2
+    from google.protobuf import text_format
+
+    proto = getattr(caffe_pb2, kind)()
+    try:
+        text_format.Merge(text, proto)
+    except text_format.ParseError as error:
+        raise NetError("not a valid %s prototxt: %s" % (what, error))
+    return proto
+
+
 def printed(proto):
     from google.protobuf import text_format
 
@@ -483,15 +488,8 @@ test_initialization display debug_info snapshot snapshot_prefix snapshot_after_t
 
 
 def solver_parameter(text):
-    """A SolverParameter that only trains; Caffe itself would abort on a wrong one."""
-    from caffe.proto import caffe_pb2
-    from google.protobuf import text_format
-
-    solver = caffe_pb2.SolverParameter()
-    try:
-        text_format.Merge(text, solver)
-    except text_format.ParseError as error:
-        raise NetError("not a valid solver prototxt: %s" % error)
+    """A SolverParameter that only trains."""
+    solver = message("SolverParameter", text, "solver")
     if solver.HasField("solver_type"):  # the field before Caffe 1.0
         solver.type = solver.SolverType.Name(solver.solver_type).capitalize().replace("Sgd", "SGD")
         solver.ClearField("solver_type")
@@ -582,17 +580,10 @@ def learned(proto, net):
 def parsed(text):
     """The net that Caffe builds from prototxt text in phase TRAIN, before it inserts Splits.
 
-    Caffe itself would abort on a malformed text. What it upgrades when it reads a file is upgraded,
-    layers of other phases and stages are left out, and a loss without a top gets one.
+    What Caffe upgrades when it reads a file is upgraded, layers of other phases and stages are left
+    out, and a loss without a top gets one.
     """
-    from caffe.proto import caffe_pb2
-    from google.protobuf import text_format
-
-    proto = caffe_pb2.NetParameter()
-    try:
-        text_format.Merge(text, proto)
-    except text_format.ParseError as error:
-        raise NetError("not a valid net prototxt: %s" % error)
+    proto = message("NetParameter", text, "net")
     if proto.layers:
         if proto.layer:
             raise NetError(
@@ -605,8 +596,7 @@ def parsed(text):
     kept = [layer for layer in proto.layer if included(layer, proto.state)]
     if not kept:
         raise NetError("the net has no layer in phase TRAIN")
-    del proto.layer[:]
-    proto.layer.extend(kept)
+    set_layers(proto, kept)
     for layer in proto.layer:
         del layer.include[:], layer.exclude[:]
         if layer.type.endswith("Loss") and not layer.top:
@@ -636,11 +626,8 @@ def met(rule, state):
 
 OTHER_NAMES = {
     "BNLL": "BNLL",
-    "EUCLIDEAN_LOSS": "EuclideanLoss",
     "HDF5_DATA": "HDF5Data",
     "HDF5_OUTPUT": "HDF5Output",
-    "IM2COL": "Im2col",
-    "INFOGAIN_LOSS": "InfogainLoss",
     "LRN": "LRN",
     "MVN": "MVN",
     "RELU": "ReLU",
@@ -670,16 +657,17 @@ def upgrade(proto):
                 target.CopyFrom(value)
             else:
                 setattr(new, field.name, value)
-        for index in range(max(len(old.blobs_lr), len(old.weight_decay), len(old.param))):
+        specs = (
+            ("name", old.param),
+            ("lr_mult", old.blobs_lr),
+            ("decay_mult", old.weight_decay),
+            ("share_mode", old.blob_share_mode),
+        )
+        for index in range(max(len(values) for _, values in specs[:3])):
             spec = new.param.add()
-            if index < len(old.param):
-                spec.name = old.param[index]
-            if index < len(old.blobs_lr):
-                spec.lr_mult = old.blobs_lr[index]
-            if index < len(old.weight_decay):
-                spec.decay_mult = old.weight_decay[index]
-            if index < len(old.blob_share_mode):
-                spec.share_mode = old.blob_share_mode[index]
+            for field, values in specs:
+                if index < len(values):
+                    setattr(spec, field, values[index])
     del proto.layers[:]
 
 
@@ -694,11 +682,15 @@ def modernise_inputs(proto):
             shape.dim.extend(proto.input_dim[4 * index : 4 * index + 4])
     if proto.input:
         added = len(proto.input)
-        layers = list(proto.layer)
-        del proto.layer[:]
-        proto.layer.extend(layers[-added:] + layers[:-added])
+        set_layers(proto, proto.layer[-added:] + proto.layer[:-added])
         for field in ("input", "input_shape", "input_dim"):
             proto.ClearField(field)
+
+
+def set_layers(proto, layers):
+    """Gives the net these layers, those that it has in another order among them."""
+    del proto.layer[:]
+    proto.layer.extend(layers)
 
 
 def loss_layers(proto):
@@ -807,9 +799,7 @@ def put_below(proto, added):
         if len(layer.top) > 1:
             raise NetError("input %r shares its Input layer with others" % name)
         proto.layer.remove(layer)
-    layers = list(added.layer) + list(proto.layer)
-    del proto.layer[:]
-    proto.layer.extend(layers)
+    set_layers(proto, list(added.layer) + list(proto.layer))
 
 
 GIVEN = "_input"
@@ -824,16 +814,13 @@ def put_bias_behind(proto, name):
     source = name + GIVEN
     layer = input_layer(proto, name)
     layer.top[:] = [source if top == name else top for top in layer.top]
-    layers = list(proto.layer)
-    index = layers.index(layer) + 1
-    del proto.layer[:]
-    proto.layer.extend(layers[:index])
+    index = list(proto.layer).index(layer) + 1
     bias = proto.layer.add(name=name + "_bias", type="Bias", bottom=[source], top=[name])
     bias.bias_param.axis = 0
     bias.bias_param.num_axes = 0
     bias.bias_param.filler.type = "constant"
     bias.bias_param.filler.value = 0
-    proto.layer.extend(layers[index:])
+    set_layers(proto, proto.layer[:index] + proto.layer[-1:] + proto.layer[index:-1])
     return source
 
 
