@@ -1,38 +1,18 @@
 """How far float32 rounding can carry a loss and its gradients from the truth. NumPy only.
 
-Notation: u = 2**-24 is the unit roundoff of float32; a chain of k roundings multiplies a number by
-at most (1+u)**k and so changes it by at most g(k) = (1+u)**k - 1 of itself (Higham, Accuracy and
-Stability of Numerical Algorithms, 2nd ed., sections 2.2 and 3.1; g(k) needs no k*u < 1).
+docs/rounding.md derives it. In short: u = 2**-24 is the unit roundoff of float32, g(k) =
+(1+u)**k - 1 bounds what k roundings do to a number, and the difference d of two sums has M elements
+of T = terms(x1) + terms(x2) terms each:
 
-The difference d of two sums has T = terms(x1) + terms(x2) terms per element. Whatever the order of
-summation, each term passes through at most T-1 additions, so that
-
-    |fl(d) - d| <= E = g(T-1) * (sum |x1| + sum |x2|)           u * |d| when T = 2
-
-The loss squares d (1 rounding), adds M squares in any order (M-1), scales by 1/(2N) (at most 3: a
-rounded reciprocal, its product, a coefficient):
-
-    |fl(L) - L| <= [ g(M+3) * sum (|d|+E)**2 + sum E*(2|d|+E) ] / (2N)
-
-A gradient scales d by w/N in at most 4 roundings (a product, a quotient, two coefficients):
-
+    |fl(d) - d|   <= E = g(T-1) * (sum |x1| + sum |x2|)           u * |d| when T = 2
+    |fl(L) - L|   <= [ g(M+3) * sum (|d|+E)**2 + sum E*(2|d|+E) ] / (2N)
     |fl(dx) - dx| <= |w|/N * [ g(4) * (|d|+E) + E ]
 
-An underflow adds at most half the smallest subnormal number, h/2, to a product or quotient; what
-that amounts to is added as a whole h per operation. In a gradient it may hit the factor w/N, which
-multiplies d afterwards: where w/N is a quotient times a coefficient of 1/2 that a 2 undoes (the
-Reduction SUMSQ), the factor is off by up to 2 * (1/2 * h/2 + h/2) = 1.5 * h, so that 2h * (|d|+E)
-is added. An overflow of an intermediate in some order, though not in all, makes the bound infinite:
-both answers are right.
+and what underflows is added. An overflow of an intermediate in some order, though not in all, makes
+the bound infinite: both answers are right.
 
-The *typical* size replaces the count k of roundings in g by 6*sqrt(k): independent errors add up
-like a random walk, and exceed lambda*sqrt(k)*u with a probability below 2*exp(-lambda**2/2)
-(Higham and Mary, A new approach to probabilistic rounding error analysis, SIAM J. Sci. Comput.
-41(5), 2019, theorem 2.4), which lambda = 6 makes 3e-8.
-
-The *exact lane* is recognised, not declared: integer inputs, a power of two for N and the loss
-weight, a quotient w/(2N) that does not underflow, and sums that stay below 2**24 leave nothing to
-round. The bound is then 0.
+The *typical* size replaces the count k of roundings in g by 6*sqrt(k). The *exact lane*, in which
+there is nothing to round and the bound is 0, is recognised, not declared.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Distribution:
         largest: the largest ratio, and the largest multiple of the typical error.
     """
 
-    counts: dict[int | None, int] = field(default_factory=dict)
+    counts: Counter[int | None] = field(default_factory=Counter)
     largest: float = 0.0
     largest_of_typical: float = 0.0
     violations: int = 0
@@ -60,7 +61,7 @@ class Distribution:
         power = None
         if ratio != 0:
             power = int(np.clip(np.ceil(np.log2(ratio)), LOWEST, HIGHEST))
-        self.counts[power] = self.counts.get(power, 0) + 1
+        self.counts[power] += 1
         self.largest = max(self.largest, ratio)
         self.largest_of_typical = max(self.largest_of_typical, of_typical)
         self.violations += not ratio <= 1
@@ -149,12 +150,11 @@ def as_data(distributions: dict[str, Distribution]) -> dict[str, Any]:
     """The distributions of one variant as JSON data."""
     return {
         name: {
-            "exact": each.counts.get(None, 0),
+            "exact": each.counts[None],
             "below_power_of_two": {
-                str(power): count
-                for power, count in sorted(
-                    (power, count) for power, count in each.counts.items() if power is not None
-                )
+                str(power): each.counts[power]
+                for power in range(LOWEST, HIGHEST + 1)
+                if each.counts[power]
             },
             "largest": each.largest,
             "largest_of_typical": each.largest_of_typical,
@@ -164,38 +164,31 @@ def as_data(distributions: dict[str, Distribution]) -> dict[str, Any]:
     }
 
 
-@dataclass
-class KeptRatios:
-    """The distributions of docs/rounding_ratios.json by `layer-variant`, each as JSON data."""
+def kept_ratios(cases: int, seed: int) -> dict[str, Any]:
+    """What an earlier run with the same cases in the same environment has kept, if any."""
+    if not FILE.exists():
+        return {}
+    content: dict[str, Any] = json.loads(FILE.read_text())
+    here = _surroundings() | {"caffe": content["environment"]["caffe"]}  # not started yet
+    same = {"cases_for_each": cases, "seed": seed, "environment": here}
+    return content["ratios"] if content.items() >= same.items() else {}
 
-    ratios: dict[str, Any]
 
-    @classmethod
-    def read(cls, cases: int, seed: int) -> KeptRatios:
-        """What an earlier run with the same cases in the same environment has kept, if any."""
-        if FILE.exists():
-            content = json.loads(FILE.read_text())
-            here = _surroundings() | {"caffe": content["environment"]["caffe"]}  # not started yet
-            same = {"cases_for_each": cases, "seed": seed, "environment": here}
-            if content.items() >= same.items():
-                return cls(content["ratios"])
-        return cls({})
+def violations_in(ratios: dict[str, Any]) -> int:
+    """How often an error was larger than its bound."""
+    return sum(each["violations"] for ratio in ratios.values() for each in ratio.values())
 
-    @property
-    def violations(self) -> int:
-        """How often an error was larger than its bound."""
-        return sum(each["violations"] for ratio in self.ratios.values() for each in ratio.values())
 
-    def write(self, cases: int, seed: int) -> None:
-        """Keeps the distributions, and what they were measured with."""
-        content = {
-            "cases_for_each": cases,
-            "seed": seed,
-            "violations": self.violations,
-            "environment": _surroundings(),
-            "ratios": self.ratios,
-        }
-        FILE.write_text(json.dumps(content, indent=1) + "\n")
+def keep(ratios: dict[str, Any], cases: int, seed: int) -> None:
+    """Writes the distributions by `layer-variant`, and what they were measured with."""
+    content = {
+        "cases_for_each": cases,
+        "seed": seed,
+        "violations": violations_in(ratios),
+        "environment": _surroundings(),
+        "ratios": ratios,
+    }
+    FILE.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _surroundings() -> dict[str, Any]:
@@ -211,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variant", help="only this variant")
     parser.add_argument("--write", action="store_true", help="keep the result in docs/")
     options = parser.parse_args(arguments)
-    kept = KeptRatios.read(options.cases, options.seed) if options.write else KeptRatios({})
+    ratios = kept_ratios(options.cases, options.seed) if options.write else {}
     print(f"{'layer':12} {'variant':24} {'loss':>8} {'dx1':>8} {'dx2':>8}   largest error/bound")
     for layer, variant in ((each, name) for each in LAYERS for name in LAYERS[each].variants):
         name = f"{layer}-{variant}"
@@ -220,23 +213,24 @@ def main(arguments: list[str] | None = None) -> int:
         if variant_of(LAYERS[layer], variant).cannot_run():
             continue
         words = "kept"
-        if name not in kept.ratios:
+        if name not in ratios:
             start = time.perf_counter()
             torch.compiler.reset()  # the patterns of ones that it has compiled code for are limited
             found = study(layer, variant, options.cases, np.random.default_rng(options.seed))
-            kept.ratios[name] = as_data(found)
+            ratios[name] = as_data(found)
             words = f"{time.perf_counter() - start:.0f} s"
             if options.write:
-                kept.write(options.cases, options.seed)
-        tensors = kept.ratios[name].values()
-        ratios = " ".join(f"{each['largest']:8.3f}" for each in tensors)
+                keep(ratios, options.cases, options.seed)
+        tensors = ratios[name].values()
+        largest = " ".join(f"{each['largest']:8.3f}" for each in tensors)
         if bad := sum(each["violations"] for each in tensors):
             words += f", {bad} violations"
-        print(f"{layer:12} {variant:24} {ratios}   {words}", flush=True)
-    print(f"{options.cases * len(kept.ratios)} cases, {kept.violations} violations")
+        print(f"{layer:12} {variant:24} {largest}   {words}", flush=True)
+    violations = violations_in(ratios)
+    print(f"{options.cases * len(ratios)} cases, {violations} violations")
     if options.write:
         print("written: docs/rounding_ratios.json")
-    return int(kept.violations > 0)
+    return int(violations > 0)
 
 
 if __name__ == "__main__":
