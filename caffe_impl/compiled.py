@@ -1,7 +1,5 @@
 """The suite's own compiled layer, `ChannelSumEuclideanLoss`, for the Caffe that it shall run in."""
 
-from __future__ import annotations
-
 import os
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Caffe variants of the three layers: which net computes which of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

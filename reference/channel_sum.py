@@ -1,7 +1,5 @@
 """`channel_sum`: the channels are summed before the difference is squared. The suite's subject."""
 
-from __future__ import annotations
-
 import torch
 
 from caffe_parity.contract import Shape

@@ -1,7 +1,5 @@
 """`euclidean`: nothing is summed before the difference is squared. Caffe's own EuclideanLoss."""
 
-from __future__ import annotations
-
 import torch
 
 from caffe_parity.contract import Shape

@@ -1,7 +1,5 @@
 """The three layers by name."""
 
-from __future__ import annotations
-
 from caffe_parity import Layer
 from reference import channel_sum, euclidean, tail_sum
 

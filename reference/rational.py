@@ -3,8 +3,6 @@
 It shares no code with the formulas of `reference`, rounds nothing, and is slow: for tiny inputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from fractions import Fraction
 

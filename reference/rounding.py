@@ -15,8 +15,6 @@ The *typical* size replaces the count k of roundings in g by 6*sqrt(k). The *exa
 there is nothing to round and the bound is 0, is recognised, not declared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

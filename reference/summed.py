@@ -1,7 +1,5 @@
 """What the three layers share: each sums some axes, squares the difference, and divides by 2N."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 

@@ -5,8 +5,6 @@ through the last axis (caffe/src/caffe/layers/reduction_layer.cpp), so that it i
 where nothing lies behind the channels.
 """
 
-from __future__ import annotations
-
 import torch
 
 from caffe_parity.contract import Shape

@@ -6,8 +6,6 @@ Needs matplotlib (the dependency group `plots`). A row is a variant, a column a 
 error/bound; the darker, the more cases. Right of 1 there would be violations.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@ distributions in docs/rounding_ratios.json, one variant after the other: a run t
 goes on with the variants that are not there yet. `rounding_plot` draws them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -7,8 +7,6 @@ steps, with the channel sum at its end. Left, the learning rate is constant; rig
 21, and torch.optim.SGD leaves Caffe there and at no step before.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib.pyplot as plt

@@ -6,8 +6,6 @@ Each seed makes weights, batches and a loss weight for each layer; every variant
 What needs seconds to compile for each case (`torch-compiled`) is left to the tests.
 """
 
-from __future__ import annotations
-
 import sys
 
 import torch

@@ -9,8 +9,6 @@ At a constant rate V is lr * B. When the rate falls, Caffe's V still holds steps
 Copy what you need.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

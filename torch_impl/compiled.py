@@ -1,7 +1,5 @@
 """The fast port: one fused kernel for each direction, through `torch.compile`."""
 
-from __future__ import annotations
-
 import shutil
 from functools import cache
 from typing import Protocol

@@ -5,8 +5,6 @@ input gives the same bits every time. The kernels are built on demand, by nvcc, 
 tensors on the CPU, and GPUs for which nothing can be built, go through plain PyTorch.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os

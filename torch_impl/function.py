@@ -5,8 +5,6 @@ the summed axes, and half a mean of squares, whose backward scales its input. Ea
 but its inputs, so that a backward of the backward comes out right as well.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

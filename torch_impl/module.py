@@ -3,8 +3,6 @@
 Each function stands alone; `SummedEuclideanLoss` chooses one of them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

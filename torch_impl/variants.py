@@ -1,7 +1,5 @@
 """The PyTorch variants of the three layers: each port under every layer that it computes."""
 
-from __future__ import annotations
-
 from functools import partial
 from importlib.util import find_spec
 

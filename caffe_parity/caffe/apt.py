@@ -7,8 +7,6 @@ Binary packages come with all that they depend on, source packages as the files 
 Environment variable: PARITY_MIRROR (a Debian mirror; otherwise the one in the host's apt sources).
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import platform

@@ -16,8 +16,6 @@ PARITY_CUDA_LAYERS (a folder with the source files of layers, which become part 
 are copied into its source tree as a user of Caffe would copy them).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

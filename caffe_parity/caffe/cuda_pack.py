@@ -6,8 +6,6 @@ has them. `caffe-python.sh`, as `caffe-python` at the top, finds them there and 
 is what CAFFE_PYTHON is set to. Compiled layers lie beside it, as no compiler is in the archive.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import lzma

@@ -1,7 +1,5 @@
 """What is fetched from Debian and PyPI, built and packed, as data: debian.toml beside this file."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

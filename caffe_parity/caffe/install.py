@@ -12,8 +12,6 @@ Environment variables: PARITY_CACHE (where; see `cache`) and PARITY_MIRROR (a De
 otherwise the one in the host's apt sources).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

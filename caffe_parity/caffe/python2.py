@@ -6,8 +6,6 @@ Caffe 1.0) becomes `param_str`. Lines stay where they are (but see `_with_names`
 message's line number is that of the user's own file, which nothing touches.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import re

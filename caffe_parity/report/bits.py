@@ -4,8 +4,6 @@ Enough to say later whether another run gave the same bits, and if not, by how m
 Needs NumPy only, so that two reports are compared without waiting for PyTorch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Compares two reports: the bits of every tensor, the verdicts, the time."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence

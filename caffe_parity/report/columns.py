@@ -1,7 +1,5 @@
 """Rows of words as aligned lines, the first row ruled off."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 

@@ -1,7 +1,5 @@
 """What a result depends on beside the code: versions, BLAS, processor."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

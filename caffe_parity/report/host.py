@@ -1,7 +1,5 @@
 """What a result depends on where PyTorch runs: versions, platform, processor. Knows no Caffe."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -3,8 +3,6 @@
 A line begins with the code of what it tells, so that it can be looked up and searched for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from caffe_parity.contract import Finding, spoken

@@ -1,7 +1,5 @@
 """Says what changed: lines for the terminal, and data for a file."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What a person reads of many layers, variants and cases: the table, and what disagrees and why."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

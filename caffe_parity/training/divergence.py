@@ -1,7 +1,5 @@
 """Holds a training against the truth, step by step, and names the first step that diverges."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ with one thing changed, and every element of every step must lie within rounding
 while the prediction itself lies well away from the truth. Where none fits, it says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Trains a net with Caffe's own solver, and reads the parameters after each step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

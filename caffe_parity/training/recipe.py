@@ -1,7 +1,5 @@
 """What is trained in PyTorch, and the training itself: in float64 the truth, in float32 a port."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 

@@ -14,8 +14,6 @@ same in every step and so does not average out. Each run has therefore settings 
 them off by up to u = 2**-24 of itself from the first step to the last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ Caffe's layers compute on one thread, so PyTorch gets one thread as well, unless
 otherwise. Every variant takes its turn in every round: what else the machine does hits them all.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -11,8 +11,6 @@ Target: from 10^8 elements up at least 85 % of the copy's bandwidth; faster than
 everywhere. What was measured goes to results/gpu-DEVICE-DATE.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

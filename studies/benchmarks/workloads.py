@@ -4,8 +4,6 @@ The least that any implementation must move is each input once and each gradient
 as a copy of both inputs. So the time of that copy is the mark to reach, and GB/s count these bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median

@@ -1,7 +1,5 @@
 """The command line of the search: `python -m studies.fuzz`."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -1,7 +1,5 @@
 """Where float32 itself leaves the answer open, so that no bound can be asked of a program."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ All that the search knows of the engine is here: how a variant runs, how its ten
 with the truth and the bound, and how an error is explained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

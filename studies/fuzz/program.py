@@ -1,7 +1,5 @@
 """What is searched: a `Target`; and over what: a `Program`, inputs fed one after another. Data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

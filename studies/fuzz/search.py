@@ -1,7 +1,5 @@
 """The search of one target: a property that Hypothesis tries to break until the time is over."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

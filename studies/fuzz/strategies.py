@@ -1,7 +1,5 @@
 """Hypothesis strategies for programs, smallest and plainest first, so that shrinking ends there."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
