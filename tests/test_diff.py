@@ -20,9 +20,9 @@ import pytest
 from caffe_parity.cli.main import main
 from caffe_parity.contract import Array32, Finding
 from caffe_parity.report import show
-from caffe_parity.report.bits import SAMPLE, WHOLE, as_json, digest, from_json, keep, places, ulps
+from caffe_parity.report.bits import SAMPLE, WHOLE, digest, from_json, keep, places, ulps
 from caffe_parity.report.changes import RANKS, SHORT, SLOWER, difference
-from caffe_parity.report.record import VERDICTS, Record, Report, read
+from caffe_parity.report.record import VERDICTS, Record, Report, plain, read
 from tests.test_report import ENVIRONMENT, agreement
 
 ROOT = Path(__file__).parents[1]
@@ -122,19 +122,19 @@ def test_what_is_kept_is_exact() -> None:
     """A small tensor comes back to the bit; figures and digest are what they are called."""
     odd = of_bits(0x7FC00001, 0x80000000, 0x7F800000, 0x00000001, 0xC0400000)
     (kept,) = keep({"first": odd})
-    written = as_json(kept)
+    written = plain(kept)
     assert written["elements"] == "7fc00001800000007f80000000000001c0400000"
     assert (written["nan"], written["inf"]) == (1, 1)
     assert (written["min"], written["max"], written["mean_abs"]) == (-3.0, "inf", "nan")
     assert written["sha256"] == digest(odd)
-    assert as_json(from_json(json.loads(json.dumps(written)))) == written
+    assert plain(from_json(json.loads(json.dumps(written)))) == written
     other = odd.copy()
     other.view(np.uint32)[0] ^= 2  # another bit of the NaN
     assert digest(other) != digest(odd)
     (kept,) = keep({"first": f32(1, -2, 4)})
     assert kept.mean_abs == 7 / 3
     (kept,) = keep({"first": np.zeros((0, 3), np.float32)})
-    assert math.isnan(kept.smallest)
+    assert math.isnan(kept.min)
 
 
 def test_passes_with_the_same_bits_share_an_entry() -> None:

@@ -37,20 +37,20 @@ class Kept:
         passes: the names of these passes.
         shape: of the tensor.
         sha256: of its float32 bits, little-endian, in C order; 64 hexadecimal digits.
-        smallest, largest: of the elements that are numbers; NaN where there are none.
+        min, max: of the elements that are numbers; NaN where there are none.
         mean_abs: the mean of the absolute values, computed in float64; NaN where one is.
-        nans, infinities: how many elements are.
+        nan, inf: how many elements are.
         elements: the bits of the elements at `places`.
     """
 
     passes: tuple[str, ...]
     shape: Shape
     sha256: str
-    smallest: float
-    largest: float
+    min: float
+    max: float
     mean_abs: float
-    nans: int
-    infinities: int
+    nan: int
+    inf: int
     elements: Bits
 
     @property
@@ -110,19 +110,19 @@ def _same_bits(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
 def _kept(passes: tuple[str, ...], array: npt.NDArray[np.float32]) -> Kept:
     flat = array.reshape(-1)
     with np.errstate(all="ignore"):
-        smallest = float(np.fmin.reduce(flat)) if flat.size else math.nan
-        largest = float(np.fmax.reduce(flat)) if flat.size else math.nan
+        least = float(np.fmin.reduce(flat)) if flat.size else math.nan
+        most = float(np.fmax.reduce(flat)) if flat.size else math.nan
         total = float(np.abs(flat).sum(dtype=np.float64))
     odd = not math.isfinite(total)  # a sum of float32 in float64 cannot overflow by itself
     return Kept(
         passes=passes,
         shape=array.shape,
         sha256=digest(array),
-        smallest=smallest,
-        largest=largest,
+        min=least,
+        max=most,
         mean_abs=total / flat.size if flat.size else math.nan,
-        nans=int(np.count_nonzero(np.isnan(flat))) if odd else 0,
-        infinities=int(np.count_nonzero(np.isinf(flat))) if odd else 0,
+        nan=int(np.count_nonzero(np.isnan(flat))) if odd else 0,
+        inf=int(np.count_nonzero(np.isinf(flat))) if odd else 0,
         elements=flat[places(flat.size)].view(np.uint32),
     )
 
@@ -132,23 +132,13 @@ def number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def as_json(kept: Kept) -> dict[str, Any]:
-    """What is kept, as it stands in a report; `elements` has eight hexadecimal digits for each."""
-    return {
-        "passes": list(kept.passes),
-        "shape": list(kept.shape),
-        "sha256": kept.sha256,
-        "min": number(kept.smallest),
-        "max": number(kept.largest),
-        "mean_abs": number(kept.mean_abs),
-        "nan": kept.nans,
-        "inf": kept.infinities,
-        "elements": "".join(f"{each:08x}" for each in kept.elements.tolist()),
-    }
+def hexadecimal(elements: Bits) -> str:
+    """The kept elements as they stand in a report: eight digits for each."""
+    return "".join(f"{each:08x}" for each in elements.tolist())
 
 
 def from_json(data: Mapping[str, Any]) -> Kept:
-    """What `as_json` wrote, and the schema holds for what it is.
+    """What was kept, from JSON data that fit the schema.
 
     Raises:
         Misfit: the shape is no real one, or has another number of elements.
@@ -160,17 +150,10 @@ def from_json(data: Mapping[str, Any]) -> Kept:
     text, digits = data["elements"], 8 * len(places(size))
     if len(text) != digits:
         raise unexpected(f"{digits} hexadecimal digits", text, "elements")
-    return Kept(
-        passes=tuple(data["passes"]),
-        shape=shape,
-        sha256=data["sha256"],
-        smallest=float(data["min"]),
-        largest=float(data["max"]),
-        mean_abs=float(data["mean_abs"]),
-        nans=data["nan"],
-        infinities=data["inf"],
-        elements=np.frombuffer(bytes.fromhex(text), ">u4").astype(np.uint32),
-    )
+    numbers = {name: float(data[name]) for name in ("min", "max", "mean_abs")}
+    elements = np.frombuffer(bytes.fromhex(text), ">u4").astype(np.uint32)
+    parts = {"passes": tuple(data["passes"]), "shape": shape, "elements": elements}
+    return Kept(**{**data, **numbers, **parts})
 
 
 def ulps(before: Bits, after: Bits) -> npt.NDArray[np.float64]:

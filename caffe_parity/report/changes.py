@@ -296,8 +296,8 @@ def difference(name: str, passes: tuple[str, ...], before: Kept, after: Kept) ->
     had the extremes. (NaN stand aside; if they are at other places than before, the true distance
     is infinite.)
     """
-    if before.nans != after.nans:
-        note = f"{before.nans} -> {after.nans} NaN among {before.size}"
+    if before.nan != after.nan:
+        note = f"{before.nan} -> {after.nan} NaN among {before.size}"
         return Difference(name, passes, math.inf, note=note)
     distances = ulps(before.elements, after.elements)
     worst = int(np.argmax(distances))
@@ -311,8 +311,8 @@ def difference(name: str, passes: tuple[str, ...], before: Kept, after: Kept) ->
     extremes = [
         Difference(name, passes, _distance(*values), False, None, values, f"its {word}")
         for word, values in (
-            ("minimum", (before.smallest, after.smallest)),
-            ("maximum", (before.largest, after.largest)),
+            ("minimum", (before.min, after.min)),
+            ("maximum", (before.max, after.max)),
         )
     ]
     largest = max([largest, *extremes], key=lambda each: each.rank)

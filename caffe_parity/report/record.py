@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from caffe_parity.contract import Agreement, Finding, ParityError
 from caffe_parity.report import bits
 from caffe_parity.report.bits import Kept, number
@@ -265,8 +267,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def plain(value: Any) -> Any:
     """A value as JSON data: dataclasses and mappings as objects, tuples as lists."""
-    if isinstance(value, Kept):
-        return bits.as_json(value)
+    if isinstance(value, np.ndarray):
+        return bits.hexadecimal(value)
     if is_dataclass(value):
         data = {each.name: plain(getattr(value, each.name)) for each in fields(value)}
         if isinstance(value, Agreement):

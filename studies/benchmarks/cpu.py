@@ -23,9 +23,9 @@ from studies.benchmarks.workloads import (
     Timing,
     arrays,
     forward_and_backward,
-    repeats,
     table,
     time_caffe,
+    timed,
 )
 from torch_impl.compiled import compiled_euclidean_loss, no_compiler
 from torch_impl.function import summed_euclidean_loss
@@ -40,13 +40,6 @@ def host_seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def time_host(run: Callable[[], object]) -> list[float]:
-    """Seconds of as many calls as fit into the budget, after two for warming up."""
-    run()
-    count = repeats(host_seconds(run), BUDGET)
-    return [host_seconds(run) for _ in range(count)]
 
 
 def torch_steps(elements: int) -> dict[str, Callable[[], object]]:
@@ -76,7 +69,7 @@ def measure(elements: int, rounds: int) -> list[Timing]:
             if name in nets:
                 timing.seconds += time_caffe(nets[name], elements, BUDGET)
             else:
-                timing.seconds += time_host(steps[name])
+                timing.seconds += timed(steps[name], host_seconds, BUDGET, 1)
     return list(timings.values())
 
 

@@ -35,9 +35,9 @@ from studies.benchmarks.workloads import (
     Timing,
     arrays,
     forward_and_backward,
-    repeats,
     table,
     time_caffe,
+    timed,
 )
 from torch_impl.cuda_op import NoKernels, fused_channel_sum_euclidean_loss, kernels_of
 from torch_impl.module import channel_sum_euclidean_loss
@@ -65,14 +65,6 @@ def event_seconds(run: Step) -> float:
     stop.synchronize()
     milliseconds: float = start.elapsed_time(stop)
     return milliseconds / 1000
-
-
-def time_step(run: Step) -> list[float]:
-    """Seconds of as many calls as fit into the budget, after three for warming up."""
-    for _ in range(3):
-        run()
-    count = repeats(event_seconds(run), BUDGET)
-    return [event_seconds(run) for _ in range(count)]
 
 
 def as_graph(run: Step) -> Step:
@@ -112,7 +104,7 @@ def copy_of(x1: torch.Tensor, x2: torch.Tensor) -> Step:
 def time_torch(elements: int) -> list[Timing]:
     """The copy and every port at one size."""
     x1, x2 = (torch.from_numpy(array).cuda().requires_grad_() for array in arrays(elements))
-    timings = [Timing("copy", elements, time_step(copy_of(x1, x2)))]
+    timings = [Timing("copy", elements, timed(copy_of(x1, x2), event_seconds, BUDGET, 3))]
     for name, (loss, obstacle) in ports().items():
         step = forward_and_backward(loss, x1, x2)
         for how in ("graph", "call"):
@@ -124,7 +116,8 @@ def time_torch(elements: int) -> list[Timing]:
             try:
                 if name == "torch-cuda":
                     kernels_of(x1)  # or NoKernels: plain PyTorch must not pass for them
-                timing.seconds = time_step(as_graph(step) if how == "graph" else step)
+                run = as_graph(step) if how == "graph" else step
+                timing.seconds = timed(run, event_seconds, BUDGET, 3)
             except (RuntimeError, NoKernels) as error:  # out of memory; a graph that cannot be made
                 timing.reason = str(error).splitlines()[0]
     return timings
@@ -170,12 +163,7 @@ def as_data(timing: Timing) -> dict[str, Any]:
 RIVALS = {
     KERNELS: ("torch-module graph", "torch-compiled graph"),
     "torch-cuda call": ("torch-module call", "torch-compiled call"),
-    "caffe-cuda": (
-        "caffe-python",
-        "caffe-convolution",
-        "caffe-slice-eltwise",
-        "caffe-reduction",
-    ),
+    "caffe-cuda": ("caffe-python", "caffe-convolution", "caffe-slice-eltwise", "caffe-reduction"),
 }
 """What each of the ways to run the kernels is compared with."""
 

@@ -86,9 +86,17 @@ def time_caffe(net: CaffeNet, elements: int, budget: float) -> list[float]:
     return seconds
 
 
-def repeats(seconds: float, budget: float) -> int:
-    """How often something that takes so long fits into the budget; between 3 and 300."""
-    return int(min(max(budget / max(seconds, 1e-9), 3), 300))
+def timed(
+    run: Callable[[], object],
+    clock: Callable[[Callable[[], object]], float],
+    budget: float,
+    warming_up: int,
+) -> list[float]:
+    """Seconds of as many calls as fit into the budget, between 3 and 300, by a clock."""
+    for _ in range(warming_up):
+        run()
+    count = int(min(max(budget / max(clock(run), 1e-9), 3), 300))
+    return [clock(run) for _ in range(count)]
 
 
 def forward_and_backward(loss: Loss, x1: torch.Tensor, x2: torch.Tensor) -> Callable[[], None]:

@@ -182,7 +182,7 @@ class Worker:
             try:
                 if method is None:
                     raise RequestError("unknown op %r" % op.get("op"))
-                result = method(**{k: v for k, v in op.items() if k != "op"})
+                result = method(**{k: v for k, v in op.items() if k != "op"}) or {}
             except BaseException as error:  # a layer may raise SystemExit, too
                 self.leave_if_forked()
                 return {"error": described(error, index)}
@@ -205,7 +205,6 @@ class Worker:
                     "headers, the compiler and the libraries of this very Caffe" % error
                 )
             self.libraries.add(library)
-        return {}
 
     def op_net(self, text, edits=None, path=()):
         prepared = self.prepared(text, edits, path)
@@ -265,14 +264,12 @@ class Worker:
         for name, shape in shapes.items():
             self.blob(self.sources.get(name, name)).reshape(*shape)
         self.net.reshape()
-        return {}
 
     def op_set(self, blob, array):
         target = self.blob(self.sources.get(blob, blob))
         value = self.arrays.read(array)
         write("input %r" % blob, target, value)
         self.given[blob] = (self.blob(blob), value)
-        return {}
 
     def op_set_diff(self, blob, array):
         target, value = self.blob(blob), self.arrays.read(array)
@@ -281,11 +278,9 @@ class Worker:
                 "blob %r has shape %s, the array %s" % (blob, tuple(target.shape), value.shape)
             )
         target.diff[...] = value.reshape(tuple(target.shape))
-        return {}
 
     def op_fill_diff(self, blob, value):
         self.blob(blob).diff[...] = value
-        return {}
 
     def op_forward(self):
         return {"seconds": cpu_seconds(self.net.forward)}
@@ -297,7 +292,6 @@ class Worker:
         if self.solver is None:
             raise RequestError("there is no solver yet")
         self.solver.step(1)
-        return {}
 
     def op_total(self):
         total = sum(
@@ -309,12 +303,10 @@ class Worker:
     def op_weigh(self, factor):
         for name, weight in self.weights.items():
             self.blob(name).diff[...] = factor * weight
-        return {}
 
     def op_poison(self, value):
         for name in self.written:
             self.net.blobs[name].diff[...] = value
-        return {}
 
     def op_data(self, blob):
         return {"array": self.arrays.write(self.blob(blob).data)}
@@ -336,14 +328,12 @@ class Worker:
         name = "%s[%d]" % (layer, index)
         write("parameter " + name, target, value)
         self.given[name] = (target, value)
-        return {}
 
     def op_param_diff(self, layer, index):
         return {"array": self.arrays.write(self.net.params[layer][index].diff)}
 
     def op_clear_params(self):
         self.net.clear_param_diffs()
-        return {}
 
     def op_loss(self):
         return self.op_data(self.losses[0])
@@ -725,18 +715,16 @@ def edited(proto, edits):
             "the net has no loss: no layer's type ends in Loss and none has a loss_weight "
             "(Python layers and Reduction need one written out)"
         )
+    tops = list(weights_of(proto))
     if "loss_weight" in edits:
         if len(losses) > 1:
             raise NetError(
                 "the net has %d losses (%s), so which one gets the loss weight is unknown"
                 % (len(losses), ", ".join(layer.name for layer in losses))
             )
-        tops = list(weights_of(proto))
         losses[0].loss_weight[:] = [
             edits["loss_weight"] if top in tops else 0.0 for top in losses[0].top
         ]
-    else:
-        tops = list(weights_of(proto))
     if "append" in edits:
         added = parsed(edits["append"])
         proto.layer.extend(added.layer)
@@ -780,12 +768,17 @@ def set_shape(layer, name, shape):
     shapes[list(layer.top).index(name)].dim[:] = shape
 
 
-def merge_input(proto, name, target):
+def remove_input(proto, name):
     layer = input_layer(proto, name)
-    input_layer(proto, target)
     if len(layer.top) > 1:
         raise NetError("input %r shares its Input layer with others" % name)
     proto.layer.remove(layer)
+
+
+def merge_input(proto, name, target):
+    for each in (name, target):
+        input_layer(proto, each)
+    remove_input(proto, name)
     for reader in proto.layer:
         reader.bottom[:] = [target if bottom == name else bottom for bottom in reader.bottom]
 
@@ -795,10 +788,7 @@ def put_below(proto, added):
     inputs = {top for layer in proto.layer if layer.type == "Input" for top in layer.top}
     made = {top for layer in added.layer for top in layer.top}
     for name in sorted(inputs & made):
-        layer = input_layer(proto, name)
-        if len(layer.top) > 1:
-            raise NetError("input %r shares its Input layer with others" % name)
-        proto.layer.remove(layer)
+        remove_input(proto, name)
     set_layers(proto, list(added.layer) + list(proto.layer))
 
 
