@@ -25,7 +25,6 @@ from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import Arrays, BadRequest
 from caffe_parity.engine.functions import Tensors
 from caffe_parity.engine.judge import variant_of
-from caffe_parity.engine.port import Port
 from caffe_parity.training.divergence import TrainingParity, against, compare_training
 from caffe_parity.training.in_caffe import CaffeTraining, train_in_caffe
 from caffe_parity.training.recipe import LOSS, Recipe, train
@@ -75,15 +74,7 @@ def truth(layer: str, case: Case, steps: int) -> Truth:
 
 def trained(layer: str, name: str, case: Case, true: Truth) -> TrainingParity:
     """A variant's training, held against its layer's or another truth."""
-    variant = variant_of(LAYERS[layer], name)
-    if isinstance(variant, CaffeNet):
-        training = nets.caffe_training(variant, case)
-        seen = train_in_caffe(training, true.initial, true.batches)
-    else:
-        assert isinstance(variant, Port)
-        recipe = nets.recipe(variant.function, case)
-        seen = train(recipe, true.initial, true.batches, torch.float32)
-    return against(true, seen)
+    return against(true, nets.trained(variant_of(LAYERS[layer], name), case, true))
 
 
 @pytest.mark.parametrize(("layer", "name"), ABLE, ids=lambda each: each)

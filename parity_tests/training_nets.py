@@ -14,10 +14,12 @@ from torch.nn.functional import conv2d
 
 from caffe_parity import CaffeNet, Case
 from caffe_parity.caffe.session import SESSION
-from caffe_parity.contract import Arrays, Shape
+from caffe_parity.contract import Arrays, Shape, Variant
 from caffe_parity.engine.functions import Function, Tensors
-from caffe_parity.training.in_caffe import CaffeTraining
-from caffe_parity.training.recipe import Recipe
+from caffe_parity.engine.port import Port
+from caffe_parity.training.in_caffe import CaffeTraining, train_in_caffe
+from caffe_parity.training.recipe import Recipe, Trajectory, train
+from caffe_parity.training.truth import Truth
 from reference.fills import bell
 
 CHANNELS = 2
@@ -78,6 +80,14 @@ def caffe_training(net: CaffeNet, case: Case, solver: str = "") -> CaffeTraining
         libraries=tuple(net.libraries(SESSION.running(net.path))),
         edits={"below": below(case), "loss_weight": case.weight},
     )
+
+
+def trained(variant: Variant, case: Case, truth: Truth) -> Trajectory:
+    """A variant's training from the truth's first weights and on its batches, in float32."""
+    if isinstance(variant, CaffeNet):
+        return train_in_caffe(caffe_training(variant, case), truth.initial, truth.batches)
+    assert isinstance(variant, Port)
+    return train(recipe(variant.function, case), truth.initial, truth.batches, torch.float32)
 
 
 def recipe(loss: Function, case: Case) -> Recipe:

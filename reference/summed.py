@@ -1,6 +1,6 @@
 """What the three layers share: each sums some axes, squares the difference, and divides by 2N."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,10 +12,16 @@ from reference import rounding
 from reference.cases import CASES
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Allows = Callable[[Shape, Shape], bool]
+
+FIT: Mapping[str, Callable[[Shape, Shape], bool]] = {
+    "none": lambda x1, x2: x1 == x2,
+    "channel": lambda x1, x2: (x1[0], x1[2:]) == (x2[0], x2[2:]),
+    "tail": lambda x1, x2: x1[0] == x2[0],
+}
+"""Whether a formula is defined for two shapes, by the axes that it sums."""
 
 
-def summed_layer(name: str, loss: Loss, summed: str, allows: Allows) -> Layer:
+def summed_layer(name: str, loss: Loss, summed: str) -> Layer:
     """A layer with its derived bound and the cases that its formula is defined for.
 
     Args:
@@ -23,11 +29,10 @@ def summed_layer(name: str, loss: Loss, summed: str, allows: Allows) -> Layer:
         loss: maps x1, x2 to the scalar loss.
         summed: the axes that are summed before the difference is squared: "none", "channel" or
             "tail".
-        allows: whether the formula is defined for two shapes.
     """
 
     def allowed(case: Case) -> bool:
-        return allows(case.shapes["x1"], case.shapes["x2"])
+        return FIT[summed](case.shapes["x1"], case.shapes["x2"])
 
     return Layer(
         name,

@@ -8,14 +8,9 @@ What needs seconds to compile for each case (`torch-compiled`) is left to the te
 
 import sys
 
-import torch
-
-from caffe_parity import CaffeNet, Case
+from caffe_parity import Case
 from caffe_parity.engine.judge import variant_of
-from caffe_parity.engine.port import Port
 from caffe_parity.training.divergence import against
-from caffe_parity.training.in_caffe import train_in_caffe
-from caffe_parity.training.recipe import train
 from caffe_parity.training.truth import truth_of
 from parity_tests import training_nets as nets
 from parity_tests.layers import LAYERS
@@ -42,14 +37,7 @@ def fractions(layer: str, seed: int) -> dict[str, float]:
         variant = variant_of(LAYERS[layer], name)
         if name == "torch-compiled" or variant.expects(case) or variant.cannot_run():
             continue
-        if isinstance(variant, CaffeNet):
-            training = nets.caffe_training(variant, case)
-            seen = train_in_caffe(training, truth.initial, truth.batches)
-        else:
-            assert isinstance(variant, Port)
-            mine = nets.recipe(variant.function, case)
-            seen = train(mine, truth.initial, truth.batches, torch.float32)
-        found[name] = against(truth, seen).largest
+        found[name] = against(truth, nets.trained(variant, case, truth)).largest
     return found
 
 

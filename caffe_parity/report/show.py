@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from caffe_parity.contract import spoken
 from caffe_parity.report.changes import SHORT, SLOWER, Change, Diff, Difference
-from caffe_parity.report.columns import aligned
 from caffe_parity.report.record import Json, plain
-from caffe_parity.report.table import FEW, by_variant, largest, many
+from caffe_parity.report.table import FEW, aligned, by_variant, largest, many
 
 SCHEMA = "parity-diff-2"
 """The name of the format of --json; its JSON Schema is diff.schema.json beside this file."""

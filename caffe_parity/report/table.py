@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from caffe_parity.contract import Agreement, Finding, spoken
-from caffe_parity.report.columns import aligned
 from caffe_parity.report.record import AGREEING, COMPARED, Key, Record, Report
 
 Group = tuple[str, str]
@@ -222,6 +221,24 @@ def compared(of: Sequence[Agreement]) -> str:
     if not of:
         return "-"
     return "100 %" if done == size else f"{done:,} of {size:,}"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """The rows as lines, with two spaces between columns and a rule below the first row.
+
+    Args:
+        rows: of equally many cells each.
+        right: the columns that end, instead of begin, one below the other, such as numbers.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "-" * max(len(line) for line in lines), *lines[1:]]
 
 
 def many(count: int, word: str) -> str:
