@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -271,6 +272,13 @@ def test_silence_is_a_hang(caffe: Caffe, folder: Path) -> None:
         forward(caffe, "Sleeps", folder)
     assert not Path(f"/proc/{pid}").exists()
     assert still_works(caffe, folder)
+
+
+def test_every_op_is_in_the_protocol() -> None:
+    """docs/worker.md tells of every op of the worker, and of no other."""
+    told = (RUNTIME.parents[1] / "docs/worker.md").read_text()
+    worker = (RUNTIME / "worker/worker.py").read_text()
+    assert set(re.findall(r'{"op": "(\w+)"', told)) == set(re.findall(r"def op_(\w+)", worker))
 
 
 def test_printing_cannot_break_the_protocol(caffe: Caffe, folder: Path) -> None:

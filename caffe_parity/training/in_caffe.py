@@ -22,7 +22,7 @@ class CaffeTraining:
             snapshots and output is left out.
         path: folders with the net's Python layers.
         libraries: compiled layers to load.
-        edits: what the worker calls edits of a net (worker/worker.py); the shapes of the inputs
+        edits: what the worker calls edits of a net (docs/worker.md); the shapes of the inputs
             are those of the first batch.
     """
 

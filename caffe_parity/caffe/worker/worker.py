@@ -1,86 +1,12 @@
-"""The one file that runs inside Caffe's own Python, and the protocol that it speaks.
+"""The one file that runs inside Caffe's own Python.
 
-Standard library, NumPy and caffe only, Python 3.6 and later: this is not the suite's Python.
+Standard library, NumPy and caffe only, Python 3.6 and later: this is not the suite's Python. It is
+started as
 
-Start
     PYTHON worker.py REQUESTS REPLIES ARRAYS [--gpu] [--die-with-parent]
-    Three inherited file descriptors: a pipe to read, a pipe to write, an anonymous file for arrays.
-    With --gpu, Caffe runs on the first CUDA device; without one the greeting is an error.
-    Standard output and error belong to the layers: whatever they print there is the client's to
-    capture and cannot reach the protocol.
 
-Messages
-    A 4-byte big-endian length, then that many bytes of UTF-8 JSON. The worker speaks first, with
-    a greeting: {"caffe", "python", "numpy", "layers": [type, ...], "pid", "mode": "cpu" or "gpu",
-    "cuda": whether this Caffe was built with CUDA, "device": the GPU's name, in mode "gpu"}, or
-    {"error": ...}, with --gpu also of kind "no cuda" (this Caffe has none) or "no device".
-    Each request is {"free": offset, "ops": [op, ...]}; the reply is {"results": [result, ...]}, one
-    for each op, or {"error": {"kind", "message", "traceback", "op"}} for the first that failed:
-    kind "net" (the net is not one that can be run), "layer" (Python raised inside Caffe), "request"
-    (the request itself is wrong). The end of the request pipe ends the worker.
-
-Arrays
-    {"offset", "shape"}: float32, C order, in the arrays file. A request's arrays lie below
-    "free"; a reply's lie from there on, and the worker makes the file longer where it must. They
-    are valid until the next request.
-
-Ops
-    {"op": "load", "library"}
-        Loads a compiled layer, a shared library that registers it; once, however often it is sent.
-    {"op": "net", "text", "edits", "path": [folder, ...]}
-        Builds a net in phase TRAIN. It lives until the end of the request, so that whatever goes
-        wrong when it is destroyed is told in the answer to this request and not to the next.
-        Result {"inputs": {blob: shape}, "losses": [blob, ...], "params": [[layer, index], ...]
-        but for the layers that the edits add, "owned": [[layer, index, lr_mult], ...] of those
-        params that no layer writes by itself and, of shared ones, the first, "text": the net as it
-        was edited}.
-        Edits, all optional:
-          "shapes": {input: shape}     the shape of an input
-          "same": {input: input}       the first input goes; its readers read the second
-          "gradients": [input, ...]    exactly these inputs get a gradient: a Bias of 0 is put
-                                       behind each, and Caffe asks its reader for the diff by itself
-          "force_backward": true       the net's own switch instead
-          "loss_weight": number        of the one layer that is a loss
-          "below": text                layers put first; the Input layer of what they make goes
-          "append": text               layers added behind all these edits
-          "outputs_as_losses": true    where the net has no loss, its outputs get loss weight 1, so
-                                       that Caffe runs a backward from their diffs
-    {"op": "solver", "solver": text, "text", "edits", "path"}
-        Builds a net as the op "net" does, under Caffe's own SGD or Nesterov solver: what the text
-        of a SolverParameter says of nets, tests, snapshots and output is left out. The result has
-        also "learned": the params whose lr_mult is not 0, of shared ones the first.
-    {"op": "step"}                               one iteration of the solver
-    {"op": "weigh", "factor"}                    the losses' diffs are so many times their weights
-    {"op": "total"}                              result {"array"}: what a forward minimises, the sum
-        of all losses with their weights, of the last one
-    {"op": "describe", "text"}
-        What a net is, without building it: {"inputs": {blob: shape}, "losses": [top, ...], those
-        with a loss weight, "outputs": [blob, ...], "layers": [[name, type], ...],
-        "in_place": [blob, ...], "modules": [name, ...]}. Outputs are tops that nobody reads; blobs
-        in place are a bottom and a top of one layer; modules are those of Python layers.
-    {"op": "reshape", "shapes": {input: shape}}
-    {"op": "set", "blob", "array"}               writes an input's data
-    {"op": "set_diff", "blob", "array"}          writes a diff, such as that of an output
-    {"op": "fill_diff", "blob", "value"}         fills a diff
-    {"op": "forward"}, {"op": "backward"}        result {"seconds"}
-    {"op": "poison", "value"}                    fills every diff that Caffe's own backward writes:
-        a blob that several layers read is copied by Split, whose backward adds the diffs of all the
-        copies, also of those whose readers take no part in it; they are 0, and stay so
-    {"op": "data", "blob"}, {"op": "diff", "blob"}   result {"array"}
-    {"op": "param", "layer", "index"}            result {"array"}: a parameter blob's data
-    {"op": "set_param", "layer", "index", "array"}   writes it
-    {"op": "param_diff", "layer", "index"}       result {"array"}
-    {"op": "clear_params"}                       parameter diffs are added to: sets them to 0
-    {"op": "loss"}                               result {"array"}: the data of the first loss
-    {"op": "changed"}                            result {"blobs": [name, ...]}: of what was set,
-        parameters (LAYER[INDEX]) too, what does not stand there any more: a layer wrote into it
-    {"op": "maps"}                               result {"libraries": [path, ...]} that are loaded
-    {"op": "memory"}                             result {"free", "total"}: bytes on the device
-    {"op": "time", "budget"}                     result {"seconds": [number, ...]}: of a forward and
-        a backward each, 3 to 300 of them, as many as fit into so many seconds, after two for
-        warming up; on a GPU by its own clock, so that what it still computes is counted
-    {"op": "launches"}                           result {"launches"}: kernels since the last time;
-        only where PARITY_LAUNCH_COUNTER names the library that count_launches.cpp makes
+with three inherited file descriptors. docs/worker.md has the protocol: messages, arrays, and the
+ops, each of which is a method `op_NAME` of `Worker`, with the fields of its message as arguments.
 """
 
 import ctypes
