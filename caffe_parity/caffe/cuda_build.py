@@ -203,9 +203,7 @@ def _make_tools(root: Path, folder: Path) -> None:
     """
     folder.mkdir()
     own = {"LD_LIBRARY_PATH": str(root / MULTIARCH)}
-    for program in ("ar", "cmake", "ld", "make", "nm", "objcopy", "objdump", "patch", "protoc"):
-        programs.write_script(folder / program, [f"{root}/usr/bin/{program}"], own)
-    for program in ("ranlib", "readelf", "strip"):
+    for program in DATA["tools"]:
         programs.write_script(folder / program, [f"{root}/usr/bin/{program}"], own)
     for program in ("gcc", "g++"):
         command, variables = install.compiler_command(root, program)

@@ -6,15 +6,15 @@ Both build the net, fill its inputs, run forward and backward, and read the loss
 They take turns, so that what else the machine does hits both.
 """
 
-from __future__ import annotations
-
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -58,44 +58,33 @@ for line in sys.stdin:
 """
 
 
-class Direct:
-    """The other process."""
-
-    def __init__(self, folder: Path, text: str, arrays: list[np.ndarray]) -> None:
-        net, script = folder / "net.prototxt", folder / "direct.py"
+@contextlib.contextmanager
+def direct(text: str, arrays: list[np.ndarray]) -> Iterator[Callable[[int], list[float]]]:
+    """The other process: what has it take so many turns, and returns the seconds of each."""
+    interpreter = SESSION.running().interpreter
+    with tempfile.TemporaryDirectory() as folder:
+        net, *files = (Path(folder, name) for name in ("net.prototxt", "x1.npy", "x2.npy"))
         net.write_text(text)
-        script.write_text(DIRECT)
-        files = [folder / f"x{number}.npy" for number in (1, 2)]
         for file, array in zip(files, arrays, strict=True):
             np.save(file, array)
-        interpreter = SESSION.running().interpreter
-        self.process = subprocess.Popen(
-            [*interpreter.command, str(script), str(net), *map(str, files)],
+        with subprocess.Popen(
+            [*interpreter.command, "-c", DIRECT, str(net), *map(str, files)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **interpreter.environment},
-        )
-        self._answer()
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            asks, answers = process.stdin, process.stdout
+            answers.readline()  # it is ready
 
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
+            def times(count: int) -> list[float]:
+                print(count, file=asks, flush=True)
+                seconds: list[float] = json.loads(answers.readline())
+                return seconds
 
-    def times(self, count: int) -> list[float]:
-        """The seconds of so many turns."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
-        seconds: list[float] = json.loads(self._answer())
-        return seconds
-
-    def close(self) -> None:
-        """Ends it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+            yield times
 
 
 def ours(text: str, arrays: list[np.ndarray], count: int) -> list[float]:
@@ -127,16 +116,12 @@ def measured(shape: Shape, rounds: int) -> tuple[float, float]:
     arrays = [generator.standard_normal(shape, dtype=np.float32) for _ in range(2)]
     count = 20 if np.prod(shape) < 1e5 else 1
     worker, own = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        direct = Direct(Path(folder), text, arrays)
-        try:
-            for number in range(rounds + 1):
-                pair = ours(text, arrays, count), direct.times(count)
-                if number:  # the first warms up
-                    worker += pair[0]
-                    own += pair[1]
-        finally:
-            direct.close()
+    with direct(text, arrays) as times:
+        for number in range(rounds + 1):
+            pair = ours(text, arrays, count), times(count)
+            if number:  # the first warms up
+                worker += pair[0]
+                own += pair[1]
     return median(worker), median(own)
 
 
