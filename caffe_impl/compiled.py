@@ -4,8 +4,9 @@ import os
 from functools import cache
 from pathlib import Path
 
+from caffe_parity.caffe import plugin
 from caffe_parity.caffe.client import Caffe
-from caffe_parity.caffe.compile import CompileError, build_file
+from caffe_parity.caffe.compile import CompileError
 
 CUDA = Path(__file__).parent / "cuda"
 NAME = "channel_sum_euclidean_loss"
@@ -30,7 +31,7 @@ def compiled_layer(caffe: Caffe) -> tuple[str, ...]:
     if TYPE in caffe.start()["layers"]:  # to load it as well would abort
         return ()
     if caffe.interpreter.root is not None:
-        return (str(build_file(caffe.interpreter.root, SOURCE)),)
+        return (str(plugin.build(caffe.interpreter.root, [SOURCE])),)
     beside = Path(caffe.interpreter.command[-1]).with_name(f"{NAME}.so")
     if beside.is_file():
         return (str(beside),)

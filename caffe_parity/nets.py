@@ -23,6 +23,7 @@ class Declared:
         param_str: of that layer, if it takes one.
         path: folders with Python layers.
         load: compiled layers.
+        called: what the user called these, if not by their paths.
     """
 
     spec: str
@@ -30,6 +31,7 @@ class Declared:
     param_str: str | None = None
     path: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
+    called: str = ""
 
     def observe(self, plan: object) -> None:
         """Never called: it stands for a variant until it is located."""
@@ -91,7 +93,7 @@ def located(declared: Declared, folder: Path) -> CaffeNet:
         )
     else:
         made = _of_class(declared, folder, path)
-    return replace(made, libraries=libraries) if load else made
+    return replace(made, libraries=libraries, called=declared.called) if load else made
 
 
 def text_of(file: Path) -> str:

@@ -17,13 +17,12 @@ import pytest
 from caffe_impl.compiled import CUDA, NAME, SOURCE, TYPE, compiled_layer
 from caffe_impl.variants import from_file
 from caffe_parity import CaffeNet
-from caffe_parity.caffe import install
+from caffe_parity.caffe import install, plugin
 from caffe_parity.caffe.client import Caffe, CaffeCrash, Op
 from caffe_parity.caffe.compile import (
     CompileError,
     cached,
     compile_with,
-    link_headers,
     toolchain,
 )
 from caffe_parity.caffe.interpreter import Interpreter
@@ -144,7 +143,7 @@ def test_layer_compiles_for_a_gpu() -> None:
     folders = [tools / "include", *([] if real.exists() else [stand_in])]
 
     def make(folder: Path) -> None:
-        link_headers(folder, [CUDA])
+        plugin.link_headers(folder, [CUDA])
         where = [f"-I{path}" for path in (folder, *folders)]
         succeed(
             [compiler, "-ccbin", tools / "g++", *where, *flags, source, "-o", folder / "layer.o"]
@@ -164,7 +163,7 @@ def test_caffes_own_test_tools() -> None:
     flags = ("-O1", "-DCPU_ONLY", *warnings, "-lgtest", "-pthread")
 
     def make(folder: Path) -> None:
-        link_headers(folder, [CUDA])
+        plugin.link_headers(folder, [CUDA])
         compile_with(root, folder / "layer_test", sources, [folder], flags)
 
     key = (content(*sources, *sorted(CUDA.glob("*.hpp"))), str(root), flags)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from caffe_parity.caffe import install, plugin
 from caffe_parity.caffe.client import Caffe
+from caffe_parity.caffe.compile import compile_with, toolchain
 from caffe_parity.caffe.interpreter import Interpreter, find
 from caffe_parity.caffe.session import SESSION
 from tests.commands import check
@@ -16,13 +17,6 @@ ROOT = Path(__file__).parent.parent
 LAYER = ROOT / "examples" / "squared_hinge_layer.cpp"
 CHECK = ["examples/squared_hinge.prototxt", "--data", "label=binary"]
 CHECK += ["--reference", "examples/squared_hinge.py:loss", "--cases", "2"]
-
-
-@pytest.fixture
-def caffe() -> Iterator[Caffe]:
-    """A Caffe of each test's own, since a layer type can be registered once only."""
-    with Caffe(find()) as started:
-        yield started
 
 
 @pytest.mark.parametrize(
@@ -83,8 +77,41 @@ def test_header_in_a_folder_of_path_is_found(
     assert check(*CHECK, "--load", "mine_layer.cpp", "--path", "include") == 0
 
 
+def test_source_in_a_forks_tree_finds_its_headers(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own header and what else is new there; Caffe's core and base classes stay Caffe's."""
+    head, rest = LAYER.read_text().split("INSTANTIATE_CLASS", 1)
+    layers, headers = folder / "fork/src/caffe/layers", folder / "fork/include/caffe"
+    layers.mkdir(parents=True)
+    (headers / "layers").mkdir(parents=True)
+    (headers / "mine.hpp").write_text('#include "caffe/layers/mine_layer.hpp"\n')
+    (headers / "layers/mine_layer.hpp").write_text(f"#pragma once\n{head}}}\n")
+    for name in ("layer.hpp", "layers/loss_layer.hpp", "layers/mine_base_layer.hpp"):
+        (headers / name).write_text("#error the fork's own\n")
+    source = layers / "mine_layer.cpp"
+    source.write_text(f'#include "caffe/mine.hpp"\nnamespace caffe {{\nINSTANTIATE_CLASS{rest}')
+    assert check(*CHECK, "--load", "fork/src/caffe/layers/mine_layer.cpp") == 0
+
+
+def test_base_class_that_is_another_than_caffes_is_refused(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a member more, its code in libcaffe would write beside it; a comment more is nothing."""
+    own = (install.ensure() / "usr/include/caffe/layers/loss_layer.hpp").read_text()
+    (folder / "mine_layer.cpp").write_text(LAYER.read_text())
+    (folder / "loss_layer.hpp").write_text(f"// mine\n{own}")
+    assert check(*CHECK, "--load", "mine_layer.cpp") == 0
+    changed = own.replace(" public:", " public:\n  Dtype mine_;", 1)
+    (folder / "loss_layer.hpp").write_text(changed)
+    assert check(*CHECK, "--load", "mine_layer.cpp") == 2
+    said = capsys.readouterr().err
+    assert "loss_layer.hpp is another than that of Caffe 1.0" in said
+    assert "--load loss_layer.cpp" in said
+
+
 def test_source_for_a_caffe_that_is_not_ours_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit 2: its compiler is unknown, so the library is asked for."""
     installed = find()
@@ -92,4 +119,129 @@ def test_source_for_a_caffe_that_is_not_ours_is_refused(
     with Caffe(own) as other:
         SESSION.use(other)
         assert check(*CHECK, "--load", "examples/squared_hinge_layer.cpp") == 2
+    SESSION.use(caffe)
     assert "for the one of CAFFE_PYTHON give the library" in capsys.readouterr().err
+
+
+CASES = ROOT / "tests/cases"
+EDITED = CASES / "edited_built_in/euclidean_loss_layer.cpp"
+
+
+def test_layer_without_a_backward_is_named_and_its_forward_compared(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything runs; --grad '' is what helps then."""
+    text = LAYER.read_text()
+    start, end = text.index("CHECK(!propagate_down[1])"), text.index("  Blob<Dtype> slope_;")
+    (folder / "mine_layer.cpp").write_text(f"{text[:start]}NOT_IMPLEMENTED;\n  }}\n\n{text[end:]}")
+    assert check(*CHECK, "--load", "mine_layer.cpp") == 1
+    said = capsys.readouterr().out
+    named = "mine_layer.cpp:47: SquaredHingeLossLayer::Backward_cpu is NOT_IMPLEMENTED: the layer"
+    assert said.index(named) < said.index("inputs:")
+    assert "crash: mine_layer.cpp:50] Not Implemented Yet (the layer has no backward" in said
+    assert "no forward" not in said
+    assert check(*CHECK, "--load", "mine_layer.cpp", "--grad", "") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("{ NOT_IMPLEMENTED; }", ["ALayer::Backward_cpu"]),
+        ("{\n  // later\n  NOT_IMPLEMENTED ; }", ["ALayer::Backward_cpu"]),
+        ("{ if (propagate_down[1]) NOT_IMPLEMENTED; }", []),
+        ("{ } /* { NOT_IMPLEMENTED; } */", []),
+        ("; // { NOT_IMPLEMENTED; }", []),
+    ],
+)
+@pytest.mark.parametrize("inside", [True, False])
+def test_function_without_code_is_found(
+    tmp_path: Path, body: str, found: list[str], inside: bool
+) -> None:
+    """In the class and outside of it; a case that is refused is code."""
+    taken = "(const vector<Blob<Dtype>*>& top, const vector<bool>& propagate_down)"
+    text = "class BLayer : public Layer<Dtype> {};\nclass ALayer : public Layer<Dtype> {\n"
+    text += f"void Backward_cpu{taken} {body} }};" if inside else "};\n"
+    text += (
+        ""
+        if inside
+        else f"template <typename Dtype> void ALayer<Dtype>::Backward_cpu{taken} {body}"
+    )
+    (tmp_path / "a.cpp").write_text(text)
+    missing = plugin.without_code([tmp_path / "a.cpp"])
+    assert [each.function for each in missing] == found
+    assert [each.where for each in missing] == [f"a.cpp:{3 if inside else 4}"] * len(found)
+
+
+def test_edited_type_is_another_only_while_it_is_loaded(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also behind a library built elsewhere, through which libcaffe's own class is found first."""
+    root = install.ensure()
+    places, flags = [toolchain(root) / "include"], ["-shared", "-fPIC", "-DCPU_ONLY"]
+    compile_with(root, folder / "foreign.so", [LAYER], places, flags)
+    assert check(*CHECK, "--load", "foreign.so") == 0
+    mine = [str(EDITED.with_name("net.prototxt")), "--reference"]
+    mine += [f"{EDITED.with_name('ref.py')}:loss", "--cases", "2"]
+    assert check(*mine, "--load", str(EDITED)) == 0
+    assert "EuclideanLoss: yours, in place of Caffe's own" in capsys.readouterr().out
+    assert check(*mine) == 1
+    twice = EDITED.read_text().replace("/ count;", "/ count / 2;")
+    (folder / "euclidean_loss_layer.cpp").write_text(twice)
+    assert check(*mine, "--load", "euclidean_loss_layer.cpp") == 1
+    assert check(*mine, "--load", str(EDITED)) == 0
+
+
+def test_type_that_two_files_register_is_refused(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which of the two would run is nobody's guess."""
+    text = LAYER.read_text()
+    (folder / "mine_layer.cpp").write_text(text)
+    (folder / "other_layer.cpp").write_text(text)
+    both = ["--load", "mine_layer.cpp", "--load", "other_layer.cpp"]
+    assert check(*CHECK, *both) == 2
+    assert "two files of --load define the same" in capsys.readouterr().err
+    text = text.replace("SquaredHingeLossLayer", "OtherLayer")
+    creator = (
+        "template <typename Dtype> shared_ptr<Layer<Dtype> > Create(const LayerParameter& p) "
+        "{ return shared_ptr<Layer<Dtype> >(new OtherLayer<Dtype>(p)); }\n"
+        "REGISTER_LAYER_CREATOR(SquaredHingeLoss, Create)"
+    )
+    text = text.replace("REGISTER_LAYER_CLASS(SquaredHingeLoss)", creator)
+    (folder / "other_layer.cpp").write_text(text)
+    assert check(*CHECK, *both) == 2
+    assert "the layer type SquaredHingeLoss is registered twice" in capsys.readouterr().err
+
+
+def test_library_with_a_type_of_caffes_own_says_what_to_do(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was built elsewhere registers at once, which Caffe answers with an abort."""
+    root = install.ensure()
+    places, flags = [toolchain(root) / "include"], ["-shared", "-fPIC", "-DCPU_ONLY"]
+    compile_with(root, folder / "mine.so", [EDITED], places, flags)
+    net = [str(EDITED.with_name("net.prototxt")), "--reference"]
+    assert check(*net, f"{EDITED.with_name('ref.py')}:loss", "--load", "mine.so") == 2
+    said = capsys.readouterr().err
+    assert "--load mine.so: " in said and "EuclideanLoss already registered" in said
+    assert "give the source, --load FILE.cpp, and it takes the place of Caffe's own" in said
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("a.cpp:1:9: error: 'FooParameter' does not name a type", "--proto FILE"),
+        ("a.cpp:1: error: 'const class caffe::LayerParameter' has no member named 'x'", "--proto"),
+        ("a.cpp:1: error: 'class caffe::PoolingParameter' has no member named 'x'", "its own"),
+        ("a.cpp:1: error: 'caffe_gpu_axpy' was not declared in this scope", "#ifndef CPU_ONLY"),
+        ("a.cpp:1:10: fatal error: cuda_runtime.h: No such file or directory", "CPU_ONLY"),
+        ("a.cpp:1:10: fatal error: thrust/sort.h: No such file or directory", "CPU_ONLY"),
+        ("a.cpp:1: error: 'class caffe::Blob<float>' has no member named 'x'", "Caffe's core"),
+        ("a.cpp:1:10: fatal error: caffe/util/nms.hpp: No such file or directory", "--path DIR"),
+        ("a.cpp:1:10: error: expected ';' before '}' token", ""),
+    ],
+)
+def test_what_a_compiler_says_of_a_forks_source_has_advice(said: str, advice: str) -> None:
+    """One sentence that says what is in the way and what to do; none where nothing is known."""
+    given = plugin.advice_on(f"a.cpp: In function:\n{said}\n")
+    assert advice in given if advice else given == ""

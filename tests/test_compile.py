@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 import time
@@ -10,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from caffe_parity.caffe import cache, install
+from caffe_parity.caffe import cache, install, plugin
 from caffe_parity.caffe.client import Caffe, NetError
 from caffe_parity.caffe.compile import (
     CompileError,
-    build_file,
     cached,
     compile_with,
-    link_headers,
     toolchain,
 )
 from caffe_parity.caffe.cuda_build import TOOLKIT
@@ -48,24 +45,24 @@ def refuse() -> None:
 def test_it_is_compiled_again_only_when_it_or_a_header_says_something_else(source: Path) -> None:
     """A comment changes nothing; a number in a header gives another library."""
     root = install.ensure()
-    first = build_file(root, source)
+    first = plugin.build(root, [source])
     assert first.name == "number.so"
     add_line(source, "// of no weight")
-    assert build_file(root, source, starting=refuse) == first
+    assert plugin.build(root, [source], starting=refuse) == first
     source.with_name("number.h").write_text("#define NUMBER 2\n")
-    assert build_file(root, source) != first
+    assert plugin.build(root, [source]) != first
 
 
 def test_where_it_lies_is_of_no_weight(source: Path, tmp_path: Path) -> None:
     """A copy of file and header elsewhere is the same plug-in, also where it names itself."""
     root = install.ensure()
     add_line(source, "const char* file() { return __FILE__; }")
-    first = build_file(root, source)
+    first = plugin.build(root, [source])
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in (source, source.with_name("number.h")):
         (copy / file.name).write_bytes(file.read_bytes())
-    assert build_file(root, copy / source.name, starting=refuse) == first
+    assert plugin.build(root, [copy / source.name], starting=refuse) == first
 
 
 @pytest.mark.parametrize("suffix", [".cpp", ".h"])
@@ -75,7 +72,7 @@ def test_a_broken_source_is_named(source: Path, suffix: str) -> None:
     file = source if suffix == ".cpp" else source.with_name("number.h")
     line = add_line(file, "int broken = nonsense;")
     with pytest.raises(CompileError) as caught:
-        build_file(install.ensure(), source)
+        plugin.build(install.ensure(), [source])
     said = str(caught.value)
     assert f"first error: {file}:{line}:14: error: 'nonsense' was not declared" in said
     assert "to do:" in said
@@ -87,7 +84,7 @@ def test_a_symbol_that_no_library_has_is_named(source: Path) -> None:
     """What would fail to load already fails to link."""
     add_line(source, "void Nowhere(); int nowhere = (Nowhere(), 0);")
     with pytest.raises(CompileError, match=r"first error: .*undefined reference to `Nowhere"):
-        build_file(install.ensure(), source)
+        plugin.build(install.ensure(), [source])
 
 
 NVCC = """#!/bin/sh
@@ -105,7 +102,8 @@ def test_kernels_are_compiled_with_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a Caffe with CUDA, the .cu beside the file; whatever it may read counts."""
-    tools = toolchain(install.ensure())
+    real = install.ensure()
+    tools = toolchain(real)
     monkeypatch.setattr("caffe_parity.caffe.compile.toolchain", lambda root: tools)
     monkeypatch.setenv("PARITY_CACHE", str(tmp_path / "cache"))
     root, toolkit = tmp_path / "root", tmp_path / "root" / TOOLKIT
@@ -113,18 +111,21 @@ def test_kernels_are_compiled_with_it(
         (toolkit / folder).mkdir(parents=True)
     (toolkit / "bin/nvcc").write_text(NVCC)
     (toolkit / "bin/nvcc").chmod(0o755)
+    (root / "usr").symlink_to(real / "usr")
     (root / install.COMPLETE).write_text('{"cuda": {"architectures": ["80", "90"]}}')
     runtime = [str(tools / "g++"), "-shared", "-x", "c++", "/dev/null"]
     subprocess.run([*runtime, "-o", toolkit / "lib/libcudart.so"], check=True)
     source.write_text("int kernels(); int number() { return kernels(); }\n")
     kernels = source.with_suffix(".cu")
     kernels.write_text('#include "caffe/layers/number.h"\nint kernels() { return NUMBER; }\n')
-    first = build_file(root, source)
+    first = plugin.build(root, [source])
     assert [file.name for file in first.parent.iterdir()] == ["number.so"]
-    assert ctypes.CDLL(str(first))._Z6numberv() == 1
-    assert build_file(root, source, starting=refuse) == first
+    assert plugin.build(root, [source], starting=refuse) == first
     source.with_name("number.h").write_text("#define NUMBER 2\n")
-    assert ctypes.CDLL(str(build_file(root, source)))._Z6numberv() == 2
+    assert plugin.build(root, [source]) != first
+    kernels.unlink()
+    with pytest.raises(CompileError, match=r"undefined reference to `kernels\(\)'"):
+        plugin.build(root, [source])
 
 
 def test_headers_lie_as_in_a_caffe_tree(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_headers_lie_as_in_a_caffe_tree(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "both.hpp").write_text(folder)
     (tmp_path / "one" / "first.h").write_text("one")
-    layers = link_headers(tmp_path / "include", [tmp_path / "one", tmp_path / "two"])
+    layers = plugin.link_headers(tmp_path / "include", [tmp_path / "one", tmp_path / "two"])
     assert layers == tmp_path / "include/caffe/layers"
     found = {file.name: file.read_text() for file in layers.iterdir()}
     assert found == {"both.hpp": "two", "first.h": "one"}

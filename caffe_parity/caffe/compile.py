@@ -1,8 +1,8 @@
-"""Compile a layer into a plug-in: a library that registers it in a Caffe that is running.
+"""Compile C++ for the installed Caffe, and keep what was made.
 
 The compiler is the installed Caffe's own (g++ 10 of the same Debian release), with that folder as
 its sysroot. The host's does not do: its headers clash with the older glibc's, and what it makes
-wants newer symbols than that Caffe's libstdc++ has. One source file needs no build system, so the
+wants newer symbols than that Caffe's libstdc++ has. A few source files need no build system, so the
 compiler is called directly. That takes a few seconds and happens once: what is built lies beside
 the installed Caffe, in a folder whose name is a digest of all that it was made from.
 """
@@ -14,7 +14,6 @@ import json
 import os
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,10 +23,7 @@ from caffe_parity.caffe.cuda_build import TOOLKIT
 from caffe_parity.caffe.programs import first_error, write_script
 from caffe_parity.errors import ParityError
 
-FLAGS = ("-O3", "-DCPU_ONLY")
-CUDA_FLAGS = ("-O3",)
-PLUGIN = ("-shared", "-fPIC", "-Wl,-z,defs")  # what would fail to load already fails to link
-CACHED = 2  # counts the changes of what this file makes out of the same sources
+CACHED = 3  # counts the changes of what this file makes out of the same sources
 
 
 class CompileError(ParityError):
@@ -35,78 +31,13 @@ class CompileError(ParityError):
 
     Attributes:
         printed: what the compiler said, if it was the one who refused.
+        advice: what to do about that, if it is known.
     """
 
-    def __init__(self, message: str, printed: str = "") -> None:
+    def __init__(self, message: str, printed: str = "", advice: str = "") -> None:
         super().__init__(message)
         self.printed = printed
-
-
-def build_file(
-    root: Path,
-    source: Path,
-    folders: Sequence[Path] = (),
-    starting: Callable[[], None] = lambda: None,
-) -> Path:
-    """Return the plug-in made of one C++ file, compiling it unless an equal one has been.
-
-    Equal is what the preprocessor makes equal, so a header that has changed counts. A header beside
-    the file is found by its name, and as caffe/layers/NAME, which it would be in a Caffe tree. The
-    plug-in of NAME_layer.cpp is called NAME.so.
-
-    Args:
-        root: the folder of an installed Caffe.
-        source: the file; with a .cu file beside it where that Caffe has CUDA.
-        folders: further ones with headers.
-        starting: called before it is compiled, which takes some seconds.
-
-    Raises:
-        CompileError: there is no compiler, or it refuses the file.
-    """
-    cuda = _has_cuda(root)
-    kernels = source.with_suffix(".cu")
-    with_kernels = cuda and kernels.exists()
-    library = f"{source.stem.removesuffix('_layer')}.so"
-    optimized = CUDA_FLAGS if cuda else FLAGS
-    with tempfile.TemporaryDirectory() as include:
-        headers = link_headers(Path(include), (*folders, source.parent))
-        places = (Path(include), *folders)
-        # Wherever the file lies, __FILE__ in it is the same, and so is the plug-in.
-        names = [f"-fmacro-prefix-map={each}/=" for each in (headers, source.parent)]
-        flags = (*optimized, *names)
-
-        def make(output: Path) -> None:
-            starting()
-            objects = [_compile_cuda(root, output, kernels, places)] if with_kernels else []
-            compile_with(root, output / library, [source, *objects], places, (*flags, *PLUGIN))
-            for each in objects:
-                each.unlink()
-
-        try:
-            text = _run([*_compiler(root, places), "-E", "-P", *flags, str(source)], root)
-            # Of the kernels' text, what g++ would leave out may count.
-            files = [kernels, *sorted(headers.iterdir())] if with_kernels else []
-            key = (str(root), library, text, [file.read_bytes() for file in files], optimized)
-            return cached("layer", key, make) / library
-        except CompileError as error:
-            # It names links to the headers, and shall name the user's own.
-            old, new = f"{headers}/", f"{source.parent}/"
-            said = str(error).replace(old, new), error.printed.replace(old, new)
-            raise CompileError(*said) from None
-
-
-def link_headers(include: Path, folders: Sequence[Path]) -> Path:
-    """Link the headers in `folders` into caffe/layers in `include`; return that folder.
-
-    That is where layers look for them in a Caffe tree. Of two with one name, the last one counts.
-    """
-    layers = include / "caffe/layers"
-    layers.mkdir(parents=True)
-    for folder in folders:
-        for header in (*folder.glob("*.hpp"), *folder.glob("*.h")):
-            (layers / header.name).unlink(missing_ok=True)
-            (layers / header.name).symlink_to(header.absolute())
-    return layers
+        self.advice = advice
 
 
 def compile_with(
@@ -117,7 +48,7 @@ def compile_with(
     Args:
         root: the folder of an installed Caffe.
         output: the file to make.
-        sources: C++ files.
+        sources: C++ files, and objects that were made of such.
         include: folders with headers, which go before Caffe's.
         flags: further arguments for the compiler.
 
@@ -127,28 +58,37 @@ def compile_with(
     # libcaffe is named because Python loads it with its symbols hidden from other libraries. What
     # it links to in turn (HDF5, OpenCV...) is none of a layer's business.
     libraries = ["-lcaffe", "-lglog", "-lprotobuf", "-Wl,--allow-shlib-undefined"]
-    if _has_cuda(root):
+    if has_cuda(root):
         # The same runtime library as Caffe's, not one of its own.
         libraries += [f"-L{root / TOOLKIT / 'lib'}", "-lcudart"]
-    command = [*_compiler(root, include), *map(str, sources), *flags, "-o", str(output)]
-    _run([*command, *libraries], root)
+    command = [*compiler(root, include), *map(str, sources), *flags, "-o", str(output)]
+    run([*command, *libraries], root)
 
 
-def _has_cuda(root: Path) -> bool:
+def has_cuda(root: Path) -> bool:
+    """Whether the Caffe in `root` was built with CUDA, and has its compiler."""
     return (root / TOOLKIT / "bin/nvcc").exists()
 
 
-def _compiler(root: Path, include: Sequence[Path]) -> list[str]:
-    """The compiler with the folders of headers: the given ones, Caffe's, CUDA's."""
+def compiler(root: Path, include: Sequence[Path]) -> list[str]:
+    """The compiler with the folders of headers: the given ones, Caffe's, CUDA's.
+
+    Raises:
+        CompileError: there is none.
+    """
     tools = toolchain(root)
     folders = [*include, tools / "include"]
-    if _has_cuda(root):
+    if has_cuda(root):
         folders.append(root / TOOLKIT / "include")
     return [str(tools / "g++"), *(f"-I{folder}" for folder in folders)]
 
 
-def _compile_cuda(root: Path, folder: Path, source: Path, include: Sequence[Path]) -> Path:
-    """Compile a .cu file with the nvcc in `root`, for the GPUs that Caffe was built for."""
+def compile_cuda(root: Path, folder: Path, source: Path, include: Sequence[Path]) -> Path:
+    """Compile a .cu file with the nvcc in `root`, for the GPUs that Caffe was built for.
+
+    Raises:
+        CompileError: nvcc refuses it.
+    """
     tools = toolchain(root)
     record = json.loads((root / installer.COMPLETE).read_text())
     known = record["cuda"]["architectures"]
@@ -158,7 +98,7 @@ def _compile_cuda(root: Path, folder: Path, source: Path, include: Sequence[Path
     places = [f"-I{each}" for each in (*include, tools / "include")]
     command = [str(root / TOOLKIT / "bin/nvcc"), "-ccbin", str(tools / "g++"), *places]
     command += ["-O3", "-Xcompiler=-fPIC", *targets, newest]
-    _run([*command, "-c", str(source), "-o", str(output)], root)
+    run([*command, "-c", str(source), "-o", str(output)], root)
     return output
 
 
@@ -221,27 +161,51 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 described = descriptor_pb2.FileDescriptorSet()
 module.DESCRIPTOR.CopyToProto(described.file.add())
-described.file[0].name = "caffe/proto/caffe.proto"
+described.file[0].name = "caffe.proto"
 with open(sys.argv[2], "wb") as file:
     file.write(described.SerializeToString())
 """
-"""The package has no caffe.proto, but the Python module that was made of it still knows it all."""
+"""The package has no caffe.proto, but the Python module that was made of it still knows it all.
+
+The name is the one that libcaffe knows it by."""
+
+
+def describe_proto(root: Path, output: Path) -> None:
+    """Write what Caffe's caffe.proto says to `output`, a FileDescriptorSet of the file caffe.proto.
+
+    Raises:
+        CompileError: Caffe's Python does not tell it.
+    """
+    module = root / "usr/lib/python3/dist-packages/caffe/proto/caffe_pb2.py"
+    python, environment = installer.python_command(root)
+    run([*python, "-c", _DESCRIBE, str(module), str(output)], root, environment)
+
+
+def protoc(root: Path, *arguments: str) -> None:
+    """Run the protoc of the Caffe in `root`.
+
+    Raises:
+        CompileError: it refuses something.
+    """
+    python, environment = installer.python_command(root)
+    run([*python[:-1], f"{root}/usr/bin/protoc", *arguments], root, environment)
 
 
 def _generate_proto(root: Path, folder: Path) -> None:
-    module = root / "usr/lib/python3/dist-packages/caffe/proto/caffe_pb2.py"
-    descriptors, include = folder / "descriptors", folder / "include"
-    (include / "caffe/proto").mkdir(parents=True)
-    python, environment = installer.python_command(root)
-    _run([*python, "-c", _DESCRIBE, str(module), str(descriptors)], root, environment)
-    protoc = [*python[:-1], f"{root}/usr/bin/protoc", f"--descriptor_set_in={descriptors}"]
-    _run([*protoc, f"--cpp_out={include}", "caffe/proto/caffe.proto"], root, environment)
+    descriptors, include = folder / "descriptors", folder / "include/caffe/proto"
+    include.mkdir(parents=True)
+    describe_proto(root, descriptors)
+    protoc(root, f"--descriptor_set_in={descriptors}", f"--cpp_out={include}", "caffe.proto")
     descriptors.unlink()
-    (include / "caffe/proto/caffe.pb.cc").unlink()  # libcaffe has it
+    (include / "caffe.pb.cc").unlink()  # libcaffe has it
 
 
-def _run(command: Sequence[str], root: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Run a command; return what it wrote to its standard output."""
+def run(command: Sequence[str], root: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command of the Caffe in `root`; return what it wrote to its standard output.
+
+    Raises:
+        CompileError: it fails, or cannot be run.
+    """
     try:
         ran = subprocess.run(
             command,

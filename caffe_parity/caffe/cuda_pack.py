@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from caffe_parity.caffe import cache, cuda_build, debian, install, programs
-from caffe_parity.caffe.compile import CompileError, build_file
+from caffe_parity.caffe import cache, cuda_build, debian, install, plugin, programs
+from caffe_parity.caffe.compile import CompileError
 from caffe_parity.caffe.install import COMPLETE, LOADER, Progress
 from caffe_parity.errors import ParityError
 
@@ -116,7 +116,7 @@ def _stage(root: Path, stage: Path, layers: Sequence[Path]) -> None:
         _copy(root, stage, library)
     _compile(root, stage)
     for layer in layers:
-        shutil.copy(build_file(root, layer), stage)
+        shutil.copy(plugin.build(root, [layer]), stage)
     shutil.copy(LAUNCHER_SOURCE, stage / LAUNCHER)
     (stage / LAUNCHER).chmod(0o755)
 

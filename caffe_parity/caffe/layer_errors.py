@@ -32,10 +32,23 @@ _PYTHON_2 = {
 }
 """What Python 3 says of Python 2 code, and what to write instead."""
 
+NOT_IMPLEMENTED = "Not Implemented Yet"
+"""What Caffe's macro NOT_IMPLEMENTED says."""
+
+NO_FORWARD = (
+    "the layer has no forward on the CPU, only for a GPU if at all: write its Forward_cpu, or run "
+    "it in a Caffe with CUDA on a machine with a GPU (docs/gpu.md)"
+)
+NO_BACKWARD = (
+    "the layer has no backward on the CPU, or not for this bottom: --grad NAMES says which inputs "
+    "get a gradient, --grad '' compares the forward alone"
+)
+
 _OTHER = {
-    "Not Implemented Yet": (
-        "the layer has no backward, or not for this bottom: --grad NAMES says which inputs get a "
-        "gradient, --grad '' compares the forward alone"
+    "already registered": (
+        "Caffe has that layer type itself, or another --load file has it: give the source, --load "
+        "FILE.cpp, and it takes the place of Caffe's own; or register it under another name, with "
+        "REGISTER_LAYER_CREATOR(NAME, CREATOR)"
     ),
     "param_str_": f"`param_str_` is the name before Caffe 1.0: it is `param_str` now; {CONVERT}",
     "No module named": (

@@ -15,7 +15,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,8 @@ from caffe_parity.engine.data import KINDS
 from caffe_parity.progress import PROGRESS
 
 if TYPE_CHECKING:
+    from caffe_parity.caffe.compile import CompileError
+    from caffe_parity.caffe.proto import Extension
     from caffe_parity.contract import Structure
     from caffe_parity.engine.caffe_net import CaffeNet
     from caffe_parity.layer import Layer
@@ -37,6 +38,9 @@ NET, PORT = "caffe", "port"
 
 COMPILER_LINES = 20
 """Of what a compiler says, the lines that are shown: the rest follows from the first error."""
+
+LEFT_OUT = 8
+"""Of what --proto leaves out, the names that are shown."""
 
 CHANGES = 40
 """Of the lines that --py2 converts, those that are shown."""
@@ -54,6 +58,7 @@ class Request:
         inputs: a file with the inputs of the only case.
         grad: the inputs that get a gradient; None for all but labels.
         path, load: folders of Python layers, and compiled layers.
+        proto: a file with messages that the compiled layers add to caffe.proto.
         py2: whether the layer is converted from Python 2 first.
         cases, seed: how many inputs, and of which seed.
     """
@@ -68,6 +73,7 @@ class Request:
     grad: tuple[str, ...] | None = None
     path: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
+    proto: str | None = None
     py2: bool = False
     cases: int = 8
     seed: int = 0
@@ -115,6 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
+    )
+    parser.add_argument(
+        "--proto", metavar="FILE", help="the layer's own caffe.proto, or what it adds to Caffe's"
     )
     parser.add_argument(
         "--py2", action="store_true", help="check a copy of the layer, converted from Python 2"
@@ -178,6 +187,7 @@ def requested(options: argparse.Namespace) -> Request:
         options.grad,
         tuple(options.path),
         tuple(options.load),
+        options.proto,
         options.py2,
         options.cases,
         options.seed,
@@ -377,6 +387,8 @@ def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Stru
         if request.py2:  # the user's own files, whose lines are where they were
             told = told.replace(f"{scratch}/", "").replace(f"; {layer_errors.CONVERT}", "")
         raise BadRequest(f"Caffe cannot build {net.spec}: {told}") from error
+    for kind in net.replaces(case):
+        print(f"  {kind}: yours, in place of Caffe's own")
     if owned and not layer.takes_params:
         print("  params: not compared, since the reference has no argument `param`")
     return seen_from_outside(layer, net, case)
@@ -388,6 +400,7 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     Raises:
         BadRequest: a file cannot be read, or what the layer needs is missing.
     """
+    from caffe_parity.engine.caffe_net import plain
     from caffe_parity.nets import Declared, located, text_of
 
     module, colon, _ = request.net.rpartition(":")
@@ -408,9 +421,13 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     for folder in request.path:
         if not Path(folder).is_dir():
             raise BadRequest(f"--path {folder}: there is no such folder")
-    libraries = tuple(_library(each, request.path) for each in request.load)
-    declared = Declared(request.net, is_layer, request.param_str, request.path, libraries)
+    called = " ".join(f"--load {each}" for each in request.load)
+    libraries, extension = _libraries(request)
+    declared = Declared(request.net, is_layer, request.param_str, request.path, libraries, called)
     net = located(declared, Path())
+    if extension:
+        schema, text = extension.schema, net.text
+        net = replace(net, text=lambda case: plain(text(case), schema))
     return _of_python3(net, request, scratch) if request.py2 else net
 
 
@@ -452,40 +469,87 @@ def _inputs(request: Request, net: CaffeNet) -> tuple[dict[str, Shape], dict[str
     return shapes, given
 
 
-def _library(name: str, folders: Sequence[str]) -> str:
-    """The path of a compiled layer; C++ source is compiled first.
+def _libraries(request: Request) -> tuple[tuple[str, ...], Extension | None]:
+    """The paths of the compiled layers, all C++ source compiled into one; and their messages.
 
     Raises:
         BadRequest: there is no such file, or it cannot be compiled.
     """
-    from caffe_parity.caffe import compile as compiling
+    from caffe_parity.caffe import layer_errors, plugin
+    from caffe_parity.caffe.compile import CompileError
     from caffe_parity.caffe.session import SESSION
 
-    file = Path(name)
-    if not file.is_file():
-        raise BadRequest(f"--load {name}: there is no such file")
-    if file.suffix not in (".cpp", ".cc", ".cxx"):
-        return str(file.resolve())
+    for name in request.load:
+        if not Path(name).is_file():
+            raise BadRequest(f"--load {name}: there is no such file")
+        if request.load.count(name) > 1:
+            raise BadRequest(f"--load {name} is given twice")
+    sources = [each for each in request.load if Path(each).suffix in plugin.SOURCES]
+    made = [str(Path(each).resolve()) for each in request.load if each not in sources]
+    if request.proto is not None and not sources:
+        raise BadRequest(
+            f"--proto {request.proto}: it belongs to a compiled layer's source: --load FILE.cpp"
+        )
+    if not sources:
+        return tuple(made), None
     root = SESSION.running().interpreter.root
     if root is None:
         raise BadRequest(
-            f"--load {name}: only for the Caffe that is installed by `parity install-caffe` there "
-            "is a compiler; for the one of CAFFE_PYTHON give the library (docs/compiled_layer.md)"
+            f"--load {sources[0]}: only for the Caffe that is installed by `parity install-caffe` "
+            "there is a compiler; for the one of CAFFE_PYTHON give the library "
+            "(docs/compiled_layer.md)"
         )
+    files = [Path(each) for each in sources]
+    for each in plugin.without_code(files):
+        advice = layer_errors.NO_FORWARD if each.forward else layer_errors.NO_BACKWARD
+        print(f"  {each.where}: {each.function} is NOT_IMPLEMENTED: {advice}")
+    named = " ".join(sources)
 
     def starting() -> None:
-        print(f"  compiling {name}", flush=True)
+        print(f"  compiling {named}", flush=True)
 
+    extension = _extension(request.proto, root) if request.proto is not None else None
+    folders = [Path(each) for each in request.path]
     try:
-        built = compiling.build_file(root, file, [Path(each) for each in folders], starting)
-    except compiling.CompileError as error:
-        if not error.printed:
-            raise BadRequest(f"--load {name}: {error}") from error
-        lines = error.printed.rstrip().splitlines()
-        shown = [*lines[:COMPILER_LINES], *(["[...]"] if len(lines) > COMPILER_LINES else [])]
-        said = "\n".join(shown)
-        raise BadRequest(f"--load {name}: the compiler refuses it\n{said}") from error
-    return str(built)
+        built = plugin.build(root, files, folders, starting, extension)
+    except CompileError as error:
+        raise BadRequest(_refused(named, error)) from error
+    return (*made, str(built)), extension
+
+
+def _extension(name: str, root: Path) -> Extension:
+    """What a file of --proto adds to Caffe's messages.
+
+    Raises:
+        BadRequest: it adds nothing, or cannot be compiled.
+    """
+    from caffe_parity.caffe import proto
+    from caffe_parity.caffe.compile import CompileError
+
+    if not Path(name).is_file():
+        raise BadRequest(f"--proto {name}: there is no such file")
+    try:
+        made = proto.extension(root, Path(name))
+    except CompileError as error:
+        raise BadRequest(f"--proto {name}: {error}") from error
+    print(f"  --proto: {', '.join((*made.messages, *made.fields))}")
+    if made.left_out:
+        more = f" and {len(made.left_out) - LEFT_OUT} more" if len(made.left_out) > LEFT_OUT else ""
+        print(
+            f"  --proto: left out: {', '.join(made.left_out[:LEFT_OUT])}{more}: a plug-in can have "
+            "messages of its own and fields of LayerParameter, and not change Caffe's own messages"
+        )
+    return made
+
+
+def _refused(named: str, error: CompileError) -> str:
+    """What is said where C++ sources cannot be compiled."""
+    if not error.printed:
+        return f"--load {named}: {error}"
+    lines = error.printed.rstrip().splitlines()
+    shown = [*lines[:COMPILER_LINES], *(["[...]"] if len(lines) > COMPILER_LINES else [])]
+    advice = [f"  to do: {error.advice}"] if error.advice else []
+    return "\n".join([f"--load {named}: the compiler refuses it", *shown, *advice])
 
 
 def inputs_lines(ready: Check, request: Request) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,15 @@ from caffe_parity.caffe.client import (
     Op,
     RequestError,
 )
-from caffe_parity.caffe.layer_errors import hint, theirs, where
+from caffe_parity.caffe.layer_errors import (
+    NO_BACKWARD,
+    NO_FORWARD,
+    NOT_IMPLEMENTED,
+    hint,
+    theirs,
+    told,
+    where,
+)
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import (
     GRADIENT,
@@ -55,6 +64,7 @@ class CaffeNet:
         libraries: makes the paths of the compiled layers to load.
         claims: what it claims about a case that it does not simply compute.
         bare: whether it is a layer alone, around which nobody wrote a net.
+        called: what the user called the compiled layers, if not by the paths of `libraries`.
     """
 
     text: Callable[[Case], str]
@@ -63,6 +73,7 @@ class CaffeNet:
     libraries: Libraries = lambda caffe: ()
     claims: Callable[[Case], Expectation | None] = lambda case: None
     bare: bool = False
+    called: str = ""
 
     def expects(self, case: Case) -> Expectation | None:
         """What it claims about a case that it does not simply compute; None for all others."""
@@ -149,9 +160,21 @@ class CaffeNet:
                 script.read_into(seen, self.request(script.ops))
             except VariantFailure as failure:
                 if not number:
-                    raise
+                    raise self._explained(failure, script.ops) from failure
                 seen.trouble = failure
         return seen
+
+    def _explained(self, failure: VariantFailure, ops: Sequence[Op]) -> VariantFailure:
+        """The failure, and of a layer that is NOT_IMPLEMENTED, whether it is its forward."""
+        if NOT_IMPLEMENTED not in failure.message:
+            return failure
+        until = next(number for number, op in enumerate(ops, 1) if op["op"] == "forward")
+        advice = NO_BACKWARD
+        try:
+            self.request([*ops[:until]])
+        except VariantFailure:
+            advice = NO_FORWARD
+        return VariantFailure(failure.verdict, f"{failure.message} ({advice})", failure.output)
 
     def request(self, ops: list[Op]) -> list[Op]:
         """The answers of Caffe to some ops.
@@ -178,6 +201,7 @@ class CaffeNet:
 
         Raises:
             VariantFailure: a compiled layer cannot be built.
+            BadRequest: one cannot be loaded, or has no layer that is in the net.
         """
         edits: Op = {"shapes": {name: case.shapes[name] for name in case.fed}}
         edits["gradients"] = list(case.wanted)
@@ -192,14 +216,67 @@ class CaffeNet:
             edits["same"] = {case.names[1]: case.first}
         if case.sharing == "split":
             edits["append"] = second_consumer(case)
+        net: Op = {"op": "net", "text": text, "edits": edits, "path": self.path}
+        return [*({"op": "load", "library": each} for each in self.loaded(case)), net]
+
+    def loaded(self, case: Case) -> Sequence[str]:
+        """The paths of the compiled layers, which together have a layer of the net.
+
+        Raises:
+            VariantFailure: one cannot be built.
+            BadRequest: one cannot be loaded, or nothing of the net is in them: Caffe's own layers
+                would be compared in their place.
+        """
         try:
-            libraries = self.libraries(SESSION.running(self.path))
+            libraries = tuple(self.libraries(SESSION.running(self.path)))
         except CaffeError:
             raise
         except ParityError as error:
             raise VariantFailure("crash", str(error)) from error
-        net: Op = {"op": "net", "text": text, "edits": edits, "path": self.path}
-        return [*({"op": "load", "library": each} for each in libraries), net]
+        if not libraries:
+            return ()
+        found = [registered(each, self.called) for each in libraries]
+        for library, (types, _) in zip(libraries, found, strict=True):
+            if not types:
+                raise BadRequest(
+                    f"{self.called or library} registers no layer, so nothing of it would be "
+                    "compared: expected REGISTER_LAYER_CLASS(NAME); for the class NAMELayer"
+                )
+        known = [each for types, _ in found for each in types]
+        replaced = [each for _, types in found for each in types]
+        layers = self.described(case)["layers"]
+        inside = [name for name, kind in layers if replaced and kind in _MAKES_OTHERS]
+        if not inside and not {kind for _, kind in layers} & set(known):
+            there = ", ".join(dict.fromkeys(kind for _, kind in layers))
+            raise BadRequest(
+                f"{self.called or ', '.join(libraries)} registers {', '.join(known)}, and "
+                f"{self.spec} has no layer of that type, so nothing of it would be compared: its "
+                f"types are {there}"
+            )
+        return libraries
+
+    def replaces(self, case: Case) -> tuple[str, ...]:
+        """The types of Caffe's own in whose place compiled layers are; raises as `loaded` does."""
+        libraries = self.loaded(case)
+        return tuple(each for library in libraries for each in registered(library, self.called)[1])
+
+
+_MAKES_OTHERS = ("SoftmaxWithLoss", "InfogainLoss", "LSTM", "RNN")
+"""Types of Caffe's own that make layers of other types inside them."""
+
+
+@lru_cache(maxsize=256)
+def registered(library: str, called: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The layer types that a compiled layer registers, and those of Caffe's own among them.
+
+    Raises:
+        BadRequest: it cannot be loaded.
+    """
+    try:
+        said = SESSION.running().request([{"op": "load", "library": library}])[0]
+    except CaffeError as error:
+        raise BadRequest(f"{called or library}: {told(error)}") from error
+    return tuple(said["types"]), tuple(said["replaced"])
 
 
 def second_consumer(case: Case) -> str:
@@ -225,8 +302,29 @@ def described(text: str) -> Mapping[str, Any]:
     try:
         said: Mapping[str, Any] = SESSION.running().request([{"op": "describe", "text": text}])[0]
     except NetError as error:
-        raise BadRequest(str(error)) from error
+        advice = ""
+        if 'LayerParameter" has no field named' in str(error):
+            advice = (
+                "; a field of a fork: --proto FILE takes the caffe.proto that has it, beside "
+                "--load with the layer's source"
+            )
+        raise BadRequest(f"{error}{advice}") from error
     return said
+
+
+@lru_cache(maxsize=256)
+def plain(text: str, schema: Path) -> str:
+    """A net with messages of a plug-in's own as one that Caffe can read; the worker's op "plain".
+
+    Raises:
+        BadRequest: it is no net.
+    """
+    try:
+        op: Op = {"op": "plain", "text": text, "schema": str(schema)}
+        made: str = SESSION.running().request([op])[0]["text"]
+    except NetError as error:
+        raise BadRequest(str(error)) from error
+    return made
 
 
 def failed(error: CaffeError) -> VariantFailure:

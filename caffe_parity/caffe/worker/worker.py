@@ -88,7 +88,9 @@ class Worker:
         self.losses = []
         self.weights = {}  # top -> its loss weight
         self.written = []  # the blobs whose diffs a backward writes
-        self.libraries = set()
+        self.libraries = {}  # path -> the library, None if it cannot be told to pause; its types
+        self.schemas = {}  # path -> the class of nets in it
+        self.in_use = []  # the paths of those that this request has loaded
         self.given = {}  # input or parameter -> its blob, and what was set
         self.known = {}  # text and edits -> the net that they make
         self.pid = os.getpid()
@@ -100,6 +102,11 @@ class Worker:
         finally:
             self.net = self.solver = None
             self.given = {}
+            for each in reversed(self.in_use):
+                library, _ = self.libraries[each]
+                if library is not None:
+                    library.caffe_parity_use(0)
+            self.in_use = []
 
     def results(self, request):
         results = []
@@ -122,15 +129,38 @@ class Worker:
             os._exit(0)
 
     def op_load(self, library):
+        known = set(self.caffe.layer_type_list())
         if library not in self.libraries:
             try:
-                ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+                # What is in ours must not be found for another library, which may have classes of
+                # the same names; who builds one elsewhere loads it as Caffe's users do.
+                scope = ctypes.RTLD_LOCAL if is_ours(library) else ctypes.RTLD_GLOBAL
+                loaded = ctypes.CDLL(library, scope)
             except OSError as error:
                 raise NetError(
                     "the compiled layer does not fit this Caffe (%s); build it anew, with the "
                     "headers, the compiler and the libraries of this very Caffe" % error
                 )
-            self.libraries.add(library)
+            if scope == ctypes.RTLD_LOCAL:
+                loaded.caffe_parity_types.restype = ctypes.c_char_p
+                types = loaded.caffe_parity_types().decode().split()
+                loaded.caffe_parity_use(0)
+            else:
+                types = sorted(set(self.caffe.layer_type_list()) - known)
+                loaded = None
+            self.libraries[library] = (loaded, types)
+        loaded, types = self.libraries[library]
+        if library in self.in_use:
+            return {"types": types, "replaced": []}
+        others = [each for path in self.in_use for each in self.libraries[path][1]]
+        twice = [each for each in types if (types + others).count(each) > 1]
+        if twice:
+            raise NetError("the layer type %s is registered twice" % twice[0])
+        self.in_use.append(library)
+        if loaded is None:
+            return {"types": types, "replaced": []}
+        loaded.caffe_parity_use(1)
+        return {"types": types, "replaced": [each for each in types if each in known]}
 
     def op_net(self, text, edits=None, path=()):
         prepared = self.prepared(text, edits, path)
@@ -185,6 +215,11 @@ class Worker:
             "in_place": sorted(in_place),
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
+
+    def op_plain(self, text, schema):
+        if schema not in self.schemas:
+            self.schemas[schema] = net_class(schema)
+        return {"text": plain(merged(self.schemas[schema](), text, "net"))}
 
     def op_reshape(self, shapes):
         for name, shape in shapes.items():
@@ -313,6 +348,14 @@ def write(name, blob, value):
     blob.data[...] = value
 
 
+def is_ours(library):
+    """Whether a library is one that caffe_parity/caffe/plugin.py has built."""
+    if not os.path.isfile(library):
+        return False
+    with open(library, "rb") as file:
+        return b"caffe_parity_types" in file.read()
+
+
 def differ(blob, value):
     """Whether a blob holds other numbers than were set; not where it was reshaped since."""
     data = blob.data
@@ -380,9 +423,14 @@ class Prepared(File):
 def message(kind, text, what):
     """A message of Caffe's from its text; on a malformed one, Caffe itself would abort."""
     from caffe.proto import caffe_pb2
+
+    return merged(getattr(caffe_pb2, kind)(), text, what)
+
+
+def merged(proto, text, what):
+    """The message with what a text says of it."""
     from google.protobuf import text_format
 
-    proto = getattr(caffe_pb2, kind)()
     try:
         text_format.Merge(text, proto)
     except text_format.ParseError as error:
@@ -491,6 +539,36 @@ def owned(proto, net):
 def learned(proto, net):
     """The parameters that a solver changes, as layer and index; of shared ones the first."""
     return [[layer, index] for layer, index, lr_mult in owned(proto, net) if lr_mult]
+
+
+def net_class(schema):
+    """The class of nets in a caffe.proto that is given as a FileDescriptorProto."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    pool = descriptor_pool.DescriptorPool()
+    with open(schema, "rb") as file:
+        pool.Add(descriptor_pb2.FileDescriptorProto.FromString(file.read()))
+    net = pool.FindMessageTypeByName("caffe.NetParameter")
+    return message_factory.MessageFactory(pool).GetPrototype(net)
+
+
+def plain(proto):
+    """The text of a net, with what Caffe's LayerParameter does not have in a string of its own."""
+    from caffe.proto import caffe_pb2
+
+    known = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name
+    for layer in proto.layer:
+        names = [field.name for field, _ in layer.ListFields()]
+        new = [name for name in names if name not in known]
+        if new and layer.type == "Python":
+            raise NetError("layer %r is a Python layer, which has no %s" % (layer.name, new[0]))
+        block = type(layer)()
+        block.CopyFrom(layer)
+        for name in names:
+            (layer if name in new else block).ClearField(name)
+        if new:
+            layer.python_param.param_str = printed(block)
+    return printed(proto)
 
 
 def parsed(text):
