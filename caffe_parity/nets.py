@@ -23,7 +23,7 @@ class Declared:
         param_str: of that layer, if it takes one.
         path: folders with Python layers.
         load: compiled layers.
-        called: what the user called these, if not by their paths.
+        called: what the user called each of these, if not by their paths.
     """
 
     spec: str
@@ -31,7 +31,7 @@ class Declared:
     param_str: str | None = None
     path: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
-    called: str = ""
+    called: tuple[str, ...] = ()
 
     def observe(self, plan: object) -> None:
         """Never called: it stands for a variant until it is located."""

@@ -213,6 +213,17 @@ def test_type_that_two_files_register_is_refused(
     assert "the layer type SquaredHingeLoss is registered twice" in capsys.readouterr().err
 
 
+def test_library_without_a_layer_is_named_among_others(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It alone, although the source beside it has the net's layer."""
+    (folder / "empty.cpp").write_text("int nothing;\n")
+    flags = ["-shared", "-fPIC"]
+    compile_with(install.ensure(), folder / "empty.so", [folder / "empty.cpp"], [], flags)
+    assert check(*CHECK, "--load", "empty.so", "--load", str(LAYER)) == 2
+    assert "parity check: --load empty.so registers no layer, so" in capsys.readouterr().err
+
+
 def test_library_with_a_type_of_caffes_own_says_what_to_do(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +243,7 @@ def test_library_with_a_type_of_caffes_own_says_what_to_do(
     [
         ("a.cpp:1:9: error: 'FooParameter' does not name a type", "--proto FILE"),
         ("a.cpp:1: error: 'const class caffe::LayerParameter' has no member named 'x'", "--proto"),
+        ("a.cpp:1: error: 'class caffe::LayerParameter' has no member named 'mutable_x'", "read"),
         ("a.cpp:1: error: 'class caffe::PoolingParameter' has no member named 'x'", "its own"),
         ("a.cpp:1: error: 'caffe_gpu_axpy' was not declared in this scope", "#ifndef CPU_ONLY"),
         ("a.cpp:1:10: fatal error: cuda_runtime.h: No such file or directory", "CPU_ONLY"),

@@ -380,6 +380,10 @@ def _stubs(names: dict[str, str]) -> str:
 
 _ADVICE = (
     (
+        r"LayerParameter'\}? has no member named '(mutable|set|add|clear)_",
+        "a field that --proto adds to LayerParameter can be read by the layer, and not be written",
+    ),
+    (
         r"'\w+Parameter\w*' (does not name a type|was not declared|has not been declared)|"
         r"'\w+Parameter\w*' is not a (member|class)|"
         r"LayerParameter'\} has no member named|LayerParameter' has no member named",

@@ -421,9 +421,15 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     for folder in request.path:
         if not Path(folder).is_dir():
             raise BadRequest(f"--path {folder}: there is no such folder")
-    called = " ".join(f"--load {each}" for each in request.load)
-    libraries, extension = _libraries(request)
-    declared = Declared(request.net, is_layer, request.param_str, request.path, libraries, called)
+    loaded, extension = _libraries(request)
+    declared = Declared(
+        request.net,
+        is_layer,
+        request.param_str,
+        request.path,
+        tuple(loaded),
+        tuple(loaded.values()),
+    )
     net = located(declared, Path())
     if extension:
         schema, text = extension.schema, net.text
@@ -469,8 +475,10 @@ def _inputs(request: Request, net: CaffeNet) -> tuple[dict[str, Shape], dict[str
     return shapes, given
 
 
-def _libraries(request: Request) -> tuple[tuple[str, ...], Extension | None]:
-    """The paths of the compiled layers, all C++ source compiled into one; and their messages.
+def _libraries(request: Request) -> tuple[dict[str, str], Extension | None]:
+    """The paths of the compiled layers and how they were asked for; and the sources' messages.
+
+    All C++ source is compiled into one.
 
     Raises:
         BadRequest: there is no such file, or it cannot be compiled.
@@ -485,13 +493,14 @@ def _libraries(request: Request) -> tuple[tuple[str, ...], Extension | None]:
         if request.load.count(name) > 1:
             raise BadRequest(f"--load {name} is given twice")
     sources = [each for each in request.load if Path(each).suffix in plugin.SOURCES]
-    made = [str(Path(each).resolve()) for each in request.load if each not in sources]
+    libraries = [each for each in request.load if each not in sources]
+    made = {str(Path(each).resolve()): f"--load {each}" for each in libraries}
     if request.proto is not None and not sources:
         raise BadRequest(
             f"--proto {request.proto}: it belongs to a compiled layer's source: --load FILE.cpp"
         )
     if not sources:
-        return tuple(made), None
+        return made, None
     root = SESSION.running().interpreter.root
     if root is None:
         raise BadRequest(
@@ -514,7 +523,7 @@ def _libraries(request: Request) -> tuple[tuple[str, ...], Extension | None]:
         built = plugin.build(root, files, folders, starting, extension)
     except CompileError as error:
         raise BadRequest(_refused(named, error)) from error
-    return (*made, str(built)), extension
+    return {**made, str(built): " ".join(f"--load {each}" for each in sources)}, extension
 
 
 def _extension(name: str, root: Path) -> Extension:

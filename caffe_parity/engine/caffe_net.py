@@ -64,7 +64,7 @@ class CaffeNet:
         libraries: makes the paths of the compiled layers to load.
         claims: what it claims about a case that it does not simply compute.
         bare: whether it is a layer alone, around which nobody wrote a net.
-        called: what the user called the compiled layers, if not by the paths of `libraries`.
+        called: what the user called each compiled layer, if not by the paths of `libraries`.
     """
 
     text: Callable[[Case], str]
@@ -73,7 +73,7 @@ class CaffeNet:
     libraries: Libraries = lambda caffe: ()
     claims: Callable[[Case], Expectation | None] = lambda case: None
     bare: bool = False
-    called: str = ""
+    called: tuple[str, ...] = ()
 
     def expects(self, case: Case) -> Expectation | None:
         """What it claims about a case that it does not simply compute; None for all others."""
@@ -235,11 +235,12 @@ class CaffeNet:
             raise VariantFailure("crash", str(error)) from error
         if not libraries:
             return ()
-        found = [registered(each, self.called) for each in libraries]
-        for library, (types, _) in zip(libraries, found, strict=True):
+        names = self.called or libraries
+        found = list(map(registered, libraries, names))
+        for name, (types, _) in zip(names, found, strict=True):
             if not types:
                 raise BadRequest(
-                    f"{self.called or library} registers no layer, so nothing of it would be "
+                    f"{name} registers no layer, so nothing of it would be "
                     "compared: expected REGISTER_LAYER_CLASS(NAME); for the class NAMELayer"
                 )
         known = [each for types, _ in found for each in types]
@@ -249,7 +250,7 @@ class CaffeNet:
         if not inside and not {kind for _, kind in layers} & set(known):
             there = ", ".join(dict.fromkeys(kind for _, kind in layers))
             raise BadRequest(
-                f"{self.called or ', '.join(libraries)} registers {', '.join(known)}, and "
+                f"{' '.join(names)} registers {', '.join(known)}, and "
                 f"{self.spec} has no layer of that type, so nothing of it would be compared: its "
                 f"types are {there}"
             )
@@ -258,7 +259,8 @@ class CaffeNet:
     def replaces(self, case: Case) -> tuple[str, ...]:
         """The types of Caffe's own in whose place compiled layers are; raises as `loaded` does."""
         libraries = self.loaded(case)
-        return tuple(each for library in libraries for each in registered(library, self.called)[1])
+        names = self.called or libraries
+        return tuple(each for _, types in map(registered, libraries, names) for each in types)
 
 
 _MAKES_OTHERS = ("SoftmaxWithLoss", "InfogainLoss", "LSTM", "RNN")
@@ -266,7 +268,7 @@ _MAKES_OTHERS = ("SoftmaxWithLoss", "InfogainLoss", "LSTM", "RNN")
 
 
 @lru_cache(maxsize=256)
-def registered(library: str, called: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def registered(library: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The layer types that a compiled layer registers, and those of Caffe's own among them.
 
     Raises:
@@ -275,7 +277,7 @@ def registered(library: str, called: str) -> tuple[tuple[str, ...], tuple[str, .
     try:
         said = SESSION.running().request([{"op": "load", "library": library}])[0]
     except CaffeError as error:
-        raise BadRequest(f"{called or library}: {told(error)}") from error
+        raise BadRequest(f"{name}: {told(error)}") from error
     return tuple(said["types"]), tuple(said["replaced"])
 
 
