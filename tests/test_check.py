@@ -196,7 +196,6 @@ def two(x): return x, x
 def raises(x): return x @ x
 def leaves(x): raise SystemExit(0)
 def named(x): return {"l": x.sum()}
-def elements(x): return x
 """
 SUM = ("net.prototxt", "--reference", "truth.py:loss")
 
@@ -223,7 +222,6 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         (["net.prototxt", "--reference", "truth.py:two"], "must return the net's tops (loss)"),
         (["net.prototxt", "--reference", "truth.py:raises"], "cannot be evaluated: RuntimeError"),
         (["net.prototxt", "--reference", "truth.py:named"], "the reference returns no ['loss']"),
-        (["net.prototxt", "--reference", "truth.py:elements"], "must have as many elements"),
         ([*SUM, "--port", "truth.py:Needs"], "is a class that needs arguments"),
         ([*SUM, "--port", "truth.py:NUMBER"], "not callable"),
         ([*SUM, "--data", "x=norml"], "data kind 'norml': expected one of normal"),

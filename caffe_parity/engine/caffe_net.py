@@ -49,6 +49,11 @@ from caffe_parity.contract import (
 from caffe_parity.engine.functions import ARGUMENT
 from caffe_parity.engine.plan import AGAIN, FIRST, ONE, OTHER, reshapes
 
+
+class _Unfit(BadRequest):
+    """An array does not fit the blob that it is for; of a diff, the reference's top is another."""
+
+
 Libraries = Callable[[Caffe], Sequence[str]]
 """Makes the paths of the compiled layers that a net needs in that Caffe."""
 
@@ -157,7 +162,12 @@ class CaffeNet:
         for number, passes in enumerate(plan.nets):
             script = _Script(plan, passes, self.net_ops)
             try:
-                script.read_into(seen, self.request(script.ops))
+                try:
+                    replies = self.request(script.ops)
+                except _Unfit:  # the tops show what does not fit; no gradient can be asked for
+                    script = _Script(plan, passes, self.net_ops, backward=False)
+                    replies = self.request(script.ops)
+                script.read_into(seen, replies)
             except VariantFailure as failure:
                 if not number:
                     raise self._explained(failure, script.ops) from failure
@@ -189,10 +199,7 @@ class CaffeNet:
         except (CaffeHang, CaffeCrash, LayerError) as error:
             raise failed(error) from error
         except RequestError as error:
-            raise BadRequest(
-                "the reference's tops do not fit those of the net: they must have as many "
-                f"elements ({error})"
-            ) from error
+            raise _Unfit(f"{self.spec or 'the net'}: {error}") from error
         except NetError as error:
             raise BadRequest(f"{self.spec or 'the net'}: {error}") from error
 
@@ -345,9 +352,15 @@ class _Script:
     """The ops of one net's passes, and where what they answer with belongs."""
 
     def __init__(
-        self, plan: Plan, passes: Sequence[Pass], net_ops: Callable[[Case], list[Op]]
+        self,
+        plan: Plan,
+        passes: Sequence[Pass],
+        net_ops: Callable[[Case], list[Op]],
+        *,
+        backward: bool = True,
     ) -> None:
         self.plan = plan
+        self.backward = backward
         self.case = plan.case
         self.places = {
             each.name: {"layer": each.layer, "index": each.index} for each in plan.structure.params
@@ -377,6 +390,8 @@ class _Script:
             self._read(each.name, self.plan.structure.outputs)
         if each.name == FIRST:
             self._changed("forward")
+        if not self.backward:
+            return
         if not each.adds_up and self.places:
             self.ops.append({"op": "clear_params"})
         self._backward(each)

@@ -55,7 +55,7 @@ def compare(name: str, actual: Floating, expected: Expected) -> Agreement:
         expected: the truth and the bound of the case.
     """
     truth: Floating = expected.truth[name]
-    if not _alike(name, actual.shape, truth.shape):
+    if not fits(name, actual.shape, truth.shape):
         return missing(f"has shape {actual.shape}, expected {truth.shape}", truth.size)
     if actual.size == 0:
         return Agreement(0.0, 0.0, 0.0, math.nan, math.nan, (), 0, 0, 0, 0.0, True)
@@ -95,10 +95,23 @@ def compare(name: str, actual: Floating, expected: Expected) -> Agreement:
     )
 
 
-def _alike(name: str, actual: Shape, truth: Shape) -> bool:
-    """Whether the shapes fit: those of a top may differ, as the (1) and the () of a loss do."""
-    same_size = math.prod(actual) == math.prod(truth)
-    return actual == truth or (same_size and not name.startswith(GRADIENT))
+def alike(one: Shape, another: Shape) -> bool:
+    """Whether two shapes are the same, or one is the other with axes of 1 before or behind it.
+
+    So are the (), the (1) and the (1, 1, 1, 1) of a loss, or the (N, C) and the (N, C, 1, 1) of a
+    global pooling. As many elements alone are not enough: (2, 3) is not (3, 2), nor (6).
+    """
+    short, long = sorted((one, another), key=len)
+    return any(
+        long[start : start + len(short)] == short
+        and set(long[:start] + long[start + len(short) :]) <= {1}
+        for start in range(len(long) - len(short) + 1)
+    )
+
+
+def fits(name: str, actual: Shape, truth: Shape) -> bool:
+    """Whether a tensor has the shape that is expected: of a gradient, exactly that."""
+    return actual == truth if name.startswith(GRADIENT) else alike(actual, truth)
 
 
 def wrong(name: str, actual: Floating, expected: Expected) -> Bools:

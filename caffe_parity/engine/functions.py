@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from caffe_parity.contract import GRADIENT, SHARED_GRADIENT, BadRequest, Case, Parameter
+from caffe_parity.engine.compare import alike
 
 Function = Callable[..., Any]
 Tensors = dict[str, torch.Tensor]
@@ -82,8 +83,7 @@ def _loaded(module: torch.nn.Module, params: Sequence[Parameter], what: str) -> 
     matched = learned if len(own) == len(learned) else list(params)
     shapes = [tuple(each.shape) for each in own.values()]
     if len(own) != len(matched) or not all(
-        shape == each.initial.shape or (each.initial.size == 1 and torch.Size(shape).numel() == 1)
-        for shape, each in zip(shapes, matched, strict=True)
+        alike(shape, each.initial.shape) for shape, each in zip(shapes, matched, strict=True)
     ):
         theirs = ", ".join(f"{name} {tuple(each.shape)}" for name, each in own.items()) or "none"
         raise BadRequest(
@@ -201,7 +201,9 @@ class Evaluation:
         if self.case.sharing == "same-blob":
             leaves[self.case.names[1]] = leaves[first]
         tops = self.tops({name: leaves[name] for name in (*self.case.names, *leaves)})
-        if upstream and any(tops[k].numel() != each.numel() for k, each in upstream.items()):
+        if upstream and not all(
+            alike(tuple(tops[k].shape), tuple(each.shape)) for k, each in upstream.items()
+        ):
             return {name: top.detach().clone() for name, top in tops.items()}
         driven = tops if upstream is None else upstream
         linked = {name: tops[name] for name in driven if tops[name].requires_grad}

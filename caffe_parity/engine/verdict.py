@@ -22,7 +22,7 @@ from caffe_parity.contract import (
     Plan,
     spoken,
 )
-from caffe_parity.engine.compare import Bools, compare, missing, same_bits, wrong
+from caffe_parity.engine.compare import Bools, compare, fits, missing, same_bits, wrong
 from caffe_parity.engine.expected import Question, question
 from caffe_parity.engine.explain import CLOSE, SLACK, Explanation, Failure, explain, picture
 from caffe_parity.engine.plan import AGAIN, FIRST, HUGE, ONE, OTHER, SECOND
@@ -214,7 +214,9 @@ class _View:
             yield self._stale(bad[0])
             return
         value = self.of.get(FIRST)
-        if value is not None and self._is_of_the_pass_before(value):
+        truth = self.comparison.asked.expected[0].truth[self.tensor]
+        fitting = value is not None and fits(self.tensor, value.shape, truth.shape)
+        if value is not None and fitting and self._is_of_the_pass_before(value):
             yield self._finding("stale-state", f"{self.tensor} is the one of the pass before")
             return
         yield self._wrong("forward-value", value, self.comparison.asked.expected[0])
@@ -412,8 +414,9 @@ class _View:
         if value is None:
             return self._finding(code, f"{name} was not computed at all", "not-computed")
         truth = expected.truth[self.tensor]
-        if value.size != truth.size or (value.shape != truth.shape and code != "forward-value"):
+        if not fits(self.tensor, value.shape, truth.shape):
             words = f"{name} has shape {value.shape}, expected {truth.shape}"
+            words += _rounded_sizes(self.tensor, value, expected)
             return self._finding(code, words, "shape")
         found = self.comparison.explained(self._failure(value.reshape(truth.shape), expected))
         if found.code == "ignores-top-diff":
@@ -442,6 +445,30 @@ class _View:
             weight=plan.case.weight,
             rivals=partial(self.comparison.rivals),
         )
+
+
+def _rounded_sizes(tensor: str, value: Floating, expected: Expected) -> str:
+    """Whether a shape comes of a size that was rounded the other way: what both have is right."""
+    truth = expected.truth[tensor]
+    if value.ndim != truth.ndim:
+        return ""
+    more = [one - another for one, another in zip(value.shape, truth.shape, strict=True)]
+    axes = [axis for axis, each in enumerate(more) if each]
+    if axes[0] < 2 or len({more[axis] for axis in axes}) > 1 or abs(more[axes[0]]) != 1:
+        return ""
+    both = tuple(slice(min(pair)) for pair in zip(value.shape, truth.shape, strict=True))
+    bound = {tensor: np.asarray(expected.bound.worst[tensor]).reshape(truth.shape)[both]}
+    shared = Expected({tensor: truth[both]}, Bound(bound, bound))
+    if not compare(tensor, value[both], shared).agrees:
+        return ""
+    fewer = more[axes[0]] < 0
+    this, that = "down (floor)", "up (ceil)"
+    this, that = (this, that) if fewer else (that, this)
+    which = f"one {'fewer' if fewer else 'more'} along axis {' and '.join(map(str, axes))}"
+    return (
+        f": {which}, and the rest is right: its size is rounded {this}, not {that}. Caffe's "
+        "Pooling rounds up, PyTorch's down unless it gets ceil_mode=True"
+    )
 
 
 def agreement_words(tensors: Mapping[str, Agreement]) -> str:
