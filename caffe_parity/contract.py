@@ -39,6 +39,15 @@ A power of two, so that writing it costs no rounding; only its addition does.
 """
 
 
+PARAM, STATE = "param", "state"
+"""The arguments by which a reference asks for parameters, and for what layers write themselves."""
+
+
+def is_state(tensor: str) -> bool:
+    """Whether a tensor is a blob that a layer writes itself in each forward: `state[0]`, ..."""
+    return tensor.startswith(f"{STATE}[")
+
+
 def spoken(tensor: str) -> str:
     """A tensor's name in a sentence: dx1 for the gradient of x1."""
     return tensor.replace(GRADIENT, "d", 1)
@@ -167,11 +176,14 @@ class Parameter:
     """A parameter blob of a net.
 
     Attributes:
-        name: `param[0]`, `param[1]`, ... in the net's order; blobs that layers share count once,
-            those that BatchNorm keeps for itself not at all.
+        name: `param[0]`, `param[1]`, ... in the net's order; blobs that layers share count once.
+            The statistics that a BatchNorm keeps for itself are `state[0]`, `state[1]`, ...
         layer, index: where Caffe has it.
         learned: whether Caffe computes its gradient: its lr_mult is not 0.
-        initial: what the net's filler, or the layer's set-up, wrote into it.
+        initial: what the net's filler, the layer's set-up, or a file of weights wrote into it.
+        usual: the kind that it is filled with where nothing is said; "" where it stays as it is.
+        role: of the statistics of a BatchNorm, "mean", "variance" or "factor".
+        saved: whether it is from a file of weights.
     """
 
     name: str
@@ -179,6 +191,9 @@ class Parameter:
     index: int
     learned: bool
     initial: Array32 = field(repr=False)
+    usual: str = "normal"
+    role: str = ""
+    saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,7 @@ class Outline:
         params: its parameter blobs, in order.
         in_place: the inputs that a layer works on in place, so that they may change.
         bare: whether it is a layer alone, around which nobody wrote a net.
+        keep_statistics: the layers that write running statistics in each forward.
     """
 
     tops: tuple[str, ...]
@@ -198,6 +214,7 @@ class Outline:
     params: tuple[Parameter, ...] = ()
     in_place: frozenset[str] = frozenset()
     bare: bool = False
+    keep_statistics: tuple[str, ...] = ()
 
 
 TOTAL = "total"
@@ -215,6 +232,7 @@ class Structure:
         weightless: the compared tops that get no upstream gradient: their loss weight is 0.
         untrained: whether the reference gives one number, and no layer of the net a loss weight.
         in_place: the inputs that a layer works on in place, so that they may change.
+        unseen: the layers whose running statistics nobody compares.
     """
 
     outputs: tuple[str, ...]
@@ -223,6 +241,7 @@ class Structure:
     weightless: frozenset[str] = frozenset()
     untrained: bool = False
     in_place: frozenset[str] = field(default=frozenset(), compare=False)
+    unseen: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def driven(self) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from functools import partial
 import numpy as np
 
 from caffe_parity.contract import (
+    PARAM,
+    STATE,
     Array32,
     Array64,
     Arrays,
@@ -22,7 +24,7 @@ from caffe_parity.contract import (
     Variant,
 )
 from caffe_parity.engine.data import Kind, fill, parse
-from caffe_parity.engine.functions import ARGUMENT, Function, must_take, takes_params
+from caffe_parity.engine.functions import Function, must_take, takes, takes_params
 
 APART = 1_000_000
 """How far the number of the case that fills the passes before lies from the case's own."""
@@ -75,6 +77,7 @@ class Layer:
         allows: whether the formula is defined for a case.
         reshapes: whether a net that cannot be given another batch is wrong. By default that is a
             note: many a net fixes its batch.
+        allow_nonfinite: whether `data` may ask for NaN or an infinity; what remains is compared.
 
     Raises:
         BadLayer: it cannot be compared; the message says why.
@@ -93,6 +96,7 @@ class Layer:
     mistaken_for: Callable[[], Sequence[Layer]] = tuple
     allows: Callable[[Case], bool] = lambda case: True
     reshapes: bool = False
+    allow_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -108,11 +112,12 @@ class Layer:
         """Every case, in order."""
         if not isinstance(self.cases, int):
             return tuple(self.cases)
-        return tuple(self.case(number) for number in range(self.cases))
+        varied = self.inputs or self.arguments  # else all cases are the same
+        return tuple(self.case(number) for number in range(self.cases if varied else 1))
 
     def case(self, number: int) -> Case:
         """The case of that number, which its inputs depend on alone, beside the layer's seed."""
-        split = number == SPLIT and self.gradients[:1] == tuple(self.inputs)[:1]
+        split = number == SPLIT and self.gradients[:1] == tuple(self.inputs)[:1] != ()
         return Case(
             name=str(number),
             shapes={name: tuple(shape) for name, shape in self.inputs.items()},
@@ -139,10 +144,9 @@ class Layer:
         rng = np.random.RandomState([self.seed, number + APART * other, 11])
         values = {}
         for each in params:
-            said = self.data.get(each.name, "normal" if each.learned else None)
-            values[each.name] = (
-                fill(parse(said), each.initial.shape, 0, rng) if said else each.initial
-            )
+            said = self.data.get(each.name, each.usual)
+            kept = _reordered(each.initial, 0) if other and each.saved else each.initial
+            values[each.name] = fill(self._kind(said), each.initial.shape, 0, rng) if said else kept
             if said and each.name not in self.data and each.initial.ndim > 1:
                 inputs = np.float32(max(1, each.initial[0].size))
                 values[each.name] = values[each.name] / np.sqrt(inputs)
@@ -186,7 +190,10 @@ class Layer:
     @property
     def kinds(self) -> dict[str, Kind]:
         """How each input is filled."""
-        return {name: parse(self.data.get(name, "normal")) for name in self.inputs}
+        return {name: self._kind(self.data.get(name, "normal")) for name in self.inputs}
+
+    def _kind(self, text: str) -> Kind:
+        return parse(text, self.allow_nonfinite)
 
     @property
     def gradients(self) -> tuple[str, ...]:
@@ -198,7 +205,17 @@ class Layer:
     @property
     def takes_params(self) -> bool:
         """Whether the reference wants the parameters that the layer learns (docs/check.md)."""
-        return ARGUMENT not in self.inputs and takes_params(self.reference)
+        return PARAM not in self.inputs and takes_params(self.reference)
+
+    @property
+    def takes_state(self) -> bool:
+        """Whether the reference wants what layers write themselves, such as running statistics."""
+        return STATE not in self.inputs and takes(self.reference, STATE)
+
+    @property
+    def arguments(self) -> list[str]:
+        """What the reference takes beside the inputs: `param`, `state`."""
+        return [PARAM] * self.takes_params + [STATE] * self.takes_state
 
     def _check_numbers(self) -> None:
         if not isinstance(self.cases, int) or isinstance(self.cases, bool) or self.cases < 1:
@@ -208,7 +225,7 @@ class Layer:
 
     def _check_inputs(self) -> None:
         if not self.inputs:
-            raise self._bad('inputs: expected a shape for each, such as {"x": (4, 3, 5)}')
+            self._check_no_inputs()
         for name, shape in self.inputs.items():
             fits = isinstance(shape, (tuple, list)) and all(
                 isinstance(extent, int) and extent > 0 for extent in shape
@@ -217,20 +234,30 @@ class Layer:
                 raise self._bad(f"inputs: {name} is {shape!r}, expected a shape such as (4, 3, 5)")
         if isinstance(self.grad, str):
             raise self._bad(f"grad={self.grad!r}: expected a list, such as [{self.grad!r}]")
-        of_params = [name for name in self.data if name.startswith(f"{ARGUMENT}[")]
+        kinds = tuple(f"{each}[" for each in self.arguments)
+        of_params = [name for name in self.data if name.startswith(kinds)]
         for name in (*self.data, *(self.grad or ())):
-            if name not in self.inputs and not (name in of_params and self.takes_params):
+            if name not in self.inputs and name not in of_params:
                 known = ", ".join(self.inputs)
                 raise self._bad(f"there is no input {name!r}; the inputs are {known}")
         rng = np.random.RandomState(0)
         for name, kind in self.data.items():
             try:
-                fill(parse(kind), tuple(self.inputs.get(name, (2, 2))), 0, rng)
+                fill(self._kind(kind), tuple(self.inputs.get(name, (2, 2))), 0, rng)
             except BadRequest as error:
                 raise self._bad(f"data of {name}: {error}") from error
 
+    def _check_no_inputs(self) -> None:
+        try:
+            must_take(self.reference, self.arguments, "reference")
+        except BadRequest as error:
+            raise self._bad(
+                'inputs: expected a shape for each, such as {"x": (4, 3, 5)}; none are given, and '
+                "the reference takes some"
+            ) from error
+
     def _check_functions(self) -> None:
-        self._must_take(self.reference, "reference", [ARGUMENT] * self.takes_params)
+        self._must_take(self.reference, "reference", self.arguments)
         for name, variant in self.variants.items():
             if hasattr(variant, "observe"):
                 continue
@@ -244,7 +271,7 @@ class Layer:
                     f"variant {name!r} is {variant!r}: expected caffe_parity.python_layer(...), "
                     "caffe_parity.net(...), a function or a torch.nn.Module"
                 )
-            if not self.takes_params:  # what takes the parameters' place, only a net says
+            if not self.arguments:  # what takes the parameters' place, only a net says
                 self._must_take(variant, f"port {name!r}")
 
     def _must_take(self, function: Function, what: str, more: Sequence[str] = ()) -> None:

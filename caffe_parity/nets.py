@@ -24,6 +24,8 @@ class Declared:
         path: folders with Python layers.
         load: compiled layers.
         called: what the user called each of these, if not by their paths.
+        tops: of that layer; empty for as many as the reference returns.
+        weights: a .caffemodel with the net's parameters; "" for none.
     """
 
     spec: str
@@ -32,36 +34,52 @@ class Declared:
     path: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
     called: tuple[str, ...] = ()
+    tops: tuple[str, ...] = ()
+    weights: str = ""
 
     def observe(self, plan: object) -> None:
         """Never called: it stands for a variant until it is located."""
         raise NotImplementedError
 
 
-def python_layer(spec: str, *, param_str: str | None = None, path: Sequence[str] = ()) -> Declared:
+def python_layer(
+    spec: str,
+    *,
+    param_str: str | None = None,
+    path: Sequence[str] = (),
+    tops: Sequence[str] = (),
+) -> Declared:
     """A variant: a Caffe Python layer, whose bottoms are the layer's inputs in their order.
 
     Args:
         spec: "FILE.py:CLASS", or "MODULE:CLASS" for a module in one of the folders of `path`.
         param_str: the layer's own, if it takes one.
         path: folders with modules that it imports, beside its own.
+        tops: names of its tops; by default it gets as many as the reference returns.
 
     Relative paths start at the folder of the test file.
     """
-    return Declared(str(spec), True, param_str, _several(path, "path"))
+    names = _several(tops, "tops")
+    return Declared(str(spec), True, param_str, _several(path, "path"), tops=names)
 
 
-def net(file: str, *, path: Sequence[str] = (), load: Sequence[str] = ()) -> Declared:
+def net(
+    file: str, *, path: Sequence[str] = (), load: Sequence[str] = (), weights: str = ""
+) -> Declared:
     """A variant: a net with Input layers named like the layer's inputs; they get its shapes.
+
+    The tops of its data layers are inputs as well, and nothing is read from their files.
 
     Args:
         file: a .prototxt file.
         path: folders with its Python layers; by default its own folder.
         load: compiled layers, as plug-ins.
+        weights: a .caffemodel, from which layers of its names get their parameters.
 
     Relative paths start at the folder of the test file.
     """
-    return Declared(str(file), False, None, _several(path, "path"), _several(load, "load"))
+    several = _several(path, "path"), _several(load, "load")
+    return Declared(str(file), False, None, *several, weights=str(weights))
 
 
 def _several(names: Sequence[str], what: str) -> tuple[str, ...]:
@@ -93,6 +111,9 @@ def located(declared: Declared, folder: Path) -> CaffeNet:
         )
     else:
         made = _of_class(declared, folder, path)
+    if declared.weights:
+        weights = _existing(folder / declared.weights, "file").resolve()
+        made = replace(made, weights=str(weights))
     return replace(made, libraries=libraries, called=declared.called) if load else made
 
 
@@ -122,8 +143,14 @@ def _of_class(declared: Declared, folder: Path, path: Sequence[Path]) -> CaffeNe
         module = file.stem
         folders.append(file.parent)
     folders.append(folder)
-    text = python_net(module, layer, declared.param_str)
-    return CaffeNet(text, declared.spec, _folders(folders), bare=True)
+
+    def with_tops(tops: Sequence[str]) -> Callable[[Case], str]:
+        return python_net(module, layer, declared.param_str, tops)
+
+    made = CaffeNet(
+        with_tops(declared.tops or ("top",)), declared.spec, _folders(folders), bare=True
+    )
+    return made if declared.tops else replace(made, with_tops=with_tops)
 
 
 def _folders(folders: Sequence[Path]) -> tuple[str, ...]:
@@ -141,14 +168,17 @@ def _existing(path: Path, what: str) -> Path:
     raise BadRequest(f"there is no {what} {path}")
 
 
-def python_net(module: str, layer: str, param_str: str | None) -> Callable[[Case], str]:
+def python_net(
+    module: str, layer: str, param_str: str | None, tops: Sequence[str]
+) -> Callable[[Case], str]:
     """Makes the text of a net that is one Python layer over the inputs of a case."""
     param = "" if param_str is None else f" param_str: {json.dumps(param_str)}"
 
     def text(case: Case) -> str:
         lines = "".join(f'  bottom: "{name}"\n' for name in case.names)
+        lines += "".join(f'  top: "{name}"\n' for name in tops)
         return input_layers(case.shapes) + (
-            f'layer {{\n  name: "layer"\n  type: "Python"\n{lines}  top: "top"\n'
+            f'layer {{\n  name: "layer"\n  type: "Python"\n{lines}'
             f'  python_param {{ module: "{module}" layer: "{layer}"{param} }}\n}}\n'
         )
 

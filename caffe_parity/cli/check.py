@@ -15,11 +15,12 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.contract import BadRequest, Shape
+from caffe_parity.contract import PARAM, STATE, BadRequest, Shape, is_state
 from caffe_parity.engine.data import KINDS
 from caffe_parity.progress import PROGRESS
 
@@ -53,12 +54,15 @@ class Request:
     Attributes:
         net: FILE.prototxt, FILE.py:CLASS or MODULE:CLASS.
         reference, port: FILE.py:OBJECT or MODULE:OBJECT.
-        bottoms: the shapes of a Python layer's inputs.
+        bottoms: the shapes of a Python layer's inputs, or of inputs of a net, in place of its own.
+        tops: the names of a Python layer's tops; empty for as many as the reference returns.
         data: the kinds of inputs and parameters, by name.
         inputs: a file with the inputs of the only case.
         grad: the inputs that get a gradient; None for all but labels.
         path, load: folders of Python layers, and compiled layers.
         proto: a file with messages that the compiled layers add to caffe.proto.
+        weights: a .caffemodel with the net's parameters.
+        allow_nonfinite: whether inputs may be NaN or infinite.
         py2: whether the layer is converted from Python 2 first.
         cases, seed: how many inputs, and of which seed.
     """
@@ -78,6 +82,9 @@ class Request:
     cases: int = 8
     seed: int = 0
     budget: float | None = None
+    tops: tuple[str, ...] = ()
+    weights: str | None = None
+    allow_nonfinite: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_bottom,
         metavar="NAME=SHAPE",
-        help="such as x1=4,3,5,6",
+        help="such as x1=4,3,5,6; of a net, a shape in place of its own, or of a data layer's top",
+    )
+    parser.add_argument(
+        "--top",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of a Python layer; by default it gets as many as the reference returns",
     )
     parser.add_argument("--param-str", metavar="TEXT", help="of a Python layer that takes one")
     parser.add_argument(
@@ -124,6 +138,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--proto", metavar="FILE", help="the layer's own caffe.proto, or what it adds to Caffe's"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE.caffemodel", help="the net's parameters, by the layers' names"
+    )
+    parser.add_argument(
+        "--allow-nonfinite",
+        action="store_true",
+        help="inputs may be NaN or infinite; what remains finite is compared",
     )
     parser.add_argument(
         "--py2", action="store_true", help="check a copy of the layer, converted from Python 2"
@@ -192,6 +214,9 @@ def requested(options: argparse.Namespace) -> Request:
         options.cases,
         options.seed,
         options.budget,
+        tuple(options.top),
+        options.weights,
+        options.allow_nonfinite,
     )
 
 
@@ -290,25 +315,27 @@ def prepared(request: Request, scratch: Path) -> Check:
         VariantFailure, NoCaffe, InstallError: Caffe cannot build the net, or is not there.
     """
     from caffe_parity.cli import objects
-    from caffe_parity.engine.functions import ARGUMENT, must_take, takes_params
+    from caffe_parity.engine.functions import must_take, takes
     from caffe_parity.layer import Layer
 
-    net = net_of(request, scratch)
     reference = objects.reference(request.reference)
+    net = net_of(request, scratch)
     port = objects.port(request.port) if request.port else None
     variants: dict[str, Any] = {NET: net, **({PORT: port} if port is not None else {})}
     if isinstance(reference, Layer):
         _check_nothing_is_given_twice(request)
         layer = replace(reference, variants=variants)
-        return Check(layer, _built(net, layer, request, scratch))
-    shapes, given = _inputs(request, net)
-    takes = takes_params(reference) and ARGUMENT not in shapes
-    must_take(reference, [*shapes, *([ARGUMENT] * takes)], "reference")
+        return _ready(layer, request, scratch)
+    shapes, given = _inputs(request, net, reference)
+    wanted = [each for each in (PARAM, STATE) if takes(reference, each) and each not in shapes]
+    must_take(reference, [*shapes, *wanted], "reference")
     if port is not None:
-        must_take(port, [*shapes, *([ARGUMENT] * takes_params(port))], "port")
-        if takes_params(port) and not takes:
-            raise BadRequest(f"the port takes `{ARGUMENT}`, so the reference must take it as well")
-    _check_names(request, shapes, takes)
+        wants = [each for each in (PARAM, STATE) if takes(port, each) and each not in shapes]
+        must_take(port, [*shapes, *wants], "port")
+        for each in wants:
+            if each not in wanted:
+                raise BadRequest(f"the port takes `{each}`, so the reference must take it as well")
+    _check_names(request, shapes, wanted)
     layer = Layer(
         request.net,
         reference=reference,
@@ -318,16 +345,38 @@ def prepared(request: Request, scratch: Path) -> Check:
         grad=request.grad,
         cases=request.cases,
         seed=request.seed,
+        allow_nonfinite=request.allow_nonfinite,
     )
     if given:
         layer = layer.with_inputs(request.inputs or "", given)
-    structure = _built(net, layer, request, scratch)
-    known = [each.name for each in structure.params]
+    check = _ready(layer, request, scratch, frozenset(given))
+    known = [each.name for each in check.structure.params]
+    extra = [name for name in given if name not in shapes and name not in known]
+    if extra:
+        raise BadRequest(
+            f"--inputs {request.inputs} also has {', '.join(extra)}; the parameters that the "
+            f"reference takes are {', '.join(known) or 'none'}"
+        )
     for name, kind in request.data:
-        if name.startswith("param[") and name not in known:
+        if name not in shapes and name not in known:
             names = ", ".join(known)
             raise BadRequest(f"--data '{name}={kind}': expected NAME=KIND, NAME one of {names}")
-    return Check(layer, structure, frozenset(given))
+    return check
+
+
+def _ready(
+    layer: Layer, request: Request, scratch: Path, in_file: frozenset[str] = frozenset()
+) -> Check:
+    """The check of a layer whose net can be built, and has all of its tops.
+
+    Raises:
+        BadRequest, VariantFailure: it cannot be built, or the reference not be evaluated.
+    """
+    from caffe_parity.engine.judge import fitted, variant_of
+
+    net: Any = fitted(layer, variant_of(layer, NET))
+    layer = replace(layer, variants={**layer.variants, NET: net})
+    return Check(layer, _built(net, layer, request, scratch), in_file)
 
 
 def _check_nothing_is_given_twice(request: Request) -> None:
@@ -337,6 +386,8 @@ def _check_nothing_is_given_twice(request: Request) -> None:
         BadRequest: it is.
     """
     own = {
+        "--bottom": bool(request.bottoms),
+        "--allow-nonfinite": request.allow_nonfinite,
         "--data": bool(request.data),
         "--inputs": request.inputs is not None,
         "--grad": request.grad is not None,
@@ -351,16 +402,17 @@ def _check_nothing_is_given_twice(request: Request) -> None:
         )
 
 
-def _check_names(request: Request, shapes: dict[str, Shape], takes_params: bool) -> None:
+def _check_names(request: Request, shapes: dict[str, Shape], wanted: Sequence[str]) -> None:
     """Checks that --data and --grad name what there is.
 
     Raises:
         BadRequest: they do not.
     """
     for name, kind in request.data:
-        of_param = name.startswith("param[")
-        if of_param and not takes_params:
-            raise BadRequest(f"--data {name}={kind}: the reference has no argument `param`")
+        argument = name.partition("[")[0]
+        of_param = name.startswith((f"{PARAM}[", f"{STATE}["))
+        if of_param and argument not in wanted:
+            raise BadRequest(f"--data {name}={kind}: the reference has no argument `{argument}`")
         if name not in shapes and not of_param:
             known = ", ".join(shapes)
             raise BadRequest(f"--data '{name}={kind}': expected NAME=KIND, NAME one of {known}")
@@ -410,12 +462,12 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise BadRequest(f"{option} {twice} is given twice")
-    if is_layer and not request.bottoms:
-        raise BadRequest(f"{request.net}: a Python layer needs --bottom NAME=SHAPE for each bottom")
     if is_layer and module.endswith(".py") and not Path(module).is_file():
         raise BadRequest(f"there is no file {module}")
-    if not is_layer and (request.bottoms or request.param_str is not None):
-        raise BadRequest("--bottom and --param-str belong to NET given as module:LayerClass")
+    if not is_layer and (request.tops or request.param_str is not None):
+        raise BadRequest("--top and --param-str belong to NET given as module:LayerClass")
+    if request.weights and not Path(request.weights).is_file():
+        raise BadRequest(f"--weights {request.weights}: there is no such file")
     if not is_layer:
         text_of(Path(request.net))
     for folder in request.path:
@@ -427,8 +479,10 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
         is_layer,
         request.param_str,
         request.path,
-        tuple(loaded),
-        tuple(loaded.values()),
+        load=tuple(loaded),
+        called=tuple(loaded.values()),
+        tops=request.tops,
+        weights=request.weights or "",
     )
     net = located(declared, Path())
     if extension:
@@ -457,22 +511,61 @@ def _stand_in(request: Request) -> Any:
     return Case("", dict(request.bottoms), lambda case: {}, lambda case, extra: {})
 
 
-def _inputs(request: Request, net: CaffeNet) -> tuple[dict[str, Shape], dict[str, Any]]:
+def _inputs(
+    request: Request, net: CaffeNet, reference: Callable[..., Any]
+) -> tuple[dict[str, Shape], dict[str, Any]]:
     """The shapes of the net's inputs, and the arrays of --inputs, if it is given.
 
     Raises:
-        BadRequest: the net has no inputs, or the file lacks one.
+        BadRequest: the net has no such inputs, their shape is not known, or the file lacks one.
     """
     from caffe_parity.engine.data import load
+    from caffe_parity.engine.functions import must_take, takes
 
-    said = net.described(_stand_in(request))["inputs"]
-    if not said:
-        raise BadRequest(f"{request.net} has no Input layer, so there is nothing to feed it with")
-    shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in said.items()}
-    given = load(request.inputs, shapes) if request.inputs else {}
-    if given:
-        shapes = {name: given[name].shape for name in shapes}
+    found = net.described(_stand_in(request))
+    shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in found["inputs"].items()}
+    bottoms = dict(request.bottoms)
+    odd = [name for name in bottoms if name not in shapes]
+    if odd:
+        raise BadRequest(
+            f"--bottom {odd[0]}: the inputs of {request.net} are {', '.join(shapes) or 'none'}"
+        )
+    if net.bare and not bottoms:
+        try:
+            wanted = [each for each in (PARAM, STATE) if takes(reference, each)]
+            must_take(reference, wanted, "reference")
+        except BadRequest as error:
+            raise BadRequest(
+                f"{request.net}: a Python layer needs --bottom NAME=SHAPE for each bottom ({error})"
+            ) from error
+    shapes |= bottoms
+    given: dict[str, Any] = {}
+    if request.inputs:
+        given = load(request.inputs, shapes, request.allow_nonfinite)
+        for name, shape in bottoms.items():
+            if given[name].shape != shape:
+                raise BadRequest(
+                    f"--bottom {name}={','.join(map(str, shape))}: in {request.inputs} it has "
+                    f"shape {given[name].shape}"
+                )
+        return {name: given[name].shape for name in shapes}, given
+    unknown = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
+    if unknown:
+        raise BadRequest(_how_to_feed(request.net, unknown))
     return shapes, given
+
+
+def _how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
+    """What to give for inputs that a net would read from files, which alone say their shapes."""
+    layers = dict.fromkeys(f"{layer} ({type_})" for layer, type_, _ in unknown.values())
+    options = " ".join(
+        f"--bottom {name}={'N' if batch is None else batch},..."
+        for name, (_, _, batch) in unknown.items()
+    )
+    return (
+        f"{net}: {', '.join(layers)} reads {', '.join(unknown)} from files, which are not read "
+        f"here: give shapes, {options}, or the arrays, --inputs FILE.npz"
+    )
 
 
 def _libraries(request: Request) -> tuple[dict[str, str], Extension | None]:
@@ -575,13 +668,13 @@ def inputs_lines(ready: Check, request: Request) -> list[str]:
         if more and not isinstance(layer.cases, int)
         else ""
     )
-    lines = [f"  inputs: {'; '.join(parts)}{of}"]
+    lines = [f"  inputs: {'; '.join(parts) or 'none'}{of}"]
     params = []
     for each in structure.params:
-        usual = "normal" if each.learned else "as the net fills it"
+        usual = each.usual or ("from the weights" if each.saved else "as the net fills it")
         said = dict(request.data).get(each.name, usual)
         said = "from the file" if each.name in ready.in_file else said
-        note = "" if each.learned else ", no gradient (lr_mult 0)"
+        note = "" if each.learned or is_state(each.name) else ", no gradient (lr_mult 0)"
         params.append(f"{each.name} {each.initial.shape} of {each.layer} {said}{note}")
     if params:
         lines.append(f"  params: {'; '.join(params)}")

@@ -32,6 +32,8 @@ from caffe_parity.caffe.layer_errors import (
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import (
     GRADIENT,
+    PARAM,
+    STATE,
     TOTAL,
     BadRequest,
     Case,
@@ -45,9 +47,12 @@ from caffe_parity.contract import (
     Plan,
     Tensors,
     VariantFailure,
+    is_state,
 )
-from caffe_parity.engine.functions import ARGUMENT
 from caffe_parity.engine.plan import AGAIN, FIRST, ONE, OTHER, reshapes
+
+STATISTICS = ("mean", "variance", "factor")
+"""What the blobs of a BatchNorm are: sums of means and variances, and what they are divided by."""
 
 
 class _Unfit(BadRequest):
@@ -70,6 +75,8 @@ class CaffeNet:
         claims: what it claims about a case that it does not simply compute.
         bare: whether it is a layer alone, around which nobody wrote a net.
         called: what the user called each compiled layer, if not by the paths of `libraries`.
+        with_tops: of a layer alone, whose tops only the reference tells: makes the text with them.
+        weights: the path of a .caffemodel whose parameters the net gets; "" for none.
     """
 
     text: Callable[[Case], str]
@@ -79,6 +86,8 @@ class CaffeNet:
     claims: Callable[[Case], Expectation | None] = lambda case: None
     bare: bool = False
     called: tuple[str, ...] = ()
+    with_tops: Callable[[Sequence[str]], Callable[[Case], str]] | None = None
+    weights: str = ""
 
     def expects(self, case: Case) -> Expectation | None:
         """What it claims about a case that it does not simply compute; None for all others."""
@@ -97,12 +106,10 @@ class CaffeNet:
             NoCaffe, InstallError: there is no Caffe.
         """
         said = self.described(case)
-        if not said["inputs"]:
-            raise BadRequest(f"{self.spec} has no Input layer, so there is nothing to feed it with")
         if set(said["inputs"]) != set(case.shapes):
             raise BadRequest(
-                f"the inputs of {self.spec} are {', '.join(said['inputs'])}; those that are given "
-                f"are {', '.join(case.shapes)}: they must be the same"
+                f"the inputs of {self.spec} are {', '.join(said['inputs']) or 'none'}; those that "
+                f"are given are {', '.join(case.shapes) or 'none'}: they must be the same"
             )
         return Outline(
             tops=tuple(dict.fromkeys([*said["outputs"], *said["losses"]])),
@@ -110,6 +117,7 @@ class CaffeNet:
             params=tuple(self._parameters(case, said)) if with_params else (),
             in_place=frozenset(said["in_place"]),
             bare=self.bare,
+            keep_statistics=tuple(said["keep_statistics"]),
         )
 
     def described(self, case: Case) -> Mapping[str, Any]:
@@ -120,7 +128,7 @@ class CaffeNet:
             NoCaffe, InstallError: there is no Caffe.
         """
         try:
-            return described(self.text(case))
+            return described(self.text(case), case.names)
         except BadRequest as error:
             raise BadRequest(f"{self.spec}: {error}") from error
 
@@ -133,13 +141,30 @@ class CaffeNet:
                 "the layer's name, so give each one of its own"
             )
         build = self.net_ops(case)
-        owned = self.request(build)[-1]["owned"]
+        built = self.request(build)[-1]
+        saved, types = set(built["named"]), dict(said["layers"])
+        owned = [(f"{PARAM}[{number}]", *each) for number, each in enumerate(built["owned"])]
+        owned += [(f"{STATE}[{number}]", *each, 0) for number, each in enumerate(built["kept"])]
         reads: list[Op] = [
-            {"op": "param", "layer": layer, "index": index} for layer, index, _ in owned
+            {"op": "param", "layer": layer, "index": index} for _, layer, index, _ in owned
         ]
         values = self.request([*build, *reads])[len(build) :] if reads else []
-        for number, ((layer, index, rate), value) in enumerate(zip(owned, values, strict=True)):
-            yield Parameter(f"{ARGUMENT}[{number}]", layer, index, bool(rate), value["array"])
+        for (name, layer, index, rate), value in zip(owned, values, strict=True):
+            usual, role = "normal" if rate else "", ""
+            if types[layer] == "BatchNorm":
+                role = STATISTICS[index]
+                usual = "normal" if role == "mean" else "positive"
+            kept = layer in saved
+            yield Parameter(
+                name,
+                layer,
+                index,
+                bool(rate),
+                value["array"],
+                "" if kept else usual,
+                role,
+                kept,
+            )
 
     def try_out(self, case: Case) -> int:
         """Builds the net once, to see that it can be; returns how many parameter blobs it has.
@@ -217,8 +242,10 @@ class CaffeNet:
             edits["loss_weight"] = case.loss_weight
         else:
             edits["outputs_as_losses"] = True
-            if len(described(text)["losses"]) == 1:
+            if len(described(text, case.names)["losses"]) == 1:
                 edits["loss_weight"] = 1.0
+        if self.weights:
+            edits["weights"] = self.weights
         if case.sharing == "same-blob":
             edits["same"] = {case.names[1]: case.first}
         if case.sharing == "split":
@@ -302,14 +329,19 @@ layer {{
 
 
 @lru_cache(maxsize=256)
-def described(text: str) -> Mapping[str, Any]:
+def described(text: str, fed: tuple[str, ...]) -> Mapping[str, Any]:
     """What Caffe's own parser says of a net's text; the worker's op "describe".
+
+    Args:
+        text: prototxt.
+        fed: tops that are fed, though no Input layer makes them.
 
     Raises:
         BadRequest: it is no net.
     """
+    op: Op = {"op": "describe", "text": text, "fed": fed}
     try:
-        said: Mapping[str, Any] = SESSION.running().request([{"op": "describe", "text": text}])[0]
+        said: Mapping[str, Any] = SESSION.running().request([op])[0]
     except NetError as error:
         advice = ""
         if 'LayerParameter" has no field named' in str(error):
@@ -425,7 +457,14 @@ class _Script:
     def _read(self, name: str, tops: Sequence[str]) -> None:
         for top in tops:
             self.slots[len(self.ops)] = (name, top)
-            self.ops.append({"op": "total"} if top == TOTAL else {"op": "data", "blob": top})
+            place = self.places.get(top)
+            self.ops.append(
+                {"op": "param", **place}
+                if place
+                else {"op": "total"}
+                if top == TOTAL
+                else {"op": "data", "blob": top}
+            )
 
     def _read_diffs(self, name: str) -> None:
         for each in self.plan.differentiated:
@@ -442,7 +481,7 @@ class _Script:
             if not name:
                 for blob in replies[number]["blobs"]:
                     changed = self.labels.get(blob, blob)
-                    if changed not in self.plan.structure.in_place:
+                    if changed not in self.plan.structure.in_place and not is_state(changed):
                         seen.changed.setdefault(changed, tensor)
                 continue
             tensors.setdefault(name, {})[tensor] = replies[number]["array"]

@@ -9,11 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_parity.contract import Array32, Arrays, BadRequest, Shape
+from caffe_parity.contract import (
+    PARAM,
+    SMALLEST_SUBNORMAL,
+    STATE,
+    Array32,
+    Arrays,
+    BadRequest,
+    Shape,
+)
 
 KINDS = (
     "normal, uniform:A,B, positive, int:A,B (B, too), binary, onehot:K, probabilities, constant:V"
 )
+
+ALLOW = "--allow-nonfinite, in a Layer allow_nonfinite=True, takes it nevertheless"
 
 SCALES = (1.0, 1.0, 0.25, 8.0, 2.0**-6, 1.0, 3.0, 1.0)
 """Factors on a normal input, case by case: some layers are wrong for small or large ones only."""
@@ -55,8 +65,12 @@ _COUNTS = {
 """How many numbers stand behind the colon of each kind."""
 
 
-def parse(text: str) -> Kind:
+def parse(text: str, allow_nonfinite: bool = False) -> Kind:
     """A kind from its text.
+
+    Args:
+        text: such as "int:0,4".
+        allow_nonfinite: whether the number of a constant may be one that float32 has not.
 
     Raises:
         BadRequest: it is none, or its numbers are wrong.
@@ -68,8 +82,13 @@ def parse(text: str) -> Kind:
         numbers = (0.0,) * 9
     if name not in _COUNTS or len(numbers) != _COUNTS[name]:
         raise BadRequest(f"data kind {text!r}: expected one of {KINDS}")
-    if not np.all(np.abs(numbers) <= np.finfo(np.float32).max):  # nor is a NaN
+    finite = np.all(np.abs(numbers) <= np.finfo(np.float32).max)  # no NaN is
+    if not finite and name != "constant":
         raise BadRequest(f"data kind {text!r}: float32 cannot hold that number")
+    if not finite and not allow_nonfinite:
+        raise BadRequest(f"data kind {text!r}: float32 cannot hold that number; {ALLOW}")
+    if any(0 < abs(number) < SMALLEST_SUBNORMAL for number in numbers):
+        raise BadRequest(f"data kind {text!r}: in float32 that number is 0")
     if name in ("int", "onehot") and any(each % 1 for each in numbers):
         raise BadRequest(f"data kind {text!r}: expected whole numbers")
     if name in ("uniform", "int") and numbers[0] > numbers[1]:
@@ -104,7 +123,8 @@ def fill(kind: Kind, shape: Shape, case: int, rng: np.random.RandomState) -> Arr
         values = np.full(shape, kind.numbers[0])
     else:
         values = _over_axis_1(kind, shape, rng)
-    return np.asarray(values).astype(np.float32)
+    with np.errstate(over="ignore"):  # where it is allowed
+        return np.asarray(values).astype(np.float32)
 
 
 def _over_axis_1(kind: Kind, shape: Shape, rng: np.random.RandomState) -> np.ndarray:
@@ -120,16 +140,17 @@ def _over_axis_1(kind: Kind, shape: Shape, rng: np.random.RandomState) -> np.nda
     return np.asarray(chosen == places)
 
 
-def load(file: str, shapes: Mapping[str, Shape]) -> Arrays:
+def load(file: str, shapes: Mapping[str, Shape], allow_nonfinite: bool = False) -> Arrays:
     """The inputs of a net from an .npz file, and the parameters that it has (`param[0]`, ...).
 
     Args:
         file: the file; arrays of objects are refused, so that loading runs no code.
         shapes: the net's inputs.
+        allow_nonfinite: whether NaN, infinity, and what float32 makes infinite, may be in it.
 
     Raises:
         BadRequest: the file cannot be read, lacks an input or has something else, or float32 cannot
-            hold what it has.
+            hold what it has: not only rounds it, but makes it infinite, or 0, or another integer.
     """
     try:
         with np.load(Path(file), allow_pickle=False) as content:
@@ -141,7 +162,8 @@ def load(file: str, shapes: Mapping[str, Shape]) -> Arrays:
         raise BadRequest(
             f"--inputs {file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
         )
-    others = [name for name in arrays if name not in shapes and not name.startswith("param[")]
+    of_params = f"{PARAM}[", f"{STATE}["
+    others = [name for name in arrays if name not in shapes and not name.startswith(of_params)]
     if others:
         raise BadRequest(
             f"--inputs {file} also has {', '.join(others)}; "
@@ -150,9 +172,28 @@ def load(file: str, shapes: Mapping[str, Shape]) -> Arrays:
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
-        with np.errstate(over="ignore"):
-            lost = np.isfinite(array) & ~np.isfinite(array.astype(np.float32))
-        if lost.any():
-            first = float(array[lost].flat[0])
-            raise BadRequest(f"--inputs {file}: {name} has {first:g}, which float32 cannot hold")
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+        trouble = _lost(array, allow_nonfinite)
+        if trouble:
+            raise BadRequest(f"--inputs {file}: {name} has {trouble}")
+    with np.errstate(over="ignore"):
+        return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _lost(array: np.ndarray, allow_nonfinite: bool) -> str:
+    """What float32 does not hold of an array, in words; "" where it only rounds."""
+    with np.errstate(over="ignore", under="ignore"):
+        held = array.astype(np.float32)
+    finite = np.isfinite(held)
+    if not finite.all() and not allow_nonfinite:
+        first, count = array[~finite].flat[0], np.count_nonzero(~finite)
+        which = "which float32 cannot hold" if np.isfinite(first) else "which is not finite"
+        return f"{first:g}, {which} ({count} of {array.size} elements); {ALLOW}"
+    gone = (held == 0) & (array != 0)
+    if gone.any():
+        return f"{array[gone].flat[0]:g}, which is 0 in float32"
+    if array.dtype.kind in "iu":
+        large = array[np.abs(held) >= 2.0**24]
+        changed = [each for each in large.flat if int(np.float32(each)) != int(each)]
+        if changed:
+            return f"{changed[0]}, which float32 rounds to another integer"
+    return ""

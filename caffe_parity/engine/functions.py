@@ -5,24 +5,36 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 import torch
 
-from caffe_parity.contract import GRADIENT, SHARED_GRADIENT, BadRequest, Case, Parameter
+from caffe_parity.contract import (
+    GRADIENT,
+    PARAM,
+    SHARED_GRADIENT,
+    STATE,
+    BadRequest,
+    Case,
+    Parameter,
+    is_state,
+)
 from caffe_parity.engine.compare import alike
 
 Function = Callable[..., Any]
 Tensors = dict[str, torch.Tensor]
 
-ARGUMENT = "param"
-"""The argument by which a function asks for the parameters: a list, param[0], param[1], ..."""
-
 
 def takes_params(function: Function) -> bool:
     """Whether a function has an argument `param`."""
+    return takes(function, PARAM)
+
+
+def takes(function: Function, argument: str) -> bool:
+    """Whether a function has an argument of that name."""
     signature = _signature(function)
-    return signature is not None and ARGUMENT in signature.parameters
+    return signature is not None and argument in signature.parameters
 
 
 def must_take(function: Function, names: Sequence[str], what: str) -> None:
@@ -37,10 +49,20 @@ def must_take(function: Function, names: Sequence[str], what: str) -> None:
     try:
         signature.bind(**dict.fromkeys(names))
     except TypeError as error:
-        takes = ", ".join(signature.parameters)
+        known = ", ".join(signature.parameters)
+        inputs = f"the net's inputs {', '.join(names)} as keyword arguments"
+        if not names:
+            inputs = "nothing, since the net has no inputs"
+        odd = [name for name in names if not name.isidentifier() or iskeyword(name)]
+        advice = ""
+        if odd:
+            argument = f"{PARAM}, " * (PARAM in names)
+            advice = (
+                f"; {odd[0]!r} is no name in Python: write `def f({argument}**inputs)`, and "
+                f"inputs[{odd[0]!r}] there"
+            )
         raise BadRequest(
-            f"the {what} must take the net's inputs {', '.join(names)} as keyword arguments, "
-            f"it takes ({takes}): {error}"
+            f"the {what} must take {inputs}, it takes ({known}): {error}{advice}"
         ) from error
 
 
@@ -56,22 +78,28 @@ def with_params(function: Function, params: Sequence[Parameter], what: str) -> F
 
     They are handed to it as the list `param`; a module without that argument gets them in place of
     its own parameters, matched by order: with all of the net's, or with the learned ones only.
+    What layers write themselves is handed to it as the list `state`, if it takes that.
 
     Raises:
         BadRequest: it takes no parameters, or a module has others.
     """
+    lists = {
+        PARAM: [each.name for each in params if not is_state(each.name)],
+        STATE: [each.name for each in params if is_state(each.name)],
+    }
     if not params:
         return function
-    if takes_params(function):
+    if not lists[PARAM] or takes_params(function):
+        wanted = [each for each, names in lists.items() if names and takes(function, each)]
 
         def call(**tensors: torch.Tensor) -> Any:
-            values = [tensors.pop(each.name) for each in params]
-            return function(**tensors, **{ARGUMENT: values})
+            values = {key: [tensors.pop(name) for name in names] for key, names in lists.items()}
+            return function(**tensors, **{key: values[key] for key in wanted})
 
         return call
     if not isinstance(function, torch.nn.Module):
         raise BadRequest(
-            f"the reference takes `{ARGUMENT}`, so the {what} must take it as well, or be an "
+            f"the reference takes `{PARAM}`, so the {what} must take it as well, or be an "
             "nn.Module with parameters of its own, which are matched by order"
         )
     return _loaded(function, params, what)
@@ -80,7 +108,8 @@ def with_params(function: Function, params: Sequence[Parameter], what: str) -> F
 def _loaded(module: torch.nn.Module, params: Sequence[Parameter], what: str) -> Function:
     own = dict(module.named_parameters())
     learned = [each for each in params if each.learned]
-    matched = learned if len(own) == len(learned) else list(params)
+    blobs = [each for each in params if not is_state(each.name)]
+    matched = learned if len(own) == len(learned) else blobs
     shapes = [tuple(each.shape) for each in own.values()]
     if len(own) != len(matched) or not all(
         alike(shape, each.initial.shape) for shape, each in zip(shapes, matched, strict=True)
@@ -88,8 +117,8 @@ def _loaded(module: torch.nn.Module, params: Sequence[Parameter], what: str) -> 
         theirs = ", ".join(f"{name} {tuple(each.shape)}" for name, each in own.items()) or "none"
         raise BadRequest(
             f"the {what}'s own parameters ({theirs}) are not those of the net "
-            f"({described(params)}) in order and shape: give its forward an argument "
-            f"`{ARGUMENT}`, a list of them"
+            f"({described(blobs)}) in order and shape: give its forward an argument "
+            f"`{PARAM}`, a list of them"
         )
 
     def call(**tensors: torch.Tensor) -> Any:
@@ -99,11 +128,30 @@ def _loaded(module: torch.nn.Module, params: Sequence[Parameter], what: str) -> 
             name: each.to(dtype) if each.is_floating_point() else each
             for name, each in module.named_buffers()
         }
+        state |= _statistics(state, params, given)
         for (name, each), source in zip(own.items(), matched, strict=True):
             state[name] = given[source.name].reshape(each.shape)
         return torch.func.functional_call(module, state, kwargs=tensors)
 
     return call
+
+
+def _statistics(buffers: Tensors, params: Sequence[Parameter], given: Tensors) -> Tensors:
+    """The running statistics of a module, by buffer, where the net's BatchNorm layers use theirs.
+
+    Caffe keeps a mean and a variance times a factor, PyTorch the quotients.
+    """
+    by_role = {
+        role: [given[each.name] for each in params if each.role == role]
+        for role in ("mean", "variance", "factor")
+    }
+    found: Tensors = {}
+    for role, end in (("mean", "running_mean"), ("variance", "running_var")):
+        names = [name for name in buffers if name.rpartition(".")[2] == end]
+        if len(names) == len(by_role["factor"]):
+            quotients = zip(names, by_role[role], by_role["factor"], strict=True)
+            found |= {name: sums / factor for name, sums, factor in quotients}
+    return found
 
 
 def described(params: Sequence[Parameter]) -> str:
@@ -124,8 +172,12 @@ def result_of(function: Function, inputs: Tensors, what: str) -> Any:
         if isinstance(error, KeyboardInterrupt):
             raise
         shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in inputs.items())
+        advice = ""
+        if isinstance(error, KeyError) and error.args == (PARAM,):
+            advice = f"; `{PARAM}` must be an argument of its own: `def f({PARAM}, **inputs)`"
         raise BadRequest(
-            f"the {what} cannot be evaluated: {type(error).__name__}: {error} (inputs {shapes})"
+            f"the {what} cannot be evaluated: {type(error).__name__}: {error} "
+            f"(inputs {shapes or 'none'}){advice}"
         ) from error
 
 

@@ -6,7 +6,8 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,12 +33,15 @@ from caffe_parity.engine.functions import Evaluation, Function, with_params
 from caffe_parity.engine.plan import FIRST, fresh, planned
 from caffe_parity.engine.port import Port
 from caffe_parity.engine.random_rounding import as_inputs
-from caffe_parity.engine.structure import structure_of
+from caffe_parity.engine.structure import structure_of, tops_of_reference
 from caffe_parity.engine.verdict import Judged, agreement_words, judged
 from caffe_parity.layer import Layer
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report.bits import Kept, digest, keep
 from caffe_parity.report.record import Record
+
+if TYPE_CHECKING:  # it needs Linux; ports are judged elsewhere, too
+    from caffe_parity.engine.caffe_net import CaffeNet
 
 MOST_CHECKED = 4096
 """Inputs, in elements: where PyTorch's gradcheck refuses, it goes through them one by one."""
@@ -81,7 +85,7 @@ def plan_of(layer: Layer, name: str, case: Case, structure: Structure | None = N
         VariantFailure: Caffe cannot build its net.
         NoCaffe, InstallError: there is no Caffe.
     """
-    variant = variant_of(layer, name)
+    variant = fitted(layer, variant_of(layer, name))
     structure = structure or seen_from_outside(layer, variant, case)
     if case.first in structure.in_place:  # what a second consumer would read is another blob
         case = replace(case, sharing="none")
@@ -90,14 +94,45 @@ def plan_of(layer: Layer, name: str, case: Case, structure: Structure | None = N
     return Planned(layer, name, variant, case, plan, asked)
 
 
+def fitted(layer: Layer, variant: Variant) -> Variant:
+    """The variant; a Python layer alone gets as many tops as the reference returns.
+
+    Where the reference takes parameters, they are those of the layer with one top.
+
+    Raises:
+        BadRequest: the reference cannot be evaluated.
+        VariantFailure, NoCaffe, InstallError: it takes parameters, and the layer cannot be built.
+    """
+    if getattr(variant, "with_tops", None) is None:
+        return variant
+    net: CaffeNet = variant  # type: ignore[assignment]
+    assert net.with_tops is not None
+    return replace(net, text=net.with_tops(_tops(layer, net)), with_tops=None)
+
+
+@lru_cache(maxsize=8)
+def _tops(layer: Layer, variant: CaffeNet) -> tuple[str, ...]:
+    case = layer.all_cases()[0]
+    outline = None
+    if layer.arguments:
+        try:
+            outline = variant.outline(case, True)
+        except VariantFailure as failure:
+            words = "it was built with one top, to see its parameters: name its tops (--top NAME)"
+            raise VariantFailure(
+                failure.verdict, f"{failure.message}; {words}", failure.output
+            ) from failure
+    return tops_of_reference(layer, case, outline)
+
+
 def seen_from_outside(layer: Layer, variant: Variant, case: Case) -> Structure:
     """What is compared of a variant; of a port with parameters, what is of the layer's first net.
 
     Raises:
         BadRequest, VariantFailure, NoCaffe, InstallError: as `plan_of`.
     """
-    own = variant.outline(case, layer.takes_params)
-    if own is None and layer.takes_params:
+    own = variant.outline(case, bool(layer.arguments))
+    if own is None and layer.arguments:
         nets = (each for each in layer.variants.values() if hasattr(each, "outline"))
         outlines = (each.outline(case, True) for each in nets)
         own = next((each for each in outlines if each is not None), None)

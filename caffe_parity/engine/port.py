@@ -11,6 +11,7 @@ from caffe_parity.caffe.driver import no_device
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import (
     GRADIENT,
+    STATE,
     Arrays,
     BadRequest,
     Case,
@@ -19,8 +20,9 @@ from caffe_parity.contract import (
     Outline,
     Plan,
     VariantFailure,
+    is_state,
 )
-from caffe_parity.engine.functions import Evaluation, Function, with_params
+from caffe_parity.engine.functions import Evaluation, Function, takes, with_params
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Port:
             full_precision()
         function = with_params(self.function, plan.structure.params, "port")
         names = plan.structure.outputs
+        if not takes(self.function, STATE):  # as a module with buffers of its own
+            names = tuple(each for each in names if not is_state(each))
         port = Evaluation(function, "port", plan.case, names, plan.differentiated)
 
         def there(arrays: Arrays) -> dict[str, torch.Tensor]:

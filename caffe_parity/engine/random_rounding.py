@@ -273,7 +273,7 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
     for run in range(KINK_RUNS if has_gradients else 0):
         PROGRESS.tell(f"looking for kinks of the reference, {run} of {KINK_RUNS} times")
         moved = _moved(
-            inputs, fixed, generator, lambda x: torch.full_like(x, 2.0**-30).mul_(x.abs().max())
+            inputs, fixed, generator, lambda x: torch.full_like(x, 2.0**-30).mul_(_largest(x))
         )
         _widen(jumps, evaluate(moved), truth)
     bound, kinks = {}, {}
@@ -281,7 +281,7 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
         deviation = torch.maximum(deviations[name], _usual(deviations[name]))
         limit = MARGIN * deviation + 2 * UNIT_ROUNDOFF * value.abs() + SMALLEST_SUBNORMAL
         if name.startswith(GRADIENT):
-            largest = value.abs().max() if value.numel() else torch.tensor(0.0)
+            largest = _largest(value)
             kink = (jumps[name] > JUMP * largest) | (deviations[name] > 2.0**-8 * largest)
             if kink.any():
                 limit[kink] = torch.inf
@@ -306,10 +306,16 @@ def _moved(
     generator: torch.Generator,
     size: Callable[[torch.Tensor], torch.Tensor],
 ) -> Tensors:
-    return {
-        name: value if name in fixed else _moved_by(value, size(value), generator)
-        for name, value in inputs.items()
-    }
+    moved = {}
+    for name, value in inputs.items():
+        room = None if name in fixed else size(value).masked_fill_(~value.isfinite(), 0.0)
+        moved[name] = value if room is None else _moved_by(value, room, generator)
+    return moved
+
+
+def _largest(values: torch.Tensor) -> torch.Tensor:
+    """The largest magnitude among those that are finite; 0 where none is."""
+    return values.abs().nan_to_num_(nan=0.0, posinf=0.0).max() if values.numel() else values.sum()
 
 
 def _widen(deviations: Tensors, results: Tensors, truth: Tensors) -> None:

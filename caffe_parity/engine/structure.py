@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from caffe_parity.contract import TOTAL, BadRequest, Case, Outline, Structure
+from caffe_parity.contract import (
+    PARAM,
+    TOTAL,
+    BadRequest,
+    Case,
+    Outline,
+    Structure,
+    is_state,
+)
 from caffe_parity.engine.expected import all_inputs, fed
 from caffe_parity.engine.functions import result_of, with_params
 from caffe_parity.engine.random_rounding import as_inputs
@@ -29,8 +38,12 @@ def structure_of(layer: Layer, case: Case, outline: Outline | None) -> Structure
     Raises:
         BadRequest: the reference cannot be evaluated, or returns what no top is compared with.
     """
-    if outline is not None and outline.tops == outline.losses and len(outline.tops) == 1:
-        return _made(outline, outline.losses, is_loss=True)
+    if outline is not None:
+        wanted = tuple(f"{each}[" for each in layer.arguments)
+        params = tuple(each for each in outline.params if each.name.startswith(wanted))
+        outline = replace(outline, params=params)
+        if layer.bound is not None and outline.tops == outline.losses and len(outline.tops) == 1:
+            return _made(outline, outline.losses, is_loss=True)
     result = _result(layer, case, outline)
     if outline is None:
         return _by_reference(result)
@@ -49,20 +62,43 @@ def structure_of(layer: Layer, case: Case, outline: Outline | None) -> Structure
     return _made(outline, outputs, is_loss=alone or bool(outline.losses), untrained=untrained)
 
 
+def tops_of_reference(layer: Layer, case: Case, outline: Outline | None) -> tuple[str, ...]:
+    """The names of as many tops as the reference returns: the keys of a dict, or top0, top1, ...
+
+    Raises:
+        BadRequest: the reference cannot be evaluated.
+    """
+    result = _result(layer, case, outline)
+    if isinstance(result, Mapping):
+        return tuple(map(str, result))
+    if isinstance(result, (tuple, list)) and len(result) > 1:
+        return tuple(f"top{number}" for number in range(len(result)))
+    return ("top",)
+
+
 def _made(
     outline: Outline, outputs: tuple[str, ...], *, is_loss: bool, untrained: bool = False
 ) -> Structure:
-    without = set(outputs) - {*outline.losses, TOTAL} if outline.losses else ()
+    states = {each.name for each in outline.params if is_state(each.name)}
+    without = set(outputs) - {*outline.losses, TOTAL} if outline.losses else states & set(outputs)
     return Structure(
-        outputs, is_loss, outline.params, frozenset(without), untrained, outline.in_place
+        outputs,
+        is_loss,
+        outline.params,
+        frozenset(without),
+        untrained,
+        outline.in_place,
+        () if states and states <= set(outputs) else outline.keep_statistics,
     )
 
 
 def _result(layer: Layer, case: Case, outline: Outline | None) -> Any:
     params = outline.params if outline else ()
-    if layer.takes_params and not params:
-        where = "no layer of the net has parameter blobs" if outline else "only a net has them"
-        raise BadRequest(f"the reference takes `param`, but {where}")
+    for argument in layer.arguments:
+        if not any(each.name.startswith(argument) for each in params):
+            what = "parameter blobs" if argument == PARAM else "running statistics that it writes"
+            where = f"no layer of the net has {what}" if outline else "only a net has them"
+            raise BadRequest(f"the reference takes `{argument}`, but {where}")
     arrays = {**fed(case, case.arrays(case)), **case.parameters(params, False)}
     function = with_params(layer.reference, params, "reference")
     return result_of(function, all_inputs(case, as_inputs(arrays)), "reference")
@@ -78,16 +114,17 @@ def _by_reference(result: Any) -> Structure:
 
 
 def _named(outline: Outline, result: Mapping[str, Any]) -> Structure:
-    extra = [name for name in result if name not in outline.tops]
-    if extra:
-        raise BadRequest(
-            f"the reference returns {', '.join(map(repr, extra))}, which would be compared with "
-            f"nothing: the net's tops are {', '.join(outline.tops)}"
-        )
     missing = [name for name in outline.losses or outline.tops if name not in result]
     if missing:
         raise BadRequest(f"the reference returns no {missing}; the net's tops are {outline.tops}")
-    outputs = tuple(name for name in outline.tops if name in result)
+    known = [*outline.tops, *(each.name for each in outline.params if is_state(each.name))]
+    extra = [name for name in result if name not in known]
+    if extra:
+        raise BadRequest(
+            f"the reference returns {', '.join(map(repr, extra))}, which would be compared with "
+            f"nothing: the net's tops are {', '.join(known)}"
+        )
+    outputs = tuple(name for name in known if name in result)
     return _made(outline, outputs, is_loss=len(outline.losses) == 1)
 
 

@@ -20,6 +20,7 @@ from caffe_parity.contract import (
     Observation,
     Pass,
     Plan,
+    is_state,
     spoken,
 )
 from caffe_parity.engine.compare import Bools, compare, fits, missing, same_bits, wrong
@@ -87,10 +88,20 @@ class _Comparison:
             words = "no layer has a loss_weight, so Caffe trains nothing: a Python layer and a "
             words += "Reduction need one written out (loss_weight: 1)"
             self.result.findings.append(Finding("no-loss-weight", words))
+        unseen = self.plan.structure.unseen if self.seen.poisoned else ()  # a port has no layers
         for tensor in self.asked.expected[0].truth:
+            if is_state(tensor) and not any(tensor in each for each in self.seen.tensors.values()):
+                unseen = ("the port",)
+                continue
             gradient = tensor.startswith(GRADIENT)
             if not (gradient and any(each.cause == "shape" for each in self.result.findings)):
                 self._tensor(tensor)
+        if unseen:
+            words = (
+                f"the running statistics that {', '.join(unseen)} writes in each forward are not "
+                "compared: whoever takes them as `state`, and returns state[0], ..., has them so"
+            )
+            self.result.notes.append(Finding("running-statistics", words))
         return self.result
 
     @cached_property

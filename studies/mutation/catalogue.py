@@ -142,7 +142,11 @@ def misfits(mutants: Iterable[Mutant], root: Path = ROOT) -> Iterator[str]:
 def _advice(mutant: Mutant, text: str, root: Path) -> str:
     """Where the old text stands now, else the line of its file that is most like its first one."""
     files = sorted(root.glob(f"[!.]*/**/*{Path(mutant.file).suffix}"))
-    elsewhere = [str(each.relative_to(root)) for each in files if mutant.old in each.read_text()]
+    elsewhere = [
+        str(each.relative_to(root))
+        for each in files
+        if mutant.old in each.read_text("utf-8", "replace")
+    ]
     if elsewhere:
         return f"\n  it stands in {', '.join(elsewhere)}"
     first = mutant.old.strip().splitlines()[0]

@@ -165,7 +165,15 @@ class Worker:
     def op_net(self, text, edits=None, path=()):
         prepared = self.prepared(text, edits, path)
         self.net = self.caffe.Net(prepared.path, self.caffe.TRAIN)
-        return self.described_net(prepared)
+        weights = edits.get("weights") if edits else None
+        named = self.with_weights(weights) if weights else []
+        return dict(self.described_net(prepared), named=named)
+
+    def with_weights(self, file):
+        """Copies parameters from a .caffemodel; returns the layers that have them from there."""
+        saved = read_weights(file)
+        self.net.copy_from(file)
+        return [name for name in self.net.params if name in saved]
 
     def op_solver(self, solver, text, edits=None, path=()):
         parameter = solver_parameter(solver)
@@ -198,8 +206,9 @@ class Worker:
         self.written, said = prepared.said(self.net, counts)
         return dict(said, inputs=shapes)
 
-    def op_describe(self, text):
-        proto = parsed(text)
+    def op_describe(self, text, fed=()):
+        unshaped = {}
+        proto = parsed(text, fed, unshaped)
         inputs = {
             top: declared_shape(layer, index)
             for layer in proto.layer
@@ -209,10 +218,12 @@ class Worker:
         in_place = {blob for layer in proto.layer for blob in layer.top if blob in layer.bottom}
         return {
             "inputs": inputs,
+            "unshaped": unshaped,
             "losses": list(weights_of(proto)),
             "outputs": outputs(proto),
             "layers": [[layer.name, layer.type] for layer in proto.layer],
             "in_place": sorted(in_place),
+            "keep_statistics": keep_statistics(proto),
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
 
@@ -392,7 +403,7 @@ class Prepared(File):
     """
 
     def __init__(self, text, edits):
-        self.proto = parsed(text)
+        self.proto = parsed(text, edits.get("shapes", ()))
         sources, losses = edited(self.proto, edits)
         added = weights_of(parsed(edits["append"])) if "append" in edits else {}
         weights = {k: each for k, each in weights_of(self.proto).items() if k not in added}
@@ -414,6 +425,7 @@ class Prepared(File):
                 "losses": losses,
                 "params": [[k, i] for k, count in counts if k not in ours for i in range(count)],
                 "owned": [each for each in owned(self.proto, net) if each[0] not in ours],
+                "kept": [[k, i] for k in keep_statistics(self.proto) for i in range(3)],
                 "text": self.text,
             }
             self.found[key] = written(self.proto, net), said
@@ -480,11 +492,13 @@ def written(proto, net):
     ids = range(len(names))
     bottoms = [[blobs[each] for each in net._bottom_ids(i)] for i in ids]
     tops = [[blobs[each] for each in net._top_ids(i)] for i in ids]
-    needed, wants, works = set(), [], []
+    needed, wants, works, under_outputs = set(), [], [], set()
     for i in ids:
         layer = layers.get(names[i])  # None for a Split, which Caffe inserts
         asked = list(layer.propagate_down) if layer else []
         wants.append(asked or [blob in needed or proto.force_backward for blob in bottoms[i]])
+        if is_keeper(layer):  # its bottoms are outputs, whose diffs are given
+            under_outputs.update(bottoms[i])
         rates = [spec.lr_mult for spec in layer.param] if layer else []
         params = len(net.params.get(names[i], ()))
         learns = any(rates[:params]) or params > len(rates)
@@ -507,7 +521,7 @@ def written(proto, net):
                 found += [blob] if works[i] and (blob in inputs or blob not in shape_of) else []
             else:
                 skipped.add(blob)
-    return found
+    return [blob for blob in found if blob not in under_outputs]
 
 
 def weights_of(proto):
@@ -525,7 +539,7 @@ def owned(proto, net):
     """The parameters that are set from outside, as layer, index and lr_mult; shared ones once."""
     names = set()
     for layer in proto.layer:
-        if layer.type == "BatchNorm" or layer.name not in net.params:  # it writes them itself
+        if layer.name not in net.params or layer.name in keep_statistics(proto):
             continue
         for index in range(len(net.params[layer.name])):
             spec = layer.param[index] if index < len(layer.param) else None
@@ -533,7 +547,31 @@ def owned(proto, net):
                 continue
             if spec and spec.name:
                 names.add(spec.name)
-            yield [layer.name, index, spec.lr_mult if spec else 1.0]
+            rate = spec.lr_mult if spec else 1.0
+            yield [layer.name, index, rate if layer.type != "BatchNorm" else 0.0]
+
+
+def keep_statistics(proto):
+    """The BatchNorm layers that make their statistics themselves, as they do in phase TRAIN."""
+    norms = [layer for layer in proto.layer if layer.type == "BatchNorm"]
+    return [layer.name for layer in norms if not layer.batch_norm_param.use_global_stats]
+
+
+def read_weights(file):
+    """The names of the layers that a .caffemodel has parameters for."""
+    from caffe.proto import caffe_pb2
+    from google.protobuf.message import DecodeError
+
+    proto = caffe_pb2.NetParameter()
+    try:
+        with open(file, "rb") as content:
+            proto.ParseFromString(content.read())
+    except (OSError, DecodeError, RuntimeWarning) as error:
+        raise NetError("the weights %s: no .caffemodel (%s)" % (file, error))
+    saved = {layer.name for layer in list(proto.layer) + list(proto.layers) if layer.blobs}
+    if not saved:
+        raise NetError("the weights %s: it has no layer with parameters" % file)
+    return saved
 
 
 def learned(proto, net):
@@ -571,11 +609,13 @@ def plain(proto):
     return printed(proto)
 
 
-def parsed(text):
+def parsed(text, fed=(), unshaped=None):
     """The net that Caffe builds from prototxt text in phase TRAIN, before it inserts Splits.
 
     What Caffe upgrades when it reads a file is upgraded, layers of other phases and stages are left
-    out, and a loss without a top gets one.
+    out, and a loss without a top gets one. Data layers become Input layers, and so do others
+    without a bottom that make what is fed; `unshaped` gets those of which only a file says the
+    shape.
     """
     proto = message("NetParameter", text, "net")
     if proto.layers:
@@ -591,6 +631,7 @@ def parsed(text):
     if not kept:
         raise NetError("the net has no layer in phase TRAIN")
     set_layers(proto, kept)
+    feed(proto, fed, {} if unshaped is None else unshaped)
     for layer in proto.layer:
         del layer.include[:], layer.exclude[:]
         if layer.type.endswith("Loss") and not layer.top:
@@ -687,6 +728,99 @@ def set_layers(proto, layers):
     proto.layer.extend(layers)
 
 
+DATA = ["Data", "HDF5Data", "ImageData", "MemoryData", "WindowData"]
+"""The types of layers whose tops come from files, or from a program."""
+
+
+def feed(proto, fed, unshaped):
+    """Puts an Input layer for each top of a data layer, and for each that is fed, in its place."""
+    layers = list(proto.layer)
+    del proto.layer[:]
+    for layer in layers:
+        inputs = set()
+        if not layer.bottom and layer.type != "Input":
+            inputs = {
+                index
+                for index, top in enumerate(layer.top)
+                if top in fed or layer.type in DATA or is_random(layer, index)
+            }
+        if not inputs:
+            proto.layer.add().CopyFrom(layer)
+            continue
+        for index, top in enumerate(layer.top):
+            name = "%s (%s)" % (layer.name, top) if index else layer.name
+            if layer.type == "DummyData" and index not in inputs:
+                only_top(proto.layer.add(), layer, index).name = name
+                continue
+            new = proto.layer.add(name=name, type="Input", top=[top])
+            shape = shape_of(layer, index)
+            if shape is None:
+                unshaped[top] = [layer.name, layer.type, batch_of(layer)]
+            else:
+                new.input_param.shape.add().dim.extend(shape)
+
+
+def is_random(layer, index):
+    """Whether a DummyData layer draws this top anew in each forward."""
+    if layer.type != "DummyData":
+        return False
+    fillers = layer.dummy_data_param.data_filler
+    filler = fillers[min(index, len(fillers) - 1)].type if fillers else "constant"
+    return filler not in ("constant", "bilinear")
+
+
+def only_top(new, layer, index):
+    """Makes a DummyData layer one that has this top alone."""
+    new.CopyFrom(layer)
+    new.top[:] = [layer.top[index]]
+    for field, values in layer.dummy_data_param.ListFields():
+        if field.label == field.LABEL_REPEATED and len(values) > 1:
+            kept = [values[index]]
+            new.dummy_data_param.ClearField(field.name)
+            getattr(new.dummy_data_param, field.name).extend(kept)
+    return new
+
+
+def batch_of(layer):
+    """How many samples a data layer makes at once, if it says so."""
+    fields = ("data_param", "hdf5_data_param", "image_data_param", "memory_data_param")
+    for field in (*fields, "window_data_param"):
+        if layer.HasField(field) and getattr(layer, field).batch_size:
+            return getattr(layer, field).batch_size
+    return None
+
+
+def shape_of(layer, index):
+    """The shape of a top of a layer without a bottom, or None where the net does not say it."""
+    batch = batch_of(layer)
+    if layer.type == "DummyData":
+        said = layer.dummy_data_param
+        if said.shape:
+            return list(said.shape[min(index, len(said.shape) - 1)].dim)
+        four = (said.num, said.channels, said.height, said.width)
+        return [each[min(index, len(each) - 1)] for each in four] if all(four) else None
+    if batch is None or layer.type == "HDF5Data":
+        return None
+    if index:
+        return [batch] if layer.type in DATA else None
+    if layer.type == "MemoryData":
+        said = layer.memory_data_param
+        return [batch, said.channels, said.height, said.width]
+    crop = layer.transform_param.crop_size
+    channels = 1 if layer.transform_param.force_gray else 0
+    channels = 3 if layer.transform_param.force_color else channels
+    if layer.type == "ImageData":
+        said = layer.image_data_param
+        channels = 3 if said.is_color else 1
+        sides = [crop, crop] if crop else [said.new_height, said.new_width]
+    elif layer.type == "WindowData":
+        crop = crop or layer.window_data_param.crop_size
+        channels, sides = 3, [crop, crop]
+    else:
+        sides = [crop, crop]
+    return [batch, channels, *sides] if channels and all(sides) else None
+
+
 def loss_layers(proto):
     """The layers with a top that has a loss weight."""
     weights = weights_of(proto)
@@ -754,10 +888,47 @@ def give_outputs_weight(proto):
     if weights_of(proto):
         return
     wanted = set(outputs(proto))
+    kept = []
     for layer in reversed(proto.layer):  # of in-place layers the last one makes the output
         if wanted & set(layer.top):
-            layer.loss_weight[:] = [1.0 if top in wanted else 0.0 for top in layer.top]
+            if layer.type == "Python":  # it may shape its top when it runs, and Caffe would abort
+                kept += [top for top in layer.top if top in wanted]
+            else:
+                layer.loss_weight[:] = [1.0 if top in wanted else 0.0 for top in layer.top]
             wanted -= set(layer.top)
+    if kept:
+        keeper = proto.layer.add(name=KEEPER, type="Python", bottom=kept, top=[KEEPER])
+        keeper.python_param.module, keeper.python_param.layer = "__main__", KEEPER
+        keeper.loss_weight[:] = [1.0]
+
+
+KEEPER = "KeepsDiffs"
+
+
+def define_keeper(caffe):
+    """Defines the layer that stands behind the outputs of Python layers, for Caffe to import."""
+
+    class KeepsDiffs(caffe.Layer):
+        """A loss of 0 over its bottoms, whose diffs it leaves as they are given."""
+
+        def setup(self, bottom, top):
+            pass
+
+        def reshape(self, bottom, top):
+            top[0].reshape(1)
+
+        def forward(self, bottom, top):
+            top[0].data[...] = 0
+
+        def backward(self, top, propagate_down, bottom):
+            pass
+
+    globals()[KEEPER] = KeepsDiffs
+
+
+def is_keeper(layer):
+    """Whether a layer is the one that `define_keeper` defines."""
+    return layer is not None and layer.type == "Python" and layer.python_param.layer == KEEPER
 
 
 def declared_shape(layer, index):
@@ -767,8 +938,10 @@ def declared_shape(layer, index):
 
 def set_shape(layer, name, shape):
     shapes = layer.input_param.shape
-    while len(shapes) < len(layer.top):  # one shape may stand for all tops
-        shapes.add().CopyFrom(shapes[0])
+    while len(shapes) < len(layer.top):  # one shape may stand for all tops, or none is there yet
+        new = shapes.add()
+        if len(shapes) > 1:
+            new.CopyFrom(shapes[0])
     shapes[list(layer.top).index(name)].dim[:] = shape
 
 
@@ -993,6 +1166,7 @@ def main():
         import caffe
 
         connect_launch_counter()
+        define_keeper(caffe)
         if "--gpu" in sys.argv:
             mode = {"mode": "gpu", "device": use_gpu(caffe)}
         else:
