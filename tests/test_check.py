@@ -196,6 +196,7 @@ def two(x): return x, x
 def raises(x): return x @ x
 def leaves(x): raise SystemExit(0)
 def named(x): return {"l": x.sum()}
+def beside(x): return {"loss": x.sum(), "more": x}
 """
 SUM = ("net.prototxt", "--reference", "truth.py:loss")
 
@@ -222,6 +223,7 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         (["net.prototxt", "--reference", "truth.py:two"], "must return the net's tops (loss)"),
         (["net.prototxt", "--reference", "truth.py:raises"], "cannot be evaluated: RuntimeError"),
         (["net.prototxt", "--reference", "truth.py:named"], "the reference returns no ['loss']"),
+        (["net.prototxt", "--reference", "truth.py:beside"], "returns 'more', which would be"),
         ([*SUM, "--port", "truth.py:Needs"], "is a class that needs arguments"),
         ([*SUM, "--port", "truth.py:NUMBER"], "not callable"),
         ([*SUM, "--data", "x=norml"], "data kind 'norml': expected one of normal"),

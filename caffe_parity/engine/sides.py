@@ -136,7 +136,10 @@ class Sides:
         inputs = {**fed(case, case.arrays(case)), **case.parameters(params, False)}
         function = with_params(self.layer.reference, params, "reference")
         tensors = all_inputs(case, as_inputs(inputs))
-        with one_thread(max(each.size for each in inputs.values())), _Watch(self._seen):
+        with (
+            one_thread(max((each.size for each in inputs.values()), default=0)),
+            _Watch(self._seen),
+        ):
             tops_of(function, tensors, structure.outputs, "reference")
 
     def _seen(self, site: Site, name: str, mask: torch.Tensor) -> None:
