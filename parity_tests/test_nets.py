@@ -2,45 +2,138 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from caffe_impl.compiled import compiled_layer
 from caffe_impl.variants import LAYERS as PYTHON_LAYERS
 from caffe_impl.variants import NETS, slice_eltwise, variants
-from caffe_parity import Case
+from caffe_parity import CaffeNet, Case
 from caffe_parity.caffe.client import Caffe, Op
-from caffe_parity.contract import Observation
+from caffe_parity.contract import GRADIENT, Observation
 from caffe_parity.engine.compare import compare
 from caffe_parity.engine.judge import judge, observed, plan_of
-from parity_tests.answers import expected_of
+from parity_tests.answers import computed_layer, expected_of
 from parity_tests.layers import LAYERS
 from reference.cases import by_name, case_of
+from reference.rounding import DX1, DX2
 
 CHANNEL, TAIL = LAYERS["channel_sum"], LAYERS["tail_sum"]
 
 
-def plain_files() -> list[Path]:
-    """The nets that need no compiled layer."""
-    return [file for file in sorted(NETS.glob("*.prototxt")) if "cuda" not in file.name]
+PHASES = ("TRAIN", "TEST")
+
+UNEDITED = """
+import ctypes, sys
+import numpy as np
+file, folder, inputs, outputs = sys.argv[1:5]
+for library in sys.argv[5:]:
+    ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+sys.path.insert(0, folder)
+import caffe
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+
+text, given = open(file).read(), np.load(inputs)
+# What a net above something that learns asks of it: a Bias is put behind each input.
+below = text_format.Merge(text, caffe_pb2.NetParameter())
+for layer in [each for each in below.layer if each.type == "Input"]:
+    [name] = layer.top
+    layer.top[0] = "given_" + name
+    below.layer.add(name="learned_" + name, type="Bias", bottom=["given_" + name], top=[name])
+kept = sorted(below.layer, key=lambda each: 0 if each.type in ("Input", "Bias") else 1)
+del below.layer[:]
+below.layer.extend(kept)
+texts = {
+    "as it stands": text,
+    "forced": text + "force_backward: true\\n",
+    "learned": text_format.MessageToString(below),
+}
+found = {}
+for phase in ("TRAIN", "TEST"):
+    for way, written in texts.items():
+        open(outputs + ".prototxt", "w").write(written)
+        net = caffe.Net(outputs + ".prototxt", getattr(caffe, phase))
+        for name in given.files:
+            net.blobs["given_" + name if way == "learned" else name].data[...] = given[name]
+        net.forward()
+        net.backward()
+        key = phase + "/" + way + "/"
+        found[key + "inputs"] = list(net.inputs)
+        found[key + "outputs"] = list(net.outputs)
+        found[key + "loss"] = net.blobs["loss"].data.sum()
+        found[key + "weight"] = net.blobs["loss"].diff.sum()
+        own = [blob for name in net.params if not name.startswith("learned_")
+               for blob in net.params[name]]
+        found[key + "learned"] = sum(np.abs(blob.diff).sum() for blob in own)
+        for name in given.files:
+            found[key + "gradient:" + name] = net.blobs[name].diff.copy()
+np.savez(outputs, **found)
+"""
+"""Runs a file in Caffe's own Python, without this library: file, folder of the Python layers, inputs
+and results (.npz), compiled layers."""
 
 
-@pytest.mark.parametrize("file", plain_files(), ids=lambda file: file.stem)
-def test_file_runs_as_it_stands(caffe: Caffe, file: Path) -> None:
-    """Without any edit the net loads, has the inputs x1 and x2, and computes its layer's loss."""
+@pytest.mark.parametrize("file", sorted(NETS.glob("*.prototxt")), ids=lambda file: file.stem)
+def test_file_runs_as_it_stands(caffe: Caffe, file: Path, tmp_path: Path) -> None:
+    """Not a letter changed, in both phases, a net computes and trains its layer with weight 1.
+
+    It has the inputs x1 and x2 and no other output than the loss; with `force_backward`, and above
+    something that learns, it gives the layer's gradients; and nothing of its own learns.
+    """
     base = by_name("base")
-    layer = next(layer for name, layer in LAYERS.items() if file.name.startswith(name))
-    ops: list[Op] = [
-        {"op": "net", "text": file.read_text(), "path": [str(PYTHON_LAYERS)]},
-        *({"op": "set", "blob": k, "array": each} for k, each in base.arrays(base).items()),
-        {"op": "forward"},
-        {"op": "loss"},
-    ]
-    replies = caffe.request(ops)
-    assert set(replies[0]["inputs"]) == {"x1", "x2"}
-    loss = replies[-1]["array"].sum()
-    assert compare("loss", np.asarray(loss), expected_of(layer, base)).agrees
+    expected = expected_of(next(LAYERS[n] for n in LAYERS if file.name.startswith(n)), base)
+    np.savez(tmp_path / "in.npz", **base.arrays(base))
+    libraries = compiled_layer(caffe) if "cuda" in file.name else ()
+    command = [*caffe.interpreter.command, "-c", UNEDITED, str(file), str(PYTHON_LAYERS)]
+    command += [str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), *libraries]
+    environment = {**os.environ, **caffe.interpreter.environment}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    found = np.load(tmp_path / "out.npz")
+    for phase in PHASES:
+        for way in ("as it stands", "forced", "learned"):
+            key = f"{phase}/{way}/"
+            if way != "learned":
+                assert set(found[f"{key}inputs"]) == {"x1", "x2"}
+            assert list(found[f"{key}outputs"]) == ["loss"]
+            assert found[f"{key}weight"] == 1, key
+            if way != "forced":  # which also asks for the diffs of what does not learn
+                assert found[f"{key}learned"] == 0, key
+            assert compare("loss", found[f"{key}loss"], expected).agrees, key
+            for name in (DX1, DX2):
+                there = way != "as it stands"
+                assert there == compare(name, found[key + name], expected).agrees, key + name
+
+
+@pytest.mark.parametrize("asked", ["x1", "x2"])
+@pytest.mark.parametrize(
+    ("layer", "name"), [(layer, name) for layer, of in variants().items() for name in of]
+)
+def test_a_diff_that_nobody_asked_for_is_not_written(layer: str, name: str, asked: str) -> None:
+    """Where Caffe's propagate_down is false, the bottom's diff holds what it held before."""
+    case = replace(by_name("base"), gradients=(asked,))
+    net = LAYERS[layer].variants[name]
+    assert isinstance(net, CaffeNet)
+    held = {"x1": 2.0**90, "x2": -(2.0**90)}
+    ops: list[Op] = net.net_ops(case)
+    ops += [{"op": "set", "blob": k, "array": each} for k, each in case.arrays(case).items()]
+    ops += [{"op": "forward"}]
+    ops += [{"op": "fill_diff", "blob": k, "value": value} for k, value in held.items()]
+    ops += [{"op": "backward"}]
+    ops += [{"op": "diff", "blob": k} for k in held]
+    replies = net.request(ops)[-2:]
+    expected = expected_of(computed_layer(LAYERS[layer], name, case), case)
+    for blob, reply in zip(held, replies, strict=True):
+        if blob == asked:
+            assert compare(GRADIENT + blob, reply["array"], expected).agrees
+        else:
+            assert np.all(reply["array"] == held[blob])
 
 
 def uncommented(text: str) -> str:

@@ -29,13 +29,14 @@ def case_of(name: str, x1: Shape, x2: Shape | None = None, **fields: Any) -> Cas
 _BASE = (4, 3, 5, 6)
 
 CASES: tuple[Case, ...] = (
-    # Shapes: 2 to 5 axes, one of everything, odd and round.
+    # Shapes: 2 to 6 axes, one of everything, odd and round.
     case_of("odd", (5, 7, 11, 13)),
     case_of("round", (8, 16, 16, 16)),
     case_of("base", _BASE),
     case_of("two-axes", (7, 5)),
     case_of("three-axes", (3, 4, 9)),
     case_of("five-axes", (2, 3, 4, 5, 3)),
+    case_of("six-axes", (2, 3, 2, 1, 3, 2)),
     case_of("one-sample", (1, 3, 4, 5)),
     case_of("one-channel", (4, 1, 6, 5)),
     case_of("unit-spatial", (6, 5, 1, 1)),
@@ -43,6 +44,7 @@ CASES: tuple[Case, ...] = (
     case_of("one-number", (1, 1)),
     case_of("512-channels", (2, 512, 7, 7)),
     case_of("many-samples", (257, 3, 2, 2)),
+    case_of("1025-samples", (1025, 3, 2)),
     case_of("million", (8, 16, 100, 80)),
     # C1 != C2, which only a layer that sums the channels allows.
     case_of("channels-3-7", _BASE, (4, 7, 5, 6)),
@@ -59,6 +61,21 @@ CASES: tuple[Case, ...] = (
     case_of("exact-channels-3-7", _BASE, (4, 7, 5, 6), fill="integers"),
     case_of("exact-quarter", (16, 5, 3, 7), fill="integers", loss_weight=0.25),
     case_of("exact-minus-two", (2, 4, 8, 3), fill="integers", loss_weight=-2),
+    # The same where a threshold or a coincidence of extents may lie.
+    case_of("exact-1031-channels", (2, 1031, 3), fill="integers"),
+    case_of("exact-channels-1031-13", (2, 1031, 3), (2, 13, 3), fill="integers"),
+    case_of("exact-2048-samples", (2048, 3), fill="integers", loss_weight=-2),
+    case_of("exact-n-is-c", (8, 8, 3, 5), fill="integers"),
+    case_of("exact-square", (4, 3, 5, 5), fill="integers", loss_weight=-2),
+    case_of("exact-all-alike", (4, 4, 4, 4), fill="integers", loss_weight=0.25),
+    case_of("exact-width-1", (4, 3, 7, 1), fill="integers"),
+    case_of("exact-height-1", (4, 3, 1, 7), fill="integers"),
+    # The same with every bit that a sum can have: half precision dies at any number of channels.
+    case_of("exact-wide", (4, 13, 5, 7), fill="wide"),
+    case_of("exact-wide-512-channels", (2, 512, 3), fill="wide", loss_weight=-2),
+    case_of("exact-wide-1031-channels", (2, 1031, 2), fill="wide", loss_weight=0.25),
+    case_of("exact-wide-difference", (1, 1031), fill="wide-apart"),
+    case_of("exact-wide-alike", (4, 13, 5, 7), fill="wide-alike", loss_weight=-2),
     case_of(
         "exact-10-million", (8, 64, 160, 125), (8, 2, 160, 125), fill="ternary", loss_weight=0.25
     ),
@@ -68,6 +85,7 @@ CASES: tuple[Case, ...] = (
     # Values.
     case_of("positive", _BASE, fill="positive"),
     case_of("positive-odd", (5, 7, 11, 13), fill="positive", loss_weight=3.7),
+    case_of("one-sided-1031-channels", (3, 1031, 2), fill="one-sided", loss_weight=3.7),
     case_of("equal", _BASE, fill="equal"),
     case_of("cancelling", (3, 24, 5, 6), fill="cancelling"),
     case_of("mixed-scales", (3, 12, 5, 6), fill="mixed-scales"),
@@ -75,10 +93,13 @@ CASES: tuple[Case, ...] = (
     case_of("overflowing", _BASE, fill="overflowing"),
     case_of("overflowing-sum", (257, 3, 2, 2), fill="near-overflow"),
     case_of("tiny", _BASE, fill="tiny"),
+    case_of("faint", _BASE, fill="faint"),
     case_of("subnormal", _BASE, fill="subnormal"),
     case_of("nan", _BASE, fill="nan"),
     case_of("inf", _BASE, fill="inf"),
     case_of("inf-minus-inf", _BASE, fill="inf-minus-inf"),
+    case_of("infs", (6, 3, 5, 2), fill="infs", loss_weight=-2),
+    case_of("nans", (4, 3, 5, 2), fill="nans", loss_weight=3.7),
     # Loss weights: one weight is no test.
     case_of("weight-3.7", _BASE, loss_weight=3.7),
     case_of("weight-minus-2", _BASE, loss_weight=-2),

@@ -91,6 +91,28 @@ def _cancelling(case: Case, rng: np.random.RandomState) -> Arrays:
     return {"x1": x1, "x2": (np.roll(x1, 1, axis=1) + noise).astype(np.float32)}
 
 
+def _wide(low: int, high: int, reordered: bool = True) -> Fill:
+    """x1: integers from 0 to 2**12; x2: x1's channels in another order, low to high added to each.
+
+    The sums are large and their difference is small, so that whoever sums in fewer bits than
+    float32 has is wrong however many channels there are, and in the exact lane that is seen.
+    """
+
+    def fill(case: Case, rng: np.random.RandomState) -> Arrays:
+        x1 = rng.randint(0, 2**12 + 1, size=case.shapes["x1"])
+        added = rng.randint(low, high + 1, size=x1.shape)
+        x2 = (x1[:, ::-1] if reordered else x1) + added
+        return {"x1": x1.astype(np.float32), "x2": x2.astype(np.float32)}
+
+    return fill
+
+
+def _one_sided(case: Case, rng: np.random.RandomState) -> Arrays:
+    """Nothing cancels: the bound of the difference is as small as it can be for so many terms."""
+    made = _positive(case, rng)
+    return {"x1": made["x1"], "x2": -made["x2"]}
+
+
 def _mixed_scales(case: Case, rng: np.random.RandomState) -> Arrays:
     """Neighbours that differ by up to twelve orders of magnitude."""
 
@@ -112,11 +134,32 @@ def _with_value(value: float, both: bool = False) -> Fill:
     return fill
 
 
+def _by_sample(*values: tuple[str, float]) -> Fill:
+    """Bell-shaped values; sample by sample one element of an input is such a value.
+
+    They stand at different places, so that none meets another in a sum; the samples behind the last
+    of them are finite.
+    """
+
+    def fill(case: Case, rng: np.random.RandomState) -> Arrays:
+        made = {name: bell(shape, rng) for name, shape in case.shapes.items()}
+        for sample, (name, value) in enumerate(values):
+            row = made[name][sample].reshape(-1)
+            row[(7 * sample + 3) % row.size] = value
+        return made
+
+    return fill
+
+
 FILLS: dict[str, Fill] = {
     "bell": _scaled(0),
     "positive": _positive,
     "integers": _integers,
     "ternary": _ternary,
+    "wide": _wide(-1, 1),
+    "wide-apart": _wide(3, 3),  # the difference needs 12 bits as well
+    "wide-alike": _wide(-1, 1, reordered=False),  # for a layer that sums no channels
+    "one-sided": _one_sided,
     "equal": _equal,
     "cancelling": _cancelling,
     "mixed-scales": _mixed_scales,
@@ -124,10 +167,13 @@ FILLS: dict[str, Fill] = {
     "overflowing": _scaled(80),  # d**2 is beyond FLT_MAX, d is not
     "near-overflow": _scaled(60),  # d**2 is not beyond FLT_MAX, a thousand of them are
     "tiny": _scaled(-40),
+    "faint": _scaled(-64),  # the loss is just above the smallest normal number
     "subnormal": _scaled(-140),
     "nan": _with_value(float("nan")),
     "inf": _with_value(float("inf")),
     "inf-minus-inf": _with_value(float("inf"), both=True),
+    "infs": _by_sample(*((name, sign * np.inf) for name in ("x1", "x2") for sign in (1, -1))),
+    "nans": _by_sample(("x2", np.nan), ("x1", np.nan)),
 }
 """The generators by the name that a case's `fill` holds."""
 
