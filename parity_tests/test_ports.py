@@ -1,15 +1,23 @@
-"""The PyTorch ports in float64: gradcheck, gradgradcheck, and errors; float32 is test_parity's."""
+"""The PyTorch ports outside float32 training, which is test_parity's.
+
+Double backward, other types, layouts and devices, no gradient at all, and errors. With integers of
+which no sum is large, nothing is rounded in any type, so that all answers are compared to the bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 
 from reference import channel_sum, euclidean, tail_sum
+from torch_impl import compiled
 from torch_impl.compiled import compiled_euclidean_loss
+from torch_impl.cuda_op import fused_channel_sum_euclidean_loss
 from torch_impl.function import summed_euclidean_loss
 from torch_impl.module import LOSSES, SummedEuclideanLoss
 
@@ -46,6 +54,208 @@ def test_backward_is_the_gradient_of_forward(port: str, sum: str, shape: tuple[i
 def test_backward_has_a_backward(port: str, sum: str, shape: tuple[int, ...]) -> None:
     """gradgradcheck accepts the port's double backward."""
     assert torch.autograd.gradgradcheck(PORTS[port](sum), inputs(shape))
+
+
+Tensors = tuple[torch.Tensor, torch.Tensor]
+
+EVERY = [*((port, sum) for port in (*PORTS, "compiled") for sum in LOSSES), ("fused", "channel")]
+"""Every port with every sum that it knows."""
+
+each_port = pytest.mark.parametrize(("port", "sum"), EVERY)
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def loss_of(port: str, sum: str) -> Loss:
+    """The port; of the compiled one what it compiles, since compiling takes seconds."""
+    if port == "fused":
+        return fused_channel_sum_euclidean_loss
+    return partial(compiled_euclidean_loss, sum=sum) if port == "compiled" else PORTS[port](sum)
+
+
+@pytest.fixture(autouse=True)
+def _uncompiled() -> Iterator[None]:
+    with patch.object(compiled, "_compiled", lambda: compiled._core):
+        yield
+
+
+def integers(shape: tuple[int, ...] = (4, 2, 2, 2), dtype: torch.dtype = torch.float64) -> Tensors:
+    """-1, 0 and 1, of which bfloat16 holds every square, sum and gradient."""
+    generator = torch.Generator().manual_seed(7)
+    x1, x2 = (torch.randint(-1, 2, shape, generator=generator).to(dtype) for _ in range(2))
+    return x1.requires_grad_(), x2.requires_grad_()
+
+
+def answer(loss: Loss, x1: torch.Tensor, x2: torch.Tensor, weight: float = -2) -> list[torch.Tensor]:
+    """The loss and both gradients."""
+    value = loss(x1, x2)
+    return [value.detach(), *torch.autograd.grad(weight * value, (x1, x2))]
+
+
+def truth(sum: str, x1: torch.Tensor, x2: torch.Tensor) -> list[torch.Tensor]:
+    """The same of the reference, for contiguous float64 copies."""
+    copies = [x.detach().double().contiguous().clone().requires_grad_() for x in (x1, x2)]
+    return answer(FORMULAS[sum], *copies)
+
+
+def are_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    """Whether all are the same numbers, in any type."""
+    return all(torch.equal(a.double(), b) for a, b in zip(found, expected, strict=True))
+
+
+@each_port
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_type_is_kept(port: str, sum: str, dtype: torch.dtype) -> None:
+    """Loss and gradients are right and of the inputs' type; the kernels' port refuses half ones."""
+    x1, x2 = integers(dtype=dtype)
+    if port == "fused" and dtype not in (torch.float64, torch.float32):
+        with pytest.raises(TypeError, match=str(dtype)):
+            loss_of(port, sum)(x1, x2)
+        return
+    found = answer(loss_of(port, sum), x1, x2)
+    assert {each.dtype for each in found} == {dtype}
+    assert found[0].shape == ()
+    assert are_equal(found, truth(sum, x1, x2))
+
+
+@each_port
+def test_float64_is_not_rounded_to_float32(port: str, sum: str) -> None:
+    """Differences that float32 cannot hold arrive: nothing passes through a smaller type."""
+    x1, x2 = (x.detach() * (1 + 2.0**-40) for x in integers())
+    found = answer(loss_of(port, sum), x1.requires_grad_(), x2.requires_grad_())
+    for each, right in zip(found, truth(sum, x1, x2), strict=True):
+        torch.testing.assert_close(each, right, rtol=2.0**-48, atol=0)  # 4 bits of 53 for rounding
+
+
+@each_port
+def test_without_gradients(port: str, sum: str) -> None:
+    """Under no_grad, in inference mode, for detached inputs: the loss alone; of one, its own."""
+    loss, (x1, x2) = loss_of(port, sum), integers()
+    value, dx1, dx2 = truth(sum, x1, x2)
+    with torch.no_grad():
+        alone = loss(x1, x2)
+    with torch.inference_mode():
+        inferred = loss(x1.detach(), x2.detach())
+    for each in (alone, inferred, loss(x1.detach(), x2.detach())):
+        assert not each.requires_grad
+        assert torch.equal(each, value)
+    assert loss(x1, x2).requires_grad
+    for one, another, x, gradient in ((x1, x2.detach(), x1, dx1), (x1.detach(), x2, x2, dx2)):
+        (found,) = torch.autograd.grad(-2 * loss(one, another), x)
+        assert torch.equal(found, gradient)
+
+
+@pytest.mark.parametrize("sum", LOSSES)
+def test_module_has_one_mode(sum: str) -> None:
+    """eval() and train() change nothing, nor does a module hold anything to save or to learn."""
+    module, (x1, x2) = SummedEuclideanLoss(sum), integers()
+    for mode in (module.eval(), module.train(), nn.Sequential(module).eval()[0]):
+        assert are_equal(answer(mode, x1, x2), truth(sum, x1, x2))
+    assert not module.state_dict()
+    assert not list(module.parameters())
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, x.new_full(x.shape, 99)], 1)[:, : x.shape[1]]
+
+
+def _every_second_sample(x: torch.Tensor) -> torch.Tensor:
+    return torch.stack([x, x.new_full(x.shape, 99)], 1).flatten(0, 1)[::2]
+
+
+def _expanded(x: torch.Tensor) -> torch.Tensor:
+    return x[:1].expand(x.shape)
+
+
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "batch-last": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
+    "channels-of-more": _rows,
+    "every-second-sample": _every_second_sample,
+    "one-sample-repeated": _expanded,
+}
+"""The same values elsewhere in memory; what lies between them is 99. The last has one sample."""
+
+
+@each_port
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("which", ["x1", "x2", "both"])
+def test_any_layout(port: str, sum: str, layout: str, which: str) -> None:
+    """Views and other orders in memory give the same bits, also in what they are views of."""
+    leaves = integers((4, 3, 2, 3))
+    moved = [LAYOUTS[layout](x) if which in (n, "both") else x for n, x in zip(("x1", "x2"), leaves)]
+    assert layout == "one-sample-repeated" or not all(x.is_contiguous() for x in moved)
+    expected = truth(sum, *moved)
+    assert are_equal(answer(loss_of(port, sum), *moved), expected)
+    (-2 * loss_of(port, sum)(*moved)).backward()  # type: ignore[no-untyped-call]
+    for leaf, x, gradient in zip(leaves, moved, expected[1:], strict=True):
+        assert leaf.grad is not None
+        repeated = x is not leaf and layout == "one-sample-repeated"
+        summed = torch.zeros_like(leaf)
+        summed[:1] = gradient.sum(0, keepdim=True)
+        assert torch.equal(leaf.grad, summed if repeated else gradient)
+
+
+@each_port
+def test_meta_device(port: str, sum: str) -> None:
+    """Where there are only shapes, the loss has none and each gradient its input's."""
+    other = (4, 5, 2, 3) if sum != "none" else (4, 3, 2, 3)
+    x1, x2 = (torch.empty(s, device="meta", requires_grad=True) for s in ((4, 3, 2, 3), other))
+    found = answer(loss_of(port, sum), x1, x2)
+    assert [each.shape for each in found] == [(), x1.shape, x2.shape]
+    assert {each.device.type for each in found} == {"meta"}
+
+
+@each_port
+def test_backward_of_backward(port: str, sum: str) -> None:
+    """Hessian-vector products are the reference's; no gradient comes without one of its own.
+
+    gradgradcheck passes over a gradient that requires none, silently.
+    """
+    x1, x2 = integers()
+    along1, along2 = x1.detach().roll(1, 0), x2.detach().roll(2, 0)
+    products = []
+    for loss in (loss_of(port, sum), FORMULAS[sum]):
+        weight = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+        first = torch.autograd.grad(loss(x1, x2), (x1, x2), weight, create_graph=True)
+        assert all(each.requires_grad for each in first)
+        along = (first[0] * along1).sum() + (first[1] * along2).sum()
+        products.append(torch.autograd.grad(along, (x1, x2, weight)))
+    assert all(each.any() for each in products[1])
+    assert are_equal(list(products[0]), list(products[1]))
+
+
+def test_compiled_refuses_a_backward_of_backward() -> None:
+    """torch.compile has none, and says so: no gradient comes out that lacks a part."""
+    x1, x2 = integers((3, 2, 5))
+    core = torch.compile(compiled._core, dynamic=True, backend="aot_eager")
+    with (
+        patch.object(compiled, "_compiled", lambda: core),
+        pytest.raises(RuntimeError, match="create_graph|double backward"),
+    ):
+        (first,) = torch.autograd.grad(compiled_euclidean_loss(x1, x2), x1, create_graph=True)
+        first.sum().backward()  # type: ignore[no-untyped-call]
+
+
+@each_port
+def test_second_call_is_like_the_first(port: str, sum: str) -> None:
+    """A port keeps nothing: other shapes and values between two calls change no bit."""
+    loss, (x1, x2) = loss_of(port, sum), integers()
+    expected = truth(sum, x1, x2)
+    for shape in ((4, 2, 2, 2), (2, 3, 5), (4, 2, 2, 2)):
+        others = integers(shape) if len(shape) == 3 else (x1, x2)
+        found = answer(loss, *others)
+        assert are_equal(found, expected if len(shape) == 4 else truth(sum, *others))
+
+
+@each_port
+def test_inputs_are_left_alone(port: str, sum: str) -> None:
+    """Neither direction writes into what it was given."""
+    x1, x2 = integers()
+    before = x1.detach().clone(), x2.detach().clone()
+    answer(loss_of(port, sum), x1, x2)
+    assert torch.equal(x1, before[0])
+    assert torch.equal(x2, before[1])
 
 
 @pytest.mark.parametrize("port", PORTS)

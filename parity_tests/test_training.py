@@ -6,8 +6,11 @@ float64 training is the truth, and its bound is what float32 rounding does to it
 
 from __future__ import annotations
 
+import io
 import re
 import textwrap
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -303,6 +306,112 @@ def test_caffe_sgd_leaves_the_gradient_as_it_was() -> None:
     for _ in range(2):
         optimizer.step()
         assert weight.grad.tolist() == [3.0, 4.0]
+
+
+def stepped(
+    optimizer: CaffeSGD, weight: torch.Tensor, gradients: Sequence[Sequence[float] | None]
+) -> list[list[float]]:
+    """The weight after a step with each of these gradients; None where there is none."""
+    weights = []
+    for each in gradients:
+        weight.grad = None if each is None else torch.tensor(each)
+        optimizer.step()
+        weights.append(weight.tolist())
+    return weights
+
+
+GRADIENTS = ((3.0, -4.0), (0.0, 0.0), (0.0, 0.0), (1.0, 0.5), (0.0, 0.0))
+
+
+def sgd_of(start: Sequence[float] = (1.0, -2.0)) -> tuple[CaffeSGD, torch.nn.Parameter]:
+    """The optimizer of one parameter."""
+    weight = torch.nn.Parameter(torch.tensor(start))
+    return CaffeSGD([weight], lr=0.3, momentum=0.9, weight_decay=0.25), weight
+
+
+def test_caffe_sgd_goes_on_without_a_gradient() -> None:
+    """V = momentum * V + lr * (g + decay * W) and W = W - V, also where g is 0; None is no step."""
+    weight = np.array([1.0, -2.0])
+    history = np.zeros(2)
+    expected = []
+    for gradient in GRADIENTS:
+        history = 0.9 * history + 0.3 * (np.array(gradient) + 0.25 * weight)
+        weight = weight - history
+        expected.append(weight)
+    found = stepped(*sgd_of(), GRADIENTS)
+    # Some 6 roundings in each of the steps, of numbers below 4.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=6 * len(expected) * 4 * 2.0**-24)
+    optimizer, parameter = sgd_of()
+    stepped(optimizer, parameter, GRADIENTS[:1])
+    before = optimizer.state[parameter]["history"].tolist()
+    assert stepped(optimizer, parameter, [None]) == [parameter.tolist()] == [found[0]]
+    assert optimizer.state[parameter]["history"].tolist() == before
+
+
+@pytest.mark.parametrize("at", range(len(GRADIENTS) + 1))
+def test_caffe_sgd_resumes_to_the_bit(at: int) -> None:
+    """Saved after any step and loaded into another one, with another rate, it goes on as before."""
+    whole = stepped(*sgd_of(), GRADIENTS)
+    optimizer, weight = sgd_of()
+    stepped(optimizer, weight, GRADIENTS[:at])
+    file = io.BytesIO()
+    torch.save({"weight": weight, "state": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file)
+    other, resumed = sgd_of(weight.tolist())
+    for group in other.param_groups:
+        group["lr"] = group["momentum"] = group["weight_decay"] = 0.5
+    other.load_state_dict(saved["state"])
+    assert resumed.tolist() == saved["weight"].tolist()
+    assert stepped(other, resumed, GRADIENTS[at:]) == whole[at:]
+
+
+def test_caffe_sgd_with_a_closure() -> None:
+    """It is called once a step, with gradients even under no_grad, and its loss is returned."""
+    target = torch.tensor([0.5, 3.0])
+    calls = []
+    losses: dict[str, list[float]] = {"closure": [], "by hand": []}
+    weights = []
+    for way, of in losses.items():
+        optimizer, weight = sgd_of()
+
+        def closure(
+            optimizer: CaffeSGD = optimizer, weight: torch.Tensor = weight, way: str = way
+        ) -> torch.Tensor:
+            calls.append(way)
+            optimizer.zero_grad()
+            loss = (weight - target).square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        for _ in range(3):
+            if way == "closure":
+                with torch.no_grad():
+                    loss = optimizer.step(closure)
+            else:
+                loss = closure()
+                assert optimizer.step() is None
+            assert loss is not None
+            of.append(loss.item())
+        weights.append(weight.tolist())
+    assert losses["closure"] == losses["by hand"]
+    assert weights[0] == weights[1]
+    assert Counter(calls) == {"closure": 3, "by hand": 3}
+
+
+def test_caffe_sgd_keeps_each_history_apart() -> None:
+    """Parameters and groups have a history, a rate and a decay of their own."""
+    alone = []
+    for start, rate, decay in (((1.0, -2.0), 0.3, 0.25), ((0.5, 4.0), 0.7, 0.0)):
+        weight = torch.nn.Parameter(torch.tensor(start))
+        alone.append(stepped(CaffeSGD([weight], rate, 0.9, decay), weight, GRADIENTS)[-1])
+    first, second = (torch.nn.Parameter(torch.tensor(each)) for each in ([1.0, -2.0], [0.5, 4.0]))
+    groups = [{"params": [first]}, {"params": [second], "lr": 0.7, "weight_decay": 0.0}]
+    optimizer = CaffeSGD(groups, lr=0.3, momentum=0.9, weight_decay=0.25)
+    for each in GRADIENTS:
+        first.grad, second.grad = torch.tensor(each), torch.tensor(each)
+        optimizer.step()
+    assert [first.tolist(), second.tolist()] == alone
 
 
 def test_caffe_sgd_agrees_where_the_learning_rate_changes() -> None:
