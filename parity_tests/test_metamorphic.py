@@ -252,6 +252,18 @@ def test_relation_holds(layer: str, name: str, relation: Relation) -> None:
         assert relation(each) == [], each.case.shapes
 
 
+def test_every_variant_has_its_shapes() -> None:
+    """No relation passes because there was nothing to try: so many shapes each layer allows.
+
+    EuclideanLoss refuses that of five axes; one pattern is enough for the compiled port.
+    """
+    for layer, count in (("euclidean", 4), ("channel_sum", 5), ("tail_sum", 6)):
+        for name in LAYERS[layer].variants:
+            fewer = name in ("caffe-native", "caffe-convolution", "caffe-slice-eltwise")
+            expected = 1 if name in ONE_SHAPE else count - fewer
+            assert len(list(settings(LAYERS[layer], name))) == expected, (layer, name)
+
+
 @dataclass(frozen=True)
 class Imitation:
     """A channel sum in NumPy, right but for what `flaw` does to d (N, 1, S...) and the gradients.

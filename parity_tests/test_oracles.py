@@ -18,12 +18,22 @@ from caffe_impl.variants import variants as caffe_variants
 from caffe_parity import CaffeNet, Case, Layer
 from caffe_parity.caffe.client import Op
 from caffe_parity.caffe.session import SESSION
-from caffe_parity.contract import GRADIENT, SHARED_GRADIENT, Arrays, Floating, Observation, Shape
-from caffe_parity.engine.judge import observed, plan_of
-from caffe_parity.engine.plan import FIRST
-from parity_tests.answers import computed_layer, expected_of
+from caffe_parity.contract import (
+    GRADIENT,
+    SHARED_GRADIENT,
+    Arrays,
+    Floating,
+    Observation,
+    Pass,
+    Plan,
+    Shape,
+)
+from caffe_parity.engine.judge import observed, plan_of, variant_of
+from caffe_parity.engine.plan import FIRST, HUGE
+from parity_tests.answers import STRUCTURE, computed_layer, expected_of
 from parity_tests.bad_nets import net_of
 from parity_tests.layers import LAYERS
+from parity_tests.machine import not_run
 from reference import rational
 from reference.cases import case_of
 from reference.fills import small_integers
@@ -140,6 +150,44 @@ def test_three_oracles_agree_on_every_caffe_variant(layer: str, name: str) -> No
         assert backward["loss"] == exact["loss"]
         ran += 1
     assert ran >= 10
+
+
+LARGE = 2**24
+"""From here on float32 cannot count, nor hold every index."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"), [(layer, name) for layer in LAYERS for name in LAYERS[layer].variants]
+)
+def test_more_than_2_to_the_24_elements(layer: str, name: str) -> None:
+    """One pass over more than 2**24 elements is right to the bit, in the last of them as well.
+
+    Most elements are 0, so that no sum is large; integers say what must come out.
+    """
+    variant = variant_of(LAYERS[layer], name)
+    obstacle = variant.cannot_run()
+    if obstacle:
+        not_run(obstacle)
+    shape1 = (2, 4, 2051, 1024)
+    shape2 = shape1 if layer == "euclidean" else (2, 1, 2051, 1024)
+    assert np.prod(shape1) > LARGE
+    x1, x2 = np.zeros(shape1, np.float32), np.zeros(shape2, np.float32)
+    x1[:, :, ::509, ::61] = np.array((-1, 0, 1, 2)).reshape(4, 1, 1)
+    x2[:, :, ::251, ::127] = 1
+    x1[1, 3, -1, -3:], x2[1, -1, -1, -2:] = (2, -5, 7), (3, -4)
+    case = given(case_of("large", shape1, shape2, loss_weight=-2), {"x1": x1, "x2": x2})
+    claim = variant.expects(case)
+    summed = SUMMED[claim.layer if claim else layer]
+    axes = {"none": (), "channel": (1,), "tail": (1, 2, 3)}[summed]
+    sum1, sum2 = (x.sum(axes, dtype=np.float64, keepdims=True) if axes else x for x in (x1, x2))
+    d = sum1 - sum2
+    assert float(np.sum(d * d)) < LARGE  # nothing is rounded
+    only = Pass(FIRST, {"x1": x1, "x2": x2}, None, HUGE, expected=0)
+    found = variant.observe(Plan(case, STRUCTURE, ((only,),))).tensors[FIRST]
+    loss, dx1, dx2 = (found[each] for each in ("loss", DX1, DX2))
+    assert loss is not None and loss.sum() == np.sum(d * d) / 4
+    assert dx1 is not None and np.all(dx1 == -d)
+    assert dx2 is not None and np.all(dx2 == d)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: layer.name)

@@ -85,7 +85,9 @@ def integers(shape: tuple[int, ...] = (4, 2, 2, 2), dtype: torch.dtype = torch.f
     return x1.requires_grad_(), x2.requires_grad_()
 
 
-def answer(loss: Loss, x1: torch.Tensor, x2: torch.Tensor, weight: float = -2) -> list[torch.Tensor]:
+def answer(
+    loss: Loss, x1: torch.Tensor, x2: torch.Tensor, weight: float = -2
+) -> list[torch.Tensor]:
     """The loss and both gradients."""
     value = loss(x1, x2)
     return [value.detach(), *torch.autograd.grad(weight * value, (x1, x2))]
@@ -183,7 +185,9 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_any_layout(port: str, sum: str, layout: str, which: str) -> None:
     """Views and other orders in memory give the same bits, also in what they are views of."""
     leaves = integers((4, 3, 2, 3))
-    moved = [LAYOUTS[layout](x) if which in (n, "both") else x for n, x in zip(("x1", "x2"), leaves)]
+    moved = [
+        LAYOUTS[layout](x) if which in (n, "both") else x for n, x in zip(("x1", "x2"), leaves)
+    ]
     assert layout == "one-sample-repeated" or not all(x.is_contiguous() for x in moved)
     expected = truth(sum, *moved)
     assert are_equal(answer(loss_of(port, sum), *moved), expected)

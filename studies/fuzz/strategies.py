@@ -33,6 +33,9 @@ ODD_WEIGHTS = tuple(2.0**exponent for exponent in (-149, -148, -127, -126, -60, 
 POISONS: tuple[float, ...] = (1.0, 0.0, -3.5, 2.0**100)
 """Finite, and small enough for twice of it: see `caffe_parity.engine.plan.HUGE`."""
 
+THRESHOLDS = (13, 127, 128, 257, 511, 512, 513, 1023, 1024, 1025, 1031, 2048, 2049)
+"""Extents at, below and above powers of two, and primes."""
+
 FIXED_CHANNELS = ("caffe-convolution", "caffe-slice-eltwise")
 """Variants whose net fixes the number of axes and channels when it is made, as Caffe's Convolution
 and Slice do."""
@@ -42,11 +45,19 @@ and Slice do."""
 def shapes(draw: st.DrawFn, target: Target) -> tuple[Shape, Shape]:
     """The shapes of x1 and x2 that the target's layer is defined for."""
     rarely = 127 if _refuses_five_axes(target) else 7  # refusing ends Caffe, which costs a second
-    axes = 5 if draw(st.integers(0, rarely)) == 7 else draw(st.integers(2, 4))
+    axes = draw(st.integers(5, 6) if draw(st.integers(0, rarely)) == 7 else st.integers(2, 4))
     extent = st.integers(1, 5)
     x1 = [draw(extent) for _ in range(axes)]
-    if draw(st.integers(0, 7)) == 7:  # one long axis: long sums, many samples, large images
+    kind = draw(st.integers(0, 7))
+    if kind == 7:  # one long axis: long sums, many samples, large images
         x1[draw(st.integers(0, axes - 1))] = draw(st.integers(6, 300))
+    elif kind == 6:  # where code changes its ways; the others are short, since it costs time
+        x1 = [min(each, 2) for each in x1]
+        x1[draw(st.integers(0, axes - 1))] = draw(st.sampled_from(THRESHOLDS))
+    elif kind == 5:  # extents that are alike: N and C, H and W, any two, all
+        like = draw(st.integers(0, axes - 1))
+        for axis in draw(st.sets(st.integers(0, axes - 1), min_size=1)):
+            x1[axis] = x1[like]
     x2 = list(x1)
     if not draw(st.booleans()):
         return tuple(x1), tuple(x2)
@@ -123,8 +134,13 @@ def steps(draw: st.DrawFn, both: tuple[Shape, Shape], sharing: str, backward: bo
     x1 = draw(values(shape1))
     if sharing == "same-blob":
         x2 = x1
-    elif shape1 == shape2 and draw(st.integers(0, 3)) == 3:
-        x2 = x1.copy()  # d is 0, however large the sums
+    elif shape1 == shape2 and (relation := draw(st.integers(0, 3))) >= 2:
+        if relation == 3:
+            x2 = x1.copy()  # d is 0, however large the sums
+        else:  # d is small, and every bit of the sums counts
+            rng = np.random.RandomState(draw(st.integers(0, 999)))
+            x1 = rng.randint(0, 2**12 + 1, shape1).astype(np.float32)
+            x2 = x1[:, ::-1] + rng.randint(-1, 2, shape1).astype(np.float32)
     else:
         x2 = draw(values(shape2))
     layouts = draw(st.tuples(*[st.sampled_from(tuple(LAYOUTS))] * 2))
