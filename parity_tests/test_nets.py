@@ -75,8 +75,11 @@ for phase in ("TRAIN", "TEST"):
             found[key + "gradient:" + name] = net.blobs[name].diff.copy()
 np.savez(outputs, **found)
 """
-"""Runs a file in Caffe's own Python, without this library: file, folder of the Python layers, inputs
-and results (.npz), compiled layers."""
+"""Runs a file in Caffe's own Python, without this library.
+
+Its arguments: the file, the folder of the Python layers, inputs and results (.npz), and the compiled
+layers to load.
+"""
 
 
 @pytest.mark.parametrize("file", sorted(NETS.glob("*.prototxt")), ids=lambda file: file.stem)

@@ -185,9 +185,9 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_any_layout(port: str, sum: str, layout: str, which: str) -> None:
     """Views and other orders in memory give the same bits, also in what they are views of."""
     leaves = integers((4, 3, 2, 3))
-    moved = [
-        LAYOUTS[layout](x) if which in (n, "both") else x for n, x in zip(("x1", "x2"), leaves)
-    ]
+    names = ("x1", "x2")
+    chosen = names if which == "both" else (which,)
+    moved = [LAYOUTS[layout](x) if n in chosen else x for n, x in zip(names, leaves, strict=True)]
     assert layout == "one-sample-repeated" or not all(x.is_contiguous() for x in moved)
     expected = truth(sum, *moved)
     assert are_equal(answer(loss_of(port, sum), *moved), expected)
@@ -233,12 +233,14 @@ def test_compiled_refuses_a_backward_of_backward() -> None:
     """torch.compile has none, and says so: no gradient comes out that lacks a part."""
     x1, x2 = integers((3, 2, 5))
     core = torch.compile(compiled._core, dynamic=True, backend="aot_eager")
-    with (
-        patch.object(compiled, "_compiled", lambda: core),
-        pytest.raises(RuntimeError, match="create_graph|double backward"),
-    ):
+
+    def twice() -> None:
         (first,) = torch.autograd.grad(compiled_euclidean_loss(x1, x2), x1, create_graph=True)
         first.sum().backward()  # type: ignore[no-untyped-call]
+
+    refused = pytest.raises(RuntimeError, match=r"create_graph|double backward")
+    with patch.object(compiled, "_compiled", lambda: core), refused:
+        twice()
 
 
 @each_port
