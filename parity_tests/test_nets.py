@@ -77,8 +77,8 @@ np.savez(outputs, **found)
 """
 """Runs a file in Caffe's own Python, without this library.
 
-Its arguments: the file, the folder of the Python layers, inputs and results (.npz), and the compiled
-layers to load.
+Its arguments: the file, the folder of the Python layers, inputs and results (.npz), and which
+compiled layers to load.
 """
 
 
