@@ -406,7 +406,10 @@ def test_caffe_sgd_keeps_each_history_apart() -> None:
         weight = torch.nn.Parameter(torch.tensor(start))
         alone.append(stepped(CaffeSGD([weight], rate, 0.9, decay), weight, GRADIENTS)[-1])
     first, second = (torch.nn.Parameter(torch.tensor(each)) for each in ([1.0, -2.0], [0.5, 4.0]))
-    groups = [{"params": [first]}, {"params": [second], "lr": 0.7, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [first]},
+        {"params": [second], "lr": 0.7, "weight_decay": 0.0},
+    ]
     optimizer = CaffeSGD(groups, lr=0.3, momentum=0.9, weight_decay=0.25)
     for each in GRADIENTS:
         first.grad, second.grad = torch.tensor(each), torch.tensor(each)
