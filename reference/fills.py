@@ -9,7 +9,7 @@ the digests.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -193,8 +193,9 @@ def _tile() -> Array32:
     return bell((_TILE,), np.random.RandomState(0))
 
 
+@lru_cache(maxsize=2)  # all variants of a case get them, and they can be large
 def other_inputs(case: Case, extra_samples: int = 0) -> Arrays:
-    """Arrays with other values, for the passes that are run but not compared.
+    """Arrays with other values, for the passes that are run but not compared; not to be written to.
 
     Args:
         case: the case whose shapes they take.
