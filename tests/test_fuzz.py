@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, find, settings
 
 from caffe_impl.variants import LAYERS as PYTHON_LAYERS
 from caffe_impl.variants import NETS
 from caffe_parity import CaffeNet
 from caffe_parity.caffe.interpreter import NoCaffe
 from caffe_parity.caffe.session import SESSION
-from caffe_parity.contract import GRADIENT, SHARED_GRADIENT, Array32
+from caffe_parity.contract import GRADIENT, SHARED_GRADIENT, Array32, Shape
 from parity_tests.bad_nets import net_of
 from reference.cases import case_of
 from reference.layers import LAYERS
@@ -27,6 +27,7 @@ from studies.fuzz.defined import is_defined
 from studies.fuzz.execute import Refuted, check, observe
 from studies.fuzz.program import LAYOUTS, Program, Step, Target, targets
 from studies.fuzz.search import Search, search
+from studies.fuzz.strategies import shapes
 
 CRASHES = '''
 import os
@@ -317,3 +318,22 @@ def test_a_loss_weight_that_underflows_is_within_the_bound(
     for target in targets():
         if target.variant.cannot_run() is None and target.name != "torch-compiled":  # seconds
             check(target, found)
+
+
+DRAWN: dict[str, Callable[[Shape, Shape], bool]] = {
+    "six axes": lambda x1, x2: len(x1) == 6,
+    "more than 1,024 channels": lambda x1, x2: x1[1] > 1024,
+    "more than 1,024 samples": lambda x1, x2: x1[0] > 1024,
+    "N is C": lambda x1, x2: x1[0] == x1[1] > 2,
+    "a square": lambda x1, x2: len(x1) == 4 and x1[2] == x1[3] > 2,
+    "one column": lambda x1, x2: len(x1) == 4 and x1[3] == 1 < x1[2],
+    "unequal channels": lambda x1, x2: x1[1] != x2[1],
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_search_draws_every_kind_of_shape(kind: str) -> None:
+    """Within a thousand examples there is one of each kind that code is known to treat apart."""
+    target = next(each for each in targets() if each.id == "channel_sum-torch-module")
+    profile = settings(max_examples=1000, derandomize=True, database=None, phases=[Phase.generate])
+    find(shapes(target), lambda both: DRAWN[kind](*both), settings=profile)
