@@ -46,6 +46,14 @@ JUMP = 2.0**-12
 
 KINK_RUNS = 8
 
+CANCELS = 2.0**-16
+"""A tensor whose largest value is below this part of what rounding makes of it cancels: it is 0 but
+for what float64 rounds (2**-29 of that), or as good as 0 (a saturated layer). That it changes by
+much more than itself is no kink then."""
+
+ELSEWHERE = 4
+"""With how many other inputs a tensor that cancels is tried: is it 0 whatever they are?"""
+
 Tensors = dict[str, torch.Tensor]
 Evaluate = Callable[[Tensors], Tensors]
 """Maps inputs by name to results by name; gradients are among them, under GRADIENT + name."""
@@ -134,7 +142,7 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.overloadpacket.__name__ in _EXACT:
             return func(*args, **kwargs)
-        if func in self.decompositions and func not in _SUMS:
+        if func in self.decompositions and func not in _SUMS and func not in _PLAIN:
             with self:
                 result = self.decompositions[func](*args, **kwargs)
             if result is not NotImplemented:
@@ -149,7 +157,8 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._rounded(each, spread, False)
                 for each, spread in zip(result, spreads, strict=True)
             ]
-        spread = _spread_of_sum(func, args, kwargs)
+        plain = _PLAIN.get(func)
+        spread = plain(*args, **kwargs) if plain else _spread_of_sum(func, args, kwargs)
         if func in _SCALED_SUMS and kwargs.get("alpha", 1) != 1:
             spread = _spread_of_product(result, args[1], kwargs["alpha"])
         in_place = func._schema.is_mutable
@@ -202,6 +211,33 @@ def _drift(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         sums = sums / count if func.overloadpacket is aten.mean else sums
     drift = (torch.from_numpy(sums).to(exact.dtype).reshape(exact.shape) - exact).abs()
     return drift.nan_to_num(nan=0.0, posinf=0.0)
+
+
+def _spread_of_elu(
+    x: torch.Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1
+) -> torch.Tensor:
+    """alpha * (exp(x) - 1) for x < 0, as Caffe has it: exp(x) is rounded before 1 is subtracted."""
+    slope = UNIT_ROUNDOFF * abs(alpha * scale)
+    return slope * (x * input_scale).clamp(max=0).exp() * (x * input_scale < 0)
+
+
+def _spread_of_elu_backward(
+    grad: torch.Tensor, alpha: float, scale: float, input_scale: float, _: bool, x: torch.Tensor
+) -> torch.Tensor:
+    """Dy * (y + alpha) for x < 0, as Caffe has it: y was rounded, to u * alpha near -alpha."""
+    return UNIT_ROUNDOFF * abs(alpha * scale * input_scale) * grad.abs() * (x * input_scale < 0)
+
+
+def _spread_of_expm1(x: torch.Tensor) -> torch.Tensor:
+    return UNIT_ROUNDOFF * x.exp()
+
+
+_PLAIN: dict[Any, Callable[..., torch.Tensor]] = {
+    aten.elu.default: _spread_of_elu,
+    aten.elu_backward.default: _spread_of_elu_backward,
+    aten.expm1.default: _spread_of_expm1,
+}
+"""Operations that PyTorch computes more exactly than the formula that they stand for rounds."""
 
 
 def _spread_of_added(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
@@ -276,6 +312,13 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
             inputs, fixed, generator, lambda x: torch.full_like(x, 2.0**-30).mul_(_largest(x))
         )
         _widen(jumps, evaluate(moved), truth)
+    cancelling = {
+        name
+        for name, value in truth.items()
+        if value.numel() and value.abs().max() <= CANCELS * deviations[name].max() < torch.inf
+    }
+    for name in _zero_elsewhere(evaluate, inputs, fixed, generator, cancelling, deviations):
+        truth[name] = torch.zeros_like(truth[name])
     bound, kinks = {}, {}
     for name, value in truth.items():
         deviation = torch.maximum(deviations[name], _usual(deviations[name]))
@@ -283,11 +326,43 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
         if name.startswith(GRADIENT):
             largest = _largest(value)
             kink = (jumps[name] > JUMP * largest) | (deviations[name] > 2.0**-8 * largest)
+            if name in cancelling:  # moves 64 times smaller make smooth changes as much smaller
+                kink = jumps[name] > deviations[name] / 8
             if kink.any():
                 limit[kink] = torch.inf
                 kinks[name] = kink.numpy()
         bound[name] = limit.numpy()
     return Expected({k: each.numpy() for k, each in truth.items()}, Bound(bound, bound, kinks))
+
+
+def _zero_elsewhere(
+    evaluate: Evaluate,
+    inputs: Mapping[str, torch.Tensor],
+    fixed: set[str],
+    generator: torch.Generator,
+    names: set[str],
+    deviations: Tensors,
+) -> set[str]:
+    """Those of the results that are 0 for other, smaller inputs as well, which saturate nothing.
+
+    So is the gradient of a bias before a normalisation: what a float64 reference gives there is the
+    rounding of a sum of terms that cancel, and the truth is 0.
+    """
+    zero = set(names)
+    for _ in range(ELSEWHERE if zero else 0):
+        other = {
+            name: value if name in fixed else value * _fractions(value, generator)
+            for name, value in inputs.items()
+        }
+        for name, value in evaluate(other).items():
+            if name in zero and not torch.all(value.abs() <= CANCELS * deviations[name].max()):
+                zero.discard(name)
+    return zero
+
+
+def _fractions(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Uniform over [0, 1/8]."""
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype) / 8
 
 
 def _usual(deviations: torch.Tensor) -> torch.Tensor:
