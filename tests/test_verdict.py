@@ -14,6 +14,7 @@ from caffe_parity import Bound, CaffeNet, Case, Comparison, Expectation, Layer
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.contract import (
     GRADIENT,
+    SHARED_GRADIENT,
     Array32,
     Array64,
     Expected,
@@ -25,6 +26,7 @@ from caffe_parity.contract import (
 )
 from caffe_parity.engine.compare import compare
 from caffe_parity.engine.judge import judge
+from caffe_parity.layer import SPLIT
 from reference.cases import by_name
 from reference.layers import LAYERS as FORMULAS
 from tests.answers import right
@@ -274,3 +276,35 @@ def test_verdict_says_when_a_bottom_was_overwritten(
     record = judge(replace(OURS, variants={name: net}), name, by_name("base"))
     [found] = record.findings
     assert found.words == f"the {when} overwrites its own bottom x1"
+
+
+def test_a_gradient_that_is_missing_is_not_one_that_ignores_the_top_diff() -> None:
+    """Where a second consumer adds its share, what is left of the layer's own gradient is 0."""
+    layer = Layer("half", lambda x: (x**2).sum() / 2, {"x": (2, 3)})
+    answered = right(layer, layer.case(SPLIT))
+    share = {GRADIENT + "x": np.full((2, 3), SHARED_GRADIENT, np.float32)}
+    found = answered.judged(**dict.fromkeys(answered.compared, share))
+    assert [(each.code, each.cause) for each in found.findings] == [("gradient:x", "zero")]
+
+
+@dataclass
+class Seldom(Stub):
+    """A variant that gives another result once, in a later pass than the first."""
+
+    calls: int = 0
+
+    def observe(self, plan: Plan) -> Observation:
+        self.calls += 1
+        seen = answer("channel_sum")
+        if self.calls == 1:
+            seen.tensors["reshaped"] = {
+                name: None if each is None else 2 * each
+                for name, each in seen.tensors["reshaped"].items()
+            }
+        return seen
+
+
+def test_a_random_number_that_shows_in_a_later_pass_is_told_from_memory() -> None:
+    """What a fresh net does not give again is not deterministic, whichever pass shows it."""
+    record = judge(with_stub(Seldom(Observation())), "stub", by_name("base"))
+    assert [each.code for each in record.findings] == ["not-deterministic"]

@@ -329,7 +329,8 @@ class _View:
         names = [each.name for each in self.comparison.passes if each.name.startswith("upstream")]
         names = [SECOND if added else FIRST, *names]
         values = [self.of[name][~unwritten] for name in names if name in self.of]
-        if len(values) < 2 or not np.any(values[0]) or np.all(values[0] == np.float32(HUGE)):
+        nothing = np.float32(self.share), np.float32(HUGE)
+        if len(values) < 2 or any(np.all(values[0] == each) for each in nothing):
             return False
         differs = any(
             not np.array_equal(asked[0].truth[self.tensor], each.truth[self.tensor])
