@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,6 +123,8 @@ def text_of(file: Path) -> str:
         BadRequest: it cannot be read.
     """
     try:
+        if file.is_char_device() or file.is_block_device():  # it need not have an end
+            raise BadRequest(f"cannot read the net {file}: it is a device")
         data = file.read_bytes()
     except OSError as error:
         raise BadRequest(f"cannot read the net {file}: {error.strerror}") from error
@@ -172,17 +173,24 @@ def python_net(
     module: str, layer: str, param_str: str | None, tops: Sequence[str]
 ) -> Callable[[Case], str]:
     """Makes the text of a net that is one Python layer over the inputs of a case."""
-    param = "" if param_str is None else f" param_str: {json.dumps(param_str)}"
+    param = "" if param_str is None else f" param_str: {quoted(param_str)}"
 
     def text(case: Case) -> str:
-        lines = "".join(f'  bottom: "{name}"\n' for name in case.names)
-        lines += "".join(f'  top: "{name}"\n' for name in tops)
+        lines = "".join(f"  bottom: {quoted(name)}\n" for name in case.names)
+        lines += "".join(f"  top: {quoted(name)}\n" for name in tops)
         return input_layers(case.shapes) + (
             f'layer {{\n  name: "layer"\n  type: "Python"\n{lines}'
-            f'  python_param {{ module: "{module}" layer: "{layer}"{param} }}\n}}\n'
+            f"  python_param {{ module: {quoted(module)} layer: {quoted(layer)}{param} }}\n}}\n"
         )
 
     return text
+
+
+def quoted(text: str) -> str:
+    """A string of a prototxt, its bytes in UTF-8; a file's name need not be any."""
+    plain = set(range(32, 127)) - set(b'"\\')
+    data = text.encode(errors="surrogateescape")
+    return '"' + "".join(chr(each) if each in plain else f"\\{each:03o}" for each in data) + '"'
 
 
 def input_layers(shapes: Mapping[str, Shape]) -> str:
@@ -191,7 +199,7 @@ def input_layers(shapes: Mapping[str, Shape]) -> str:
     for name, shape in shapes.items():
         dims = " ".join(f"dim: {extent}" for extent in shape)
         text += (
-            f'layer {{\n  name: "{name}"\n  type: "Input"\n  top: "{name}"\n'
+            f'layer {{\n  name: {quoted(name)}\n  type: "Input"\n  top: {quoted(name)}\n'
             f"  input_param {{ shape {{ {dims} }} }}\n}}\n"
         )
     return text

@@ -41,6 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--parity-table", action="store_true", help="show the verdicts as a table at the end"
     )
     group.addoption(
+        "--parity-allow-missing",
+        action="store_true",
+        help="--parity-device cuda without a GPU: say so, and do not fail",
+    )
+    group.addoption(
         "--parity-timeout",
         type=float,
         default=60.0,
@@ -53,13 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if not config.getoption("--parity-timeout") > 0:
-        raise pytest.UsageError("--parity-timeout must be greater than 0")
+    if not 0 < config.getoption("--parity-timeout") < float("inf"):
+        raise pytest.UsageError("--parity-timeout must be greater than 0, and finite")
     collector = config.stash[COLLECTOR] = Collector(config)
     config.pluginmanager.register(collector, "caffe-parity-collector")
 
 
-def _comparison(item: pytest.Item) -> Comparison | None:
+def comparison_of(item: pytest.Item) -> Comparison | None:
     """The comparison of a test, or None; nothing has one unless `caffe_parity` was imported."""
     used = sys.modules.get("caffe_parity.testing")
     given = getattr(getattr(item, "callspec", None), "params", {}).get("comparison")
@@ -75,7 +80,7 @@ def pytest_collection_modifyitems(
         UsageError: an option names something that does not exist.
     """
     if config.getoption("--parity-table") and config.pluginmanager.hasplugin("timeout"):
-        for item in filter(_comparison, items):  # a Caffe within its own time-out is not ended
+        for item in filter(comparison_of, items):  # a Caffe within its own time-out is not ended
             item.add_marker(pytest.mark.timeout(0))
     chosen = {kind: config.getoption(f"--parity-{kind}") for kind in CHOICES}
     chosen = {kind: name for kind, name in chosen.items() if name is not None}
@@ -95,7 +100,7 @@ def pytest_collection_modifyitems(
 
 
 def _names(item: pytest.Item) -> dict[str, str]:
-    each = _comparison(item)
+    each = comparison_of(item)
     return dict(zip(CHOICES, each.key, strict=True)) if each else {}
 
 
@@ -109,9 +114,11 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Installs and starts Caffe before the first test: without one there is nothing to prove."""
     config = session.config
-    tests = [(item.nodeid, _comparison(item)) for item in session.items]
+    collector = config.stash[COLLECTOR]
+    tests = [(item.nodeid, comparison_of(item)) for item in session.items]
+    tests.sort(key=lambda each: collector.order.get(each[0], 0))
     wanted = {name: each for name, each in tests if each}
-    config.stash[COLLECTOR].keys = {name: each.key for name, each in wanted.items()}
+    collector.keys = {name: each.key for name, each in wanted.items()}
     if not wanted or config.option.collectonly:
         return
     from caffe_parity.caffe.driver import DriverError, devices
@@ -122,7 +129,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     SESSION.device = config.getoption("--parity-device")
     if SESSION.device == "cuda":
         try:
-            devices()
+            found = devices()
+            if not found and not config.getoption("--parity-allow-missing"):
+                option = "--allow-missing" if _is_run(config) else "--parity-allow-missing"
+                raise pytest.UsageError(
+                    f"nothing can run on the GPU: no CUDA device. With {option} each comparison "
+                    "says so, and the run does not fail"
+                )
         except DriverError as error:  # there is a device, so this is no reason not to run
             raise pytest.UsageError(f"nothing can run on the GPU: {error}") from error
     if _is_controller(config) or not any(each.needs_caffe for each in wanted.values()):
@@ -133,6 +146,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     except ParityError as error:
         if config.getoption("--parity-table"):  # the run as a whole is about Caffe
             config.stash[COLLECTOR].refuse(session, f"no Caffe to compare with.\n{error}")
+
+
+def _is_run(config: pytest.Config) -> bool:
+    """Whether `parity run` has called pytest."""
+    return bool(config.getoption("--parity-command") != "pytest")
 
 
 def _is_controller(config: pytest.Config) -> bool:
@@ -167,7 +185,7 @@ def pytest_make_collect_report(
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """A test that never looks at its comparison proves nothing, and fails."""
     yield
-    comparison = _comparison(item)
+    comparison = comparison_of(item)
     if comparison is not None and comparison.record is None:
         pytest.fail("the test did not call comparison.check()", pytrace=False)
 
@@ -177,7 +195,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    comparison = _comparison(item)
+    comparison = comparison_of(item)
     if comparison is not None and (
         call.when == "call" or (report.failed and comparison.record is None)
     ):
@@ -205,6 +223,7 @@ class Collector:
         """
         self.config = config
         self.keys: dict[str, Key] = {}  # what each test compares, by its id
+        self.order: dict[str, int] = {}  # by id: where a test stands in its file
         self.ids: list[str] = []  # of all tests of xdist's processes
         self.died: dict[str, str] = {}  # what is said of a test whose process has ended, by id
         self.lost: list[str] = []
@@ -214,17 +233,21 @@ class Collector:
         own = file and not config.option.collectonly and not hasattr(config, "workerinput")
         self.file = config.invocation_params.dir / file if own else None
         if self.file:
+            from caffe_parity.errors import BadRequest
+            from caffe_parity.report.record import must_be_writable
+
             try:
-                self.file.touch()
-            except OSError as error:
-                raise pytest.UsageError(f"--parity-json {file}: {error.strerror}") from error
+                must_be_writable("--parity-json", self.file)
+            except BadRequest as error:
+                raise pytest.UsageError(str(error)) from error
 
     @property
     def report(self) -> Report:
-        """The records in the order of the tests, whatever the order in which they came."""
+        """The records in the order of the tests in their file, whatever the order of the run."""
         from caffe_parity.report.record import Report, not_compared
 
-        keys = [self.keys[each] for each in self.ids or self.keys if each in self.keys]
+        ids = set(self.ids or self.keys)
+        keys = [key for test, key in self.keys.items() if test in ids]
         died = {self.keys[each]: words for each, words in self.died.items() if each in self.keys}
         found = {key: not_compared(key, words) for key, words in died.items()} | self._records
         order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
@@ -239,6 +262,12 @@ class Collector:
             tuple(records),
             len(order),
         )
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # before any other plugin shuffles them
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None]:
+        """Remembers the order in which the tests stand: that of the table."""
+        self.order = {item.nodeid: index for index, item in enumerate(items)}
+        yield
 
     def refuse(self, session: pytest.Session, words: str) -> None:
         """Ends a run that has nothing to run with; with xdist, tells its other side."""
@@ -278,7 +307,7 @@ class Collector:
     @pytest.hookimpl(wrapper=True, trylast=True)  # the terminal's own wrapper shows what was lost
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         """Ends Caffe, says which one it was, and writes the file."""
-        if any(map(_comparison, session.items)) and not self.config.option.collectonly:
+        if any(map(comparison_of, session.items)) and not self.config.option.collectonly:
             from caffe_parity.caffe.session import SESSION
             from caffe_parity.report.environment import environment
 

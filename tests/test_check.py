@@ -245,7 +245,7 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         ([*SUM, "--path", "absent"], "there is no such folder"),
         ([*SUM, "--load", "absent.so"], "there is no such file"),
         ([*SUM, "--load", "truth.py"], "does not fit this Caffe"),
-        ([*SUM, "--cases", "0"], "must be greater than 0"),
+        ([*SUM, "--cases", "0"], "--cases: expected a number from 1 to"),
         ([*SUM, "--inputs", "absent.npz"], "--inputs absent.npz"),
         ([*SUM, "--inputs", "truth.py"], "--inputs truth.py"),
         ([*SUM, "--inputs", "lacking.npz"], "lacks x; it has y"),

@@ -105,7 +105,8 @@ def test_main_job_reproduces_by_the_name_that_it_has(tmp_path: Path) -> None:
     """What `tox -e parity` says fails is run again by `tox -e parity`; so with a spoilt plug-in."""
     (tmp_path / "plugin.so").write_text("no library")
     chosen = ("--variant", "caffe-cuda", "--case", "base")
-    status, said, _ = python(MAIN_JOB, *chosen, cwd=tmp_path, PARITY_PLUGIN="plugin.so")
+    variables = {"PARITY_PLUGIN": "plugin.so", "TOX_ENV_NAME": "parity"}
+    status, said, _ = python(MAIN_JOB, *chosen, cwd=tmp_path, **variables)
     assert status == 1
     assert "reproduce: tox -e parity -- -k '[channel_sum-caffe-cuda-base]'" in said
     assert "channel_sum_cuda.prototxt: the compiled layer does not fit this Caffe" in said
@@ -162,7 +163,7 @@ SUM = ("--reference", "truth.py:loss")
             "--grad, --cases: reference.channel_sum:LAYER is a layer, which brings its own cases",
         ),
         (PARITY, ["check", "misfit.prototxt", *SUM], "must have the same dim"),
-        (PARITY, ["dance"], "invalid choice: 'dance'"),
+        (PARITY, ["dance"], "unknown command 'dance'"),
         (PARITY, [], "usage: parity"),
         (PARITY, ["install-caffe", "--now"], "--now"),
         (PARITY, ["diff", "absent.json", "absent.json"], "cannot read absent.json"),

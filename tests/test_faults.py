@@ -500,7 +500,7 @@ def test_interrupt_keeps_what_already_ran(tmp_path: Path) -> None:
     os.killpg(run.pid, signal.SIGINT)
     status, said = finished(run)
     assert status == 2, said
-    assert "KeyboardInterrupt" in said
+    assert "Interrupted" in said
     got = reported(tmp_path)
     assert [each.verdict for each in got.results] == ["pass"] * 4
     total = len(got.results) + got.missing

@@ -63,9 +63,9 @@ VARIANTS = [(layer, name) for layer in LAYERS.values() for name in layer.variant
 @pytest.mark.usefixtures("no_device")
 @pytest.mark.parametrize("options", [("--device", "cuda"), ("--device=cuda",)], ids=" ".join)
 def test_without_a_gpu_every_row_says_so(tmp_path: Path, options: Sequence[str]) -> None:
-    """Table, JSON and JUnit say `not run: no CUDA device`; exit 0; no Caffe is asked for."""
+    """With --allow-missing table, JSON and JUnit say `not run: no CUDA device`, without a Caffe."""
     no_caffe = str(tmp_path / "no-such-python")
-    chosen = (*options, "--case", "base")
+    chosen = (*options, "--allow-missing", "--case", "base")
     status, said, errors = python(MAIN_JOB, *chosen, cwd=tmp_path, CAFFE_PYTHON=no_caffe)
     assert status == 0, said + errors
     assert len([line for line in said.splitlines() if line.endswith(REASON)]) == len(VARIANTS)
@@ -79,6 +79,14 @@ def test_without_a_gpu_every_row_says_so(tmp_path: Path, options: Sequence[str])
     skips = [case.find("skipped") for case in suite.iter("testcase")]
     assert [skip.get("message") for skip in skips if skip is not None] == [REASON] * len(VARIANTS)
     assert len(skips) == len(VARIANTS)
+
+
+@pytest.mark.usefixtures("no_device")
+def test_a_gpu_job_is_not_green_without_one(tmp_path: Path) -> None:
+    """Status 2, and the option that says otherwise."""
+    status, said, errors = python(MAIN_JOB, "--device", "cuda", "--case", "base", cwd=tmp_path)
+    assert status == 2, said + errors
+    assert "nothing can run on the GPU: no CUDA device. With --allow-missing" in said + errors
 
 
 TESTS = """
@@ -99,7 +107,7 @@ def test_a_net_of_ones_own_says_so_too(tmp_path: Path) -> None:
     """A net of a user's with --device cuda, too, is not run and not an error."""
     shutil.copy(NETS / "channel_sum_convolution.prototxt", tmp_path / "mine.prototxt")
     (tmp_path / "test_mine.py").write_text(TESTS)
-    options = ("run", "test_mine.py", "--device", "cuda", "--case", "base")
+    options = ("run", "test_mine.py", "--device", "cuda", "--allow-missing", "--case", "base")
     status, said, errors = python(PARITY, *options, cwd=tmp_path)
     assert status == 0, said + errors
     assert f"channel_sum  mine         1         -      0.0  {REASON}" in said

@@ -195,6 +195,46 @@ def test_parity_run_works_beside_other_plugins(
     assert found[0] == found[1]
 
 
+DEAF = (
+    "[pytest]\nfilterwarnings = error\naddopts = --cov -n auto --no-such-option\nminversion = 99\n"
+)
+NOISY = "[pytest]\nfilterwarnings = error\naddopts = --cov -n auto --html=page.html\n"
+
+
+def test_parity_run_is_deaf_to_how_the_repository_runs_its_tests(
+    others: Path, crowded: Installed
+) -> None:
+    """Whatever its configuration and PYTEST_ADDOPTS say; a conftest.py counts."""
+    (others / "pytest.ini").write_text(DEAF)
+    (others / "conftest.py").write_text("import warnings\nwarnings.warn('of the repository')\n")
+    (others / "test_half.py").write_text(TESTS.partition("@pytest.mark.timeout")[0])
+    run = ("-m", "caffe_parity", "run", "test_half.py")
+    status, said = crowded.run(others, *run, PYTEST_ADDOPTS="--no-such-option")
+    assert status == 0, said
+    assert "warning" not in said and "coverage" not in said
+    report = read(others / "parity-report" / "results.json")
+    names = [f"half-{variant}-{case}" for case in range(3) for variant in ("caffe", "port")]
+    assert [each.id for each in report.results] == names
+
+
+def test_plugin_and_check_work_where_all_plugins_and_warnings_are_strict(
+    others: Path, crowded: Installed
+) -> None:
+    """On all cores, measured and shuffled, with warnings as errors; the table keeps its order."""
+    (others / "pytest.ini").write_text(NOISY)
+    (others / "test_half.py").write_text(TESTS.partition("@pytest.mark.timeout")[0])
+    options = ("--parity-table", "--parity-json", "found.json")
+    orders = set()
+    for seed in ("1", "2"):
+        status, said = crowded.run(others, "-m", "pytest", f"--randomly-seed={seed}", *options)
+        assert status == 0, said
+        orders.add(tuple(each.id for each in read(others / "found.json").results))
+    assert len(orders) == 1
+    check = ("-m", "caffe_parity", "check", "half.prototxt", "--reference", "test_half.py:loss")
+    status, said = crowded.run(others, *check)
+    assert status == 0, said
+
+
 def test_time_out_of_another_plugin_ends_no_run(others: Path, crowded: Installed) -> None:
     """`parity run` has its own, for a silent Caffe: one of pytest-timeout's would kill it."""
     run = ("-m", "caffe_parity", "run", "test_half.py")

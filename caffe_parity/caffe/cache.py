@@ -9,7 +9,6 @@ Environment variable: PARITY_CACHE (where; otherwise in the user's own cache fol
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -76,6 +75,8 @@ def made_once(
 @contextlib.contextmanager
 def _only_one(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock `path`; the system releases it however this process ends."""
+    import fcntl  # only Unix has it, and `parity doctor` asks for the folder everywhere
+
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,6 @@ the processes that hold them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import mmap
@@ -22,7 +21,6 @@ import signal
 import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 import weakref
@@ -106,6 +104,8 @@ class _Process:
     """One worker process and the descriptors that lead to it."""
 
     def __init__(self, interpreter: Interpreter, mode: str) -> None:
+        import fcntl  # this module's errors are wanted where Python has none, too
+
         self.arrays = os.memfd_create("parity-arrays")
         self.log = os.memfd_create("parity-output")
         fcntl.fcntl(self.log, fcntl.F_SETFL, os.O_APPEND)
@@ -232,6 +232,9 @@ class _Process:
     @property
     def unread(self) -> bool:
         """Whether nothing of the last message has been read."""
+        import fcntl
+        import termios
+
         waiting = fcntl.ioctl(self.requests, termios.FIONREAD, b"\0" * 4)
         return int.from_bytes(waiting, sys.byteorder) == self.sent
 

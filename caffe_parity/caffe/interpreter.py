@@ -6,12 +6,13 @@ PARITY_CAFFE says which of these: "cpu" (also when it is not set) or "cuda".
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caffe_parity.caffe import cache, cuda_build
+from caffe_parity.caffe import cache, cuda_build, packages
 from caffe_parity.caffe import install as installer
 from caffe_parity.caffe.ask import NoAnswer, ask
 from caffe_parity.checkout import advice
@@ -62,6 +63,12 @@ def find(install: bool = True) -> Interpreter:
     Raises NoCaffe (NotInstalled where `install` is False and would help), or InstallError if an
     install was needed and failed.
     """
+    if not hasattr(os, "memfd_create"):
+        raise NoCaffe(
+            f"A real Caffe is talked to on Linux only; this is {platform.system()}.",
+            "compare ports with a reference here (caffe_parity.Layer), and with what a real Caffe "
+            "computed (`python -m parity_tests.recorded` in a checkout); run the rest on Linux.",
+        )
     chosen = os.environ.get("CAFFE_PYTHON", "")
     if chosen:
         return _chosen(chosen)
@@ -87,7 +94,8 @@ def find(install: bool = True) -> Interpreter:
         )
     if cuda:
         return Interpreter(*cuda_build.python_command(root, blas), "installed-cuda")
-    return Interpreter(*installer.python_command(root, blas), "installed")
+    command, environment = installer.python_command(root, blas)
+    return Interpreter(command, environment | packages.variables(), "installed")
 
 
 def _choice(variable: str, known: tuple[str, ...]) -> str:

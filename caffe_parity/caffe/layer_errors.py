@@ -52,7 +52,8 @@ _OTHER = {
     ),
     "param_str_": f"`param_str_` is the name before Caffe 1.0: it is `param_str` now; {CONVERT}",
     "No module named": (
-        "the module is not there for Caffe's Python: --path DIR adds the folder that it lies in"
+        "the module is not there for Caffe's Python: --path DIR adds the folder that it lies in, "
+        "`parity python -m pip install NAME` a package"
     ),
     "cannot import name": "the module that was found is another one, or an older one",
     "has no attribute": "the module does not have what the net asks for, or NumPy no longer has it",

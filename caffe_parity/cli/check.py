@@ -12,7 +12,6 @@ cases and the bound of its own.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caffe_parity.cli import path
 from caffe_parity.contract import PARAM, STATE, BadRequest, Shape, is_state
 from caffe_parity.engine.data import KINDS
+from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
+from caffe_parity.report.record import Report, must_be_writable
 
 if TYPE_CHECKING:
     from caffe_parity.caffe.compile import CompileError
@@ -42,6 +44,9 @@ COMPILER_LINES = 20
 
 LEFT_OUT = 8
 """Of what --proto leaves out, the names that are shown."""
+
+MOST_CASES, LONGEST = 100_000, 1e9
+"""What --cases and --timeout, in seconds, stay below: all else is a slip of the keyboard."""
 
 CHANGES = 40
 """Of the lines that --py2 converts, those that are shown."""
@@ -104,8 +109,13 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity check`."""
-    parser.add_argument("net", metavar="NET")
-    parser.add_argument("--reference", required=True, metavar="MODULE:FUNCTION")
+    parser.add_argument("net", metavar="NET", help="a .prototxt file, or MODULE:CLASS")
+    parser.add_argument(
+        "--reference",
+        required=True,
+        metavar="MODULE:FUNCTION",
+        help="what is true: a function in PyTorch, or a caffe_parity.Layer",
+    )
     parser.add_argument("--port", metavar="MODULE:OBJECT", help="a function or nn.Module, float32")
     parser.add_argument(
         "--bottom",
@@ -161,7 +171,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="for one case, in seconds (60)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write what was found to this file, too")
+    parser.add_argument(
+        "--json", metavar="FILE", type=path, help="write what was found to this file, too"
+    )
 
 
 def _bottom(text: str) -> tuple[str, Shape]:
@@ -192,12 +204,18 @@ def requested(options: argparse.Namespace) -> Request:
     Raises:
         BadRequest: a number is none that can be meant.
     """
-    if options.cases < 1 or not options.timeout > 0:
-        raise BadRequest("--cases and --timeout must be greater than 0")
+    if not 1 <= options.cases <= MOST_CASES:
+        raise BadRequest(f"--cases: expected a number from 1 to {MOST_CASES}")
+    if not 0 < options.timeout < LONGEST:
+        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
     if options.budget is not None and not options.budget > 0:
         raise BadRequest(f"--budget {options.budget:g}: expected a number of seconds above 0")
     if not 0 <= options.seed < 2**32:
         raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    try:
+        (options.param_str or "").encode()
+    except UnicodeEncodeError:
+        raise BadRequest("--param-str: expected text in UTF-8") from None
     return Request(
         options.net,
         options.reference,
@@ -227,10 +245,7 @@ def carried_out(options: argparse.Namespace) -> int:
         ParityError, OSError: it cannot be carried out.
     """
     request = requested(options)
-    if options.json and Path(options.json).is_dir():
-        raise BadRequest(f"--json {options.json} is a folder: name the file to write")
-    if options.json and not os.access(Path(options.json).absolute().parent, os.W_OK):
-        raise BadRequest(f"--json {options.json}: its folder is not there, or cannot be written to")
+    must_be_writable("--json", options.json)
     print(f"checking {request.net} against {request.reference}", flush=True)
     from caffe_parity.caffe.session import SESSION
 
@@ -238,6 +253,7 @@ def carried_out(options: argparse.Namespace) -> int:
     SESSION.launch()  # it imports Caffe while this process imports PyTorch
     try:
         with tempfile.TemporaryDirectory() as scratch:
+            WATCH.scratch(scratch)
             return _checked(options, request, Path(scratch))
     finally:
         SESSION.close()
@@ -246,16 +262,25 @@ def carried_out(options: argparse.Namespace) -> int:
 def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> int:
     from caffe_parity.report import one_layer
     from caffe_parity.report.environment import environment
-    from caffe_parity.report.record import Report
 
     check = prepared(request, scratch)
     print("\n".join(inputs_lines(check, request)), flush=True)
     start = time.perf_counter()
-    with PROGRESS.shown():
-        records = run(check, request.budget)
-    report = Report("check", environment(), _selection(options), records)
+    records: list[Record] = []
+    interrupt = None
+    try:
+        with PROGRESS.shown():
+            run(check, request.budget, records)
+    except KeyboardInterrupt as error:
+        interrupt = error
+    every = len(check.layer.all_cases()) * len(check.layer.variants)
+    report = Report("check", environment(), _selection(options), records, every)
     ended = any(each.verdict in ("crash", "hang") for each in records)
-    if not ended:
+    if interrupt:
+        print(f"interrupted: {len(records)} of {every} comparisons were made")
+    elif ended:
+        report = replace(report, selected=len(records))
+    else:
         cases = len({each.case for each in records})
         left_out = len(check.layer.all_cases()) - cases
         selection = {**report.selection, **({"left_out": left_out} if left_out else {})}
@@ -263,24 +288,29 @@ def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> in
     print("\n".join(one_layer.lines(report, time.perf_counter() - start)))
     if options.json:
         try:
-            report.write(Path(options.json))
+            report.write(options.json)
         except OSError as error:
             raise BadRequest(f"cannot write {options.json}: {error.strerror}") from error
+    if interrupt:
+        raise interrupt
     return report.status
 
 
-def run(check: Check, budget: float | None = None) -> list[Record]:
+def run(
+    check: Check, budget: float | None = None, records: list[Record] | None = None
+) -> list[Record]:
     """The record of each variant on each case; a crash or a hang of the net ends it.
 
     Args:
         check: what is compared.
         budget: in seconds; a further case that would end after it is not begun. None: all run.
+        records: the list that is returned; each goes there as soon as it is made.
     """
     from caffe_parity.engine.judge import judge
     from caffe_parity.engine.sides import Sides
 
     layer, sides = check.layer, Sides(check.layer)
-    records: list[Record] = []
+    records = [] if records is None else records
     cases = layer.all_cases()
     start = time.perf_counter()
     for number, case in enumerate(cases):
@@ -293,7 +323,8 @@ def run(check: Check, budget: float | None = None) -> list[Record]:
             if name == NET and records[-1].verdict in ("crash", "hang"):
                 return records
         sides.watch(case, check.structure)
-    return [replace(each, notes=[*each.notes, *sides.notes()]) for each in records]
+    records[:] = [replace(each, notes=[*each.notes, *sides.notes()]) for each in records]
+    return records
 
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:

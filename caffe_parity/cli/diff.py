@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
+from caffe_parity.cli import path
 from caffe_parity.contract import BadRequest
 from caffe_parity.report import show
 from caffe_parity.report.changes import Diff
-from caffe_parity.report.record import read
+from caffe_parity.report.record import must_be_writable, read, write_whole
 
 EPILOG = "exit status: 0 no verdict got worse, 1 one did, 2 could not be carried out"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity diff`."""
-    parser.add_argument("before", metavar="BEFORE.json", type=Path)
-    parser.add_argument("after", metavar="AFTER.json", type=Path)
+    parser.add_argument("before", metavar="BEFORE.json", type=path, help="results before the edit")
+    parser.add_argument("after", metavar="AFTER.json", type=path, help="results after it")
     parser.add_argument("--all", action="store_true", help="list each case")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write it all to a file, too")
+    parser.add_argument("--json", metavar="FILE", type=path, help="write it all to a file, too")
 
 
 def carried_out(options: argparse.Namespace) -> int:
@@ -35,6 +35,7 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         BadRequest, Unreadable: the files are no reports, or have no case in common.
     """
+    must_be_writable("--json", options.json)
     diff = Diff(read(options.before), read(options.after))
     if not diff.both:
         raise BadRequest(
@@ -44,7 +45,7 @@ def carried_out(options: argparse.Namespace) -> int:
     if options.json:
         text = json.dumps(show.as_json(diff), indent=1, allow_nan=False)
         try:
-            options.json.write_text(text + "\n", encoding="utf-8")
+            write_whole(options.json, text + "\n")
         except OSError as error:
             raise BadRequest(f"cannot write {options.json}: {error.strerror}") from error
     print("\n".join(show.lines(diff, options.all)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from caffe_parity.cli import path
 from caffe_parity.errors import BadRequest
 
 
@@ -12,11 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity install-caffe`."""
     parser.add_argument("--cuda", action="store_true", help="build one with CUDA (7 minutes)")
     parser.add_argument(
-        "--pack", type=Path, metavar="FILE.tar.xz", help="and pack it for a machine with a GPU"
+        "--pack", type=path, metavar="FILE.tar.xz", help="and pack it for a machine with a GPU"
     )
     parser.add_argument(
         "--load",
-        type=Path,
+        type=path,
         action="append",
         default=[],
         metavar="FILE.cpp",

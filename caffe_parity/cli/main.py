@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
+from caffe_parity.checkout import other_code, version
 from caffe_parity.errors import ParityError
 
 EXIT = "exit status: 0 all agree, 1 something disagrees, 2 what was asked could not be carried out"
@@ -14,9 +19,11 @@ EXIT = "exit status: 0 all agree, 1 something disagrees, 2 what was asked could 
 COMMANDS = {
     "run": "every variant of the layers in a test file against their references, in a real Caffe",
     "check": "any Caffe layer against any PyTorch function",
+    "list": "the layers, variants and cases of a test file; the layer types that Caffe has",
     "diff": "what an edit changed, to the bit, from a report before it and one after it",
     "doctor": "which Caffe, PyTorch, compiler and GPU there are; what cannot run and why",
     "install-caffe": "installs a real Caffe into the cache folder; --cuda builds one with CUDA",
+    "python": "runs Caffe's own Python; -m pip install adds a package to it",
 }
 """By name, what each is for. A module of this folder (`install_caffe` for install-caffe) carries it
 out: its docstring is the help; it has `add_arguments(parser)` and `carried_out(options)`, which
@@ -29,6 +36,9 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="parity",
         description="A Caffe layer and its PyTorch counterpart, side by side.",
         epilog=EXIT,
+    )
+    made.add_argument(
+        "--version", action=_Version, nargs=0, help="show which version this is, and where it lies"
     )
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, words in COMMANDS.items():
@@ -48,22 +58,103 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     return made
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(version())
+        parser.exit()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status."""
+    """Runs one command; returns the exit status.
+
+    Whatever escapes from a command becomes a message and status 2 here, and nowhere else.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    command = "parity"
     try:
-        made = parser(given)
-        options, more = made.parse_known_args(given)
-        if more and options.command != "run":  # whose further options are pytest's
-            made.error(f"unrecognized arguments: {' '.join(more)}")
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    options.more = more
-    try:
+        options = _parsed(given)
+        command = f"parity {options.command}"
+        if other := other_code():
+            print(f"parity: {other}", file=sys.stderr)
         status: int = options.carried_out(options)
+        sys.stdout.flush()
+    except SystemExit as ended:  # of argparse
+        return int(ended.code or 0)
     except (ParityError, OSError) as error:
-        print(f"parity {options.command}: {error}", file=sys.stderr)
+        _say(f"{command}: {_words(error)}")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        number = getattr(error, "signal", signal.SIGINT)
+        print(f"{command}: ended by {signal.Signals(number).name}", file=sys.stderr)
+        return 128 + number
+    except BaseException as error:
+        _say(f"{command}: {_internal(error, given)}")
+        return 2
     return status
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; of `run` also those of pytest, in `more`.
+
+    Raises:
+        SystemExit: it is none, which is told; or its help was asked for.
+    """
+    name = given[0] if given else ""
+    if name and name[0] != "-" and name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        parser(given).error(f"unknown command {name!r}.{meant} Known: {', '.join(COMMANDS)}")
+    made = parser(given)
+    for each in given if name != "python" else ():
+        if each.startswith("--") and each.endswith("=--"):  # argparse makes an empty list of it
+            made.error(f"{each}: expected a value")
+    if name == "python" and given[1:2] not in (["-h"], ["--help"]):  # all is for Caffe's Python
+        options, more = made.parse_args([name]), list(given[1:])
+    else:
+        options, more = made.parse_known_args(given)
+    if more and options.command not in ("run", "python"):  # run's further options are pytest's
+        made.error(f"unrecognized arguments: {' '.join(more)}")
+    options.more = more
+    return options
+
+
+def _say(text: str) -> None:
+    """Prints to stderr, whatever names of files are in the text."""
+    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        what = error.filename if error.filename is not None else "a file, or the output"
+        return f"{what}: {error.strerror}"
+    return str(error)
+
+
+def _internal(error: BaseException, given: Sequence[str]) -> str:
+    """What is said of an error that nobody foresaw; the details go to a file."""
+    import platform
+    import tempfile
+    import traceback
+
+    details = "\n".join(
+        [
+            version(),
+            f"Python {platform.python_version()}, {platform.platform()}",
+            f"parity {shlex.join(given)}",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    said = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            prefix="parity-error-",
+            suffix=".txt",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as file:
+            file.write(details)
+    except OSError:
+        return f"{said}\n{details}"
+    return f"{said}; this is a fault of parity: please report it, with {file.name}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from caffe_parity.contract import BadRequest
+from caffe_parity.guest import ends_the_run, running
 from caffe_parity.layer import Layer
 
 
@@ -28,11 +29,12 @@ def load_object(spec: str, what: str) -> Any:
     if not colon or not module_name or not attribute:
         raise BadRequest(f"{what} {spec!r}: expected MODULE:NAME or FILE.py:NAME")
     try:
-        module = _from_file(module_name) if _is_file(module_name) else _from_path(module_name)
+        with running(module_name):
+            module = _from_file(module_name) if _is_file(module_name) else _from_path(module_name)
     except BadRequest:
         raise
     except BaseException as error:  # whatever the user's module raises while it is imported
-        if isinstance(error, KeyboardInterrupt):
+        if ends_the_run(error):
             raise
         raise BadRequest(
             f"{what} {spec!r}: {module_name} cannot be imported: {type(error).__name__}: {error}"
@@ -90,11 +92,18 @@ def port(spec: str) -> Callable[..., Any]:
     found = load_object(spec, "--port")
     if inspect.isclass(found):
         try:
-            found = found()
+            with running(f"the port {spec}"):
+                found = found()
         except TypeError as error:
             raise BadRequest(
                 f"--port {spec!r} is a class that needs arguments ({error}): "
                 "name a function or a ready object instead"
+            ) from error
+        except BaseException as error:
+            if ends_the_run(error):
+                raise
+            raise BadRequest(
+                f"--port {spec!r} cannot be made: {type(error).__name__}: {error}"
             ) from error
     if not callable(found):
         raise BadRequest(f"--port {spec!r} is {type(found).__name__}, not callable")

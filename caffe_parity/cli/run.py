@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import sys
+import tempfile
 from pathlib import Path
 
+from caffe_parity.cli import path
 from caffe_parity.contract import BadRequest
 
 FOLDER = "parity-report"
 PLUGIN = "caffe_parity.pytest_plugin"
+CONFIGURATION = Path(__file__).with_name("pytest.ini")
+ROOT_HAS = ("pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg", "setup.py", ".git")
+"""What lies in the folder of a repository."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity run`."""
-    parser.add_argument("tests", metavar="TESTS", type=Path, help="a test file, or a folder")
+    parser.add_argument("tests", metavar="TESTS", type=path, help="a test file, or a folder")
     parser.add_argument("--layer", metavar="NAME", help="only this layer")
     parser.add_argument("--variant", metavar="NAME", help="only this variant, as caffe-python")
     parser.add_argument("--case", metavar="NAME", help="only this case, such as base")
@@ -29,9 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where Caffe and PyTorch compute (cpu); the reference stays on the CPU",
     )
     parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="--device cuda without a GPU: say so, and do not fail",
+    )
+    parser.add_argument(
         "--report",
         metavar="DIR",
-        type=Path,
+        type=path,
         default=Path(FOLDER),
         help=f"where results.json and junit.xml go ({FOLDER})",
     )
@@ -52,8 +63,9 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         BadRequest: there are no such tests, or the report cannot be written.
     """
-    if not options.tests.exists():
-        raise BadRequest(f"there is no test file or folder {options.tests}")
+    _must_exist(options.tests)
+    if not 0 < options.timeout < float("inf"):
+        raise BadRequest("--timeout must be greater than 0, and finite")
     asks = {"-h", "--help", "--co", "--collect-only", "--collectonly"} & set(options.more)
     if not asks:
         _make_folder(options.report)
@@ -63,14 +75,50 @@ def carried_out(options: argparse.Namespace) -> int:
         SESSION.launch()  # it imports Caffe while this process imports PyTorch
     import pytest
 
-    status = int(pytest.main([*_plugins(), *_pytest_options(options, not asks), *options.more]))
+    status = int(pytest.main([*_pytest_options(options, not asks), *options.more]))
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print(
-            "parity run: no comparison has that name. --collect-only -q lists them all; "
+            "parity run: no comparison has that name. `parity list TESTS` has them all; "
             "--layer, --variant and --case take whole names.",
             file=sys.stderr,
         )
     return status if status in (0, 1) else 2
+
+
+def collecting(tests: Path) -> list[str]:
+    """The options of pytest that collect what `parity run` would run.
+
+    Raises:
+        BadRequest: there are no such tests.
+    """
+    _must_exist(tests)
+    return [*_alone(tests), str(tests), "--collect-only", "-q", "-p", "no:cacheprovider"]
+
+
+def _must_exist(tests: Path) -> None:
+    if not tests.exists():
+        raise BadRequest(f"there is no test file or folder {tests}")
+
+
+def _alone(tests: Path) -> list[str]:
+    """The options by which pytest is deaf to how the user's own tests are run.
+
+    Its configuration is the file beside this one, PYTEST_ADDOPTS says nothing, and no other plugin
+    chooses an order. The conftest.py files count, as they may make what the tests need.
+    """
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    root = _root_of(tests.resolve())
+    said = ["-c", str(CONFIGURATION), f"--rootdir={root}", f"--confcutdir={root}"]
+    return [*said, "-p", "no:randomly", *_plugins()]
+
+
+def _root_of(tests: Path) -> Path:
+    """The folder of the repository that has the tests, as pytest finds it."""
+    folder = tests if tests.is_dir() else tests.parent
+    for each in (folder, *folder.parents):
+        if any((each / name).exists() for name in ROOT_HAS):
+            return each
+    return folder
 
 
 def _plugins() -> list[str]:
@@ -81,35 +129,35 @@ def _plugins() -> list[str]:
 
 
 def _pytest_options(options: argparse.Namespace, writes: bool) -> list[str]:
-    said = [str(options.tests), "-q", "--tb=no", "-r", "", "--parity-table"]
+    said = [*_alone(options.tests), str(options.tests), "-q", "--tb=no", "-r", "", "--parity-table"]
     for name in ("layer", "variant", "case", "device"):
         value = getattr(options, name)
         said += [f"--parity-{name}={value}"] if value else []
+    said += ["--parity-allow-missing"] if options.allow_missing else []
     called = options.called or f"parity run {options.tests}"
     said += [f"--parity-timeout={options.timeout}", f"--parity-command={called}"]
-    if writes:
-        said += [f"--parity-json={options.report / 'results.json'}"]
-        if not any(each.startswith("--junit") for each in options.more):
-            said += [f"--junitxml={options.report / 'junit.xml'}"]
-    # A checkout that cannot be written to is no reason to fail, nor that this module was imported.
-    ignored = ("PytestCacheWarning", "PytestAssertRewriteWarning")
-    return [*said, *(f"-Wignore::pytest.{each}" for each in ignored)]
+    if not writes:
+        return [*said, "-p", "no:cacheprovider"]
+    said += [f"--parity-json={options.report / 'results.json'}"]
+    if not any(each.startswith("--junit") for each in options.more):
+        said += [f"--junitxml={options.report / 'junit.xml'}"]
+    return said
 
 
 def _make_folder(folder: Path) -> None:
-    """Makes the report's folder before the first test: a run must not be lost at its end.
+    """Makes the report's folder, not those above it, and says so, before the first test.
 
     Raises:
         BadRequest: it cannot be made or written to.
     """
-    import tempfile
-
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir()
+            print(f"made the folder {folder}", flush=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or error
         raise BadRequest(
-            f"the report cannot be written to {folder}: {error.strerror}; "
-            "--report names another folder"
+            f"the report cannot be written to {folder}: {words}; --report names another folder"
         ) from error

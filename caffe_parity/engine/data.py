@@ -153,7 +153,14 @@ def load(file: str, shapes: Mapping[str, Shape], allow_nonfinite: bool = False) 
             hold what it has: not only rounds it, but makes it infinite, or 0, or another integer.
     """
     try:
-        with np.load(Path(file), allow_pickle=False) as content:
+        content = np.load(Path(file), allow_pickle=False)
+        if isinstance(content, np.ndarray):  # of a .npy file
+            names = ", ".join(f"{name}=..." for name in shapes)
+            raise BadRequest(
+                f"--inputs {file} holds one array, and not its name: expected what "
+                f"np.savez(FILE, {names}) writes"
+            )
+        with content:
             arrays = {name: np.asarray(content[name]) for name in content.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise BadRequest(f"--inputs {file}: {error}") from error

@@ -21,6 +21,7 @@ from caffe_parity.contract import (
     is_state,
 )
 from caffe_parity.engine.compare import alike
+from caffe_parity.guest import ends_the_run, running
 
 Function = Callable[..., Any]
 Tensors = dict[str, torch.Tensor]
@@ -167,9 +168,10 @@ def result_of(function: Function, inputs: Tensors, what: str) -> Any:
         BadRequest: it raises.
     """
     try:
-        return function(**inputs)
+        with running(f"the {what}"):
+            return function(**inputs)
     except BaseException as error:  # also sys.exit(), pytest.skip(): neither may end a comparison
-        if isinstance(error, KeyboardInterrupt):
+        if ends_the_run(error):
             raise
         shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in inputs.items())
         advice = ""
@@ -206,7 +208,46 @@ def tops_of(function: Function, inputs: Tensors, outputs: Sequence[str], what: s
             raise BadRequest(
                 f"the {what} must return tensors; for {name} it returned {type(each).__name__}"
             )
+        odd = _oddity(each)
+        if odd:
+            raise BadRequest(
+                f"the {what} must return real numbers in dense tensors; for {name} it returned a "
+                f"{odd} one"
+            )
     return dict(zip(outputs, result, strict=True))
+
+
+def _gradients(
+    sources: Sequence[torch.Tensor],
+    blobs: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    what: str,
+) -> Sequence[torch.Tensor | None]:
+    """What `torch.autograd.grad` gives, through a backward that may be the user's own.
+
+    Raises:
+        BadRequest: it raises.
+    """
+    try:
+        with running(f"the {what}"):
+            return torch.autograd.grad(sources, blobs, weights, allow_unused=True)
+    except BaseException as error:
+        if ends_the_run(error):
+            raise
+        raise BadRequest(
+            f"the {what}'s gradient cannot be computed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _oddity(tensor: torch.Tensor) -> str:
+    """What keeps a tensor from being compared, or ""."""
+    if tensor.is_complex():
+        return "complex"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return "nested or sparse"
+    if tensor.is_meta or tensor.is_quantized:
+        return "meta or quantized"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -272,7 +313,7 @@ class Evaluation:
         blobs = [leaves[name] for name in self.wanted]
         grads: Sequence[torch.Tensor | None] = [None] * len(blobs)
         if sources and blobs:
-            grads = torch.autograd.grad(sources, blobs, weights, allow_unused=True)
+            grads = _gradients(sources, blobs, weights, self.what)
         results = {name: top.detach().clone() for name, top in tops.items()}
         for name, blob, grad in zip(self.wanted, blobs, grads, strict=True):
             results[GRADIENT + name] = torch.zeros_like(blob) if grad is None else grad.clone()

@@ -411,6 +411,8 @@ class _View:
         asked = self.comparison.asked
         [other] = [each for each in self.comparison.plan.passes if each.name == OTHER]
         truth = np.asarray(asked.truth(other.inputs, other.upstream)[self.tensor])
+        if before.size != truth.size:
+            return False
         worst = asked.expected[0].bound.worst[self.tensor]
         room = SLACK * np.max(worst, initial=0.0, where=np.isfinite(worst)) + CLOSE * np.abs(truth)
         with np.errstate(invalid="ignore"):

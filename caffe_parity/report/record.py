@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from caffe_parity.contract import Agreement, Finding, ParityError
+from caffe_parity.contract import Agreement, BadRequest, Finding, ParityError
 from caffe_parity.report import bits
 from caffe_parity.report.bits import Kept, number
 from caffe_parity.report.schema import Misfit, Schema, check, unexpected
@@ -216,16 +217,54 @@ class Report:
         Raises:
             OSError: the folder cannot be written to.
         """
+        write_whole(path, json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all; a device or a pipe, which nothing may replace, as it is.
+
+    Raises:
+        OSError: its folder is not there, or cannot be written to.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def must_be_writable(option: str, path: Path | None) -> None:
+    """Looks before a run whether its results can be written: it must not be lost at its end.
+
+    Args:
+        option: by which the file was named, for the message.
+        path: the file; None for none.
+
+    Raises:
+        BadRequest: it cannot.
+    """
+    if path is None:
+        return
+    try:
         if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        text = json.dumps(self.as_json(), indent=1, allow_nan=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            raise BadRequest(f"{option} {path} is a folder: name the file to write")
+        if path.exists() and not path.is_file():
+            return
+        if path.exists() and path.read_bytes()[:1] not in (b"", b"{"):  # a slip, such as the net
+            raise BadRequest(f"{option} {path} would replace a file that has no results")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except FileNotFoundError as error:
+        raise BadRequest(f"{option} {path}: there is no folder {path.parent}: make it") from error
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise BadRequest(f"{option} {path} cannot be written: {words}") from error
 
 
 def read(path: Path) -> Report:
@@ -236,6 +275,8 @@ def read(path: Path) -> Report:
     """
     path = path / "results.json" if path.is_dir() else path
     try:
+        if path.is_char_device() or path.is_block_device():  # it need not have an end
+            raise Unreadable(f"{path} is a device, no file of results")
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise Unreadable(f"cannot read {path}: {error.strerror}") from error
@@ -254,9 +295,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         OSError: there is no such folder, and none can be made.
     """
-    import fcntl  # Windows has none, and needs the rest of this module
-
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -13,14 +13,13 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from caffe_parity import BadRequest, Case, Layer, ParityError, Port
-from caffe_parity.cli import objects
+from caffe_parity.cli import objects, path
 from caffe_parity.engine.functions import must_take
 from caffe_parity.report.host import host
-from caffe_parity.report.record import Record, Report
+from caffe_parity.report.record import Record, Report, must_be_writable
 from caffe_parity.report.table import Section, sections
 from parity_tests.recorded import corpus as corpora
 from parity_tests.recorded.against import AGAINST, judged
@@ -47,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("-k", metavar="TEXT", default="", help="only LAYER-VARIANT-CASE with this in it")
     port = "a port of your own in place of the suite's: a function of x1, x2 or an nn.Module"
     add("--port", metavar="FILE.py:OBJECT", help=port)
-    add("--corpus", type=Path, default=corpora.FOLDER, metavar="DIR", help="another recording")
-    add("--json", type=Path, metavar="FILE", help="write the results to this file")
+    add("--corpus", type=path, default=corpora.FOLDER, metavar="DIR", help="another recording")
+    add("--json", type=path, metavar="FILE", help="write the results to this file")
     try:
         return _compare(parser.parse_args(arguments))
     except SystemExit as ended:
@@ -59,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    must_be_writable("--json", options.json)
     corpus = corpora.load(options.corpus)
     chosen = selected(options, layers_with(corpus, options))
     _print_machines(corpus.provenance, host())
