@@ -109,7 +109,7 @@ def test_main_job_reproduces_by_the_name_that_it_has(tmp_path: Path) -> None:
     status, said, _ = python(MAIN_JOB, *chosen, cwd=tmp_path, **variables)
     assert status == 1
     assert "reproduce: tox -e parity -- -k '[channel_sum-caffe-cuda-base]'" in said
-    assert "channel_sum_cuda.prototxt: the compiled layer does not fit this Caffe" in said
+    assert "plugin.so: the compiled layer does not fit this Caffe" in said
 
 
 def test_net_of_ones_own_against_a_layer_of_the_suite(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def command(each: Record) -> str:
 
 def test_report_comes_back_as_it_was(tmp_path: Path) -> None:
     """A report with every verdict is strict JSON, fits the schema, and is read to the same bits."""
-    path = tmp_path / "deep" / "results.json"
+    path = tmp_path / "results.json"
     written = report(*records(), selected=9)
     written.write(path)
     content = json.loads(path.read_text(), parse_constant=pytest.fail)
