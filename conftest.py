@@ -18,6 +18,18 @@ pytest_plugins = ["caffe_parity.pytest_plugin"]
 ROOT = Path(__file__).parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """`-m 'not caffe'` leaves out what needs one."""
+    config.addinivalue_line("markers", "caffe: the test starts a Caffe")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that ask for a Caffe."""
+    for item in items:
+        if "caffe" in getattr(item, "fixturenames", ()):
+            item.add_marker("caffe")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
     """Ctrl-C reaches what the tests start: a shell's background job would pass on to ignore it."""

@@ -23,7 +23,13 @@ def _parser() -> argparse.ArgumentParser:
         "1 one was not, 2 what was asked could not be carried out",
     )
     add = parser.add_argument
-    add("--generated", action="store_true", help="cosmic-ray's mutants, not the catalogue's")
+    made = parser.add_mutually_exclusive_group()
+    made.add_argument(
+        "--generated", action="store_true", help="cosmic-ray's mutants, not the catalogue's"
+    )
+    made.add_argument(
+        "--tool", action="store_true", help="a tool's mutants of the whole engine and its reports"
+    )
     add("--only", action="append", metavar="NAME", help="only this mutant; may be given again")
     add("--budget", type=_seconds, default="inf", metavar="S", help="end after that many seconds")
     add("--seed", type=int, help="of the order in which they run (default: the date)")
@@ -110,8 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _all(options: argparse.Namespace) -> Sequence[Mutant]:
+    if options.tool:
+        return generated.mutants(generated.TOOL)
+    return generated.mutants() if options.generated else catalogue.read()
+
+
 def _carried_out(options: argparse.Namespace) -> int:
-    all_mutants = generated.mutants() if options.generated else catalogue.read()
+    all_mutants = _all(options)
     mutants = chosen(all_mutants, options.only)
     if options.list:
         print("\n".join(f"{each.group}  {each.name}: {each.bug}" for each in mutants))
@@ -120,7 +132,7 @@ def _carried_out(options: argparse.Namespace) -> int:
         wrong = list(catalogue.misfits(mutants))
         print("\n".join([*wrong, f"{len(mutants)} mutants, {len(wrong)} misfits"]))
         return 1 if wrong else 0
-    if options.write_docs and (options.only or options.generated):
+    if options.write_docs and (options.only or options.generated or options.tool):
         raise CatalogueError("--write-docs is for all mutants of the catalogue")
     seed = datetime.date.today().toordinal() if options.seed is None else options.seed
     print(f"{len(mutants)} mutants, seed {seed}", flush=True)

@@ -16,8 +16,8 @@ FILE = Path(__file__).with_name("catalogue.toml")
 FEW = "not million"
 """Leaves out the cases of a million values and more, which take longer than all the others."""
 
-_JUDGE = re.compile(r"(parity|tests) ([^-\s]\S*(?: [^-\s]\S*)*)(?: -k '([^']+)')?")
-_FORMS = "parity VARIANT [LAYER] [-k 'EXPRESSION'] or tests FILE... [-k 'EXPRESSION']"
+_JUDGE = re.compile(r"(parity|tests|fast) ([^-\s]\S*(?: [^-\s]\S*)*)(?: -k '([^']+)')?")
+_FORMS = "parity VARIANT [LAYER] [-k 'EXPRESSION'] or tests|fast FILE... [-k 'EXPRESSION']"
 
 
 class CatalogueError(Exception):
@@ -49,13 +49,14 @@ def judge(text: str) -> Judge:
     if match is None:
         raise CatalogueError(f"the judge is {text!r}, and must be {_FORMS}")
     words, selection = match[2].split(), match[3]
-    if match[1] == "tests":
-        return Judge(text, tuple(words), ("-k", selection) if selection else ())
+    if match[1] != "parity":
+        options = ["-m", "not caffe"] if match[1] == "fast" else []
+        return Judge(text, tuple(words), (*options, *(("-k", selection) if selection else ())))
     if len(words) > 2:
         raise CatalogueError(f"the judge {text!r} names more than one layer")
     kinds = ("variant", "layer")
-    options = [f"--parity-{kind}={name}" for kind, name in zip(kinds, words, strict=False)]
-    return Judge(text, ("parity_tests/test_parity.py",), (*options, "-k", selection or FEW))
+    chosen = [f"--parity-{kind}={name}" for kind, name in zip(kinds, words, strict=False)]
+    return Judge(text, ("parity_tests/test_parity.py",), (*chosen, "-k", selection or FEW))
 
 
 @dataclass(frozen=True)

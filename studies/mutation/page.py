@@ -53,7 +53,7 @@ def page(verdicts: Sequence[Verdict]) -> str:
         members = [each.mutant for each in verdicts if each.mutant.group == group]
         lines += [f"## {group[0].upper()}{group[1:]} ({len(members)})", ""]
         lines += ["| mutant | the bug |", "|---|---|", *map(_row, members), ""]
-    left_out = generated.settings()["equivalent"]
+    left_out = generated.settings()["left_out"]
     lines.append(_GENERATED + "\n".join(map(_equivalent_row, left_out)))
     return "\n".join(lines) + "\n"
 
