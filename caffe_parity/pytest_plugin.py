@@ -204,6 +204,11 @@ def pytest_runtest_makereport(
         reason = _last_line(report.longreprtext)
         record = comparison.record or not_compared(comparison.key, reason)
         report.caffe_parity = record.as_json()  # type: ignore[attr-defined]
+        if report.passed and record.wrong:  # whatever became of what check() raised
+            from caffe_parity.report.one_layer import failure
+
+            words = f"{comparison} disagrees, and its test passed:"
+            report.outcome, report.longrepr = "failed", "\n".join([words, *failure(record)])
     return report
 
 
@@ -332,8 +337,13 @@ class Collector:
         if self._records and launched_nothing(self.report):
             self.lost.append("Caffe launched no kernel, so these are no results of a GPU")
         ok = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        if self.lost and session.exitstatus in ok:
+        if session.exitstatus not in ok or self.config.option.collectonly:
+            return
+        if self.lost:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        elif self.keys and not hasattr(self.config, "workeroutput") and self.report.status == 1:
+            self.lost.append(_left_open(self.report))
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Keeps another run from writing its report to the same folder meanwhile."""
@@ -375,6 +385,14 @@ def _unproven(report: Report) -> list[str]:
     from caffe_parity.report.table import unproven
 
     return [f"unproven: {line}" for line in unproven(report)]
+
+
+def _left_open(report: Report) -> str:
+    """What no test failed for: a comparison that was skipped, or is expected to disagree."""
+    wrong = [each.id for each in report.results if each.wrong]
+    words = f"{len(wrong)} comparisons disagree ({', '.join(wrong[:4])})" if wrong else ""
+    open_ = f"{report.missing} comparisons did not run" if report.missing else ""
+    return f"no test failed, and yet {' and '.join(filter(None, (words, open_)))}"
 
 
 def launched_nothing(report: Report) -> bool:

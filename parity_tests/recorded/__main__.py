@@ -189,7 +189,8 @@ def _print(report: Report, corpus: Corpus, options: argparse.Namespace) -> None:
     print(f"\n{AGAINST}: against every recorded result of the layer; the limit is twice the bound.")
     bad = sum(each.wrong for each in report.results)
     idle = sum(each.verdict == "not run" for each in report.results)
-    words = ("agrees:", f"disagrees: {bad} of", "nothing ran of")[report.status]
+    open_ = "unproven:" if report.unproven else "nothing ran of"
+    words = ("agrees:", f"disagrees: {bad} of", open_)[report.status]
     print(f"{words} {len(report.results)} comparisons, {idle} not run")
 
 
