@@ -70,6 +70,8 @@ class Case:
         sharing: "none"; "same-blob", the second input is the blob of the first; "split", the first
             one also feeds a second loss, its sum weighted with `SHARED_GRADIENT`.
         parameters: makes the values of a net's parameter blobs, or others for the passes before.
+        independent: whether one input may be another while the rest stays; those of a file may
+            belong together.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Case:
     parameters: Callable[[Sequence[Parameter], bool], Arrays] = field(
         default=lambda params, other: {}, repr=False
     )
+    independent: bool = True
 
     @property
     def weight(self) -> float:

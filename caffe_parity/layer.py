@@ -184,6 +184,7 @@ class Layer:
             fill="from the file",
             gradients=self.gradients,
             parameters=parameters,
+            independent=False,
         )
         return replace(self, cases=(case,))
 

@@ -15,7 +15,6 @@ import torch
 from caffe_parity.contract import (
     GRADIENT,
     Agreement,
-    Arrays,
     BadRequest,
     Case,
     Expectation,
@@ -30,6 +29,7 @@ from caffe_parity.contract import (
     spoken,
 )
 from caffe_parity.engine.compare import wrong
+from caffe_parity.engine.differences import misfits, rounds_to_float32
 from caffe_parity.engine.expected import Question, question
 from caffe_parity.engine.functions import Evaluation, Function, with_params
 from caffe_parity.engine.plan import FIRST, fresh, planned
@@ -44,9 +44,6 @@ from caffe_parity.report.record import Record
 
 if TYPE_CHECKING:  # it needs Linux; ports are judged elsewhere, too
     from caffe_parity.engine.caffe_net import CaffeNet
-
-MOST_CHECKED = 4096
-"""Inputs, in elements: where PyTorch's gradcheck refuses, it goes through them one by one."""
 
 
 def variant_of(layer: Layer, name: str) -> Variant:
@@ -248,9 +245,12 @@ def _compared(about: Record, ready: Planned, seen: Observation) -> Record:
     if seen.trouble is not None:
         other = Finding("other-batch", f"it cannot be given another batch: {seen.trouble.message}")
         (findings if ready.layer.reshapes else notes).append(other)
+    of_reference = _of_the_reference(ready, findings)
     if isinstance(ready.variant, Port):
-        findings = [*_as_port(findings), *_gradcheck(ready)]
-        notes = _as_port(notes)
+        own, more = _of_its_own(ready)
+        findings = [*_as_port(findings), *own]
+        notes = [*_as_port(notes), *more]
+    notes += of_reference
     if not findings:
         weak = [_unproven(name, each) for name, each in tensors.items() if not each.proves]
         about = replace(about, tensors=tensors, notes=notes, reason="", verdict="pass")
@@ -363,55 +363,62 @@ def _as_port(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def _gradcheck(ready: Planned) -> list[Finding]:
-    """Whether the port's backward is its forward's gradient, where the reference's is."""
-    variant = ready.variant
+def _of_its_own(ready: Planned) -> tuple[list[Finding], list[Finding]]:
+    """Findings: where a port's backward is not its forward's gradient; and notes on that question.
+
+    It is asked where the reference's gradient is that of its own value, and no input is shared.
+    """
+    variant, plan = ready.variant, ready.plan
     assert isinstance(variant, Port)
-    case, plan = ready.case, ready.plan
-    if not variant.gradcheck or case.sharing != "none" or not plan.differentiated:
-        return []
+    if not variant.gradcheck or ready.case.sharing != "none" or not plan.differentiated:
+        return [], []
     function = variant.function
     if isinstance(function, torch.nn.Module):  # its own parameters and buffers must be float64, too
         function = copy.deepcopy(function).double()
-    reference = ready.layer.reference
-    inputs = ready.question.inputs
-    if _own_gradient(plan, function, "port", inputs) or not _own_gradient(
-        plan, reference, "reference", inputs
-    ):
-        return []
-    words = "gradcheck refuses the port: its backward is not its forward's gradient"
-    return [Finding(f"port-{GRADIENT}{each}", words, each) for each in plan.differentiated]
-
-
-def _own_gradient(plan: Plan, function: Function, what: str, inputs: Arrays) -> bool:
-    """Whether PyTorch's gradcheck accepts a function on these inputs, in float64.
-
-    It is not asked of a function that rounds to float32, whose differences say nothing, nor of more
-    inputs than MOST_CHECKED.
-    """
-    call = with_params(function, plan.structure.params, what)
-    names = plan.structure.outputs
-    evaluation = Evaluation(call, what, plan.case, names, plan.differentiated)
-    leaves = {
-        name: each.requires_grad_(name in plan.differentiated)
-        for name, each in as_inputs(inputs).items()
-    }
-
-    def positional(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(evaluation.tops(dict(zip(leaves, values, strict=True))).values())
-
-    if sum(each.numel() for each in leaves.values()) > MOST_CHECKED:
-        return True
+    inputs = as_inputs(ready.question.inputs)
     try:
-        if all(torch.equal(each, each.float().double()) for each in positional(*leaves.values())):
-            return True
-        return bool(
-            torch.autograd.gradcheck(
-                positional, tuple(leaves.values()), raise_exception=False, fast_mode=True
-            )
-        )
+        port = _evaluation(plan, function, "port")
+        if rounds_to_float32(port, inputs):
+            words = "the port rounds to float32 in float64, too, so that differences of its own "
+            words += "forward say nothing: its backward is held against the reference's alone"
+            return [], [Finding("port-float32", words)]
+        off = misfits(port, inputs)
+        off = off and [e for e in off if e not in _deliberate(ready)]
     except (RuntimeError, ValueError, BadRequest):
-        return True  # no float64, or nothing that can be differentiated: nothing was shown
+        return [], []  # no float64, or nothing that can be differentiated: nothing was shown
+    words = "central differences refuse the port: its backward is not its own forward's gradient"
+    return [Finding(f"port-{GRADIENT}{each}", words, GRADIENT + each) for each in off], []
+
+
+def _deliberate(ready: Planned) -> list[str]:
+    """The inputs whose gradient in the reference is not that of its own value.
+
+    Raises:
+        BadRequest, RuntimeError: it cannot be evaluated, or not differentiated.
+    """
+    reference = _evaluation(ready.plan, ready.layer.reference, "reference")
+    return misfits(reference, as_inputs(ready.question.inputs))
+
+
+def _evaluation(plan: Plan, function: Function, what: str) -> Evaluation:
+    call = with_params(function, plan.structure.params, what)
+    return Evaluation(call, what, plan.case, plan.structure.outputs, plan.differentiated)
+
+
+def _of_the_reference(ready: Planned, findings: Sequence[Finding]) -> list[Finding]:
+    """A note on each wrong gradient of which the reference's own is not that of its value."""
+    wrong_ones = {each.tensor for each in findings if each.tensor.startswith(GRADIENT)}
+    if not wrong_ones or ready.case.sharing != "none":
+        return []
+    try:
+        odd = [each for each in _deliberate(ready) if GRADIENT + each in wrong_ones]
+    except (RuntimeError, ValueError, BadRequest):
+        return []
+    words = (
+        "the reference's own gradient of {} is not that of its value (a detach(), no_grad(), .data "
+        "or NumPy in it, or an autograd.Function of its own): is it the reference that is wrong?"
+    )
+    return [Finding("reference-gradient", words.format(each), GRADIENT + each) for each in odd]
 
 
 def _predicted(

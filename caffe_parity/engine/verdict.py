@@ -221,7 +221,7 @@ class _View:
         bad = [each for each in self.comparison.passes if not self.agreements[each.name].agrees]
         if not bad:
             return
-        if bad[0].name in LATER:
+        if bad[0].name != FIRST and FIRST in self.of:  # no top depends on the top diffs
             yield self._stale(bad[0])
             return
         value = self.of.get(FIRST)
@@ -279,7 +279,9 @@ class _View:
                 yield self._wrong(self.tensor, value, asked)
         if not ignored and not off.any() and not unwritten.any() and not added.any():
             yield from self._for_other_top_diffs()
-        if not added.any() and not (self.is_param and unwritten.any()):
+        if added.any():
+            yield from self._added_later(value, added, unwritten)
+        elif not (self.is_param and unwritten.any()):
             yield from self._in_later_passes(bool(off.any()), unwritten)
 
     def _unwritten(self, first: Floating, off: Bools) -> Bools:
@@ -366,11 +368,27 @@ class _View:
                     yield self._stale(each)
                     return
 
+    def _added_later(self, value: Floating, added: Bools, unwritten: Bools) -> Iterator[Finding]:
+        """What a pass with the same inputs adds that the second one did not; its sum rounds."""
+        for each in self.comparison.passes:
+            if each.name in LATER and each.name in self.of:
+                later = self.of[each.name].astype(np.float64)
+                later = np.where(added, later - each.poison, later)
+                swallowed = 4 * UNIT_ROUNDOFF * (each.poison + np.abs(value))
+                if np.any(self._apart(value, later, swallowed) & ~unwritten):
+                    yield self._stale(each)
+                    return
+
     def _moved(self, one: str, another: str) -> Bools:
         """The elements that differ from one pass to another by more than rounding."""
         first, later = self.of[one].astype(np.float64), self.of[another].astype(np.float64)
+        return self._apart(first, later, 0.0)
+
+    def _apart(self, first: Floating, later: Floating, more: Floating | float) -> Bools:
+        """The elements that differ by more than rounding, and than a room that is named."""
         worst = self.comparison.asked.expected[0].bound.worst[self.tensor]
         room = 2 * np.where(np.isfinite(worst), worst, np.inf) + 64 * UNIT_ROUNDOFF * np.abs(first)
+        room = room + more
         with np.errstate(invalid="ignore"):
             same = (first == later) | (np.isnan(first) & np.isnan(later))
             moved: Bools = ~(same | (np.abs(first - later) <= room))
@@ -389,7 +407,7 @@ class _View:
 
     def _stale(self, each: Pass) -> Finding:
         what = f"gradient of {self.name}" if self.tensor.startswith(GRADIENT) else self.tensor
-        words = LATER[each.name].format(what)
+        words = LATER.get(each.name, LATER[SECOND]).format(what)
         return self._finding("stale-state", words)
 
     def notes(self) -> Iterator[Finding]:

@@ -96,7 +96,9 @@ def _without_statements(source: str) -> Iterator[str]:
         assert node.end_lineno is not None and node.end_col_offset is not None
         before = lines[node.lineno - 1].encode()[: node.col_offset].decode()
         after = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
-        yield "".join([*lines[: node.lineno - 1], f"{before}pass{after}", *lines[node.end_lineno :]])
+        yield "".join(
+            [*lines[: node.lineno - 1], f"{before}pass{after}", *lines[node.end_lineno :]]
+        )
 
 
 _DOES_SOMETHING = (ast.Expr, ast.AugAssign, ast.Assign, ast.Raise, ast.Assert, ast.Return)

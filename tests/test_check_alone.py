@@ -1,0 +1,280 @@
+"""Each question that `parity check` asks, alone: a layer or a port that fails it and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import caffe_parity
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.contract import Variant
+from caffe_parity.engine.data import SCALES
+from caffe_parity.engine.judge import judge
+from caffe_parity.nets import located
+from caffe_parity.report.record import Record
+from tests.imitation import Imitation
+
+HEAD = """
+import caffe
+import numpy as np
+
+class Layer(caffe.Layer):
+    passes = backwards = 0
+    def setup(self, bottom, top): pass
+    def reshape(self, bottom, top):
+"""
+LOSS = """
+        top[0].reshape(1)
+    def forward(self, bottom, top):
+        self.passes += 1
+        x1, x2 = bottom[0].data, bottom[1].data
+        self.d = x1 - x2
+        BEFORE
+        top[0].data[...] = 0.5 * np.sum(self.d ** 2)
+        FORWARD
+    def backward(self, top, propagate_down, bottom):
+        self.backwards += 1
+        w, d = top[0].diff[0], self.d
+        BACKWARD
+        bottom[0].diff[...] = w * d
+        bottom[1].diff[...] = -w * d
+        AFTER
+"""
+TOPS = """
+        top[0].reshape(*bottom[0].shape)
+        top[1].reshape(*bottom[0].shape)
+    def forward(self, bottom, top):
+        x = bottom[0].data
+        top[0].data[...] = 2 * x
+        top[1].data[...] = x * x
+        FORWARD
+    def backward(self, top, propagate_down, bottom):
+        x, u, v = bottom[0].data, top[0].diff, top[1].diff
+        bottom[0].diff[...] = 2 * u + 2 * x * v
+        AFTER
+"""
+PARAMS = """
+        top[0].reshape(*bottom[0].shape)
+        if not self.blobs:
+            self.blobs.add_blob(3)
+            self.blobs.add_blob(3)
+    def forward(self, bottom, top):
+        self.passes += 1
+        x, a, b = bottom[0].data, self.blobs[0].data, self.blobs[1].data
+        top[0].data[...] = a * x + b
+        FORWARD
+    def backward(self, top, propagate_down, bottom):
+        self.backwards += 1
+        x, a, dy = bottom[0].data, self.blobs[0].data, top[0].diff
+        da, db = np.sum(dy * x, axis=0), np.sum(dy, axis=0)
+        BACKWARD
+        self.blobs[0].diff[...] += da
+        self.blobs[1].diff[...] += db
+        bottom[0].diff[...] = dy * a
+        AFTER
+"""
+
+
+def distance(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    """Half the squared distance."""
+    return 0.5 * ((x1 - x2) ** 2).sum()
+
+
+def tops(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two tops, both compared."""
+    return 2 * x, x * x
+
+
+def scaled(x: torch.Tensor, param: list[torch.Tensor]) -> torch.Tensor:
+    """A learned factor and offset of each column."""
+    return param[0] * x + param[1]
+
+
+SHAPES = {LOSS: {"x1": (4, 3), "x2": (4, 3)}, TOPS: {"x": (4, 3)}, PARAMS: {"x": (4, 3)}}
+REFERENCES: dict[str, Callable[..., Any]] = {LOSS: distance, TOPS: tops, PARAMS: scaled}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A layer that is wrong where one question alone sees it.
+
+    Attributes:
+        edits: what is done at which place of the layer.
+        findings: the codes and tensors that are found, in each case that shows it.
+        cases: those cases, of eight.
+        layer: the source that is edited.
+    """
+
+    edits: dict[str, str]
+    findings: set[tuple[str, str]]
+    cases: tuple[int, ...] = tuple(range(8))
+    layer: str = LOSS
+
+
+DX1, DX2 = ("gradient:x1", "gradient:x1"), ("gradient:x2", "gradient:x2")
+STALE_TOP = ("stale-state", "top")
+FAULTS = {
+    **{
+        f"only at loss weight {weight}": Fault(
+            {"AFTER": f"bottom[1].diff[...] *= 1.01 if w == {weight} else 1"}, {DX2}
+        )
+        for weight in (1.0, 2.5, -0.75)
+    },
+    **{
+        f"only in pass {number}": Fault(
+            {"FORWARD": f"top[0].data[...] *= 1.01 if self.passes == {number} else 1"}, {STALE_TOP}
+        )
+        for number in (5, 6, 7)
+    },
+    "only the backward mutates": Fault(
+        {"AFTER": "bottom[1].data[...] += 1"}, {("mutates-bottom:x2", "x2")}
+    ),
+    "only the forward mutates": Fault(
+        {"FORWARD": "bottom[1].data[...] += 1"}, {("mutates-bottom:x2", "x2")}
+    ),
+    **{
+        f"only in the case of scale {SCALES[number]:g}": Fault(
+            {"FORWARD": f"top[0].data[...] *= 1.01 if {low} < np.abs(x1).max() < {high} else 1"},
+            {("forward-value", "top")},
+            (number,),
+        )
+        for number, low, high in ((3, 9, 99), (4, 0.0, 0.1))
+    },
+    "only one element": Fault({"AFTER": "bottom[0].diff[3, 2] *= 1.001"}, {DX1}),
+    "only the first input is looked at": Fault(
+        {
+            "BEFORE": "same = self.passes > 1 and np.array_equal(x1, self.kept); "
+            "self.kept = x1.copy(); self.d = self.of if same else self.d; self.of = self.d"
+        },
+        {STALE_TOP, ("stale-state", "gradient:x1"), ("stale-state", "gradient:x2")},
+        (1, 3, 5, 7),
+    ),
+    "only the second input is looked at": Fault(
+        {
+            "BEFORE": "same = self.passes > 1 and np.array_equal(x2, self.kept); "
+            "self.kept = x2.copy(); self.d = self.of if same else self.d; self.of = self.d"
+        },
+        {STALE_TOP, ("stale-state", "gradient:x1"), ("stale-state", "gradient:x2")},
+        (0, 2, 4, 6),
+    ),
+    "added to, beside a first batch that is kept": Fault(
+        {
+            "BACKWARD": "self.n = n = getattr(self, 'n', len(d)); d = d * len(d) / n; "
+            "old = bottom[0].diff.copy()",
+            "AFTER": "bottom[0].diff[...] += old; bottom[1].diff[...] = -w * self.d",
+        },
+        {("accumulates-diff:x1", "gradient:x1"), ("stale-state", "gradient:x1")},
+    ),
+    "only the second parameter's gradient": Fault(
+        {"BACKWARD": "db *= 1.001"}, {("gradient:param[1]", "gradient:param[1]")}, layer=PARAMS
+    ),
+    "only the second parameter's diff is replaced": Fault(
+        {"AFTER": "self.blobs[1].diff[...] = db"},
+        {("overwrites-param-diff:param[1]", "gradient:param[1]")},
+        layer=PARAMS,
+    ),
+    "only what is added up, and by little": Fault(
+        {"AFTER": "self.blobs[1].diff[...] += 1e-4 * (self.backwards == 6)"},
+        {("stale-state", "gradient:param[1]")},
+        layer=PARAMS,
+    ),
+    "only the second parameter is overwritten": Fault(
+        {"AFTER": "self.blobs[1].data[...] += 1"},
+        {("mutates-param:param[1]", "param[1]")},
+        layer=PARAMS,
+    ),
+    "only the inputs are looked at, not the parameters": Fault(
+        {
+            "FORWARD": "same = self.passes > 1 and np.array_equal(x, self.kept); "
+            "self.kept = x.copy(); self.top = self.top if same else top[0].data.copy(); "
+            "top[0].data[...] = self.top"
+        },
+        {STALE_TOP},
+        (1, 3, 5, 7),
+        PARAMS,
+    ),
+    "only the second top": Fault(
+        {"FORWARD": "top[1].data[...] *= 1.01"}, {("forward-value", "top1")}, layer=TOPS
+    ),
+    "only the second top's diff": Fault(
+        {"AFTER": "bottom[0].diff[...] = 2 * u + 2 * x"},
+        {("gradient:x", "gradient:x")},
+        layer=TOPS,
+    ),
+}
+
+
+def source_of(fault: Fault) -> str:
+    """The layer with the fault."""
+    source = HEAD + fault.layer
+    for place in ("BEFORE", "FORWARD", "BACKWARD", "AFTER"):
+        source = source.replace(place, fault.edits.get(place, "pass"))
+    return source
+
+
+def judged(fault: Fault, variant: Variant, cases: Sequence[int] = range(8)) -> list[Record]:
+    """What is said of it in these of eight cases."""
+    layer = caffe_parity.Layer(
+        "mine", REFERENCES[fault.layer], SHAPES[fault.layer], {"mine": variant}, cases=8
+    )
+    return [judge(layer, "mine", layer.case(number)) for number in cases]
+
+
+def imitated(fault: Fault) -> list[Record]:
+    """The same without a Caffe."""
+    names = ("top0", "top1") if fault.layer == TOPS else ("top",)
+    return judged(fault, Imitation(source_of(fault), names))
+
+
+def in_caffe(fault: Fault, folder: Path, module: str) -> list[Record]:
+    """In a real Caffe, which imports a module of that name once, in two cases that show it."""
+    cases = fault.cases[:2]
+    (folder / f"{module}.py").write_text(source_of(fault))
+    if fault.layer != TOPS:
+        declared = caffe_parity.python_layer(f"{module}.py:Layer")
+        return judged(fault, located(declared, folder), cases)
+    (folder / f"{module}.prototxt").write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 4 dim: 3 } } }\n'
+        'layer { name: "mine" type: "Python" bottom: "x" top: "top0" top: "top1" '
+        f'python_param {{ module: "{module}" layer: "Layer" }} }}\n'
+    )
+    return judged(fault, located(caffe_parity.net(f"{module}.prototxt"), folder), cases)
+
+
+def found_in(records: list[Record]) -> list[set[tuple[str, str]]]:
+    """The codes and tensors of each."""
+    return [{(each.code, each.tensor) for each in record.findings} for record in records]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_layer_that_is_wrong_in_one_way_alone_is_found_there(name: str) -> None:
+    """In the cases that show it, exactly those findings; and none in any other."""
+    fault = FAULTS[name]
+    expected = [fault.findings if case in fault.cases else set() for case in range(8)]
+    records = imitated(fault)
+    assert found_in(records) == expected
+    assert [each.verdict for each in records] == ["fail" if each else "pass" for each in expected]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_real_caffe_finds_the_same(caffe: Caffe, tmp_path: Path, name: str) -> None:
+    """What is imitated is what Caffe does."""
+    module = f"alone_{list(FAULTS).index(name)}"
+    records = in_caffe(FAULTS[name], tmp_path, module)
+    assert records and all(each == FAULTS[name].findings for each in found_in(records))
+
+
+RIGHT = [Fault({}, set(), layer=each) for each in (LOSS, TOPS, PARAMS)]
+
+
+@pytest.mark.parametrize("number", range(len(RIGHT)))
+def test_the_layers_without_a_fault_agree(caffe: Caffe, tmp_path: Path, number: int) -> None:
+    """So what is found is the fault."""
+    for records in (imitated(RIGHT[number]), in_caffe(RIGHT[number], tmp_path, f"right_{number}")):
+        assert [each.verdict for each in records] == ["pass"] * len(records)
+        assert not any(each.notes for each in records)
