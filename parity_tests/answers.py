@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from caffe_parity import Case, Layer
 from caffe_parity.contract import Arrays, Expected, Structure
 from caffe_parity.engine.expected import question
@@ -32,3 +34,19 @@ def computed_layer(layer: Layer, name: str, case: Case) -> Layer:
     """The layer that a variant must compute on a case: its own, or the one that it says."""
     claim = variant_of(layer, name).expects(case)
     return LAYERS[claim.layer] if claim is not None and claim.kind == "as-layer" else layer
+
+
+def verdict_if_right(layer: Layer, case: Case) -> str:
+    """What is said of a right answer: "pass", or "unproven" where zeros would be as right.
+
+    They are where every element of a tensor is smaller than its bound, or is no number, and not
+    all of them are 0.
+    """
+    expected = expected_of(layer, case)
+    for name, truth in expected.truth.items():
+        worst = expected.bound.worst[name]
+        there = np.where(np.isnan(truth) | np.isposinf(worst), 0.0, np.abs(truth))
+        all_zero = not np.any(truth) and bool(np.all(np.isfinite(worst)))
+        if not all_zero and not np.any(there > worst):
+            return "unproven"
+    return "pass"
