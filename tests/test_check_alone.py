@@ -95,6 +95,9 @@ def scaled(x: torch.Tensor, param: list[torch.Tensor]) -> torch.Tensor:
     return param[0] * x + param[1]
 
 
+CASES = range(5)
+"""One is of scale 8, one of scale 1/64, and in one the first input is shared."""
+
 SHAPES = {LOSS: {"x1": (4, 3), "x2": (4, 3)}, TOPS: {"x": (4, 3)}, PARAMS: {"x": (4, 3)}}
 REFERENCES: dict[str, Callable[..., Any]] = {LOSS: distance, TOPS: tops, PARAMS: scaled}
 
@@ -106,13 +109,13 @@ class Fault:
     Attributes:
         edits: what is done at which place of the layer.
         findings: the codes and tensors that are found, in each case that shows it.
-        cases: those cases, of eight.
+        cases: those cases, of five.
         layer: the source that is edited.
     """
 
     edits: dict[str, str]
     findings: set[tuple[str, str]]
-    cases: tuple[int, ...] = tuple(range(8))
+    cases: tuple[int, ...] = tuple(CASES)
     layer: str = LOSS
 
 
@@ -152,7 +155,7 @@ FAULTS = {
             "self.kept = x1.copy(); self.d = self.of if same else self.d; self.of = self.d"
         },
         {STALE_TOP, ("stale-state", "gradient:x1"), ("stale-state", "gradient:x2")},
-        (1, 3, 5, 7),
+        (1, 3),
     ),
     "only the second input is looked at": Fault(
         {
@@ -160,7 +163,21 @@ FAULTS = {
             "self.kept = x2.copy(); self.d = self.of if same else self.d; self.of = self.d"
         },
         {STALE_TOP, ("stale-state", "gradient:x1"), ("stale-state", "gradient:x2")},
-        (0, 2, 4, 6),
+        (0, 2, 4),
+    ),
+    "wrong, and by little otherwise after a larger batch": Fault(
+        {
+            "BEFORE": "self.most = max(len(x1), getattr(self, 'most', 0))",
+            "AFTER": "bottom[0].diff[...] *= -1 - 1e-3 * (self.most > len(d))",
+        },
+        {DX1, ("stale-state", "gradient:x1")},
+    ),
+    "wrong in a batch of another size alone": Fault(
+        {
+            "BEFORE": "self.least = min(len(x1), getattr(self, 'least', 9))",
+            "AFTER": "bottom[0].diff[...] *= 1 + 1e-3 * (self.least < len(d))",
+        },
+        {("stale-state", "gradient:x1")},
     ),
     "added to, beside a first batch that is kept": Fault(
         {
@@ -195,7 +212,7 @@ FAULTS = {
             "top[0].data[...] = self.top"
         },
         {STALE_TOP},
-        (1, 3, 5, 7),
+        (1, 3),
         PARAMS,
     ),
     "only the second top": Fault(
@@ -217,10 +234,10 @@ def source_of(fault: Fault) -> str:
     return source
 
 
-def judged(fault: Fault, variant: Variant, cases: Sequence[int] = range(8)) -> list[Record]:
-    """What is said of it in these of eight cases."""
+def judged(fault: Fault, variant: Variant, cases: Sequence[int] = CASES) -> list[Record]:
+    """What is said of it in these of five cases."""
     layer = caffe_parity.Layer(
-        "mine", REFERENCES[fault.layer], SHAPES[fault.layer], {"mine": variant}, cases=8
+        "mine", REFERENCES[fault.layer], SHAPES[fault.layer], {"mine": variant}, cases=len(CASES)
     )
     return [judge(layer, "mine", layer.case(number)) for number in cases]
 
@@ -255,7 +272,7 @@ def found_in(records: list[Record]) -> list[set[tuple[str, str]]]:
 def test_a_layer_that_is_wrong_in_one_way_alone_is_found_there(name: str) -> None:
     """In the cases that show it, exactly those findings; and none in any other."""
     fault = FAULTS[name]
-    expected = [fault.findings if case in fault.cases else set() for case in range(8)]
+    expected = [fault.findings if case in fault.cases else set() for case in CASES]
     records = imitated(fault)
     assert found_in(records) == expected
     assert [each.verdict for each in records] == ["fail" if each else "pass" for each in expected]
@@ -278,3 +295,13 @@ def test_the_layers_without_a_fault_agree(caffe: Caffe, tmp_path: Path, number: 
     for records in (imitated(RIGHT[number]), in_caffe(RIGHT[number], tmp_path, f"right_{number}")):
         assert [each.verdict for each in records] == ["pass"] * len(records)
         assert not any(each.notes for each in records)
+
+
+@pytest.mark.parametrize("factor", [9, 1.001])
+def test_what_a_second_backward_alone_shows_is_a_note(factor: float) -> None:
+    """However little it is, for each gradient that it changes."""
+    fault = Fault({"AFTER": f"self.d = self.d * np.float32({factor})"}, set())
+    for record in imitated(fault):
+        assert record.verdict == "pass"
+        notes = [(each.code, each.tensor) for each in record.notes]
+        assert notes == [("second-backward", name) for name in ("gradient:x1", "gradient:x2")]
