@@ -537,3 +537,46 @@ def parity(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "caffe_parity", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+PASSES = ("first", "second", "reshaped")
+
+
+def rows() -> list[Record]:
+    """Three variants on three cases, of which each pass computed the same two tensors."""
+    computed = {name: keep(dict.fromkeys(PASSES, BASE)) for name in ("loss", "gradient:x1")}
+    return [
+        replace(result(case, BASE, computed=computed), variant=variant)
+        for variant in ("caffe-python", "caffe-native", "torch-module")
+        for case in ("base", "odd", "exact")
+    ]
+
+
+@pytest.mark.parametrize("row", range(9))
+@pytest.mark.parametrize("tensor", ["loss", "gradient:x1"])
+def test_one_bit_of_one_pass_of_one_row(diff: Compared, row: int, tensor: str) -> None:
+    """Whichever row, tensor and pass: that one is named, and all others are bit-identical."""
+    lying = PASSES[row % 3]
+    before, after = rows(), rows()
+    passes = dict.fromkeys(PASSES, BASE) | {lying: moved(BASE, 2, 3, steps=1)}
+    after[row] = replace(after[row], computed={**after[row].computed, tensor: keep(passes)})
+    status, said, content = diff(report(*before), report(*after), "--all")
+    changed = [each for each in content["cases"] if each["bits"] != "identical"]
+    assert (status, len(changed)) == (0, 1)
+    assert (changed[0]["variant"], changed[0]["case"]) == after[row].key[1:]
+    found = only_difference(content)
+    assert (found["tensor"], found["passes"], found["index"]) == (tensor, [lying], [2, 3])
+    assert "8 of 9 cases bit-identical; 1 changed, by up to 1 ulp" in said
+
+
+@pytest.mark.parametrize("verdict", ["fail", "crash", "hang", "unproven"])
+@pytest.mark.parametrize("row", range(0, 9, 4))
+def test_one_verdict_of_one_row(diff: Compared, row: int, verdict: str) -> None:
+    """Though every bit is as before: exit status 1, and its name."""
+    after = rows()
+    after[row] = replace(after[row], verdict=verdict, reason="because")
+    status, said, _ = diff(report(*rows()), report(*after))
+    assert status == 1
+    assert "1 verdict got worse" in said
+    _, variant, case = after[row].key
+    assert f"channel_sum  {variant}: pass -> {verdict}  [1: {case}]" in said
