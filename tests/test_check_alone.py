@@ -187,6 +187,40 @@ FAULTS = {
         },
         {("accumulates-diff:x1", "gradient:x1"), ("stale-state", "gradient:x1")},
     ),
+    "a random number": Fault(
+        {"FORWARD": "top[0].data[...] += np.random.rand()"}, {("not-deterministic", "")}
+    ),
+    "a random number, and an input that is overwritten": Fault(
+        {
+            "FORWARD": "top[0].data[...] += np.random.rand()",
+            "AFTER": "bottom[1].data[...] += 1; bottom[0].diff[...] *= 2",
+        },
+        {("not-deterministic", ""), ("mutates-bottom:x2", "x2")},
+    ),
+    "all is of the pass before": Fault(
+        {"BEFORE": "self.d, self.of = getattr(self, 'of', self.d), self.d"},
+        {STALE_TOP, ("stale-state", "gradient:x1"), ("stale-state", "gradient:x2")},
+    ),
+    "a gradient that is not written": Fault(
+        {"BACKWARD": "old = bottom[0].diff.copy()", "AFTER": "bottom[0].diff[1:] = old[1:]"},
+        {("unwritten-diff:x1", "gradient:x1")},
+    ),
+    "a gradient that is added to": Fault(
+        {"BACKWARD": "old = bottom[0].diff.copy()", "AFTER": "bottom[0].diff[...] += old"},
+        {("accumulates-diff:x1", "gradient:x1")},
+    ),
+    "a top diff that is ignored": Fault(
+        {"BACKWARD": "w = 1"},
+        {("ignores-top-diff", "gradient:x1"), ("ignores-top-diff", "gradient:x2")},
+    ),
+    "a parameter's gradient that is not written": Fault(
+        {"AFTER": "self.blobs[1].diff[...] -= db"},
+        {("unwritten-diff:param[1]", "gradient:param[1]")},
+        layer=PARAMS,
+    ),
+    "an exception": Fault({"FORWARD": "raise ValueError('no')"}, {("crash", "")}),
+    "a NaN": Fault({"AFTER": "bottom[0].diff[2, 1] = np.nan"}, {DX1}),
+    "an infinity": Fault({"FORWARD": "top[0].data[...] = np.inf"}, {("forward-value", "top")}),
     "only the second parameter's gradient": Fault(
         {"BACKWARD": "db *= 1.001"}, {("gradient:param[1]", "gradient:param[1]")}, layer=PARAMS
     ),
@@ -275,7 +309,12 @@ def test_a_layer_that_is_wrong_in_one_way_alone_is_found_there(name: str) -> Non
     expected = [fault.findings if case in fault.cases else set() for case in CASES]
     records = imitated(fault)
     assert found_in(records) == expected
-    assert [each.verdict for each in records] == ["fail" if each else "pass" for each in expected]
+    bad = "crash" if name == "an exception" else "fail"
+    assert [each.verdict for each in records] == [bad if each else "pass" for each in expected]
+    for each in (each for each in records if each.findings):
+        assert each.reason and (
+            bad == "crash" or set(each.tensors) >= {"top"} or fault.layer == TOPS
+        )
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -305,3 +344,52 @@ def test_what_a_second_backward_alone_shows_is_a_note(factor: float) -> None:
         assert record.verdict == "pass"
         notes = [(each.code, each.tensor) for each in record.notes]
         assert notes == [("second-backward", name) for name in ("gradient:x1", "gradient:x2")]
+
+
+FIXED = "raise ValueError('made for another batch')"
+
+
+@pytest.mark.parametrize("demands", [False, True])
+def test_a_net_that_fixes_its_batch(demands: bool) -> None:
+    """A finding where the layer demands it, else a note; and the other net is judged all the same.
+
+    Where it must take one, all is on one net, which then cannot be run.
+    """
+    fault = Fault(
+        {"BEFORE": f"n = self.n = getattr(self, 'n', len(x1))\n        if n != len(x1): {FIXED}"},
+        set(),
+    )
+    made = caffe_parity.Layer(
+        "mine",
+        distance,
+        SHAPES[LOSS],
+        {"mine": Imitation(source_of(fault))},
+        cases=1,
+        reshapes=demands,
+    )
+    record = judge(made, "mine", made.case(0))
+    assert record.verdict == ("crash" if demands else "pass")
+    told = record.findings if demands else record.notes
+    assert [each.code for each in told] == ["crash" if demands else "other-batch"]
+    assert "made for another batch" in told[0].words
+
+
+def test_what_is_unproven_says_why() -> None:
+    """None of the elements could be compared; or those that could are 0, and the rest is small."""
+
+    def no_number(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        return torch.sqrt(-1 - x1 * x1) + x2
+
+    def cancels(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        return torch.where(x1 > 0, 0 * x1, (x1 + 2.0**40) - 2.0**40) + 0 * x2
+
+    words = []
+    for reference in (no_number, cancels):
+        made = caffe_parity.Layer(
+            "mine", reference, SHAPES[LOSS], {"torch-port": reference}, cases=1
+        )
+        record = judge(made, "torch-port", made.case(0))
+        assert record.verdict == "unproven" and not record.agrees and not record.wrong
+        words += [each.words for each in record.findings]
+    assert any("none of the 12 elements of" in each for each in words)
+    assert any("are 0; each other has a bound as large as its value" in each for each in words)

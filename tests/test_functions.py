@@ -170,6 +170,9 @@ def parameter(number: int, shape: tuple[int, ...], learned: bool = True) -> Para
 class Scaled(torch.nn.Module):
     """A factor and an offset, and a buffer."""
 
+    twice: torch.Tensor
+    count: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.factor = torch.nn.Parameter(torch.zeros(3))

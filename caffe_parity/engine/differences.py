@@ -92,7 +92,7 @@ def _fits(evaluation: Evaluation, inputs: Tensors, names: tuple[str, ...], seed:
     if abs(slope - near) <= room:
         return True
     scattered = [near, *(difference(STEP * (1 + 0.1 * number)) for number in (1, 2, 3))]
-    return abs(slope - near) <= room + 2 * (max(scattered) - min(scattered))
+    return bool(abs(slope - near) <= room + 2 * (max(scattered) - min(scattered)))
 
 
 def _noise(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,29 @@ def mutants(file: Path = FILE) -> tuple[Mutant, ...]:
 def _of_file(file: str, finder: Judge, operators: Sequence[str]) -> Iterator[Mutant]:
     """All mutants of a file of the project, none twice."""
     source = (ROOT / file).read_text()
-    seen = {_meaning(source), ""}
-    for name in operators:
-        for number, text in enumerate(_edited(source, name), 1):
-            meaning = _meaning(text)
-            if meaning not in seen:
-                seen.add(meaning)
-                short = f"{file.rpartition('/')[2]}-{name}-{number}"
-                yield Mutant(short, file, file, _change(source, text), finder, source, text)
+    count: Counter[str] = Counter()
+    for before, piece, after in _pieces(source):  # a small text is parsed faster, and often
+        seen = {_meaning(piece), ""}
+        for name in operators:
+            for edited in _edited(piece, name):
+                meaning = _meaning(edited)
+                if meaning not in seen:
+                    seen.add(meaning)
+                    count[name] += 1
+                    short = f"{file.rpartition('/')[2]}-{name}-{count[name]}"
+                    text, change = before + edited + after, _change(piece, edited)
+                    yield Mutant(short, file, file, change, finder, source, text)
+
+
+def _pieces(source: str) -> Iterator[tuple[str, str, str]]:
+    """Each statement of a module, with what stands before and behind it."""
+    lines = source.splitlines(keepends=True)
+    starts = [
+        min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))]) - 1
+        for node in ast.parse(source).body
+    ]
+    for start, end in pairwise([*starts, len(lines)]):
+        yield "".join(lines[:start]), "".join(lines[start:end]), "".join(lines[end:])
 
 
 def _edited(source: str, operator: str) -> Iterator[str]:
