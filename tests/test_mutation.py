@@ -11,7 +11,7 @@ import pytest
 
 from parity_tests.layers import LAYERS
 from studies.mutation import __main__ as command
-from studies.mutation import catalogue, page
+from studies.mutation import catalogue, generated, page
 from studies.mutation.catalogue import (
     FILE,
     ROOT,
@@ -231,6 +231,66 @@ def test_sample_of_the_mutants_is_killed() -> None:
     assert sorted((each.mutant.name, each.verdict) for each in found) == [
         (name, KILLED) for name in sorted(SAMPLE)
     ]
+
+
+SOURCE = '''
+import os
+
+LIMIT = 3
+
+def f(x):
+    """Says what it does."""
+    x += 1
+    if x > LIMIT:
+        raise ValueError(x)
+    os.remove("a")
+    y = x
+    if y:
+        return y
+    return 2 * y
+'''
+
+
+def test_each_statement_that_does_something_is_dropped() -> None:
+    """One at a time; what binds a name, a docstring, and what is returned at the end all stay."""
+    made = list(generated._edited(SOURCE, generated.DROPPED))
+    gone = [
+        before.strip()
+        for text in made
+        for before, after in zip(SOURCE.splitlines(), text.splitlines(), strict=True)
+        if before != after
+    ]
+    assert sorted(gone) == ['os.remove("a")', "raise ValueError(x)", "return y", "x += 1"]
+    assert all(text.count("pass") == 1 for text in made)
+
+
+def test_the_pieces_of_a_module_are_the_module() -> None:
+    """Each begins where the one before ends, with its decorators and what stands behind it."""
+    file = ROOT / "caffe_parity" / "engine" / "verdict.py"
+    source = file.read_text()
+    pieces = list(generated._pieces(source))
+    assert all(before + piece + after == source for before, piece, after in pieces)
+    assert pieces[0][0] == "" or not pieces[0][0].strip()
+    assert "".join(piece for _, piece, _ in pieces) == source[len(pieces[0][0]) :]
+    assert any(piece.startswith("@dataclass\nclass _View") for _, piece, _ in pieces)
+
+
+def test_what_a_tool_mutates_is_there_and_so_are_its_judges() -> None:
+    """In both settings; a mutant that is known to survive has its reason."""
+    for file in (generated.FILE, generated.TOOL):
+        given = generated.settings(file)
+        for name, text in given["judges"].items():
+            assert (ROOT / name).is_file(), name
+            assert all((ROOT / each).is_file() for each in judge(text).files), text
+        for each in given.get("left_out", ()):
+            assert each["why"] and each["file"] in given["judges"]
+
+
+def test_fast_judges_start_no_caffe() -> None:
+    """Their tests are those that ask for none."""
+    assert judge("fast tests/test_verdict.py").options == ("-m", "not caffe")
+    assert judge("fast tests/a.py -k 'x'").options == ("-m", "not caffe", "-k", "x")
+    assert judge("tests tests/a.py -k 'x'").options == ("-k", "x")
 
 
 def test_page_is_the_catalogue() -> None:
