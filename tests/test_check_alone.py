@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 import caffe_parity
 from caffe_parity.caffe.client import Caffe
-from caffe_parity.contract import Variant
+from caffe_parity.contract import Case, Structure
+from caffe_parity.engine import judge as judging
 from caffe_parity.engine.data import SCALES
 from caffe_parity.engine.judge import judge
 from caffe_parity.nets import located
@@ -268,33 +271,52 @@ def source_of(fault: Fault) -> str:
     return source
 
 
-def judged(fault: Fault, variant: Variant, cases: Sequence[int] = CASES) -> list[Record]:
-    """What is said of it in these of five cases."""
-    layer = caffe_parity.Layer(
-        "mine", REFERENCES[fault.layer], SHAPES[fault.layer], {"mine": variant}, cases=len(CASES)
+@cache
+def layer_of(source: str) -> tuple[caffe_parity.Layer, tuple[Case, ...]]:
+    """The layer that a source should compute, and its cases; its variants are put in later."""
+    made = caffe_parity.Layer(
+        "mine", REFERENCES[source], SHAPES[source], {"mine": REFERENCES[source]}, cases=len(CASES)
     )
-    return [judge(layer, "mine", layer.case(number)) for number in cases]
+    return made, made.all_cases()
+
+
+@cache
+def structure_of(source: str) -> Structure:
+    """What is compared of it."""
+    made, cases = layer_of(source)
+    return judging.seen_from_outside(made, imitation(Fault({}, set(), layer=source)), cases[0])
+
+
+def imitation(fault: Fault) -> Imitation:
+    """The layer with the fault, in this process."""
+    return Imitation(source_of(fault), ("top0", "top1") if fault.layer == TOPS else ("top",))
 
 
 def imitated(fault: Fault) -> list[Record]:
-    """The same without a Caffe."""
-    names = ("top0", "top1") if fault.layer == TOPS else ("top",)
-    return judged(fault, Imitation(source_of(fault), names))
+    """What is said of it in each case; what is asked of all of them is found once."""
+    made, cases = layer_of(fault.layer)
+    made.variants["mine"] = imitation(fault)  # type: ignore[index]
+    with patch.object(judging, "question", QUESTION):
+        return [judge(made, "mine", case, structure_of(fault.layer)) for case in cases]
+
+
+QUESTION = cache(judging.question)
 
 
 def in_caffe(fault: Fault, folder: Path, module: str) -> list[Record]:
     """In a real Caffe, which imports a module of that name once, in two cases that show it."""
-    cases = fault.cases[:2]
+    made, cases = layer_of(fault.layer)
     (folder / f"{module}.py").write_text(source_of(fault))
-    if fault.layer != TOPS:
-        declared = caffe_parity.python_layer(f"{module}.py:Layer")
-        return judged(fault, located(declared, folder), cases)
+    declared = caffe_parity.python_layer(f"{module}.py:Layer")
+    if fault.layer == TOPS:
+        declared = caffe_parity.net(f"{module}.prototxt")
     (folder / f"{module}.prototxt").write_text(
         'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 4 dim: 3 } } }\n'
         'layer { name: "mine" type: "Python" bottom: "x" top: "top0" top: "top1" '
         f'python_param {{ module: "{module}" layer: "Layer" }} }}\n'
     )
-    return judged(fault, located(caffe_parity.net(f"{module}.prototxt"), folder), cases)
+    variant = replace(made, variants={"mine": located(declared, folder)})
+    return [judge(variant, "mine", cases[number]) for number in fault.cases[:2]]
 
 
 def found_in(records: list[Record]) -> list[set[tuple[str, str]]]:
