@@ -17,6 +17,7 @@ from caffe_parity.caffe.client import Caffe
 from caffe_parity.contract import Case, Structure
 from caffe_parity.engine import judge as judging
 from caffe_parity.engine.data import SCALES
+from caffe_parity.engine.expected import question
 from caffe_parity.engine.judge import judge
 from caffe_parity.nets import located
 from caffe_parity.report.record import Record
@@ -300,7 +301,7 @@ def imitated(fault: Fault) -> list[Record]:
         return [judge(made, "mine", case, structure_of(fault.layer)) for case in cases]
 
 
-QUESTION = cache(judging.question)
+QUESTION = cache(question)
 
 
 def in_caffe(fault: Fault, folder: Path, module: str) -> list[Record]:
