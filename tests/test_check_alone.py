@@ -338,6 +338,8 @@ def test_a_layer_that_is_wrong_in_one_way_alone_is_found_there(name: str) -> Non
         assert each.reason and (
             bad == "crash" or set(each.tensors) >= {"top"} or fault.layer == TOPS
         )
+        if any(tensor.wrong for tensor in each.tensors.values()):
+            assert "beyond the bound, worst" in each.reason
 
 
 @pytest.mark.parametrize("name", FAULTS)
