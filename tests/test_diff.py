@@ -483,7 +483,10 @@ def test_wrong_use(
     for arguments, words in (
         (["a.json"], "AFTER.json"),
         ([".", "a.json"], "cannot read results.json: No such file"),
-        (["a.json", "a.json", "--json", "no/such/folder.json"], "there is no folder no/such: make it"),
+        (
+            ["a.json", "a.json", "--json", "no/such/folder.json"],
+            "there is no folder no/such: make it",
+        ),
     ):
         assert main(["diff", *arguments]) == 2
         assert words in capsys.readouterr().err

@@ -51,6 +51,10 @@ CANCELS = 2.0**-16
 for what float64 rounds (2**-29 of that), or as good as 0 (a saturated layer). That it changes by
 much more than itself is no kink then."""
 
+NOTHING = 2.0**-24
+"""Below this part of what float32 makes of it a value is nothing but what float64 rounds (2**-29 of
+that for each operation): it is 0, and all of it cancelled."""
+
 ELSEWHERE = 4
 """With how many other inputs a tensor that cancels is tried: is it 0 whatever they are?"""
 
@@ -317,7 +321,8 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
         for name, value in truth.items()
         if value.numel() and value.abs().max() <= CANCELS * deviations[name].max() < torch.inf
     }
-    for name in _zero_elsewhere(evaluate, inputs, fixed, generator, cancelling, deviations):
+    nothing = {name for name in cancelling if _is_nothing(truth[name], deviations[name])}
+    for name in _zero_elsewhere(evaluate, inputs, fixed, generator, nothing, deviations):
         truth[name] = torch.zeros_like(truth[name])
     bound, kinks = {}, {}
     for name, value in truth.items():
@@ -355,9 +360,13 @@ def _zero_elsewhere(
             for name, value in inputs.items()
         }
         for name, value in evaluate(other).items():
-            if name in zero and not torch.all(value.abs() <= CANCELS * deviations[name].max()):
+            if name in zero and not _is_nothing(value, deviations[name]):
                 zero.discard(name)
     return zero
+
+
+def _is_nothing(value: torch.Tensor, deviation: torch.Tensor) -> bool:
+    return bool(torch.all(value.abs() <= NOTHING * deviation.max()))
 
 
 def _fractions(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
