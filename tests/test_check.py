@@ -222,8 +222,11 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         (["net.prototxt", "--reference", "truth.py:lost"], "has no 'lost'; it has Needs, loss"),
         (["net.prototxt", "--reference", "truth.py:NUMBER"], "is int, not a function"),
         (["net.prototxt", "--reference", "truth.py:other"], "x as keyword arguments"),
-        (["net.prototxt", "--reference", "truth.py:two"], "must return the net's tops (loss)"),
-        (["net.prototxt", "--reference", "truth.py:raises"], "cannot be evaluated: RuntimeError"),
+        (["net.prototxt", "--reference", "truth.py:two"], "must return the net's 1 top (loss)"),
+        (
+            ["net.prototxt", "--reference", "truth.py:raises"],
+            "cannot be evaluated: truth.py:10: RuntimeError",
+        ),
         (["net.prototxt", "--reference", "truth.py:named"], "the reference returns no ['loss']"),
         (["net.prototxt", "--reference", "truth.py:beside"], "returns 'more', which would be"),
         ([*SUM, "--port", "truth.py:Needs"], "is a class that needs arguments"),
@@ -256,10 +259,13 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         ([*SUM, "--inputs", "more.npz"], "also has z; the net's inputs are x"),
         ([*SUM, "--json", "absent/found.json"], "absent/found.json"),
         ([*SUM, "--json", "."], "--json . is a folder"),
-        (["net.prototxt", "--reference", "truth.py:leaves"], "cannot be evaluated: SystemExit: 0"),
         (["truth.py:Needs", "--reference", "truth.py:loss"], "needs --bottom NAME=SHAPE"),
         (
-            ["gone.py:L", "--bottom", "x=2", "--bottom", "x=3", "--reference", "truth.py:loss"],
+            ["net.prototxt", "--reference", "truth.py:leaves"],
+            "cannot be evaluated: truth.py:11: SystemExit: 0",
+        ),
+        (
+            ["truth.py:L", "--bottom", "x=2", "--bottom", "x=3", "--reference", "truth.py:loss"],
             "--bottom x is given twice",
         ),
         (

@@ -271,7 +271,7 @@ def test_port_with_float32_parameters_of_its_own_is_gradchecked(
         ("inner", "without", ["--data", "param[0]=normal"], "has no argument `param`"),
         ("inner", "without", ["--port", "truth.py:tops"], "the port takes `param`"),
         ("twice", "tops", [], "two layers named 'InnerProduct-y'"),
-        ("inner", "short", [], "cannot be evaluated: IndexError"),
+        ("inner", "short", [], "IndexError: list index out of range"),
     ],
 )
 def test_bad_request_is_told(

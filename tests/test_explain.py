@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from caffe_parity import Case
 from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, Array32, Array64
+from caffe_parity.engine.compare import wrong
 from caffe_parity.engine.explain import Failure, explain, picture
 from reference.cases import by_name, case_of
 from reference.layers import LAYERS
@@ -117,8 +118,8 @@ def spoilt(
     poisons = {each.name: each.poison for each in answered.plan.passes}
     passes = {}
     for name in answered.compared:
-        wrong = corruption.make(expected.truth[tensor] * noise, case, poisons[name])
-        passes[name] = {tensor: np.asarray(wrong).astype(np.float32)}
+        spoilt = corruption.make(expected.truth[tensor] * noise, case, poisons[name])
+        passes[name] = {tensor: np.asarray(spoilt).astype(np.float32)}
     known = Failure(
         tensor,
         tensor.replace(GRADIENT, "d"),
@@ -126,8 +127,9 @@ def spoilt(
         expected.truth[tensor],
         expected.bound.worst[tensor],
         passes["first"][tensor].astype(np.float64),
+        wrong(tensor, passes["first"][tensor], expected),
         case.shapes["x1"],
-        case.weight,
+        weight=case.weight,
     )
     return passes, known
 
@@ -178,7 +180,7 @@ def test_thin_evidence_is_not_explained() -> None:
 
 
 def test_stale_result_is_recognised_by_the_pass_before() -> None:
-    """The right loss of the pass with other inputs, again; the same number by chance is none."""
+    """The right loss of the pass with other inputs, again; a constant is none."""
     answered = right(LAYERS["channel_sum"], by_name("base"))
     before = answered.passes["other"]["loss"]
     stale = {name: {"loss": before} for name in answered.compared}
@@ -186,16 +188,59 @@ def test_stale_result_is_recognised_by_the_pass_before() -> None:
     constant = {"loss": np.full((), 12.5, np.float32)}
     always = dict.fromkeys((*answered.compared, "other"), constant)
     [found] = answered.judged(**always).findings
-    assert (found.code, found.cause) == ("forward-value", "value")
+    assert (found.code, found.cause) == ("forward-value", "constant")
 
 
-def test_coinciding_factors_are_both_named() -> None:
+def test_extent_of_1_is_no_cause() -> None:
+    """Without spatial axes, that the top diff is ignored is the one cause."""
+    _, known = spoilt(CORRUPTIONS[0], DX1, by_name("weight-3.7-two-axes"))
+    assert explain(known).words == "dx1 is off by exactly 1/loss_weight: the top diff is ignored"
+
+
+def test_coinciding_factors_are_told_without_a_cause() -> None:
     """At weight 4 with N = 4, "weight ignored" and "divided by N twice" are one factor."""
     case = case_of("both", (4, 3, 5, 6), loss_weight=4)
     _, known = spoilt(CORRUPTIONS[0], DX1, case)
-    found = explain(known)
+    assert explain(known).words == "dx1 is 0.25 (1/4) times what it should be, everywhere"
+
+
+def test_top_diff_ignored_at_weight_0_is_recognised() -> None:
+    """There every gradient is 0, and one that is not is that of another weight."""
+    case = by_name("weight-0")
+    answered = right(LAYERS["channel_sum"], case)
+    ones = {"loss": np.ones((), np.float32)}
+    at_1 = answered.asked.truth(answered.asked.inputs, ones)[DX1].astype(np.float32)
+    passes = {name: {DX1: at_1} for name in answered.compared}
+    [found] = [each for each in answered.judged(**passes).findings if each.tensor == DX1]
     assert found.code == "ignores-top-diff"
-    assert "; or is off by 1/N = 1/4" in found.words
+    assert found.words == "dx1 is not 0 at loss weight 0: the top diff is ignored"
+
+
+def test_infinity_where_none_is_right_is_counted() -> None:
+    """At a kink any number is right, and an infinity is not; it is no pattern's element either."""
+    expected = np.arange(1.0, 361.0).reshape(4, 90)
+    bound = np.full_like(expected, 1e-6)
+    bound[1, 2] = np.inf
+    actual = expected.copy()
+    actual[1, 2] = np.inf
+    failure = Failure(DX1, "dx1", True, expected, bound, actual, actual != expected, (4, 90))
+    assert explain(failure).words == "1 of 360 elements of dx1 are infinite (at [1, 2])"
+    doubled = replace(failure, actual=2 * actual, wrong=2 * actual != expected)
+    words = "1 of 360 elements of dx1 are infinite (at [1, 2]); beside them, dx1 is twice"
+    assert explain(doubled).words.startswith(words)
+
+
+@pytest.mark.parametrize("factor", [1 / 3, 1 / 5, 5.0, 2 / 15])
+def test_layer_that_is_no_loss_is_not_told_of_a_normaliser(factor: float) -> None:
+    """Its tops have no N: a factor is told as the number that it is."""
+    expected = np.random.RandomState(0).standard_normal((5, 3, 5))
+    bound = np.full_like(expected, 1e-6)
+    everywhere = np.ones(expected.shape, np.bool_)
+    failure = Failure(
+        "y", "y", False, expected, bound, factor * expected, everywhere, (5, 3, 5), is_loss=False
+    )
+    assert explain(failure).code == "constant-factor"
+    assert explain(replace(failure, is_loss=True)).code in ("normaliser", "constant-factor")
 
 
 def test_picture_shows_where_it_is_wrong() -> None:

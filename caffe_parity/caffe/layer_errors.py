@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from caffe_parity.caffe.client import CaffeError, LayerError
+from caffe_parity.caffe.check_failures import meaning, without_check
+from caffe_parity.caffe.client import CaffeCrash, CaffeError, LayerError
 
 CONVERT = "--py2 checks a converted copy"
 
@@ -71,41 +73,84 @@ def hint(text: str) -> str:
 
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _OURS = ("worker.py", "pycaffe.py")
+_LIBRARY = re.compile(r"/(site|dist)-packages/|/lib\w*/python[\d.]+/|^<")
+
+
+def _is_library(file: str) -> bool:
+    """Whether a file is Python's own or an installed package's."""
+    return bool(_LIBRARY.search(file))
 
 
 def where(traceback: str) -> str:
-    """`file:line: ` of the innermost frame that is not the worker's own, or ""."""
+    """`file:line: ` of the innermost frame in the layer's own files, or ""."""
     frames = [found for found in map(_FRAME.match, traceback.splitlines()) if found]
-    names = [(Path(found["file"]).name, found["line"]) for found in frames]
-    theirs = [each for each in names if each[0] not in _OURS]
-    return f"{theirs[-1][0]}:{theirs[-1][1]}: " if theirs else ""
+    files = [(found["file"], found["line"]) for found in frames]
+    others = [each for each in files if Path(each[0]).name not in _OURS]
+    own = [each for each in others if not _is_library(each[0])] or others
+    return f"{Path(own[-1][0]).name}:{own[-1][1]}: " if own else ""
 
 
-def told(error: CaffeError) -> str:
+def told(error: CaffeError, path: Sequence[str] = (), verbose: bool = False) -> str:
     """An error in words: the layer's own lines of its traceback, what was said, and what to do.
 
     An exception that is raised while a layer's module is imported does not reach Caffe's caller,
     which says "returned NULL" only; but it was printed.
+
+    Args:
+        error: what Caffe said.
+        path: the folders in which its Python layers are looked for.
+        verbose: whether frames of Python and of packages are shown, too.
     """
     said, traceback = str(error), error.traceback if isinstance(error, LayerError) else ""
+    if isinstance(error, CaffeCrash):
+        said = meaning(said)
     if "returned NULL without setting an error" in said:
         said, traceback = "the layer's module cannot be imported", ""
-    shown = theirs(f"{traceback}\n{error.output}")
+        missing = _no_such_class(error.output, path)
+        if missing:
+            return missing
+    shown = theirs(f"{traceback}\n{without_check(error.output)}", verbose)
     parts = [said, *(line for line in shown if line not in said.splitlines())]
     advice = hint("\n".join(parts))
     return "\n".join([*parts, *([f"  to do: {advice}"] if advice else [])])
 
 
-def theirs(text: str) -> list[str]:
-    """Lines of a traceback, or other output, without the frames of the worker and of pycaffe."""
+def _no_such_class(output: str, path: Sequence[str]) -> str:
+    """That a module lacks the class which the net asks for, and which classes it has; or ""."""
+    *_, last = ["", *filter(str.strip, output.splitlines())]
+    found = re.fullmatch(
+        r"AttributeError: module '([\w.]+)' has no attribute '(\w+)'", last.strip()
+    )
+    in_a_module = any(map(_FRAME.match, output.splitlines()))  # which asks another one for it
+    if not found or in_a_module:
+        return ""
+    module, name = found.groups()
+    files = (Path(folder, *module.split(".")).with_suffix(".py") for folder in path)
+    file = next((each for each in files if each.is_file()), None)
+    if file is None:
+        return f"the module {module!r} has no class {name!r}"
+    text = file.read_text(errors="replace")
+    classes = re.findall(r"^class\s+(\w+)", text, re.MULTILINE)
+    return f"{file.name} has no class {name!r}; it has {', '.join(classes) or 'none'}"
+
+
+def theirs(text: str, libraries: bool = True) -> list[str]:
+    """Lines of a traceback, or other output, without the frames of the worker and of pycaffe.
+
+    Args:
+        text: what was printed.
+        libraries: whether the frames of Python and of packages stay; they do where no other does.
+    """
     kept: list[str] = []
-    ours = False
+    left_out = ours = own = False
     for line in text.splitlines():
         frame = _FRAME.match(line)
         if frame:
             ours = Path(frame["file"]).name in _OURS
+            left_out = ours or (not libraries and _is_library(frame["file"]))
+            own |= not left_out
         elif not line.startswith("    "):
-            ours = False
-        if not ours and line.strip() and not line.startswith("Traceback (most recent call last)"):
+            ours = left_out = False
+        if not left_out and line.strip() and not line.startswith("Traceback (most recent call"):
             kept.append(line)
-    return kept
+    return kept if own or libraries else theirs(text)

@@ -27,6 +27,7 @@ from caffe_parity.progress import PROGRESS
 from caffe_parity.report.record import Report, must_be_writable
 
 if TYPE_CHECKING:
+    from caffe_parity.caffe.client import CaffeError
     from caffe_parity.caffe.compile import CompileError
     from caffe_parity.caffe.proto import Extension
     from caffe_parity.contract import Structure
@@ -69,6 +70,7 @@ class Request:
         weights: a .caffemodel with the net's parameters.
         allow_nonfinite: whether inputs may be NaN or infinite.
         py2: whether the layer is converted from Python 2 first.
+        verbose: whether tracebacks are shown whole.
         cases, seed: how many inputs, and of which seed.
     """
 
@@ -84,6 +86,7 @@ class Request:
     load: tuple[str, ...] = ()
     proto: str | None = None
     py2: bool = False
+    verbose: bool = False
     cases: int = 8
     seed: int = 0
     budget: float | None = None
@@ -174,6 +177,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", type=path, help="write what was found to this file, too"
     )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="a layer's whole traceback, with the frames of Python and of packages",
+    )
 
 
 def _bottom(text: str) -> tuple[str, Shape]:
@@ -229,6 +238,7 @@ def requested(options: argparse.Namespace) -> Request:
         tuple(options.load),
         options.proto,
         options.py2,
+        options.verbose,
         options.cases,
         options.seed,
         options.budget,
@@ -285,7 +295,8 @@ def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> in
         left_out = len(check.layer.all_cases()) - cases
         selection = {**report.selection, **({"left_out": left_out} if left_out else {})}
         report = replace(report, selection=selection, selected=cases * len(check.layer.variants))
-    print("\n".join(one_layer.lines(report, time.perf_counter() - start)))
+    seconds = time.perf_counter() - start
+    print("\n".join(one_layer.lines(report, seconds, verbose=request.verbose)))
     if options.json:
         try:
             report.write(options.json)
@@ -329,7 +340,7 @@ def run(
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:
     """The options that say what is run, those that were given."""
-    left_out = ("command", "carried_out", "more", "timeout", "json")
+    left_out = ("command", "carried_out", "more", "timeout", "json", "verbose")
     given = {name: each for name, each in vars(options).items() if name not in left_out}
     return {name: each for name, each in given.items() if each not in (None, [], False)}
 
@@ -466,7 +477,9 @@ def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Stru
     try:
         owned = net.try_out(case)
     except CaffeError as error:
-        told = layer_errors.told(error)
+        told = layer_errors.told(error, net.path, request.verbose) + _about_param_str(
+            net, request, error
+        )
         if request.py2:  # the user's own files, whose lines are where they were
             told = told.replace(f"{scratch}/", "").replace(f"; {layer_errors.CONVERT}", "")
         raise BadRequest(f"Caffe cannot build {net.spec}: {told}") from error
@@ -475,6 +488,17 @@ def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Stru
     if owned and not layer.takes_params:
         print("  params: not compared, since the reference has no argument `param`")
     return seen_from_outside(layer, net, case)
+
+
+def _about_param_str(net: CaffeNet, request: Request, error: CaffeError) -> str:
+    """Which text a layer got, where its set-up cannot read it."""
+    traceback = getattr(error, "traceback", "")
+    if not net.bare or ", in setup" not in traceback:
+        return ""
+    if request.param_str is not None:
+        return f"\n  the layer's param_str was {request.param_str!r}"
+    asks = "param_str" in traceback
+    return "\n  the layer's param_str was '': --param-str TEXT gives another" if asks else ""
 
 
 def net_of(request: Request, scratch: Path) -> CaffeNet:
@@ -488,19 +512,22 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
 
     module, colon, _ = request.net.rpartition(":")
     is_layer = bool(colon) and not Path(request.net).exists()
+    if is_layer and module.endswith(".py") and not Path(module).is_file():
+        raise BadRequest(f"there is no file {module}")
+    if not is_layer:
+        text_of(Path(request.net))
     for option, pairs in (("--bottom", request.bottoms), ("--data", request.data)):
         names = [name for name, _ in pairs]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise BadRequest(f"{option} {twice} is given twice")
-    if is_layer and module.endswith(".py") and not Path(module).is_file():
-        raise BadRequest(f"there is no file {module}")
     if not is_layer and (request.tops or request.param_str is not None):
-        raise BadRequest("--top and --param-str belong to NET given as module:LayerClass")
+        raise BadRequest(
+            "--top and --param-str belong to a NET that is FILE.py:CLASS or MODULE:CLASS; "
+            f"{request.net} says them itself"
+        )
     if request.weights and not Path(request.weights).is_file():
         raise BadRequest(f"--weights {request.weights}: there is no such file")
-    if not is_layer:
-        text_of(Path(request.net))
     for folder in request.path:
         if not Path(folder).is_dir():
             raise BadRequest(f"--path {folder}: there is no such folder")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from caffe_parity.caffe.check_failures import NO_GRADIENT, meaning, without_check
 from caffe_parity.caffe.client import (
     Caffe,
     CaffeCrash,
@@ -49,6 +50,7 @@ from caffe_parity.contract import (
     VariantFailure,
     is_state,
 )
+from caffe_parity.engine.data import label_advice, labels_among
 from caffe_parity.engine.plan import AGAIN, FIRST, ONE, OTHER, reshapes
 
 STATISTICS = ("mean", "variance", "factor")
@@ -194,6 +196,8 @@ class CaffeNet:
                     replies = self.request(script.ops)
                 script.read_into(seen, replies)
             except VariantFailure as failure:
+                if failure.verdict == "crash" and NO_GRADIENT.search(failure.message):
+                    raise BadRequest(self._without_gradient(plan.case, failure)) from failure
                 if not number:
                     raise self._explained(failure, script.ops) from failure
                 seen.trouble = failure
@@ -210,6 +214,15 @@ class CaffeNet:
         except VariantFailure:
             advice = NO_FORWARD
         return VariantFailure(failure.verdict, f"{failure.message} ({advice})", failure.output)
+
+    def _without_gradient(self, case: Case, failure: VariantFailure) -> str:
+        labels = labels_among(case.shapes)
+        others = ",".join(name for name in case.wanted if not labels or name != labels[0])
+        return (
+            f"{self.spec or 'the net'}: a layer has no gradient for an input that is asked for "
+            f"one: {label_advice(case.shapes)}, and --grad {others or 'NAMES'} asks for those "
+            f"gradients alone: {failure.message}"
+        )
 
     def request(self, ops: list[Op]) -> list[Op]:
         """The answers of Caffe to some ops.
@@ -376,6 +389,8 @@ def failed(error: CaffeError) -> VariantFailure:
     if isinstance(error, LayerError):
         text = f"a layer raised: {where(error.traceback)}{text}"
         printed = "\n".join(theirs(f"{error.traceback}\n{printed}"))
+    else:
+        text, printed = meaning(text), without_check(printed)
     advice = hint(text + error.output)
     return VariantFailure("crash", text + (f" ({advice})" if advice else ""), printed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,28 @@ _COUNTS = {
     "constant": 1,
 }
 """How many numbers stand behind the colon of each kind."""
+
+
+def labels_among(shapes: Mapping[str, Shape]) -> tuple[str, int] | None:
+    """The one input that is shaped as labels are of another, and how many classes that one has.
+
+    There is a label for each of its elements that differ in more than axis 1.
+    """
+    found = {
+        name: scores[1]
+        for name, shape in shapes.items()
+        for other, scores in shapes.items()
+        if other != name and len(scores) > 1 and scores[1] > 1 and shape[:1] == scores[:1]
+        if math.prod(shape) * scores[1] == math.prod(scores)
+    }
+    return next(iter(found.items())) if len(found) == 1 else None
+
+
+def label_advice(shapes: Mapping[str, Shape]) -> str:
+    """What to do about an input that should hold labels: the option that makes some."""
+    name, classes = labels_among(shapes) or ("NAME", 0)
+    most = str(classes - 1) if classes else "K"
+    return f"--data {name}=int:0,{most} fills {name} with labels"
 
 
 def parse(text: str, allow_nonfinite: bool = False) -> Kind:

@@ -71,6 +71,9 @@ def question(layer: Layer, case: Case, structure: Structure) -> Question:
         shapes: dict[str, Shape] = {name: tuple(top.shape) for name, top in tops.items()}
         ups = upstreams(case, structure, shapes)
         expected = _expected(layer, reference, inputs, ups, structure.is_loss)
+        gradients = [each for name, each in expected[0].truth.items() if name.startswith(GRADIENT)]
+        if gradients and not any(map(np.any, gradients)):
+            _must_be_linked(reference, tensors)
     return Question(inputs, ups, expected, partial(_truth, reference))
 
 
@@ -130,6 +133,34 @@ def _named(tensors: object, output: str) -> dict[str, Array64]:
 
 def _arrays(tensors: Tensors) -> dict[str, Array64]:
     return {name: np.asarray(each.numpy(), np.float64) for name, each in tensors.items()}
+
+
+STEP = 1e-6
+"""By what part of itself, or of 1, an input is moved to see whether a result depends on it."""
+
+
+def _must_be_linked(reference: Evaluation, tensors: Tensors) -> None:
+    """Refuses a reference that autograd knows no gradient of, though it depends on its inputs.
+
+    Raises:
+        BadRequest: what it returns is detached from all of them.
+    """
+    case, wanted = reference.case, reference.wanted
+    leaves = {name: each.clone().requires_grad_(name in wanted) for name, each in tensors.items()}
+    tops = reference.tops(all_inputs(case, leaves))
+    if any(top.requires_grad for top in tops.values()):
+        return
+    moved = {
+        name: each + STEP * (1 + each.abs()) if name in wanted else each
+        for name, each in tensors.items()
+    }
+    after = reference.tops(all_inputs(case, moved))
+    if any(not torch.equal(top.nan_to_num(), after[k].nan_to_num()) for k, top in tops.items()):
+        raise BadRequest(
+            f"the reference is detached: its result changes with {', '.join(wanted)}, and has no "
+            "grad_fn. Compute it with tensors all the way (no .detach(), .item(), .numpy(), "
+            "torch.tensor(), no_grad), or compare the forward alone with --grad ''"
+        )
 
 
 def _must_be_fixed(tops: Tensors, again: Tensors) -> None:

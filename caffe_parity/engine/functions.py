@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from caffe_parity.contract import (
     is_state,
 )
 from caffe_parity.engine.compare import alike
+from caffe_parity.engine.data import label_advice, labels_among
 from caffe_parity.guest import ends_the_run, running
 
 Function = Callable[..., Any]
@@ -173,14 +177,36 @@ def result_of(function: Function, inputs: Tensors, what: str) -> Any:
     except BaseException as error:  # also sys.exit(), pytest.skip(): neither may end a comparison
         if ends_the_run(error):
             raise
-        shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in inputs.items())
+        shapes = {name: tuple(each.shape) for name, each in inputs.items()}
+        said = f"{place_of(error)}{type(error).__name__}: {error}"
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         advice = ""
         if isinstance(error, KeyError) and error.args == (PARAM,):
             advice = f"; `{PARAM}` must be an argument of its own: `def f({PARAM}, **inputs)`"
+        if _LABEL.search(str(error)) or (_INDEX.search(str(error)) and labels_among(shapes)):
+            advice = f"; {label_advice(shapes)}"
         raise BadRequest(
-            f"the {what} cannot be evaluated: {type(error).__name__}: {error} "
-            f"(inputs {shapes or 'none'}){advice}"
-        ) from error
+            f"the {what} cannot be evaluated: {said} (inputs {given or 'none'}){advice}"
+        ) from (error)
+
+
+_LABEL = re.compile(r"^Target -?\d+ is out of bounds|Class values must be")
+_INDEX = re.compile(r"^index.* out of (bounds|range)")
+"""What PyTorch says of labels that are none, and of an index, which may be one."""
+
+_INSTALLED = re.compile(r"/(site|dist)-packages/|/lib\w*/python[\d.]+/|^<")
+
+
+def place_of(error: BaseException) -> str:
+    """`file:line: ` of the innermost frame that is neither this tool's nor a library's, or ""."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = str(Path(__file__).parents[1])
+    own = [
+        each
+        for each in frames
+        if not each.filename.startswith(here) and not _INSTALLED.search(each.filename)
+    ]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}: " if own else ""
 
 
 def tops_of(function: Function, inputs: Tensors, outputs: Sequence[str], what: str) -> Tensors:
@@ -198,10 +224,12 @@ def tops_of(function: Function, inputs: Tensors, outputs: Sequence[str], what: s
             raise BadRequest(f"the {what} returns no {missing}; the net's tops are {outputs}")
         result = [result[name] for name in outputs]
     if not isinstance(result, (tuple, list)) or len(result) != len(outputs):
-        count = len(result) if isinstance(result, (tuple, list)) else ""
+        several = isinstance(result, (tuple, list))
+        returned = f"{len(result)} values" if several else f"a {type(result).__name__}"
+        count = f"{len(outputs)} top{'s' * (len(outputs) != 1)}"
         raise BadRequest(
-            f"the {what} must return the net's tops ({', '.join(outputs)}) as a tensor, a tuple "
-            f"or a dict; it returned {f'{count} of them' if count else type(result).__name__}"
+            f"the {what} must return the net's {count} ({', '.join(outputs)}) as a tensor, a tuple "
+            f"or a dict of tensors; it returned {returned}"
         )
     for name, each in zip(outputs, result, strict=True):
         if not isinstance(each, torch.Tensor):

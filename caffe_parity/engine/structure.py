@@ -56,7 +56,7 @@ def structure_of(layer: Layer, case: Case, outline: Outline | None) -> Structure
         return _made(outline, (TOTAL,), is_loss=True)
     outputs = outline.losses if len(outline.losses) == 1 else outline.tops
     if len(outputs) != 1:
-        raise _other_number(outline, "one tensor")
+        raise _other_number(outline, "1 tensor" if isinstance(result, torch.Tensor) else "none")
     alone = one_number and not outline.losses
     untrained = alone and not outline.bare
     return _made(outline, outputs, is_loss=alone or bool(outline.losses), untrained=untrained)
@@ -132,12 +132,13 @@ def _counted(outline: Outline, count: int) -> Structure:
     for outputs in (outline.tops, outline.losses):
         if len(outputs) == count:
             return _made(outline, outputs, is_loss=len(outline.losses) == 1)
-    raise _other_number(outline, f"{count} of them")
+    raise _other_number(outline, f"{count} values")
 
 
 def _other_number(outline: Outline, returned: str) -> BadRequest:
     total = ", or their weighted sum as one number" if len(outline.losses) > 1 else ""
+    count = f"{len(outline.tops)} top{'s' * (len(outline.tops) != 1)}"
     return BadRequest(
-        f"the reference must return the net's tops ({', '.join(outline.tops)}) as a tensor, a "
+        f"the reference must return the net's {count} ({', '.join(outline.tops)}) as a tensor, a "
         f"tuple or a dict{total}; it returned {returned}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from caffe_parity.contract import (
     SHARED_GRADIENT,
     UNIT_ROUNDOFF,
     Agreement,
+    Array64,
     Bound,
     Expected,
     Finding,
@@ -174,6 +175,13 @@ class _View:
         shared = case.sharing == "split" and self.tensor == GRADIENT + case.first
         return SHARED_GRADIENT if shared else 0.0
 
+    @cached_property
+    def is_pruned(self) -> bool:
+        """Whether it is a gradient at loss weight 0, which Caffe does not compute."""
+        case = self.comparison.plan.case
+        weightless = case.loss_weight is not None and case.weight == 0
+        return weightless and self.tensor.startswith(GRADIENT)
+
     def expected(self, each: Pass) -> Expected:
         """What a pass must give; where parameter diffs add up, with the pass before."""
         asked = self.comparison.asked.expected
@@ -194,14 +202,12 @@ class _View:
     def agreements(self) -> dict[str, Agreement]:
         """How far each pass is from what is expected of it."""
         found: dict[str, Agreement] = {}
-        plan = self.comparison.plan
         done: list[tuple[Floating, Expected, Agreement]] = []
         for each in self.comparison.passes:
             expected = self.expected(each)
             value = self.of.get(each.name)
             if value is None:
-                weightless = plan.case.loss_weight is not None and plan.case.weight == 0
-                if not (weightless and self.tensor.startswith(GRADIENT)):
+                if not self.is_pruned:
                     size = expected.truth[self.tensor].size
                     found[each.name] = missing("was not computed", size)
                 continue
@@ -225,12 +231,8 @@ class _View:
             yield self._stale(bad[0])
             return
         value = self.of.get(FIRST)
-        truth = self.comparison.asked.expected[0].truth[self.tensor]
-        fitting = value is not None and fits(self.tensor, value.shape, truth.shape)
-        if value is not None and fitting and self._is_of_the_pass_before(value):
-            yield self._finding("stale-state", f"{self.tensor} is the one of the pass before")
-            return
-        yield self._wrong("forward-value", value, self.comparison.asked.expected[0])
+        before = None if value is None else self._as_before(value)
+        yield before or self._wrong("forward-value", value, self.comparison.asked.expected[0])
 
     def gradient_findings(self) -> Iterator[Finding]:
         """What is wrong with the gradient of an input or a parameter, one thing after the other."""
@@ -247,9 +249,10 @@ class _View:
             return
         off = wrong(self.tensor, first, asked)
         unwritten, added = self._unwritten(first, off), self._added(first)
+        read = self._read(first, off) & ~added & ~unwritten
         if added.any():  # to add nothing, or what 1 swallows, is no failure to write
             nothing = UNIT_ROUNDOFF + asked.bound.worst[self.tensor]
-            added |= unwritten & (np.abs(asked.truth[self.tensor]) <= nothing)
+            added |= unwritten & (np.abs(asked.truth[self.tensor] - self.share) <= nothing)
             unwritten &= ~added
         if unwritten.any():
             yield self._finding(f"unwritten-diff:{self.name}", self._never_written(unwritten))
@@ -258,25 +261,27 @@ class _View:
                 f"the diff of {self.name} is added to what it held (`+=`): it must be overwritten"
             )
             yield self._finding(f"accumulates-diff:{self.name}", words)
+        if read.any():
+            words = f"the diff of {self.name} is computed from what it held: it must be overwritten"
+            yield self._finding(f"accumulates-diff:{self.name}", words)
+        unwritten |= read  # of neither is it known what the layer would have written
         value = self._as_if_written(first, unwritten, added, asked)
-        off = wrong(self.tensor, value, asked) & ~unwritten
         if added.any():  # a sum with 1 has rounded by up to half an ulp of it
             truth = asked.truth[self.tensor]
             room = 4 * UNIT_ROUNDOFF * (1 + np.abs(truth)) + asked.bound.worst[self.tensor]
-            with np.errstate(invalid="ignore"):
-                off &= ~(np.abs(value - truth) <= room)  # so that a NaN stays off
-        ignored = self._ignores_top_diff(bool(added.any()), unwritten)
+            tensors = {self.tensor: room}
+            asked = replace(asked, bound=Bound(tensors, tensors, asked.bound.kinks))
+        off = wrong(self.tensor, value, asked) & ~unwritten
+        before = self._as_before(value)
+        stale = before is not None and before.code == "stale-state"
+        ignored = not stale and self._ignores_top_diff(bool(added.any()), unwritten)
         is_loss = self.comparison.plan.structure.is_loss
         if ignored:
             what = "the same at every loss weight" if is_loss else "the same for every top diff"
             words = f"the gradient of {self.name} is {what}: top[0].diff is unused"
             yield self._finding("ignores-top-diff", words)
         if off.any() and (is_loss or not ignored):
-            if self._is_of_the_pass_before(first):
-                words = f"the gradient of {self.name} is the one of the pass before"
-                yield self._finding("stale-state", words)
-            else:
-                yield self._wrong(self.tensor, value, asked)
+            yield before or self._wrong(self.tensor, value, asked, off, unwritten)
         if not ignored and not off.any() and not unwritten.any() and not added.any():
             yield from self._for_other_top_diffs()
         if added.any():
@@ -296,6 +301,16 @@ class _View:
         if second is not None:
             held &= second == np.float32(ONE + self.share)
         return held
+
+    def _read(self, first: Floating, off: Bools) -> Bools:
+        """The elements that are huge only where the diff held something huge."""
+        second = self.of.get(SECOND)
+        if second is None or self.is_param or not self.comparison.seen.poisoned:
+            return np.zeros(first.shape, np.bool_)
+        with np.errstate(invalid="ignore"):
+            least = np.sqrt(HUGE)
+            read: Bools = off & (np.abs(first) > least) & (np.abs(second) < least)
+        return read
 
     def _added(self, first: Floating) -> Bools:
         """The elements that were added to: the huge value swallows what was, 1 does not."""
@@ -332,22 +347,34 @@ class _View:
         names = [SECOND if added else FIRST, *names]
         values = [self.of[name][~unwritten] for name in names if name in self.of]
         nothing = np.float32(self.share), np.float32(HUGE)
-        if len(values) < 2 or any(np.all(values[0] == each) for each in nothing):
+        said = [each[np.isfinite(each)] for each in values]
+        if len(said) < 2 or any(np.all(said[0] == each) for each in nothing):
             return False
         differs = any(
-            not np.array_equal(asked[0].truth[self.tensor], each.truth[self.tensor])
+            not np.array_equal(asked[0].truth[self.tensor], each.truth[self.tensor], equal_nan=True)
             for each in asked[1:]
         )
-        return differs and all(np.array_equal(values[0], each) for each in values[1:])
+        return differs and all(
+            np.array_equal(values[0], each, equal_nan=True) for each in values[1:]
+        )
 
     def _for_other_top_diffs(self) -> Iterator[Finding]:
+        """What is wrong at another top diff than the first, with the explanation that predicts it.
+
+        A loss's first is 1, so that a power of it is seen at others only.
+        """
         for each in self.comparison.passes:
-            if each.name.startswith("upstream") and not self.agreements[each.name].agrees:
-                words = (
-                    f"the gradient of {self.name} is right for one top diff and wrong for another"
-                )
-                yield self._finding(self.tensor, words)
-                return
+            if not each.name.startswith("upstream") or self.agreements[each.name].agrees:
+                continue
+            words = f"the gradient of {self.name} is right for one top diff and wrong for another"
+            failure = self._failure(self.of[each.name], self.expected(each))
+            if self.comparison.plan.structure.is_loss and each.upstream:
+                weight = float(next(iter(each.upstream.values())).flat[0])
+                failure = replace(failure, weight=weight)
+                words = f"right at loss weight 1, at {weight:g} not"
+            found = self.comparison.explained(failure)
+            yield self._finding(self.tensor, f"{words}: {found.words}", found.code)
+            return
 
     def _in_later_passes(self, first_is_wrong: bool, unwritten: Bools) -> Iterator[Finding]:
         """What a pass with the same inputs gives that the first one did not, if written."""
@@ -421,27 +448,58 @@ class _View:
             )
             yield self._finding("second-backward", words)
 
-    def _is_of_the_pass_before(self, value: Floating) -> bool:
-        """Whether a wrong value is that of the pass before, and was right there."""
+    def _as_before(self, value: Floating) -> Finding | None:
+        """What it means that a pass with other inputs gave the same; None where it gave another.
+
+        What was right for the inputs before is of the pass before; what was not, though these have
+        another truth, depends on no inputs.
+        """
         before = self.of.get(OTHER)
         if before is None or not same_bits(value, before):
-            return False
-        asked = self.comparison.asked
+            return None
+        asked, question = self.comparison.asked.expected[0], self.comparison.asked
+        if not fits(self.tensor, value.shape, asked.truth[self.tensor].shape):
+            return None
         [other] = [each for each in self.comparison.plan.passes if each.name == OTHER]
-        truth = np.asarray(asked.truth(other.inputs, other.upstream)[self.tensor])
-        if before.size != truth.size:
-            return False
-        worst = asked.expected[0].bound.worst[self.tensor]
+        truth = np.asarray(question.truth(other.inputs, other.upstream)[self.tensor])
+        if truth.size != before.size:
+            return None
+        worst = asked.bound.worst[self.tensor]
         room = SLACK * np.max(worst, initial=0.0, where=np.isfinite(worst)) + CLOSE * np.abs(truth)
+        values = before.astype(np.float64).reshape(truth.shape)
         with np.errstate(invalid="ignore"):
-            near = np.abs(before.astype(np.float64).reshape(truth.shape) - truth) <= room
-        return bool(np.all(near | (np.isnan(truth) & np.isnan(before.reshape(truth.shape)))))
+            near = (np.abs(values - truth) <= room) | (np.isnan(truth) & np.isnan(values))
+            moved = np.abs(asked.truth[self.tensor].reshape(truth.shape) - truth) > 2 * room
+        gradient = self.tensor.startswith(GRADIENT)
+        what = f"the gradient of {self.name}" if gradient else self.tensor
+        if np.all(near):
+            return self._finding("stale-state", f"{what} is the one of the pass before")
+        if not np.any(moved) or not np.all(np.isfinite(values)) or np.all(values == self.share):
+            return None
+        number = f", {values.flat[0]:.7g}" if np.all(values == values.flat[0]) else ""
+        words = f"{what} is a constant{number}: it is the same for other inputs"
+        return self._finding(self.tensor if gradient else "forward-value", words, "constant")
 
     def _finding(self, code: str, words: str, cause: str = "") -> Finding:
         return Finding(code, words, self.tensor, cause)
 
-    def _wrong(self, code: str, value: Floating | None, expected: Expected) -> Finding:
-        """A value that is wrong, with the explanation that predicts it."""
+    def _wrong(
+        self,
+        code: str,
+        value: Floating | None,
+        expected: Expected,
+        off: Bools | None = None,
+        unwritten: Bools | None = None,
+    ) -> Finding:
+        """A value that is wrong, with the explanation that predicts it.
+
+        Args:
+            code: of the finding.
+            value: what was computed.
+            expected: the truth and its bound.
+            off: which elements are wrong, where that is known already.
+            unwritten: the elements that say nothing.
+        """
         name = spoken(self.tensor)
         if value is None:
             return self._finding(code, f"{name} was not computed at all", "not-computed")
@@ -450,22 +508,33 @@ class _View:
             words = f"{name} has shape {value.shape}, expected {truth.shape}"
             words += _rounded_sizes(self.tensor, value, expected)
             return self._finding(code, words, "shape")
-        found = self.comparison.explained(self._failure(value.reshape(truth.shape), expected))
+        failure = self._failure(value.reshape(truth.shape), expected, off, unwritten)
+        found = self.comparison.explained(failure)
         if found.code == "ignores-top-diff":
             code = found.code
         return self._finding(code, found.words, found.code)
 
-    def _failure(self, value: Floating, expected: Expected) -> Failure:
+    def _failure(
+        self,
+        value: Floating,
+        expected: Expected,
+        off: Bools | None = None,
+        unwritten: Bools | None = None,
+    ) -> Failure:
         plan = self.comparison.plan
+        off = wrong(self.tensor, value, expected) if off is None else off
         truth = expected.truth[self.tensor]
         actual = value.astype(np.float64)
         bound = np.asarray(expected.bound.worst[self.tensor])
         # At a kink the gradient is not known; what stands there must not decide on a hypothesis.
         bound = np.where(np.isfinite(bound), bound, np.inf)
+        if unwritten is not None:
+            bound = np.where(unwritten, np.inf, bound)
         of_input = truth.size == 1 or self.is_param
         shape = plan.case.shapes.get(plan.case.first, ()) if of_input else truth.shape
         if truth.size == 1:  # a loss, whose words need no index
             truth, bound, actual = truth.reshape(()), bound.reshape(()), actual.reshape(())
+            off = off.reshape(())
         return Failure(
             tensor=self.tensor,
             name=spoken(self.tensor),
@@ -473,10 +542,21 @@ class _View:
             expected=truth - self.share,
             bound=bound,
             actual=actual - self.share,
+            wrong=off,
             shape=shape,
+            is_loss=plan.structure.is_loss,
             weight=plan.case.weight,
+            unweighted=self._unweighted(),
             rivals=partial(self.comparison.rivals),
         )
+
+    def _unweighted(self) -> Array64 | None:
+        """Of a case with loss weight 0, the gradient at 1."""
+        if not self.is_pruned:
+            return None
+        asked = self.comparison.asked
+        ones = {name: np.ones(1, np.float32) for name in self.comparison.plan.structure.driven}
+        return np.asarray(asked.truth(asked.inputs, ones)[self.tensor]) - self.share
 
 
 def _rounded_sizes(tensor: str, value: Floating, expected: Expected) -> str:
@@ -510,9 +590,10 @@ def agreement_words(tensors: Mapping[str, Agreement]) -> str:
         if each.agrees:
             continue
         place = f" at {list(each.worst_index)}" if each.worst_index else ""
+        actual = "what it held before" if each.actual == HUGE else f"{each.actual:.9g}"
         words = each.note or (
             f"{each.wrong} of {each.size} beyond the bound, worst{place}: "
-            f"{each.actual:.9g}, expected {each.expected:.9g}"
+            f"{actual}, expected {each.expected:.9g}"
         )
         parts.append(f"{spoken(name)}: {words}")
     return "; ".join(parts)

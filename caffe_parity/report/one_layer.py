@@ -5,6 +5,7 @@ A line begins with the code of what it tells, so that it can be looked up and se
 
 from collections.abc import Iterable, Sequence
 
+from caffe_parity.caffe.layer_errors import theirs
 from caffe_parity.contract import Finding, spoken
 from caffe_parity.report.record import Record, Report
 from caffe_parity.report.table import (
@@ -22,12 +23,13 @@ PRINTED = 15
 """How many of the last lines that a process printed before it crashed or hung are shown."""
 
 
-def lines(report: Report, seconds: float) -> list[str]:
+def lines(report: Report, seconds: float, verbose: bool = False) -> list[str]:
     """Each finding once, what was printed, the notes, how near to the bounds, and the verdict.
 
     Args:
         report: of one layer; its variants may be several, such as a net and a port.
         seconds: that everything took.
+        verbose: whether tracebacks are shown whole.
     """
     records = report.results
     cases = len({each.case for each in records})
@@ -41,7 +43,7 @@ def lines(report: Report, seconds: float) -> list[str]:
     idle = [each for each in records if each.verdict in ("not run", "refused")]
     said += dict.fromkeys(f"{each.verdict}: {each.reason}" for each in idle)
     for each in records:
-        said += _printed(each)
+        said += _printed(each, verbose)
     said += [_line("note", each, some, cases) for each, some in notes]
     said += _figures(records)
     verdict = f"{_verdict(report, len(wrong))}, {many(cases, 'case')}, {seconds:.1f} s"
@@ -59,10 +61,11 @@ def failure(record: Record) -> list[str]:
     return [*said, *_printed(record)]
 
 
-def _printed(record: Record) -> list[str]:
+def _printed(record: Record, verbose: bool = False) -> list[str]:
     if record.verdict not in ("crash", "hang") or not record.detail.strip():
         return []
-    return ["", "what was printed:", *record.detail.strip().splitlines()[-PRINTED:]]
+    printed = theirs(record.detail.strip(), verbose)
+    return ["", "what was printed:", *(printed if verbose else printed[-PRINTED:])]
 
 
 def _merged(found: Iterable[tuple[Finding, str]]) -> list[tuple[Finding, list[str]]]:

@@ -173,15 +173,21 @@ def findings(records: Iterable[Record]) -> list[tuple[Finding, str]]:
 def with_cases(
     found: Iterable[tuple[Finding, str]], key: Callable[[Finding], object]
 ) -> list[tuple[Finding, list[str]]]:
-    """Findings with the cases that show them; those of one key are one, an explained one if any."""
+    """Findings with the cases that show them; those of one key are one, the best explained."""
     merged: dict[object, tuple[Finding, list[str]]] = {}
     for finding, case in found:
         known, cases = merged.setdefault(key(finding), (finding, []))
-        if finding.cause and not known.cause:
+        if _says(finding) > _says(known):
             merged[key(finding)] = finding, cases
         if case not in cases:
             cases.append(case)
     return list(merged.values())
+
+
+def _says(finding: Finding) -> int:
+    """How much the explanation of a finding says: a factor says more than how many are wrong."""
+    little = ("", "value", "elements", "constant-factor")
+    return little.index(finding.cause) if finding.cause in little else len(little)
 
 
 def tensors(records: Iterable[Record], names: Collection[str] | None = None) -> list[Agreement]:

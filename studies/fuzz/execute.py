@@ -22,7 +22,7 @@ from caffe_parity.contract import (
     VariantFailure,
     spoken,
 )
-from caffe_parity.engine.compare import compare, missing
+from caffe_parity.engine.compare import compare, missing, wrong
 from caffe_parity.engine.expected import fed
 from caffe_parity.engine.explain import Failure, explain, picture
 from caffe_parity.engine.plan import ONE
@@ -78,6 +78,7 @@ class _Answer:
             expected=truth,
             bound=self.expected.bound.worst[name],
             actual=actual.astype(np.float64).reshape(truth.shape),
+            wrong=wrong(name, actual, self.expected),
             shape=truth.shape or self.case.shapes["x1"],
             weight=self.case.weight,
             rivals=self._rivals,
