@@ -110,6 +110,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "words_layer.py").write_text(LAYER)
     (tmp_path / "truth.py").write_text(TRUTH)
     (tmp_path / "net.prototxt").write_text(NET)
+    (tmp_path / "one.prototxt").write_text(NET.rsplit("layer", 1)[0])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -127,8 +128,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "words_layer.py has no class 'Sqare'; it has Square, Inverse, Distance\n",
         ),
         (
-            "words_layer.py:Square --bottom x=2,3 --reference truth.py:both",
-            "the reference must return the net's 1 top (top) as a tensor, a tuple or a dict; it "
+            "one.prototxt --reference truth.py:both",
+            "the reference must return the net's 1 top (a) as a tensor, a tuple or a dict; it "
             "returned 2 values",
         ),
         (
