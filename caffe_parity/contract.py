@@ -210,6 +210,7 @@ class Outline:
         in_place: the inputs that a layer works on in place, so that they may change.
         bare: whether it is a layer alone, around which nobody wrote a net.
         keep_statistics: the layers that write running statistics in each forward.
+        running: the exponents `beta` of its LRN layers across channels, which keep running sums.
     """
 
     tops: tuple[str, ...]
@@ -218,6 +219,7 @@ class Outline:
     in_place: frozenset[str] = frozenset()
     bare: bool = False
     keep_statistics: tuple[str, ...] = ()
+    running: frozenset[float] = frozenset()
 
 
 TOTAL = "total"
@@ -236,6 +238,7 @@ class Structure:
         untrained: whether the reference gives one number, and no layer of the net a loss weight.
         in_place: the inputs that a layer works on in place, so that they may change.
         unseen: the layers whose running statistics nobody compares.
+        running: as in the outline.
     """
 
     outputs: tuple[str, ...]
@@ -245,6 +248,7 @@ class Structure:
     untrained: bool = False
     in_place: frozenset[str] = field(default=frozenset(), compare=False)
     unseen: tuple[str, ...] = field(default=(), compare=False)
+    running: frozenset[float] = frozenset()
 
     @property
     def driven(self) -> tuple[str, ...]:

@@ -409,6 +409,36 @@ def test_whoever_waits_is_told_where_it_is(
     assert any(re.match("  case 1 of 2: running caffe, ", line) for line in told)
 
 
+WINDOWS = {
+    "own": "F.local_response_norm(x, 5, alpha={alpha}, beta={beta}, k={k})",
+    "unfolded": "x / ({k} + {alpha} / 5 * F.pad(x**2, (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1))"
+    " ** {beta}",
+}
+"""LRN across channels, by PyTorch's own function and written out."""
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "k"), [(1.0, 0.75, 1.0), (0.8, 0.6, 2.0), (1e-4, 0.75, 1.0)]
+)
+@pytest.mark.parametrize("written", WINDOWS)
+def test_lrn_agrees_though_its_sums_run_over_all_channels(
+    caffe: Caffe, folder: Path, written: str, alpha: float, beta: float, k: float
+) -> None:
+    """Caffe's LRN agrees at its default alpha and at small ones; one of 1.001 times it does not."""
+    said = f"lrn_param {{ local_size: 5 alpha: {alpha} beta: {beta} k: {k} }}"
+    net = input_layer("x", 2, 64, 3, 4) + layer("LRN", "x", "y", said)
+    (folder / "net.prototxt").write_text(net)
+    right, off = (
+        WINDOWS[written].format(alpha=factor * alpha, beta=beta, k=k) for factor in (1, 1.001)
+    )
+    (folder / "ref.py").write_text(
+        "import torch.nn.functional as F\n"
+        f"def right(x):\n    return {right}\ndef off(x):\n    return {off}\n"
+    )
+    for name, status in (("right", 0), ("off", 1)):
+        assert check("net.prototxt", "--reference", f"ref.py:{name}", "--cases", "8") == status
+
+
 ONE_SIDED = {
     "F.relu(x)": "relu",
     "F.leaky_relu(x, 0.1)": "leaky_relu",

@@ -120,6 +120,7 @@ class CaffeNet:
             in_place=frozenset(said["in_place"]),
             bare=self.bare,
             keep_statistics=tuple(said["keep_statistics"]),
+            running=frozenset(said["running"]),
         )
 
     def described(self, case: Case) -> Mapping[str, Any]:

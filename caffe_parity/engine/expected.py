@@ -70,7 +70,7 @@ def question(layer: Layer, case: Case, structure: Structure) -> Question:
             _must_be_fixed(tops, reference.tops(all_inputs(case, tensors)))
         shapes: dict[str, Shape] = {name: tuple(top.shape) for name, top in tops.items()}
         ups = upstreams(case, structure, shapes)
-        expected = _expected(layer, reference, inputs, ups, structure.is_loss)
+        expected = _expected(layer, reference, inputs, ups, structure)
         gradients = [each for name, each in expected[0].truth.items() if name.startswith(GRADIENT)]
         if gradients and not any(map(np.any, gradients)):
             _must_be_linked(reference, tensors)
@@ -94,7 +94,7 @@ def _expected(
     reference: Evaluation,
     inputs: Arrays,
     ups: Sequence[Arrays | None],
-    is_loss: bool,
+    structure: Structure,
 ) -> list[Expected]:
     case = reference.case
     if layer.bound is not None:
@@ -107,10 +107,10 @@ def _expected(
 
     def rounded(upstream: Arrays | None) -> Expected:
         weights = None if upstream is None else as_inputs(upstream)
-        return expect(partial(_called, reference, weights), tensors, fixed)
+        return expect(partial(_called, reference, weights), tensors, fixed, structure.running)
 
     first = rounded(ups[0])
-    if not is_loss:
+    if not structure.is_loss:
         return [first, *(rounded(up) for up in ups[1:])]
     weights = [float(next(iter(up.values())).flat[0]) for up in ups[1:] if up is not None]
     return [first, *(_scaled(first, weight, case) for weight in weights)]

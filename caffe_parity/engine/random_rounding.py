@@ -13,6 +13,12 @@ such a sum of its very terms is off, where that is more. Composite operations (s
 norms) are taken apart by PyTorch's own decompositions first, so that each step is rounded. So are
 sums that indices make, such as the gradient of an embedding or of overlapping pools.
 
+Caffe's LRN across channels (lrn_layer.cpp) adds the square that comes into its window to a running
+sum and subtracts the one that leaves it, over all C channels, in the backward as well. Each of the
+2C operations rounds what the sum then is, and nothing takes that out again: sqrt(2C) * u times its
+largest value over the channels. A net that has one is judged by that, wherever the reference raises
+something to that LRN's exponent, or adds up a gradient over windows.
+
 At a kink (|x| at 0, the edge of a hinge, a tie of a maximum) several gradients are right. Such
 elements are found by moving the inputs by 2**-30 of their size: a smooth gradient hardly changes,
 one at a kink jumps. They get an infinite bound.
@@ -20,6 +26,7 @@ one at a kink jumps. They get an infinite bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -132,9 +139,10 @@ def _decompositions() -> Mapping[Any, Callable[..., Any]]:
 class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Changes the output of every floating-point operation by a random rounding."""
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, generator: torch.Generator, running: frozenset[float] = frozenset()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.generator = generator
+        self.exponents = {np.float32(sign * b - less) for b in running for sign, less in _POWERS}
         self.decompositions = _decompositions()
 
     @classmethod
@@ -146,6 +154,13 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.overloadpacket.__name__ in _EXACT:
             return func(*args, **kwargs)
+        if self.exponents and func in _WINDOWS:
+            sums = _channels_of(_WINDOWS[func], args, func(*tree_map(_absolute, args), **kwargs))
+            return self._rounded(func(*args, **kwargs), sums, False)
+        if func is aten.pow.Tensor_Scalar and np.float32(args[1]) in self.exponents:
+            result = func(*args, **kwargs)
+            base = _running(args[0].abs(), 1) / args[0].abs()
+            return self._rounded(result, (args[1] * result * base).abs(), False)
         if func in self.decompositions and func not in _SUMS and func not in _PLAIN:
             with self:
                 result = self.decompositions[func](*args, **kwargs)
@@ -215,6 +230,41 @@ def _drift(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         sums = sums / count if func.overloadpacket is aten.mean else sums
     drift = (torch.from_numpy(sums).to(exact.dtype).reshape(exact.shape) - exact).abs()
     return drift.nan_to_num(nan=0.0, posinf=0.0)
+
+
+_POWERS = ((1, 0), (-1, 0), (1, 1), (-1, 1))
+"""Of an LRN's exponent b: b and -b are those of a forward, b - 1 and -b - 1 of its derivative."""
+
+
+def _running(sums: torch.Tensor, axis: int) -> torch.Tensor:
+    """How far running sums along an axis may be off, where these are the sums."""
+    if sums.dim() <= axis:
+        return torch.zeros_like(sums)
+    largest: torch.Tensor = sums.amax(axis, keepdim=True).expand(sums.shape)
+    return largest * (UNIT_ROUNDOFF * math.sqrt(2 * sums.shape[axis]))
+
+
+def _unfolded(args: Any) -> int:
+    axis: int = args[2]
+    return axis
+
+
+def _pooled(args: Any) -> int:
+    kernel = args[2]
+    longest = max(range(len(kernel)), key=kernel.__getitem__)
+    return longest - len(kernel)
+
+
+_WINDOWS: dict[Any, Callable[[Any], int]] = {
+    aten.unfold_backward.default: _unfolded,
+    aten.avg_pool2d_backward.default: _pooled,
+    aten.avg_pool3d_backward.default: _pooled,
+}
+"""Operations that add up a gradient over windows, with the axis that these move along."""
+
+
+def _channels_of(axis: Callable[[Any], int], args: Any, sums: torch.Tensor) -> torch.Tensor:
+    return _running(sums, axis(args) % sums.dim())
 
 
 def _spread_of_elu(
@@ -288,13 +338,19 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[str]) -> Expected:
+def expect(
+    evaluate: Evaluate,
+    inputs: Mapping[str, torch.Tensor],
+    fixed: set[str],
+    running: frozenset[float] = frozenset(),
+) -> Expected:
     """Runs a reference as it is, under random rounding, and with its inputs moved a little.
 
     Args:
         evaluate: the reference with its gradients, for float64 tensors.
         inputs: float64 tensors by name.
         fixed: inputs that are labels, which nothing rounds.
+        running: the exponents of the net's LRN layers across channels.
 
     Returns:
         truth and bound by result; what is at a kink has no finite bound.
@@ -305,7 +361,7 @@ def expect(evaluate: Evaluate, inputs: Mapping[str, torch.Tensor], fixed: set[st
     for run in range(RUNS):
         PROGRESS.tell(f"rounding the reference, {run} of {RUNS} times")
         moved = _moved(inputs, fixed, generator, lambda x: x.abs().mul_(UNIT_ROUNDOFF))
-        with RandomRounding(generator):
+        with RandomRounding(generator, running):
             results = evaluate(moved)
         _widen(deviations, results, truth)
     jumps = {name: torch.zeros_like(value) for name, value in truth.items()}

@@ -89,6 +89,7 @@ def _made(
         untrained,
         outline.in_place,
         () if states and states <= set(outputs) else outline.keep_statistics,
+        outline.running,
     )
 
 

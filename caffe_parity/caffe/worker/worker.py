@@ -224,6 +224,11 @@ class Worker:
             "layers": [[layer.name, layer.type] for layer in proto.layer],
             "in_place": sorted(in_place),
             "keep_statistics": keep_statistics(proto),
+            "running": [
+                layer.lrn_param.beta
+                for layer in proto.layer
+                if layer.type == "LRN" and not layer.lrn_param.norm_region  # ACROSS_CHANNELS
+            ],
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
 
