@@ -26,6 +26,7 @@ class Session:
         self._caffe: Caffe | None = None
         self._given: Caffe | None = None
         self._refusal: ParityError | None = None
+        self._spare: Caffe | None = None
         self._path: tuple[str, ...] | None = None
 
     def use(self, caffe: Caffe | None) -> None:
@@ -65,6 +66,22 @@ class Session:
                 find(install=False)
                 self._found().launch()
 
+    def launch_spare(self) -> None:
+        """Lets a second process import Caffe, for `renew`; on a CPU alone, where it is cheap."""
+        from caffe_parity.caffe.client import Caffe
+
+        if self._caffe is not None and self.device == "cpu" and self._spare is None:
+            self._spare = Caffe(self._caffe.interpreter)
+            with contextlib.suppress(ParityError):
+                self._spare.launch()
+
+    def renew(self) -> None:
+        """Puts a fresh process in the place of the one that runs, to import Python layers anew."""
+        if self._caffe is not None:
+            self._caffe.close()
+            self._caffe, self._spare = self._spare or self._caffe, None
+        self._path = None
+
     def start(self) -> None:
         """Installs and starts Caffe; on a GPU, proves that it is one.
 
@@ -102,8 +119,10 @@ class Session:
 
     def close(self) -> None:
         """Ends the process, if there is one."""
-        if self._caffe is not None:
-            self._caffe.close()
+        for each in (self._caffe, self._spare):
+            if each is not None:
+                each.close()
+        self._spare = None
 
 
 SESSION = Session()

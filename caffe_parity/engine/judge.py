@@ -147,16 +147,34 @@ def judge(layer: Layer, name: str, case: Case, structure: Structure | None = Non
         BadRequest: it cannot be compared.
         NoCaffe, InstallError: there is no Caffe to run it in.
     """
+    ready = ready_or_not(layer, name, case, structure)
+    return ready if isinstance(ready, Record) else judged_anew(ready)
+
+
+def ready_or_not(
+    layer: Layer, name: str, case: Case, structure: Structure | None = None
+) -> Planned | Record:
+    """What will be asked of a variant, or the record of one that cannot be asked at all.
+
+    Arguments and errors are those of `judge`.
+    """
     variant = variant_of(layer, name)
     obstacle = variant.cannot_run()
     about = Record(layer.name, name, case.name, "not run", obstacle or "nothing was judged")
     if obstacle:
         return about
-    expectation = variant.expects(case)
     try:
-        ready = plan_of(layer, name, case, structure)
+        return plan_of(layer, name, case, structure)
     except VariantFailure as failure:
-        return _failed(about, failure, expectation)
+        return _failed(about, failure, variant.expects(case))
+
+
+def judged_anew(ready: Planned) -> Record:
+    """Runs what is planned, as often as it is wanted, and judges it.
+
+    Raises:
+        BadRequest, NoCaffe, InstallError: as `judge`.
+    """
     seen, seconds = observed(ready)
     return replace(record_of(ready, seen), seconds=seconds)
 
