@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from caffe_parity import Layer
-from caffe_parity.contract import GRADIENT, Case, Structure
+from caffe_parity.contract import GRADIENT, BadRequest, Case, Structure
 from caffe_parity.engine.differences import misfits, rounds_to_float32
 from caffe_parity.engine.functions import Evaluation
 from caffe_parity.engine.judge import judge
@@ -201,7 +201,6 @@ DETACHED: dict[str, Callable[..., Any]] = {
     "half of it": lambda x1, x2: ((x1.detach() - x2) * (x1 - x2)).sum() / 2,
     "data": lambda x1, x2: loss(x1.data, x2),
     "numpy": lambda x1, x2: loss(torch.from_numpy(x1.detach().numpy()), x2),
-    "both": lambda x1, x2: loss(x1.detach(), x2.detach()),
 }
 
 
@@ -214,6 +213,12 @@ def test_a_detached_reference_is_told(name: str) -> None:
     notes = {each.tensor: each for each in record.notes}
     assert set(notes) == off and {each.code for each in notes.values()} == {"reference-gradient"}
     assert "of x1 is not that of its value" in notes[GRADIENT + "x1"].words
+
+
+def test_a_reference_that_is_detached_from_all_is_refused() -> None:
+    """It has no gradient at all, so nothing can be held against it."""
+    with pytest.raises(BadRequest, match="the reference is detached"):
+        Asked(lambda x1, x2: loss(x1.detach(), x2.detach()), loss).judged()
 
 
 def test_a_right_reference_is_not_suspected() -> None:

@@ -224,8 +224,9 @@ def tops_of(function: Function, inputs: Tensors, outputs: Sequence[str], what: s
             raise BadRequest(f"the {what} returns no {missing}; the net's tops are {outputs}")
         result = [result[name] for name in outputs]
     if not isinstance(result, (tuple, list)) or len(result) != len(outputs):
-        several = isinstance(result, (tuple, list))
-        returned = f"{len(result)} values" if several else f"a {type(result).__name__}"
+        returned = f"a {type(result).__name__}"
+        if isinstance(result, (tuple, list)):
+            returned = f"{len(result)} value{'s' * (len(result) != 1)}"
         count = f"{len(outputs)} top{'s' * (len(outputs) != 1)}"
         raise BadRequest(
             f"the {what} must return the net's {count} ({', '.join(outputs)}) as a tensor, a tuple "

@@ -312,7 +312,8 @@ def _look_again(ready: Planned, seen: Observation, found: Judged) -> None:
     """
     try:
         again = ready.variant.observe(ready.plan)
-        if _changes(ready, seen, again):
+        anew = judged(ready.layer, ready.plan, ready.question, again)
+        if _changes(ready, seen, again) or anew.codes != found.codes:
             words = (
                 "the same inputs on a fresh net give other results: a random number in the layer?"
             )

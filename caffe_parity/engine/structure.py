@@ -133,7 +133,7 @@ def _counted(outline: Outline, count: int) -> Structure:
     for outputs in (outline.tops, outline.losses):
         if len(outputs) == count:
             return _made(outline, outputs, is_loss=len(outline.losses) == 1)
-    raise _other_number(outline, f"{count} values")
+    raise _other_number(outline, f"{count} value{'s' * (count != 1)}")
 
 
 def _other_number(outline: Outline, returned: str) -> BadRequest:
