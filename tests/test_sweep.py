@@ -79,6 +79,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "check": (CHECK, OF_CLASS),
     "run": (("run", TESTS),),
     "list": (("list", TESTS),),
+    "watch": (),  # it has the options of `check`, and does not end
     "diff": (("diff", "good.json", "good.json"),),
     "doctor": (("doctor",),),
     "install-caffe": (("install-caffe",),),

@@ -159,6 +159,8 @@ def test_each_save_has_its_verdict(watch: Watch) -> None:
         (["absent.py"], "absent.py is no test file or folder"),
         (["net.prototxt"], "name what it is compared with: --reference"),
         ([*NET, "--layer", "mine"], "belong to TESTS"),
+        ([*NET, "--data", "y=normal"], "NAME one of x"),
+        (["test_mine.py", "--variant", "cafe"], "unknown variant 'cafe'"),
         ([*NET, "--json", "found.json"], "--json belongs to `parity check`"),
     ],
 )

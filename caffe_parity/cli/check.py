@@ -221,10 +221,13 @@ def requested(options: argparse.Namespace) -> Request:
         raise BadRequest(f"--budget {options.budget:g}: expected a number of seconds above 0")
     if not 0 <= options.seed < 2**32:
         raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
-    try:
-        (options.param_str or "").encode()
-    except UnicodeEncodeError:
-        raise BadRequest("--param-str: expected text in UTF-8") from None
+    texts = {"--param-str": [options.param_str or ""], "--top": options.top}
+    texts["--bottom"] = [name for name, _ in options.bottom]
+    for option, given in texts.items():
+        try:
+            "".join(given).encode()
+        except UnicodeEncodeError:
+            raise BadRequest(f"{option}: expected text in UTF-8") from None
     return Request(
         options.net,
         options.reference,

@@ -149,6 +149,7 @@ class _Watch:
         self.options = options
         self.jobs: list[Job] = []
         self.seen: Seen = {}
+        self.compared = False
 
     def compare(self) -> None:
         """Compares everything, those first that failed, then small cases; tells what comes out."""
@@ -172,9 +173,12 @@ class _Watch:
                     if self._changed():
                         return
             except (ParityError, OSError) as error:
+                if not self.compared:  # nothing was right yet, so the request may be wrong
+                    raise
                 print(f"  {error}", flush=True)
                 self.jobs = []
                 return
+        self.compared = True
         self._tell_all(records, time.perf_counter() - start)
 
     def _tell_first(self, record: Record, seconds: float) -> None:
@@ -330,7 +334,7 @@ def _collected(options: argparse.Namespace) -> Sequence[Any]:
         if getattr(options, name)
     ]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        pytest.main([*collecting(Path(options.net)), *chosen], plugins=[collector])
-    if not collector.found:
+        status = pytest.main([*collecting(Path(options.net)), *chosen], plugins=[collector])
+    if status != pytest.ExitCode.OK or not collector.found:
         raise BadRequest(f"{options.net}: nothing to compare\n{said.getvalue().strip()}")
     return collector.found
