@@ -367,6 +367,29 @@ class Variant(Protocol):
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """A little of a tensor that is wrong, to draw a picture of the error.
+
+    Attributes:
+        shape: of the tensor.
+        along: for each axis, the mean of error / bound at each place along it; the places of a
+            longer axis in `STRETCHES` groups. inf where a bound of 0 is not met.
+        plane: the same over the last two axes, by rows, at most `PLANE` by `PLANE`; () for a
+            tensor of fewer than three axes.
+        places: the elements that are kept, in C order: the worst, and others at even distances.
+        actual, expected, bound: at these places.
+    """
+
+    shape: Shape
+    along: tuple[tuple[float, ...], ...]
+    plane: tuple[tuple[float, ...], ...]
+    places: tuple[int, ...]
+    actual: tuple[float, ...]
+    expected: tuple[float, ...]
+    bound: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How far one tensor lies from the truth, at the place where it lies farthest.
 
@@ -381,6 +404,7 @@ class Agreement:
         proves: whether an all-zero tensor would be found wrong, or is right; where it is neither,
             that the tensor agrees says nothing.
         note: what is wrong beside the numbers, such as a shape; "" when nothing is.
+        excerpt: some of its numbers where it is wrong, else None.
     """
 
     fraction: float
@@ -395,6 +419,7 @@ class Agreement:
     times_typical: float
     proves: bool
     note: str = ""
+    excerpt: Excerpt | None = None
 
     @property
     def agrees(self) -> bool:

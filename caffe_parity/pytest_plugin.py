@@ -11,8 +11,9 @@ import argparse
 import contextlib
 import difflib
 import json
+import shlex
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where Caffe and PyTorch compute (cpu); the reference stays on the CPU",
     )
     group.addoption("--parity-json", metavar="FILE", help="write what the comparisons found")
+    group.addoption("--parity-page", metavar="FILE", help="the same as a page to look at, HTML")
     group.addoption(
         "--parity-table", action="store_true", help="show the verdicts as a table at the end"
     )
@@ -234,17 +236,28 @@ class Collector:
         self.lost: list[str] = []
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
-        file = config.getoption("--parity-json")
-        own = file and not config.option.collectonly and not hasattr(config, "workerinput")
-        self.file = config.invocation_params.dir / file if own else None
-        if self.file:
-            from caffe_parity.errors import BadRequest
-            from caffe_parity.report.record import must_be_writable
+        self.file = self._to_write("--parity-json", b"{")
+        self.page = self._to_write("--parity-page", b"<")
 
-            try:
-                must_be_writable("--parity-json", self.file)
-            except BadRequest as error:
-                raise pytest.UsageError(str(error)) from error
+    def _to_write(self, option: str, begins: bytes) -> Path | None:
+        """The file that an option names, where it is this process that writes it.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        config = self.config
+        name = config.getoption(option)
+        if not name or config.option.collectonly or hasattr(config, "workerinput"):
+            return None
+        from caffe_parity.errors import BadRequest
+        from caffe_parity.report.record import must_be_writable
+
+        file: Path = config.invocation_params.dir / name
+        try:
+            must_be_writable(option, file, begins)
+        except BadRequest as error:
+            raise pytest.UsageError(str(error)) from error
+        return file
 
     @property
     def report(self) -> Report:
@@ -327,12 +340,9 @@ class Collector:
             except OSError as error:  # pytest's own file, junit.xml
                 self.lost.append(f"a report could not be written: {error}")
             if self.file:
-                try:
-                    self.report.write(self.file)
-                except OSError as error:
-                    self.lost.append(f"--parity-json {self.file}: {error.strerror}")
-                    with contextlib.suppress(OSError):  # one of an earlier run is not this one's
-                        self.file.unlink()
+                self._write("--parity-json", self.file, self.report.write)
+            if self.page:
+                self._write("--parity-page", self.page, self._write_page)
         self.lost += _unproven(self.report) if self._records else []
         if self._records and launched_nothing(self.report):
             self.lost.append("Caffe launched no kernel, so these are no results of a GPU")
@@ -344,6 +354,23 @@ class Collector:
         elif self.keys and not hasattr(self.config, "workeroutput") and self.report.status == 1:
             self.lost.append(_left_open(self.report))
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _write(self, option: str, file: Path, write: Callable[[Path], None]) -> None:
+        try:
+            write(file)
+        except OSError as error:
+            self.lost.append(f"{option} {file}: {error.strerror}")
+            with contextlib.suppress(OSError):  # one of an earlier run is not this one's
+                file.unlink()
+
+    def _write_page(self, file: Path) -> None:
+        from caffe_parity.report import page
+
+        page.write(self.report, self._reproduce, file)
+
+    def _reproduce(self, record: Record) -> str:
+        """The command that runs a comparison again."""
+        return f"{self.config.getoption('--parity-command')} -k {shlex.quote(f'[{record.id}]')}"
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Keeps another run from writing its report to the same folder meanwhile."""
@@ -366,14 +393,13 @@ class Collector:
     def _write_table(self, writer: Any) -> None:
         from caffe_parity.report.table import sections
 
-        command = self.config.getoption("--parity-command")
-        for section in sections(self.report, lambda each: f"{command} -k '[{each.id}]'"):
+        for section in sections(self.report, self._reproduce):
             writer.section(section.title)
             for line in section.lines:
                 writer.line(line)
         for line in _gpu_lines(self.environment):
             writer.line(line)
-        files = [self.file, self.config.option.xmlpath]
+        files = [self.page, self.file, self.config.option.xmlpath]
         shown = ", ".join(str(_relative(Path(each))) for each in files if each)
         if shown and not self.lost:
             writer.line("")

@@ -178,6 +178,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE", type=path, help="write what was found to this file, too"
     )
     parser.add_argument(
+        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
+    )
+    parser.add_argument(
         "-v",
         "--verbose",
         action="store_true",
@@ -259,6 +262,7 @@ def carried_out(options: argparse.Namespace) -> int:
     """
     request = requested(options)
     must_be_writable("--json", options.json)
+    must_be_writable("--page", options.page, b"<")
     print(f"checking {request.net} against {request.reference}", flush=True)
     from caffe_parity.caffe.session import SESSION
 
@@ -305,6 +309,13 @@ def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> in
             report.write(options.json)
         except OSError as error:
             raise BadRequest(f"cannot write {options.json}: {error.strerror}") from error
+    if options.page:
+        from caffe_parity.report import page
+
+        try:
+            page.write(report, lambda each: options.line, options.page)
+        except OSError as error:
+            raise BadRequest(f"cannot write {options.page}: {error.strerror}") from error
     if interrupt:
         raise interrupt
     return report.status
@@ -343,7 +354,7 @@ def run(
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:
     """The options that say what is run, those that were given."""
-    left_out = ("command", "carried_out", "more", "timeout", "json", "verbose")
+    left_out = ("command", "carried_out", "more", "line", "timeout", "json", "page", "verbose")
     given = {name: each for name, each in vars(options).items() if name not in left_out}
     return {name: each for name, each in given.items() if each not in (None, [], False)}
 

@@ -116,6 +116,7 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
     if more and options.command not in ("run", "python"):  # run's further options are pytest's
         made.error(f"unrecognized arguments: {' '.join(more)}")
     options.more = more
+    options.line = shlex.join([made.prog, *given])
     return options
 
 

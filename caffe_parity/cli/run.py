@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=path,
         default=Path(FOLDER),
-        help=f"where results.json and junit.xml go ({FOLDER})",
+        help=f"where index.html, results.json and junit.xml go ({FOLDER})",
     )
     parser.add_argument(
         "--timeout",
@@ -139,6 +139,7 @@ def _pytest_options(options: argparse.Namespace, writes: bool) -> list[str]:
     if not writes:
         return [*said, "-p", "no:cacheprovider"]
     said += [f"--parity-json={options.report / 'results.json'}"]
+    said += [f"--parity-page={options.report / 'index.html'}"]
     if not any(each.startswith("--junit") for each in options.more):
         said += [f"--junitxml={options.report / 'junit.xml'}"]
     return said

@@ -16,12 +16,19 @@ from caffe_parity.contract import (
     LARGEST,
     Agreement,
     Array64,
+    Excerpt,
     Expected,
     Floating,
     Shape,
 )
 
 Bools = npt.NDArray[np.bool_]
+
+WORST, EVEN = 32, 64
+"""How many of the worst elements of a wrong tensor are kept, and how many at even distances."""
+
+STRETCHES, PLANE = 48, 16
+"""Into how many stretches a long axis is divided, and how many a side of the plane has."""
 
 
 def missing(note: str, size: int) -> Agreement:
@@ -78,6 +85,7 @@ def compare(name: str, actual: Floating, expected: Expected) -> Agreement:
     known: Bools = ~np.isnan(truth) & ~np.isposinf(worst)  # at a kink, the bound is infinite
     with np.errstate(invalid="ignore"):
         telling = known & ((np.abs(truth) > worst) | (truth == 0))
+    beyond = int(np.count_nonzero(~(fractions <= 1)))
     with np.errstate(invalid="ignore"):
         error = float(np.abs(actual[place] - truth[place]))
     return Agreement(
@@ -87,12 +95,53 @@ def compare(name: str, actual: Floating, expected: Expected) -> Agreement:
         actual=float(actual[place]),
         expected=float(truth[place]),
         worst_index=tuple(int(index) for index in place),
-        wrong=int(np.count_nonzero(~(fractions <= 1))),
+        wrong=beyond,
         size=actual.size,
         compared=int(np.count_nonzero(telling)),
         times_typical=float(np.max(multiples)),
         proves=bool(np.any(truth[telling])) or (bool(known.any()) and not np.any(truth[known])),
+        excerpt=excerpt(fractions, actual, truth, worst) if beyond else None,
     )
+
+
+def excerpt(fractions: Array64, actual: Floating, truth: Floating, bound: Array64) -> Excerpt:
+    """What is kept of a tensor that is wrong.
+
+    Args:
+        fractions: error / bound per element; not empty.
+        actual: what was computed, of the same shape as all of these.
+        truth: what was expected.
+        bound: the largest error that agrees.
+    """
+    flat = fractions.reshape(-1)
+    worst = np.argpartition(flat, -min(WORST, flat.size))[-min(WORST, flat.size) :]
+    even = np.arange(min(EVEN, flat.size)) * (flat.size - 1) // max(min(EVEN, flat.size) - 1, 1)
+    places = np.union1d(worst, even)
+    axes = range(fractions.ndim)
+    along = (np.mean(fractions, axis=tuple(set(axes) - {each})) for each in axes)
+    plane: Array64 = np.zeros((0, 0))
+    if fractions.ndim > 2:
+        plane = np.mean(fractions, axis=tuple(axes[:-2]))
+        for axis in (0, 1):
+            plane = _stretches(plane, PLANE, axis)
+    return Excerpt(
+        fractions.shape,
+        tuple(_short(_stretches(each, STRETCHES, 0)) for each in along),
+        tuple(map(_short, plane)),
+        tuple(places.tolist()),
+        *(_short(each.reshape(-1)[places]) for each in (actual, truth, bound)),
+    )
+
+
+def _stretches(values: Array64, most: int, axis: int) -> Array64:
+    """The means over stretches of an axis, as even as can be, where it is longer than `most`."""
+    parts = np.array_split(values, min(most, values.shape[axis]), axis)
+    return np.stack([np.mean(each, axis) for each in parts], axis)
+
+
+def _short(values: Floating) -> tuple[float, ...]:
+    """Numbers to the nine digits that tell every float32 from its neighbours."""
+    return tuple(float(f"{each:.9g}") for each in values.tolist())
 
 
 def alike(one: Shape, another: Shape) -> bool:

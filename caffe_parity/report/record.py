@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from caffe_parity.contract import Agreement, BadRequest, Finding, ParityError
+from caffe_parity.contract import Agreement, BadRequest, Excerpt, Finding, ParityError
 from caffe_parity.report import bits
 from caffe_parity.report.bits import Kept, number
 from caffe_parity.report.schema import Misfit, Schema, check, unexpected
@@ -239,12 +239,13 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def must_be_writable(option: str, path: Path | None) -> None:
+def must_be_writable(option: str, path: Path | None, begins: bytes = b"{") -> None:
     """Looks before a run whether its results can be written: it must not be lost at its end.
 
     Args:
         option: by which the file was named, for the message.
         path: the file; None for none.
+        begins: what such a file begins with: one that does not is no earlier one of its kind.
 
     Raises:
         BadRequest: it cannot.
@@ -256,7 +257,7 @@ def must_be_writable(option: str, path: Path | None) -> None:
             raise BadRequest(f"{option} {path} is a folder: name the file to write")
         if path.exists() and not path.is_file():
             return
-        if path.exists() and path.read_bytes()[:1] not in (b"", b"{"):  # a slip, such as the net
+        if path.exists() and path.read_bytes()[:1] not in (b"", begins):  # a slip, such as the net
             raise BadRequest(f"{option} {path} would replace a file that has no results")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -317,6 +318,8 @@ def plain(value: Any) -> Any:
         if isinstance(value, Agreement):
             del data["note"]  # a finding says it
             data["suspicious"] = value.suspicious
+            if value.excerpt is None:  # as nearly all
+                del data["excerpt"]
         return data
     if isinstance(value, Mapping):
         return {name: plain(each) for name, each in value.items()}
@@ -347,7 +350,27 @@ def _agreement(data: Mapping[str, Any]) -> Agreement:
     given = {**data, "worst_index": tuple(data["worst_index"])}
     given |= {name: float(each) for name, each in given.items() if isinstance(each, str)}
     del given["suspicious"]
+    if "excerpt" in given:
+        given["excerpt"] = _excerpt(given["excerpt"])
     return Agreement(**given)
+
+
+def _excerpt(data: Mapping[str, Any]) -> Excerpt:
+    """What was kept of a wrong tensor.
+
+    Raises:
+        Misfit: its lists do not belong together.
+    """
+    numbers = {name: tuple(map(float, data[name])) for name in ("actual", "expected", "bound")}
+    if any(len(each) != len(data["places"]) for each in numbers.values()):
+        raise unexpected("as many numbers as places", len(data["places"]), "excerpt")
+    return Excerpt(
+        shape=tuple(data["shape"]),
+        along=tuple(tuple(map(float, each)) for each in data["along"]),
+        plane=tuple(tuple(map(float, each)) for each in data["plane"]),
+        places=tuple(data["places"]),
+        **numbers,
+    )
 
 
 def _kept(name: str, entries: Sequence[Json]) -> tuple[Kept, ...]:

@@ -69,7 +69,7 @@ def table(records: Sequence[Record]) -> list[str]:
     for (layer, variant), group in by_variant(records).items():
         worst = [fraction(worst_of(group, names)) for names in columns.values()]
         seconds = f"{sum(each.seconds for each in group):.1f}"
-        cells = (str(len(group)), compared(tensors(group)), *worst, seconds, _verdict(group))
+        cells = (str(len(group)), compared(tensors(group)), *worst, seconds, verdict_of(group))
         rows.append((layer if layer != last else "", variant, *cells))
         last = layer
     lines = aligned(rows, right=range(2, 5 + len(columns)))
@@ -90,9 +90,13 @@ def refusals(records: Sequence[Record]) -> list[str]:
     for (layer, variant), group in by_variant(records).items():
         for each in group:
             if each.verdict == "refused":
-                kind = each.reason.partition(":")[0].partition(" (")[0]
-                kinds.setdefault(((layer, variant), kind), each)
+                kinds.setdefault(((layer, variant), kind_of(each)), each)
     return [f"{each.layer}  {each.variant}  ({each.case}) {each.reason}" for each in kinds.values()]
+
+
+def kind_of(record: Record) -> str:
+    """The part of a reason that does not tell of the case."""
+    return record.reason.partition("\n")[0].partition(":")[0].partition(" (")[0]
 
 
 def suspicious(records: Sequence[Record]) -> list[str]:
@@ -267,7 +271,7 @@ def _proved(group: Sequence[Record]) -> bool:
     return not Report("", {}, {}, group).unproven
 
 
-def _verdict(group: Sequence[Record]) -> str:
+def verdict_of(group: Sequence[Record]) -> str:
     """How the cases ended, in words; "agrees" only where all did, and something was computed."""
     counts = Counter(each.verdict for each in group)
     idle = [each.reason for each in group if each.verdict == "not run"]

@@ -1,0 +1,215 @@
+"""The page in a real browser, headless: it works, by keyboard too, and everyone can use it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caffe_parity.report import page
+from caffe_parity.report.record import Report
+from tests.pages import REPORTS, command, disagreeing, green
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH")
+
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with driver.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    """Opens the page of a report from disk; at the end, no script has failed."""
+    errors: list[str] = []
+    contexts = []
+
+    def open_(
+        report: Report, anchor: str = "", scheme: str = "light", size: str = "desktop"
+    ) -> Any:
+        width, height = SIZES[size]
+        viewport = {"width": width, "height": height}
+        context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        shown = context.new_page()
+        shown.on("pageerror", lambda error: errors.append(str(error)))
+        shown.on("console", lambda message: errors.append(message.text))
+        file = tmp_path / "index.html"
+        page.write(report, command, file)
+        shown.goto(file.as_uri() + (f"#{anchor}" if anchor else ""))
+        return shown
+
+    yield open_
+    for each in contexts:
+        each.close()
+    assert errors == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", REPORTS)
+def test_everyone_can_use_it(opened: Open, name: str, scheme: str, size: str) -> None:
+    """axe-core finds nothing serious, and nothing is wider than the screen."""
+    shown = opened(REPORTS[name](), scheme=scheme, size=size)
+    shown.add_style_tag(content="article.failure { content-visibility: visible !important; }")
+    found = axe.Axe().run(shown).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    told = [(each["id"], [node["html"][:120] for node in each["nodes"][:3]]) for each in serious]
+    assert told == []
+    assert shown.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+
+
+def _results(shown: Any) -> list[str]:
+    """The rows of the list that are to be seen: variant and case."""
+    rows = "[...document.querySelectorAll('#all tbody tr:not([hidden])')]"
+    cells = "[2, 3].map(i => row.cells[i].textContent).join(' ')"
+    found: list[str] = shown.evaluate(f"{rows}.map(row => {cells})")
+    return found
+
+
+def test_filter(opened: Open) -> None:
+    """By words, all of which must be there, and by verdict; the matrix and the sections follow."""
+    report = disagreeing()
+    shown = opened(report)
+    assert len(_results(shown)) == len(report.results)
+    shown.fill("#words", "PYTHON case-3")
+    assert _results(shown) == ["caffe-python case-3"] * 2
+    assert shown.text_content("#shown") == "2 of 96 results"
+    assert shown.locator("article.failure:visible").count() == 2
+    assert shown.locator("a.cell:not(.faded)").count() == 2
+    shown.fill("#words", "")
+    shown.uncheck("input[value=pass]")
+    bad = [each for each in report.results if each.verdict != "pass"]
+    assert len(_results(shown)) == len(bad)
+    shown.check("input[value=pass]")
+    assert shown.text_content("#shown") == "96 results"
+    assert len(_results(shown)) == len(report.results)
+
+
+def test_sort(opened: Open) -> None:
+    """By any column, and the other way round; numbers as numbers."""
+    shown = opened(green())
+    shown.get_by_role("button", name="case").first.click()
+    names = [each.split()[1] for each in _results(shown)]
+    assert names == sorted(names, key=lambda each: int(each.removeprefix("case-")))
+    button = shown.get_by_role("button", name="elements")
+    button.click()
+    button.click()
+    assert button.locator("xpath=..").get_attribute("aria-sort") == "descending"
+    column = "[...document.querySelectorAll('#all tbody tr')].map(row => +row.cells[6].textContent)"
+    sizes = shown.evaluate(column)
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "crash", "hang"])
+def test_link_to_a_result(opened: Open, verdict: str) -> None:
+    """The page at a result's id shows it, also where a filter hid it."""
+    [result, *_] = [each for each in disagreeing().results if each.verdict == verdict]
+    shown = opened(disagreeing(), anchor=result.id)
+    element = shown.locator(f"[id='{result.id}']")
+    assert element.is_visible()
+    driver.expect(element).to_be_in_viewport()
+    shown.fill("#words", "nothing has this name")
+    assert element.is_hidden()
+    cell = shown.locator(f"a.cell[href='#{result.id}']")
+    shown.evaluate("location.hash = ''")
+    cell.click()
+    driver.expect(element).to_be_in_viewport()
+
+
+def test_copy(opened: Open) -> None:
+    """The button gives the command to the clipboard, and says so."""
+    report = disagreeing()
+    [bad, *_] = [each for each in report.results if each.verdict == "fail"]
+    shown = opened(report)
+    button = shown.locator(f"[id='{bad.id}'] button.copy")
+    button.click()
+    driver.expect(button).to_have_text("copied")
+    assert shown.evaluate("navigator.clipboard.readText()") == command(bad)
+    driver.expect(button).to_contain_text("copy the command that reproduces", timeout=3000)
+
+
+def test_copy_where_the_browser_forbids_it(opened: Open) -> None:
+    """Without a clipboard the command is selected and copied as by hand."""
+    shown = opened(disagreeing())
+    forbidden = "() => Promise.reject(new Error())"
+    shown.evaluate(f"() => {{ navigator.clipboard.writeText = {forbidden}; }}")
+    button = shown.locator("button.copy").first
+    button.click()
+    driver.expect(button).to_have_text("copied")
+    assert shown.evaluate("getSelection().toString()").startswith("tox -e parity")
+
+
+def test_keyboard_alone(opened: Open) -> None:
+    """Tab reaches the first cell, Enter opens it; the skip link leads to the list."""
+    report = disagreeing()
+    shown = opened(report)
+    shown.keyboard.press("Tab")
+    assert shown.evaluate("document.activeElement.className") == "skip"
+    for _ in range(20):
+        shown.keyboard.press("Tab")
+        if shown.evaluate("document.activeElement.classList.contains('cell')"):
+            break
+    focused = shown.evaluate("document.activeElement.hash")
+    shown.keyboard.press("Enter")
+    assert focused == f"#{report.results[0].id}"
+    shown.wait_for_function("document.activeElement.matches('article.failure')")
+    assert shown.evaluate("document.activeElement.id") == report.results[0].id
+    shown.keyboard.press("Tab")
+    assert shown.evaluate("document.activeElement.className") == "copy"
+    shown.keyboard.press("Enter")
+    driver.expect(shown.locator("button.copy").first).to_have_text("copied")
+    shown.focus("#words")
+    shown.keyboard.type("torch-module")
+    assert set(_results(shown)) == {f"torch-module case-{each}" for each in range(12)}
+    shown.focus("#all button")
+    shown.keyboard.press("Enter")
+    assert shown.locator("th[aria-sort=ascending]").count() == 1
+
+
+def test_hostile_names_run_nothing(opened: Open) -> None:
+    """Nothing of a name, a message or a command becomes a part of the page."""
+    from tests.test_page import HOSTILE, _hostile
+
+    for words in HOSTILE:
+        shown = opened(_hostile(words))
+        shown.on("dialog", lambda dialog: pytest.fail(dialog.message))
+        assert shown.locator("img, iframe, object, a[href^=javascript]").count() == 0
+        for link in shown.locator("a.cell").all():
+            link.click()
+            driver.expect(shown.locator(":target")).to_have_count(1)
+
+
+def test_page_of_five_thousand_results_opens_in_two_seconds(opened: Open) -> None:
+    """From the file to the first picture on the screen; the filter answers in half a second."""
+    started = time.perf_counter()
+    report = disagreeing(625, 2)
+    made = time.perf_counter() - started
+    started = time.perf_counter()
+    shown = opened(report)
+    frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    shown.evaluate(frames)
+    timing = "performance.getEntriesByType('paint').at(-1).startTime"
+    assert shown.evaluate(timing) < 2000, (made, time.perf_counter() - started)
+    assert len(_results(shown)) == 5000
+    filtering = "(() => { const t = performance.now(); const e = document.getElementById('words');"
+    filtering += "e.value = 'case-17'; e.dispatchEvent(new Event('input'));"
+    filtering += "document.body.offsetHeight; return performance.now() - t; })()"
+    assert shown.evaluate(filtering) < 2000
