@@ -454,7 +454,7 @@ def left_behind(cwd: Path) -> list[str]:
     # pytest keeps the folders of its last runs itself, and xdist asks for some.
     left = [each.name for each in temporary(cwd).iterdir() if "pytest-of-" not in each.name]
     written = {each.name for each in (cwd / "parity-report").iterdir()}
-    left += written - {"results.json", "junit.xml"}
+    left += written - {"index.html", "results.json", "junit.xml"}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (process / "environ").read_bytes() and not gone(int(process.name)):
