@@ -55,10 +55,13 @@ SHADES = (0.01, 0.1, 0.25, 0.5)
 """Error / bound up to which a result that agrees has the shade 0, 1, ...; the last is up to 1."""
 
 SECTIONS = 150
-"""How many failures have a section of their own; of each variant those of the smallest cases."""
+"""How many failures have a section of their own; of each variant those of small cases."""
 
 DRAWN = 40
 """Of how many wrong tensors there are pictures, likewise."""
+
+TELLING = 100
+"""How many elements the inputs of a case need to have for a picture to show anything."""
 
 VARIANTS = 40
 """Of how many variants there is a chart of the error against the size."""
@@ -201,12 +204,17 @@ class _Page:
         return set(wrong[:DRAWN])
 
     def failures(self) -> dict[Group, list[Record]]:
-        """What says something against each variant, the smallest explained case first."""
+        """What says something against each variant, the most telling case first.
+
+        That is the smallest that is explained, and has enough elements for a picture.
+        """
+
+        def rank(each: Record) -> tuple[bool, bool, int]:
+            explained = any(found.cause for found in each.findings)
+            return not explained, each.elements < TELLING, each.elements
+
         return {
-            group: sorted(
-                (each for each in records if each.wrong),
-                key=lambda each: (not any(one.cause for one in each.findings), each.elements),
-            )
+            group: sorted((each for each in records if each.wrong), key=rank)
             for group, records in self.groups.items()
             if any(each.wrong for each in records)
         }
