@@ -111,8 +111,11 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: what is asked for cannot be compared at all.
     """
-    if options.json:
-        raise BadRequest("--json belongs to `parity check`: a watch has no end to write it at")
+    for option, file in (("--json", options.json), ("--page", options.page)):
+        if file:
+            raise BadRequest(
+                f"{option} belongs to `parity check`: a watch has no end to write it at"
+            )
     of_tests = [options.layer, options.variant, options.case]
     if options.reference is None and not _is_tests(options.net):
         raise BadRequest(
