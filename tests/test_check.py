@@ -549,6 +549,15 @@ def test_terms_that_are_alike_are_rounded_alike(
     )
 
 
+def test_the_bound_of_a_sum_grows_with_the_root_of_its_terms() -> None:
+    """In whatever order: what one order of these terms is off by says nothing of another one."""
+    for count in (64, 4096):
+        x = np.random.RandomState(count).standard_normal(count).astype(np.float32)
+        expected = expect(lambda inputs: {"top": inputs["x"].sum()}, as_inputs({"x": x}), set())
+        walk = count**0.5 * UNIT_ROUNDOFF * float(np.abs(x).sum())
+        assert 2 * walk < expected.bound.worst["top"] < 5 * walk
+
+
 def test_a_huge_element_hides_no_other() -> None:
     """The bound of an ordinary element is its own, though one of them is 1e12 times as large."""
     x = np.linspace(1, 2, 64, dtype=np.float32)
