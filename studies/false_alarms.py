@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from caffe_parity.caffe.session import SESSION
-from caffe_parity.cli import check
+from caffe_parity.cli import check, request
 from caffe_parity.cli.main import parser
 from caffe_parity.contract import Case, ParityError
 from caffe_parity.engine.caffe_net import CaffeNet
@@ -110,7 +110,7 @@ class Example:
     """The check of an example by the name of its reference."""
 
     name: str
-    check: check.Check
+    check: request.Check
     answer: str = ""
 
     @property
@@ -129,7 +129,7 @@ class Example:
             text_of_layer = _replaced({source: source.read_text()}, breakage)[source]
             (Path(folder) / f"{module}.py").write_text(text_of_layer)
             layer = self.check.layer
-            net = layer.variants[check.NET]
+            net = layer.variants[request.NET]
             assert isinstance(net, CaffeNet)
             right = net.text
 
@@ -137,7 +137,7 @@ class Example:
                 return right(case).replace(f'"{self.name}_layer"', f'"{module}"')
 
             spoilt = replace(net, text=text, path=(folder,))
-            layer = replace(layer, variants={check.NET: spoilt})
+            layer = replace(layer, variants={request.NET: spoilt})
             yield replace(self, check=replace(self.check, layer=layer))
 
 
@@ -145,8 +145,8 @@ def example_of(name: str, cases: int, seed: int = 0) -> Example:
     """The check that an example's docstring asks for, with so many cases of that seed."""
     arguments = ["check", *command_of(name), "--cases", str(cases), "--seed", str(seed)]
     places = [each.replace("examples/", f"{EXAMPLES}/", 1) for each in arguments]
-    request = check.requested(parser(places).parse_args(places))
-    return Example(name, check.prepared(request, Path()))
+    asked = check.requested(parser(places).parse_args(places))
+    return Example(name, request.prepared(asked, Path()))
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,11 @@ class Net:
         with tempfile.TemporaryDirectory() as folder:
             for file, text in self.texts.items():
                 (Path(folder) / file.name).write_text(text)
-            return check.run(check.prepared(self._request(Path(folder)), Path(folder)))
+            return check.run(request.prepared(self._request(Path(folder)), Path(folder)))
 
-    def _request(self, folder: Path) -> check.Request:
+    def _request(self, folder: Path) -> request.Request:
         said, python = TABLE[self.name], folder / f"{self.name}.py"
-        return check.Request(
+        return request.Request(
             str(folder / f"{self.name}.prototxt"),
             f"{python}:net",
             f"{python}:port" if "def port(" in python.read_text() else None,

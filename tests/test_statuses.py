@@ -18,6 +18,7 @@ import caffe_parity
 from caffe_parity import Bound, Case, Expectation, Layer
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.cli import check as checking
+from caffe_parity.cli import request
 from caffe_parity.cli.main import main
 from caffe_parity.contract import BadRequest, Observation, Outline, Plan, VariantFailure
 from caffe_parity.report import one_layer, table
@@ -188,8 +189,8 @@ def test_a_check_ends_as_its_only_case(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     """Status, file and last line; 2 also where nothing ran, and for what cannot be carried out."""
-    layer = replace(SAYING[kind], variants={checking.NET: SAYING[kind].variants["stub"]})
-    monkeypatch.setattr(checking, "prepared", lambda *_: checking.Check(layer, LOSS))
+    layer = replace(SAYING[kind], variants={request.NET: SAYING[kind].variants["stub"]})
+    monkeypatch.setattr(checking, "prepared", lambda *_: request.Check(layer, LOSS))
     monkeypatch.setattr(checking, "inputs_lines", lambda *_: [])
     monkeypatch.setattr(SESSION, "launch", lambda: None)
     monkeypatch.setattr(SESSION, "close", lambda: None)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_parity.cli import check
+from caffe_parity.cli.request import prepared
 from caffe_parity.errors import BadRequest, ParityError
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class _Watch:
             ParityError: it cannot be.
         """
         if self.options.reference is not None:
-            ready = check.prepared(check.requested(self.options), scratch)
+            ready = prepared(check.requested(self.options), scratch)
             cases, layer = ready.layer.all_cases(), ready.layer
             return [
                 Job(layer, name, case, ready.structure) for case in cases for name in layer.variants

@@ -1,0 +1,457 @@
+"""From a request to what can be compared: the net, the reference, the inputs, and a first build.
+
+`parity check` and `parity watch` make the same request of their options; a program makes it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffe_parity.contract import PARAM, STATE, BadRequest, Shape
+
+if TYPE_CHECKING:
+    from caffe_parity.caffe.client import CaffeError
+    from caffe_parity.caffe.compile import CompileError
+    from caffe_parity.caffe.proto import Extension
+    from caffe_parity.contract import Structure
+    from caffe_parity.engine.caffe_net import CaffeNet
+    from caffe_parity.layer import Layer
+
+NET, PORT = "caffe", "port"
+"""The names of the variants of a check."""
+
+COMPILER_LINES = 20
+"""Of what a compiler says, the lines that are shown: the rest follows from the first error."""
+
+LEFT_OUT = 8
+"""Of what --proto leaves out, the names that are shown."""
+
+CHANGES = 40
+"""Of the lines that --py2 converts, those that are shown."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be checked.
+
+    Attributes:
+        net: FILE.prototxt, FILE.py:CLASS or MODULE:CLASS.
+        reference, port: FILE.py:OBJECT or MODULE:OBJECT.
+        bottoms: the shapes of a Python layer's inputs, or of inputs of a net, in place of its own.
+        tops: the names of a Python layer's tops; empty for as many as the reference returns.
+        data: the kinds of inputs and parameters, by name.
+        inputs: a file with the inputs of the only case.
+        grad: the inputs that get a gradient; None for all but labels.
+        path, load: folders of Python layers, and compiled layers.
+        proto: a file with messages that the compiled layers add to caffe.proto.
+        weights: a .caffemodel with the net's parameters.
+        allow_nonfinite: whether inputs may be NaN or infinite.
+        py2: whether the layer is converted from Python 2 first.
+        verbose: whether tracebacks are shown whole.
+        cases, seed: how many inputs, and of which seed.
+    """
+
+    net: str
+    reference: str
+    port: str | None = None
+    bottoms: tuple[tuple[str, Shape], ...] = ()
+    param_str: str | None = None
+    data: tuple[tuple[str, str], ...] = ()
+    inputs: str | None = None
+    grad: tuple[str, ...] | None = None
+    path: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
+    proto: str | None = None
+    py2: bool = False
+    verbose: bool = False
+    cases: int = 8
+    seed: int = 0
+    budget: float | None = None
+    tops: tuple[str, ...] = ()
+    weights: str | None = None
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """A request that can be carried out.
+
+    Attributes:
+        layer: what is compared; its variants are `NET` and, where it is asked for, `PORT`.
+        structure: how the net is seen from outside.
+        in_file: the inputs and parameters that the file of --inputs has.
+    """
+
+    layer: Layer
+    structure: Structure
+    in_file: frozenset[str] = frozenset()
+
+
+def prepared(request: Request, scratch: Path) -> Check:
+    """The layer that a request describes, with the net built once to see that it can be.
+
+    Args:
+        request: what is asked.
+        scratch: an empty folder for the copies of --py2.
+
+    Raises:
+        BadRequest: it cannot be carried out.
+        VariantFailure, NoCaffe, InstallError: Caffe cannot build the net, or is not there.
+    """
+    from caffe_parity.cli import objects
+    from caffe_parity.engine.functions import must_take, takes
+    from caffe_parity.layer import Layer
+
+    reference = objects.reference(request.reference)
+    net = net_of(request, scratch)
+    port = objects.port(request.port) if request.port else None
+    variants: dict[str, Any] = {NET: net, **({PORT: port} if port is not None else {})}
+    if isinstance(reference, Layer):
+        _check_nothing_is_given_twice(request)
+        layer = replace(reference, variants=variants)
+        return _ready(layer, request, scratch)
+    shapes, given = _inputs(request, net, reference)
+    wanted = [each for each in (PARAM, STATE) if takes(reference, each) and each not in shapes]
+    must_take(reference, [*shapes, *wanted], "reference")
+    if port is not None:
+        wants = [each for each in (PARAM, STATE) if takes(port, each) and each not in shapes]
+        must_take(port, [*shapes, *wants], "port")
+        for each in wants:
+            if each not in wanted:
+                raise BadRequest(f"the port takes `{each}`, so the reference must take it as well")
+    _check_names(request, shapes, wanted)
+    layer = Layer(
+        request.net,
+        reference=reference,
+        inputs=shapes,
+        variants=variants,
+        data=dict(request.data),
+        grad=request.grad,
+        cases=request.cases,
+        seed=request.seed,
+        allow_nonfinite=request.allow_nonfinite,
+    )
+    if given:
+        layer = layer.with_inputs(request.inputs or "", given)
+    check = _ready(layer, request, scratch, frozenset(given))
+    known = [each.name for each in check.structure.params]
+    extra = [name for name in given if name not in shapes and name not in known]
+    if extra:
+        raise BadRequest(
+            f"--inputs {request.inputs} also has {', '.join(extra)}; the parameters that the "
+            f"reference takes are {', '.join(known) or 'none'}"
+        )
+    for name, kind in request.data:
+        if name not in shapes and name not in known:
+            names = ", ".join(known)
+            raise BadRequest(f"--data '{name}={kind}': expected NAME=KIND, NAME one of {names}")
+    return check
+
+
+def _ready(
+    layer: Layer, request: Request, scratch: Path, in_file: frozenset[str] = frozenset()
+) -> Check:
+    """The check of a layer whose net can be built, and has all of its tops.
+
+    Raises:
+        BadRequest, VariantFailure: it cannot be built, or the reference not be evaluated.
+    """
+    from caffe_parity.engine.judge import fitted, variant_of
+
+    net: Any = fitted(layer, variant_of(layer, NET))
+    layer = replace(layer, variants={**layer.variants, NET: net})
+    return Check(layer, _built(net, layer, request, scratch), in_file)
+
+
+def _check_nothing_is_given_twice(request: Request) -> None:
+    """Checks that a reference with cases of its own is given no others.
+
+    Raises:
+        BadRequest: it is.
+    """
+    own = {
+        "--bottom": bool(request.bottoms),
+        "--allow-nonfinite": request.allow_nonfinite,
+        "--data": bool(request.data),
+        "--inputs": request.inputs is not None,
+        "--grad": request.grad is not None,
+        "--cases": request.cases != Request.cases,
+        "--seed": request.seed != Request.seed,
+    }
+    given = [option for option, is_given in own.items() if is_given]
+    if given:
+        raise BadRequest(
+            f"{', '.join(given)}: {request.reference} is a layer, which brings its own cases; "
+            "its reference function takes others"
+        )
+
+
+def _check_names(request: Request, shapes: dict[str, Shape], wanted: Sequence[str]) -> None:
+    """Checks that --data and --grad name what there is.
+
+    Raises:
+        BadRequest: they do not.
+    """
+    for name, kind in request.data:
+        argument = name.partition("[")[0]
+        of_param = name.startswith((f"{PARAM}[", f"{STATE}["))
+        if of_param and argument not in wanted:
+            raise BadRequest(f"--data {name}={kind}: the reference has no argument `{argument}`")
+        if name not in shapes and not of_param:
+            known = ", ".join(shapes)
+            raise BadRequest(f"--data '{name}={kind}': expected NAME=KIND, NAME one of {known}")
+    for name in request.grad or ():
+        if name not in shapes:
+            raise BadRequest(f"--grad {name}: the net's inputs are {', '.join(shapes)}")
+
+
+def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Structure:
+    """Builds the net once, to see that it can be, and what it is.
+
+    Raises:
+        BadRequest: Caffe cannot build it.
+    """
+    from caffe_parity.caffe import layer_errors
+    from caffe_parity.caffe.client import CaffeError
+    from caffe_parity.engine.judge import seen_from_outside
+
+    case = layer.all_cases()[0]
+    try:
+        owned = net.try_out(case)
+    except CaffeError as error:
+        told = layer_errors.told(error, net.path, request.verbose) + _about_param_str(
+            net, request, error
+        )
+        if request.py2:  # the user's own files, whose lines are where they were
+            told = told.replace(f"{scratch}/", "").replace(f"; {layer_errors.CONVERT}", "")
+        raise BadRequest(f"Caffe cannot build {net.spec}: {told}") from error
+    for kind in net.replaces(case):
+        print(f"  {kind}: yours, in place of Caffe's own")
+    if owned and not layer.takes_params:
+        print("  params: not compared, since the reference has no argument `param`")
+    return seen_from_outside(layer, net, case)
+
+
+def _about_param_str(net: CaffeNet, request: Request, error: CaffeError) -> str:
+    """Which text a layer got, where its set-up cannot read it."""
+    traceback = getattr(error, "traceback", "")
+    if not net.bare or ", in setup" not in traceback:
+        return ""
+    if request.param_str is not None:
+        return f"\n  the layer's param_str was {request.param_str!r}"
+    asks = "param_str" in traceback
+    return "\n  the layer's param_str was '': --param-str TEXT gives another" if asks else ""
+
+
+def net_of(request: Request, scratch: Path) -> CaffeNet:
+    """The net that a request names.
+
+    Raises:
+        BadRequest: a file cannot be read, or what the layer needs is missing.
+    """
+    from caffe_parity.engine.caffe_net import plain
+    from caffe_parity.nets import Declared, located, text_of
+
+    module, colon, _ = request.net.rpartition(":")
+    is_layer = bool(colon) and not Path(request.net).exists()
+    if is_layer and module.endswith(".py") and not Path(module).is_file():
+        raise BadRequest(f"there is no file {module}")
+    if not is_layer:
+        text_of(Path(request.net))
+    for option, pairs in (("--bottom", request.bottoms), ("--data", request.data)):
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise BadRequest(f"{option} {twice} is given twice")
+    if not is_layer and (request.tops or request.param_str is not None):
+        raise BadRequest(
+            "--top and --param-str belong to a NET that is FILE.py:CLASS or MODULE:CLASS; "
+            f"{request.net} says them itself"
+        )
+    if request.weights and not Path(request.weights).is_file():
+        raise BadRequest(f"--weights {request.weights}: there is no such file")
+    for folder in request.path:
+        if not Path(folder).is_dir():
+            raise BadRequest(f"--path {folder}: there is no such folder")
+    loaded, extension = _libraries(request)
+    declared = Declared(
+        request.net,
+        is_layer,
+        request.param_str,
+        request.path,
+        load=tuple(loaded),
+        called=tuple(loaded.values()),
+        tops=request.tops,
+        weights=request.weights or "",
+    )
+    net = located(declared, Path())
+    if extension:
+        schema, text = extension.schema, net.text
+        net = replace(net, text=lambda case: plain(text(case), schema))
+    return _of_python3(net, request, scratch) if request.py2 else net
+
+
+def _of_python3(net: CaffeNet, request: Request, scratch: Path) -> CaffeNet:
+    from caffe_parity.caffe.python2 import converted
+
+    modules = net.described(_stand_in(request))["modules"]
+    path, changes = converted(modules, net.path, scratch)
+    print(f"  --py2: {len(changes)} line{'s' * (len(changes) != 1)} converted, in a copy")
+    for each in changes[:CHANGES]:
+        print(f"    {each.file.name}:{each.line}: {each.old}  ->  {each.new}")
+    if len(changes) > CHANGES:
+        print(f"    and {len(changes) - CHANGES} more")
+    return replace(net, path=path)
+
+
+def _stand_in(request: Request) -> Any:
+    """A case with the shapes of the request alone, for a net's text."""
+    from caffe_parity.contract import Case
+
+    return Case("", dict(request.bottoms), lambda case: {}, lambda case, extra: {})
+
+
+def _inputs(
+    request: Request, net: CaffeNet, reference: Callable[..., Any]
+) -> tuple[dict[str, Shape], dict[str, Any]]:
+    """The shapes of the net's inputs, and the arrays of --inputs, if it is given.
+
+    Raises:
+        BadRequest: the net has no such inputs, their shape is not known, or the file lacks one.
+    """
+    from caffe_parity.engine.data import load
+    from caffe_parity.engine.functions import must_take, takes
+
+    found = net.described(_stand_in(request))
+    shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in found["inputs"].items()}
+    bottoms = dict(request.bottoms)
+    odd = [name for name in bottoms if name not in shapes]
+    if odd:
+        raise BadRequest(
+            f"--bottom {odd[0]}: the inputs of {request.net} are {', '.join(shapes) or 'none'}"
+        )
+    if net.bare and not bottoms:
+        try:
+            wanted = [each for each in (PARAM, STATE) if takes(reference, each)]
+            must_take(reference, wanted, "reference")
+        except BadRequest as error:
+            raise BadRequest(
+                f"{request.net}: a Python layer needs --bottom NAME=SHAPE for each bottom ({error})"
+            ) from error
+    shapes |= bottoms
+    given: dict[str, Any] = {}
+    if request.inputs:
+        given = load(request.inputs, shapes, request.allow_nonfinite)
+        for name, shape in bottoms.items():
+            if given[name].shape != shape:
+                raise BadRequest(
+                    f"--bottom {name}={','.join(map(str, shape))}: in {request.inputs} it has "
+                    f"shape {given[name].shape}"
+                )
+        return {name: given[name].shape for name in shapes}, given
+    unknown = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
+    if unknown:
+        raise BadRequest(_how_to_feed(request.net, unknown))
+    return shapes, given
+
+
+def _how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
+    """What to give for inputs that a net would read from files, which alone say their shapes."""
+    layers = dict.fromkeys(f"{layer} ({type_})" for layer, type_, _ in unknown.values())
+    options = " ".join(
+        f"--bottom {name}={'N' if batch is None else batch},..."
+        for name, (_, _, batch) in unknown.items()
+    )
+    return (
+        f"{net}: {', '.join(layers)} reads {', '.join(unknown)} from files, which are not read "
+        f"here: give shapes, {options}, or the arrays, --inputs FILE.npz"
+    )
+
+
+def _libraries(request: Request) -> tuple[dict[str, str], Extension | None]:
+    """The paths of the compiled layers and how they were asked for; and the sources' messages.
+
+    All C++ source is compiled into one.
+
+    Raises:
+        BadRequest: there is no such file, or it cannot be compiled.
+    """
+    from caffe_parity.caffe import layer_errors, plugin
+    from caffe_parity.caffe.compile import CompileError
+    from caffe_parity.caffe.session import SESSION
+
+    for name in request.load:
+        if not Path(name).is_file():
+            raise BadRequest(f"--load {name}: there is no such file")
+        if request.load.count(name) > 1:
+            raise BadRequest(f"--load {name} is given twice")
+    sources = [each for each in request.load if Path(each).suffix in plugin.SOURCES]
+    libraries = [each for each in request.load if each not in sources]
+    made = {str(Path(each).resolve()): f"--load {each}" for each in libraries}
+    if request.proto is not None and not sources:
+        raise BadRequest(
+            f"--proto {request.proto}: it belongs to a compiled layer's source: --load FILE.cpp"
+        )
+    if not sources:
+        return made, None
+    root = SESSION.running().interpreter.root
+    if root is None:
+        raise BadRequest(
+            f"--load {sources[0]}: only for the Caffe that is installed by `parity install-caffe` "
+            "there is a compiler; for the one of CAFFE_PYTHON give the library "
+            "(docs/compiled_layer.md)"
+        )
+    files = [Path(each) for each in sources]
+    for each in plugin.without_code(files):
+        advice = layer_errors.NO_FORWARD if each.forward else layer_errors.NO_BACKWARD
+        print(f"  {each.where}: {each.function} is NOT_IMPLEMENTED: {advice}")
+    named = " ".join(sources)
+
+    def starting() -> None:
+        print(f"  compiling {named}", flush=True)
+
+    extension = _extension(request.proto, root) if request.proto is not None else None
+    folders = [Path(each) for each in request.path]
+    try:
+        built = plugin.build(root, files, folders, starting, extension)
+    except CompileError as error:
+        raise BadRequest(_refused(named, error)) from error
+    return {**made, str(built): " ".join(f"--load {each}" for each in sources)}, extension
+
+
+def _extension(name: str, root: Path) -> Extension:
+    """What a file of --proto adds to Caffe's messages.
+
+    Raises:
+        BadRequest: it adds nothing, or cannot be compiled.
+    """
+    from caffe_parity.caffe import proto
+    from caffe_parity.caffe.compile import CompileError
+
+    if not Path(name).is_file():
+        raise BadRequest(f"--proto {name}: there is no such file")
+    try:
+        made = proto.extension(root, Path(name))
+    except CompileError as error:
+        raise BadRequest(f"--proto {name}: {error}") from error
+    print(f"  --proto: {', '.join((*made.messages, *made.fields))}")
+    if made.left_out:
+        more = f" and {len(made.left_out) - LEFT_OUT} more" if len(made.left_out) > LEFT_OUT else ""
+        print(
+            f"  --proto: left out: {', '.join(made.left_out[:LEFT_OUT])}{more}: a plug-in can have "
+            "messages of its own and fields of LayerParameter, and not change Caffe's own messages"
+        )
+    return made
+
+
+def _refused(named: str, error: CompileError) -> str:
+    """What is said where C++ sources cannot be compiled."""
+    if not error.printed:
+        return f"--load {named}: {error}"
+    lines = error.printed.rstrip().splitlines()
+    shown = [*lines[:COMPILER_LINES], *(["[...]"] if len(lines) > COMPILER_LINES else [])]
+    advice = [f"  to do: {error.advice}"] if error.advice else []
+    return "\n".join([f"--load {named}: the compiler refuses it", *shown, *advice])
