@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -30,13 +32,19 @@ class _Watch:
     Attributes:
         told: is called with the name of what runs now, "" for nothing of the user's.
         scratch: is called with a folder that is to go, however this process ends.
+        seconds: after which what runs now is interrupted; None for never.
         own_signals: whether Ctrl-C raises `Interrupted`, and KeyboardInterrupt is nobody's but the
             user's code.
     """
 
     told: Callable[[str], None] = staticmethod(lambda what: None)
     scratch: Callable[[str], None] = staticmethod(lambda folder: None)
+    seconds: float | None = None
     own_signals: bool = False
+
+
+class NoAnswer(Exception):
+    """Code of the user's took longer than it may."""
 
 
 WATCH = _Watch()
@@ -61,7 +69,8 @@ def running(what: str) -> Iterator[None]:
     os._exit = exit_past_python
     WATCH.told(what)
     try:
-        yield
+        with _in_time(WATCH.seconds):
+            yield
     finally:
         os._exit = leave
         if os.getpid() != owner:  # it forked, and both came back: one of them gives the verdict
@@ -69,6 +78,25 @@ def running(what: str) -> Iterator[None]:
         WATCH.told("")
         with contextlib.suppress(OSError):  # it was removed
             os.chdir(here)
+
+
+@contextlib.contextmanager
+def _in_time(seconds: float | None) -> Iterator[None]:
+    """Interrupts what runs too long, between two steps of Python; only the main thread can."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> NoReturn:
+        raise NoAnswer(f"no answer within {seconds:g} s (--timeout)")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def ends_the_run(error: BaseException) -> bool:

@@ -236,10 +236,12 @@ class Collector:
         self.lost: list[str] = []
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
-        self.file = self._to_write("--parity-json", b"{")
-        self.page = self._to_write("--parity-page", b"<")
+        from caffe_parity.report.record import PAGE, RESULTS
 
-    def _to_write(self, option: str, begins: bytes) -> Path | None:
+        self.file = self._to_write("--parity-json", RESULTS)
+        self.page = self._to_write("--parity-page", PAGE)
+
+    def _to_write(self, option: str, mark: bytes) -> Path | None:
         """The file that an option names, where it is this process that writes it.
 
         Raises:
@@ -254,7 +256,7 @@ class Collector:
 
         file: Path = config.invocation_params.dir / name
         try:
-            must_be_writable(option, file, begins)
+            must_be_writable(option, file, mark)
         except BadRequest as error:
             raise pytest.UsageError(str(error)) from error
         return file

@@ -409,6 +409,70 @@ def test_whoever_waits_is_told_where_it_is(
     assert any(re.match("  case 1 of 2: running caffe, ", line) for line in told)
 
 
+FOREIGN = {
+    "an integer": ("def ref(x):\n    return (x**2).long()\n", (), 1, "forward-value"),
+    "a port that keeps its output": (
+        "import torch\nclass Keeps(torch.nn.Module):\n    y = None\n    def forward(self, x):\n"
+        "        self.y = x**2\n        return self.y\ndef ref(x):\n    return x**2\n",
+        ("--port", "own.py:Keeps"),
+        0,
+        "agrees",
+    ),
+    "zeros": (
+        "def ref(x):\n    return x**2\n",
+        ("--data", "x=constant:0"),
+        0,
+        "of y is 0 in every",
+    ),
+    "one that sleeps": (
+        "import time\ndef ref(x):\n    time.sleep(1000)\n",
+        ("--timeout", "2"),
+        2,
+        "own.py:3: NoAnswer: no answer within 2 s (--timeout)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_whatever_a_function_does_it_has_an_answer(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A result of another type, a module that cannot be copied, zeros, one that never returns."""
+    source, more, status, words = FOREIGN[name]
+    square = layer("Power", "x", "y", "power_param { power: 2 }")
+    (folder / "net.prototxt").write_text(input_layer("x", 3, 4) + square)
+    (folder / "own.py").write_text(source)
+    arguments = ("net.prototxt", "--reference", "own.py:ref", "--cases", "2", *more)
+    assert check(*arguments) == status
+    assert words in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("written", ["x.relu()", "torch.where(x >= 0, x, 0 * x)"])
+def test_where_all_is_at_a_kink_nothing_is_proven(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], written: str
+) -> None:
+    """A ReLU at 0 has several right gradients, though the inputs have no size to move them by."""
+    (folder / "net.prototxt").write_text(input_layer("x", 3, 4) + layer("ReLU", "x", "y"))
+    (folder / "own.py").write_text(f"import torch\ndef ref(x):\n    return {written}\n")
+    arguments = ("net.prototxt", "--reference", "own.py:ref", "--data", "x=constant:0")
+    assert check(*arguments, "--cases", "2") == 2
+    assert capsys.readouterr().out.splitlines()[-1].startswith("unproven: dx")
+
+
+def test_what_would_be_lost_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option given twice; a file that is no result, though it is JSON; one file for two."""
+    (folder / "package.json").write_text('{"name": "mine"}')
+    for more, words in (
+        (("--port", "a.py:f", "--port", "b.py:f"), "--port is given twice"),
+        (("--grad", "x", "--grad=y"), "--grad is given twice"),
+        (("--json", "package.json"), "package.json would replace a file"),
+        (("--json", "a", "--page", "a"), "name the same file"),
+    ):
+        assert check(*FORGETFUL, *more) == 2
+        assert words in capsys.readouterr().err
+    assert "mine" in (folder / "package.json").read_text()
+
+
 WINDOWS = {
     "own": "F.local_response_norm(x, 5, alpha={alpha}, beta={beta}, k={k})",
     "unfolded": "x / ({k} + {alpha} / 5 * F.pad(x**2, (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1))"

@@ -12,19 +12,21 @@ cases and the bound of its own.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_parity.cli import path
 from caffe_parity.cli.request import NET, Check, Request, prepared
-from caffe_parity.contract import BadRequest, Shape, is_state
+from caffe_parity.contract import BadRequest, Finding, Shape, is_state, spoken
 from caffe_parity.engine.data import KINDS
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
-from caffe_parity.report.record import Report, must_be_writable
+from caffe_parity.report.record import PAGE, Report, must_be_writable
 
 if TYPE_CHECKING:
     from caffe_parity.report.record import Record
@@ -186,12 +188,15 @@ def carried_out(options: argparse.Namespace) -> int:
         ParityError, OSError: it cannot be carried out.
     """
     request = requested(options)
+    if options.json is not None and options.json == options.page:
+        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
-    must_be_writable("--page", options.page, b"<")
+    must_be_writable("--page", options.page, PAGE)
     print(f"checking {request.net} against {request.reference}", flush=True)
     from caffe_parity.caffe.session import SESSION
 
     SESSION.timeout = options.timeout
+    WATCH.seconds = options.timeout if sys.platform == "linux" else None
     SESSION.launch()  # it imports Caffe while this process imports PyTorch
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -199,6 +204,7 @@ def carried_out(options: argparse.Namespace) -> int:
             return _checked(options, request, Path(scratch))
     finally:
         SESSION.close()
+        WATCH.seconds = None
 
 
 def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> int:
@@ -273,8 +279,22 @@ def run(
             if name == NET and records[-1].verdict in ("crash", "hang"):
                 return records
         sides.watch(case, check.structure)
-    records[:] = [replace(each, notes=[*each.notes, *sides.notes()]) for each in records]
+    notes = [*sides.notes(), *_zeros(records)]
+    records[:] = [replace(each, notes=[*each.notes, *notes]) for each in records]
     return records
+
+
+def _zeros(records: Sequence[Record]) -> list[Finding]:
+    """A note on each tensor that is 0 wherever it was computed: no factor of it would show."""
+    found = []
+    for name in dict.fromkeys(name for each in records for name in each.computed):
+        kept = [one for each in records for one in each.computed.get(name, ())]
+        if all(each.agrees for each in records) and all(
+            not one.min and not one.max for one in kept
+        ):
+            words = f"every element of {spoken(name)} is 0 in every case: a factor would not show"
+            found.append(Finding("all-zero", words, name))
+    return found
 
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         BadRequest, Unreadable: the files are no reports, or have no case in common.
     """
-    must_be_writable("--json", options.json)
+    must_be_writable("--json", options.json, b'"schema": "parity-diff')
     diff = Diff(read(options.before), read(options.after))
     if not diff.both:
         raise BadRequest(

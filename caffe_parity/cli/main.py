@@ -84,6 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ParityError, OSError) as error:
         _say(f"{command}: {_words(error)}")
         return 2
+    except MemoryError as error:
+        print(
+            f"{command}: there is not memory enough for inputs of that size ({error}): give "
+            "smaller shapes",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt as error:
         number = getattr(error, "signal", signal.SIGINT)
         print(f"{command}: ended by {signal.Signals(number).name}", file=sys.stderr)
@@ -113,6 +120,8 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
         options, more = made.parse_args([name]), list(given[1:])
     else:
         options, more = made.parse_known_args(given)
+    if name != "python":
+        _refuse_twice(made, name, given)
     if more and options.command not in ("run", "python"):  # run's further options are pytest's
         made.error(f"unrecognized arguments: {' '.join(more)}")
     options.more = more
@@ -123,6 +132,22 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
 def _say(text: str) -> None:
     """Prints to stderr, whatever names of files are in the text."""
     print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)
+
+
+def _refuse_twice(made: argparse.ArgumentParser, name: str, given: Sequence[str]) -> None:
+    """Refuses an option with one value that is given twice: argparse takes the last, silently.
+
+    Raises:
+        SystemExit: it is; that is told.
+    """
+    (commands,) = (each for each in made._actions if isinstance(each, argparse._SubParsersAction))
+    for action in commands.choices[name]._actions if name in commands.choices else ():
+        if not action.option_strings or isinstance(action, argparse._AppendAction):
+            continue
+        names = action.option_strings
+        said = [each for each in given if each.partition("=")[0] in names]
+        if action.nargs != 0 and len(said) > 1:
+            made.error(f"{names[-1]} is given twice: {' and '.join(said)}; choose one")
 
 
 def _words(error: BaseException) -> str:

@@ -266,6 +266,9 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise BadRequest(f"{option} {twice} is given twice")
+    for name in request.tops:
+        if not name or name in dict(request.bottoms) or request.tops.count(name) > 1:
+            raise BadRequest(f"--top {name!r}: expected a name that no bottom and no other top has")
     if not is_layer and (request.tops or request.param_str is not None):
         raise BadRequest(
             "--top and --param-str belong to a NET that is FILE.py:CLASS or MODULE:CLASS; "

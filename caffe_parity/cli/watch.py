@@ -172,6 +172,7 @@ class _Watch:
                     records.append(record := job.record())
                     first = record.wrong and not any(each.wrong for each in records[:-1])
                     job.failed = record.wrong
+                    self.compared = True
                     if first:
                         self._tell_first(record, time.perf_counter() - start)
                     if self._changed():
@@ -182,7 +183,6 @@ class _Watch:
                 print(f"  {error}", flush=True)
                 self.jobs = []
                 return
-        self.compared = True
         self._tell_all(records, time.perf_counter() - start)
 
     def _tell_first(self, record: Record, seconds: float) -> None:

@@ -175,7 +175,15 @@ class CaffeNet:
         Raises:
             BadRequest, CaffeError: it cannot be.
         """
-        built = SESSION.running(self.path).request(self.net_ops(case))[-1]
+        ops = self.net_ops(case)
+        built = SESSION.running(self.path).request(ops)[-1]
+        weights = ops[-1]["edits"].get("weights")
+        if weights and not built["named"]:
+            layers = ", ".join(dict.fromkeys(layer for layer, _ in built["params"])) or "none"
+            raise BadRequest(
+                f"--weights {weights}: it has parameters of no layer of the net, whose layers with "
+                f"parameters are {layers}: Caffe matches them by name"
+            )
         return len(built["owned"])
 
     def observe(self, plan: Plan) -> Observation:

@@ -243,7 +243,11 @@ def tops_of(function: Function, inputs: Tensors, outputs: Sequence[str], what: s
                 f"the {what} must return real numbers in dense tensors; for {name} it returned a "
                 f"{odd} one"
             )
-    return dict(zip(outputs, result, strict=True))
+    kinds = [each.dtype for each in inputs.values() if each.is_floating_point()] or [torch.float64]
+    return {  # an index, as of an argmax, or a mask: numbers to Caffe, which has no others
+        name: each if each.is_floating_point() else each.to(kinds[0])
+        for name, each in zip(outputs, result, strict=True)
+    }
 
 
 def _gradients(

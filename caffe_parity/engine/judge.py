@@ -317,6 +317,8 @@ def _look_again(ready: Planned, seen: Observation, found: Judged) -> None:
             words = (
                 "the same inputs on a fresh net give other results: a random number in the layer?"
             )
+            if not ready.layer.takes_params:
+                words += " Or in a filler of the net, whose parameters the reference does not take?"
             kept = [each for each in found.findings if each.code.startswith("mutates")]
             found.findings = [Finding("not-deterministic", words), *kept]
             return
@@ -392,10 +394,10 @@ def _of_its_own(ready: Planned) -> tuple[list[Finding], list[Finding]]:
     if not variant.gradcheck or ready.case.sharing != "none" or not plan.differentiated:
         return [], []
     function = variant.function
-    if isinstance(function, torch.nn.Module):  # its own parameters and buffers must be float64, too
-        function = copy.deepcopy(function).double()
     inputs = as_inputs(ready.question.inputs)
     try:
+        if isinstance(function, torch.nn.Module):  # its parameters and buffers must be float64, too
+            function = copy.deepcopy(function).double()
         port = _evaluation(plan, function, "port")
         if rounds_to_float32(port, inputs):
             words = "the port rounds to float32 in float64, too, so that differences of its own "

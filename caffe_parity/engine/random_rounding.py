@@ -369,7 +369,7 @@ def expect(
     for run in range(KINK_RUNS if has_gradients else 0):
         PROGRESS.tell(f"looking for kinks of the reference, {run} of {KINK_RUNS} times")
         moved = _moved(
-            inputs, fixed, generator, lambda x: torch.full_like(x, 2.0**-30).mul_(_largest(x))
+            inputs, fixed, generator, lambda x: torch.full_like(x, 2.0**-30).mul_(_scale(x))
         )
         _widen(jumps, evaluate(moved), truth)
     cancelling = {
@@ -386,8 +386,12 @@ def expect(
         limit = MARGIN * deviation + 2 * UNIT_ROUNDOFF * value.abs() + SMALLEST_SUBNORMAL
         if name.startswith(GRADIENT):
             largest = _largest(value)
+            if not largest and any(not _largest(inputs[k]) for k in inputs if k not in fixed):
+                largest = torch.ones_like(largest)  # moved by 2**-30 of 1, it may change as much
             kink = (jumps[name] > JUMP * largest) | (deviations[name] > 2.0**-8 * largest)
-            if name in cancelling:  # moves 64 times smaller make smooth changes as much smaller
+            if (
+                name in cancelling and deviations[name].any()
+            ):  # moves 64 times smaller make smooth changes as much smaller
                 kink = jumps[name] > deviations[name] / 8
             if kink.any():
                 limit[kink] = torch.inf
@@ -456,6 +460,12 @@ def _moved(
 def _largest(values: torch.Tensor) -> torch.Tensor:
     """The largest magnitude among those that are finite; 0 where none is."""
     return values.abs().nan_to_num_(nan=0.0, posinf=0.0).max() if values.numel() else values.sum()
+
+
+def _scale(values: torch.Tensor) -> torch.Tensor:
+    """What an input is moved by a part of: its largest magnitude, or 1 where all of it is 0."""
+    largest = _largest(values)
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def _widen(deviations: Tensors, results: Tensors, truth: Tensors) -> None:

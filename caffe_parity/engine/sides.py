@@ -34,14 +34,19 @@ aten = torch.ops.aten
 _LIBRARIES = tuple(str(Path(each.__file__ or "").parent) for each in (torch, caffe_parity))
 
 
+def _beside(x: torch.Tensor, threshold: Any) -> torch.Tensor:
+    """Which elements are above; what lies on the edge is on neither side of it."""
+    mask: torch.Tensor = (x > threshold)[x != threshold]
+    return mask
+
+
 def _above(threshold: float, x: torch.Tensor, *_: Any) -> torch.Tensor:
-    return x > threshold
+    return _beside(x, threshold)
 
 
 def _argument(position: int, x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
     """Of `threshold(x, t, value)` and `clamp_min(x, t)` the elements above the bound they name."""
-    mask: torch.Tensor = x > more[position]
-    return mask
+    return _beside(x, more[position])
 
 
 def _itself(result: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -97,10 +102,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if packet in _BETWEEN:
             for bound in (*args[1:3], kwargs.get("min"), kwargs.get("max")):
                 if bound is not None:
-                    self.seen(site, f"{name} at {float(bound):g}", args[0] > bound)
+                    self.seen(site, f"{name} at {float(bound):g}", _beside(args[0], bound))
         result = func(*args, **kwargs)
         if packet in _RESULTS:
-            self.seen(site, name, result)
+            about_an_edge = name in ("gt", "ge", "lt", "le")
+            self.seen(site, name, _beside(args[0], args[1]) if about_an_edge else result)
         return result
 
 

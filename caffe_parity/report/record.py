@@ -239,13 +239,23 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def must_be_writable(option: str, path: Path | None, begins: bytes = b"{") -> None:
+NEAR = 1000
+"""Bytes."""
+
+RESULTS = b'"schema": "parity-results'
+"""What stands near the beginning of a file of results, of any version."""
+
+PAGE = b'<meta name="generator" content="parity">'
+"""The same of a page."""
+
+
+def must_be_writable(option: str, path: Path | None, mark: bytes = RESULTS) -> None:
     """Looks before a run whether its results can be written: it must not be lost at its end.
 
     Args:
         option: by which the file was named, for the message.
         path: the file; None for none.
-        begins: what such a file begins with: one that does not is no earlier one of its kind.
+        mark: what such a file has near its beginning; one without is no earlier one of its kind.
 
     Raises:
         BadRequest: it cannot.
@@ -257,8 +267,9 @@ def must_be_writable(option: str, path: Path | None, begins: bytes = b"{") -> No
             raise BadRequest(f"{option} {path} is a folder: name the file to write")
         if path.exists() and not path.is_file():
             return
-        if path.exists() and path.read_bytes()[:1] not in (b"", begins):  # a slip, such as the net
-            raise BadRequest(f"{option} {path} would replace a file that has no results")
+        content = path.read_bytes()[:NEAR] if path.exists() else b""
+        if content and mark not in content:  # a slip, such as the net
+            raise BadRequest(f"{option} {path} would replace a file that {option} did not write")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except FileNotFoundError as error:
