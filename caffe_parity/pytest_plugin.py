@@ -236,12 +236,10 @@ class Collector:
         self.lost: list[str] = []
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
-        from caffe_parity.report.record import PAGE, RESULTS
+        self.file = self._to_write("--parity-json", "RESULTS")
+        self.page = self._to_write("--parity-page", "PAGE")
 
-        self.file = self._to_write("--parity-json", RESULTS)
-        self.page = self._to_write("--parity-page", PAGE)
-
-    def _to_write(self, option: str, mark: bytes) -> Path | None:
+    def _to_write(self, option: str, mark: str) -> Path | None:
         """The file that an option names, where it is this process that writes it.
 
         Raises:
@@ -252,11 +250,11 @@ class Collector:
         if not name or config.option.collectonly or hasattr(config, "workerinput"):
             return None
         from caffe_parity.errors import BadRequest
-        from caffe_parity.report.record import must_be_writable
+        from caffe_parity.report import record
 
         file: Path = config.invocation_params.dir / name
         try:
-            must_be_writable(option, file, mark)
+            record.must_be_writable(option, file, getattr(record, mark))
         except BadRequest as error:
             raise pytest.UsageError(str(error)) from error
         return file
