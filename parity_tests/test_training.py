@@ -339,7 +339,7 @@ def test_caffe_sgd_goes_on_without_a_gradient() -> None:
         weight = weight - history
         expected.append(weight)
     found = stepped(*sgd_of(), GRADIENTS)
-    # Some 6 roundings in each of the steps, of numbers below 4.
+    # Each step rounds 6 times (decay * W, + g, lr *, momentum * V, +, W -) numbers below 4.
     np.testing.assert_allclose(found, expected, rtol=0, atol=6 * len(expected) * 4 * 2.0**-24)
     optimizer, parameter = sgd_of()
     stepped(optimizer, parameter, GRADIENTS[:1])
