@@ -230,6 +230,54 @@ def test_workers_folder_holds_the_worker_alone() -> None:
     assert found == {"worker.py"}
 
 
+MODULE = """
+import caffe
+{imports}
+
+class Layer(caffe.Layer):
+    def setup(self, bottom, top): pass
+    def reshape(self, bottom, top): top[0].reshape(1)
+    def forward(self, bottom, top): top[0].data[...] = {value}
+    def backward(self, top, propagate_down, bottom): pass
+"""
+
+
+@pytest.mark.parametrize("value", ["5", "helper.VALUE"], ids=["layer", "import"])
+@pytest.mark.parametrize("place", ["same", "other"])
+def test_a_layer_is_what_its_file_says_now(
+    caffe: Caffe, tmp_path: Path, value: str, place: str
+) -> None:
+    """Edited, or found in another folder under the same name: never what was imported before."""
+    one, other = tmp_path / "same", tmp_path / place
+    for folder in {one, other}:
+        folder.mkdir()
+
+    def value_of(folder: Path, number: str) -> float:
+        imports = "import helper" if value != "5" else ""
+        text = MODULE.format(imports=imports, value=value.replace("5", number))
+        (folder / "edited_layer.py").write_text(text)
+        (folder / "helper.py").write_text(f"VALUE = {number}")
+        return forward(caffe, "Layer", folder, module="edited_layer")
+
+    assert value_of(one, "5") == 5
+    assert value_of(other, "6") == 6
+    assert value_of(one, "7") == 7
+
+
+def test_a_layer_of_another_folder_is_not_imported(caffe: Caffe, tmp_path: Path) -> None:
+    """What a folder does not have cannot come from the one that was searched before."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    (one / "only_here.py").write_text(MODULE.format(imports="", value="5"))
+    assert forward(caffe, "Layer", one, module="only_here") == 5
+    with pytest.raises(LayerError) as caught:
+        forward(caffe, "Layer", other, module="only_here")
+    assert "No module named 'only_here'" in caught.value.output
+    assert forward(caffe, "Layer", one, module="only_here") == 5
+    assert not [*tmp_path.rglob("*.pyc")]
+
+
 def test_exit_in_a_layer_is_an_error_not_an_end(caffe: Caffe, folder: Path) -> None:
     """sys.exit() in a layer comes back as the exception that it is."""
     with pytest.raises(LayerError, match="SystemExit"):

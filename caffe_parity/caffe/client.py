@@ -3,7 +3,8 @@
 The worker lives between requests, so that Caffe is imported once. When it dies or falls silent
 the request ends in a typed error that carries what was printed, and the next request gets a fresh
 worker. So it does when the last one left the worker in a state that others must not inherit: dead,
-in another folder, under other limits, without its output, or with much more memory than at first.
+in another folder, under other limits, without its output, with much more memory than at first, or
+with Python layers that have changed since.
 Nothing is left behind: the arrays and the captured output lie in anonymous files, which vanish with
 the processes that hold them.
 """
@@ -415,7 +416,7 @@ class Caffe:
         if self.greeting and self._process is not None and not self._process.as_it_began:
             self.close()
         results = self._attempted(ops)
-        if results is None:  # it was dying already: whoever is to blame, it is not this request
+        if results is None:
             self.close()
             results = self._attempted(ops)
         if results is None:
@@ -423,7 +424,11 @@ class Caffe:
         return results
 
     def _attempted(self, ops: Sequence[Op]) -> list[dict[str, Any]] | None:
-        """The results, or None when the worker ended before it began with the request."""
+        """The results, or None when the worker cannot serve the request and another one might.
+
+        It ended before it began with it, of something that came before, or it has imported a Python
+        layer that is another one by now.
+        """
         self.start()
         with self._guarded(self.timeout) as process:
             process.output()
@@ -434,6 +439,8 @@ class Caffe:
                     return None
                 raise self._crash()
             if "error" in reply:
+                if reply["error"]["kind"] == "stale":
+                    return None
                 raise self._typed(reply["error"])
             results: list[dict[str, Any]] = reply["results"]
             for result in results:

@@ -36,8 +36,8 @@ class Session:
     def running(self, path: tuple[str, ...] = ()) -> Caffe:
         """The Caffe for Python layers in these folders.
 
-        Caffe's Python imports a module of one name once, so that a layer would silently be another
-        one from another folder: where the folders change, so does the process.
+        Where the folders change, so does the process: what the layers of one have done to Caffe and
+        to NumPy is no affair of the others'.
 
         Raises:
             NoCaffe, InstallError: there is none. A failed install is not tried again.

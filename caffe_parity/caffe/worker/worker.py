@@ -10,6 +10,7 @@ ops, each of which is a method `op_NAME` of `Worker`, with the fields of its mes
 """
 
 import ctypes
+import importlib.machinery
 import json
 import mmap
 import os
@@ -33,6 +34,10 @@ class NetError(Exception):
 
 class RequestError(Exception):
     """The request is wrong; the message says why."""
+
+
+class Stale(Exception):
+    """A module that is imported is no longer what its name stands for: a fresh process must."""
 
 
 class NoCuda(Exception):
@@ -76,6 +81,68 @@ class Arrays:
         return reference
 
 
+class Modules:
+    """What layers have imported: Python imports a module of one name once, whatever happens to it.
+
+    Those that are there from the beginning, Caffe's own, are taken to stay as they are.
+    """
+
+    def __init__(self):
+        self.first = frozenset(sys.modules)
+        self.found = {}  # name -> its file, and the file's stamp
+        self.count = len(sys.modules)
+        self.path = []  # the folders that are searched for a net's layers
+
+    def remember(self):
+        """Takes down what has been imported since the last call."""
+        if len(sys.modules) == self.count:
+            return
+        self.count = len(sys.modules)
+        for name in set(sys.modules) - self.first - set(self.found):
+            file = getattr(sys.modules[name], "__file__", None)
+            if file:
+                self.found[name] = file, stamp(file)
+
+    def search(self, path):
+        """Looks for modules in these folders from now on, and in none of a net before.
+
+        Raises:
+            Stale: one that is imported has changed, or another one is meant by its name.
+        """
+        path = list(path)[::-1]
+        moved = path != self.path
+        if moved:
+            sys.path[:] = path + [each for each in sys.path if each not in self.path]
+            self.path = path
+        for name, (file, _) in list(self.found.items()) if moved else ():
+            if "." not in name:
+                spec = importlib.machinery.PathFinder.find_spec(name)
+                if spec is None:
+                    self.forget(name)
+                elif spec.origin != file:
+                    raise Stale("%s is %s now" % (name, spec.origin))
+        for file, known in self.found.values():
+            if stamp(file) != known:
+                raise Stale("%s has changed" % file)
+
+    def forget(self, name):
+        """No layer can import what no folder has, whatever those of other folders have imported."""
+        for each in list(self.found):
+            if each.split(".")[0] == name:
+                del self.found[each]
+                sys.modules.pop(each, None)
+        self.count = None
+
+
+def stamp(file):
+    """What differs between a file as it was and as it is; None where there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 class Worker:
     """One net at a time, and one method for each op."""
 
@@ -93,6 +160,7 @@ class Worker:
         self.in_use = []  # the paths of those that this request has loaded
         self.given = {}  # input or parameter -> its blob, and what was set
         self.known = {}  # text and edits -> the net that they make
+        self.modules = Modules()
         self.pid = os.getpid()
 
     def run(self, request):
@@ -102,6 +170,7 @@ class Worker:
         finally:
             self.net = self.solver = None
             self.given = {}
+            self.modules.remember()
             for each in reversed(self.in_use):
                 library, _ = self.libraries[each]
                 if library is not None:
@@ -195,9 +264,8 @@ class Worker:
             self.known[key] = Prepared(text, edits or {})
         prepared = self.known[key]
         self.sources, self.losses, self.weights = prepared.where
-        for folder in path:
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
+        if path:
+            self.modules.search(path)
         return prepared
 
     def described_net(self, prepared):
@@ -1001,6 +1069,7 @@ def described(error, index):
     kinds = {
         NetError: "net",
         RequestError: "request",
+        Stale: "stale",
         NoCuda: "no cuda",
         NoDevice: "no device",
     }
@@ -1160,6 +1229,7 @@ def use_gpu(caffe):
 def main():
     # What a layer imports must not be found beside this file, which Python searches first.
     sys.path[:] = [each for each in sys.path if each != os.path.dirname(os.path.abspath(__file__))]
+    sys.dont_write_bytecode = True  # beside a user's layer
     requests, replies, arrays = (int(argument) for argument in sys.argv[1:4])
     for descriptor in (requests, replies, arrays):
         os.set_inheritable(descriptor, False)  # programs that a layer starts have no part in this
