@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bottom",
         action="append",
         default=[],
-        type=_bottom,
+        type=bottom,
         metavar="NAME=SHAPE",
         help="such as x1=4,3,5,6; of a net, a shape in place of its own, or of a data layer's top",
     )
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--param-str", metavar="TEXT", help="of a Python layer that takes one")
     parser.add_argument(
-        "--data", action="append", default=[], type=_kind, metavar="NAME=KIND", help=KINDS
+        "--data", action="append", default=[], type=kind, metavar="NAME=KIND", help=KINDS
     )
     parser.add_argument("--inputs", metavar="FILE.npz", help="the inputs of the only case")
     parser.add_argument(
@@ -115,7 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _bottom(text: str) -> tuple[str, Shape]:
+def bottom(text: str) -> tuple[str, Shape]:
+    """A value of --bottom, NAME=SHAPE."""
     name, equals, rest = text.partition("=")
     try:
         shape = tuple(int(extent) for extent in rest.split(",")) if rest else ()
@@ -126,11 +127,12 @@ def _bottom(text: str) -> tuple[str, Shape]:
     return name, shape
 
 
-def _kind(text: str) -> tuple[str, str]:
-    name, equals, kind = text.partition("=")
-    if not equals or not name or not kind:
+def kind(text: str) -> tuple[str, str]:
+    """A value of --data, NAME=KIND."""
+    name, equals, said = text.partition("=")
+    if not equals or not name or not said:
         raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=KIND, such as label=int:0,4")
-    return name, kind
+    return name, said
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ def prepared(request: Request, scratch: Path) -> Check:
         _check_nothing_is_given_twice(request)
         layer = replace(reference, variants=variants)
         return _ready(layer, request, scratch)
-    shapes, given = _inputs(request, net, reference)
+    shapes, given = inputs_of(request, net, reference)
     wanted = [each for each in (PARAM, STATE) if takes(reference, each) and each not in shapes]
     must_take(reference, [*shapes, *wanted], "reference")
     if port is not None:
@@ -317,7 +317,7 @@ def _stand_in(request: Request) -> Any:
     return Case("", dict(request.bottoms), lambda case: {}, lambda case, extra: {})
 
 
-def _inputs(
+def inputs_of(
     request: Request, net: CaffeNet, reference: Callable[..., Any]
 ) -> tuple[dict[str, Shape], dict[str, Any]]:
     """The shapes of the net's inputs, and the arrays of --inputs, if it is given.

@@ -506,7 +506,7 @@ class _View:
         truth = expected.truth[self.tensor]
         if not fits(self.tensor, value.shape, truth.shape):
             words = f"{name} has shape {value.shape}, expected {truth.shape}"
-            words += _rounded_sizes(self.tensor, value, expected)
+            words += rounded_sizes(self.tensor, value, expected)
             return self._finding(code, words, "shape")
         failure = self._failure(value.reshape(truth.shape), expected, off, unwritten)
         found = self.comparison.explained(failure)
@@ -559,7 +559,7 @@ class _View:
         return np.asarray(asked.truth(asked.inputs, ones)[self.tensor]) - self.share
 
 
-def _rounded_sizes(tensor: str, value: Floating, expected: Expected) -> str:
+def rounded_sizes(tensor: str, value: Floating, expected: Expected) -> str:
     """Whether a shape comes of a size that was rounded the other way: what both have is right."""
     truth = expected.truth[tensor]
     if value.ndim != truth.ndim:

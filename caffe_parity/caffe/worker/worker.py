@@ -159,6 +159,7 @@ class Worker:
         self.schemas = {}  # path -> the class of nets in it
         self.in_use = []  # the paths of those that this request has loaded
         self.given = {}  # input or parameter -> its blob, and what was set
+        self.fields = {}  # layer -> what its own message says, with the defaults
         self.known = {}  # text and edits -> the net that they make
         self.modules = Modules()
         self.pid = os.getpid()
@@ -233,7 +234,9 @@ class Worker:
 
     def op_net(self, text, edits=None, path=()):
         prepared = self.prepared(text, edits, path)
-        self.net = self.caffe.Net(prepared.path, self.caffe.TRAIN)
+        phase = self.caffe.TEST if edits and edits.get("phase") == "TEST" else self.caffe.TRAIN
+        self.net = self.caffe.Net(prepared.path, phase)
+        self.fields = {layer.name: fields_of(layer) for layer in prepared.proto.layer}
         weights = edits.get("weights") if edits else None
         named = self.with_weights(weights) if weights else []
         return dict(self.described_net(prepared), named=named)
@@ -327,11 +330,33 @@ class Worker:
     def op_fill_diff(self, blob, value):
         self.blob(blob).diff[...] = value
 
-    def op_forward(self):
-        return {"seconds": cpu_seconds(self.net.forward)}
+    def op_forward(self, layer=None):
+        if layer is None:
+            return {"seconds": cpu_seconds(self.net.forward)}
+        return {"seconds": cpu_seconds(lambda: self.net._forward(layer, layer))}
 
-    def op_backward(self):
-        return {"seconds": cpu_seconds(self.net.backward)}
+    def op_backward(self, layer=None):
+        if layer is None:
+            return {"seconds": cpu_seconds(self.net.backward)}
+        return {"seconds": cpu_seconds(lambda: self.net._backward(layer, layer))}
+
+    def op_graph(self):
+        blobs = list(self.net._blob_names)
+        layers = [
+            {
+                "name": name,
+                "type": self.net.layers[index].type,
+                "bottoms": [blobs[each] for each in self.net._bottom_ids(index)],
+                "tops": [blobs[each] for each in self.net._top_ids(index)],
+                "fields": self.fields.get(name, {}),
+            }
+            for index, name in enumerate(self.net._layer_names)
+        ]
+        return {
+            "layers": layers,
+            "shapes": {name: list(blob.shape) for name, blob in self.net.blobs.items()},
+            "written": self.written,
+        }
 
     def op_step(self):
         if self.solver is None:
@@ -476,7 +501,7 @@ class Prepared(File):
     """
 
     def __init__(self, text, edits):
-        self.proto = parsed(text, edits.get("shapes", ()))
+        self.proto = parsed(text, edits.get("shapes", ()), phase=edits.get("phase", "TRAIN"))
         sources, losses = edited(self.proto, edits)
         added = weights_of(parsed(edits["append"])) if "append" in edits else {}
         weights = {k: each for k, each in weights_of(self.proto).items() if k not in added}
@@ -682,8 +707,38 @@ def plain(proto):
     return printed(proto)
 
 
-def parsed(text, fed=(), unshaped=None):
-    """The net that Caffe builds from prototxt text in phase TRAIN, before it inserts Splits.
+def fields_of(layer):
+    """What a layer's own message says, such as its pooling_param, defaults included."""
+    own = MESSAGES.get(layer.type, layer.type).lower() + "param"
+    found = {}
+    for field in layer.DESCRIPTOR.fields:
+        if field.name.replace("_", "") != own:
+            continue
+        message = getattr(layer, field.name)
+        for each in message.DESCRIPTOR.fields:
+            value = getattr(message, each.name)
+            if each.message_type:
+                continue
+            if each.label == each.LABEL_REPEATED:
+                value = list(value)
+            elif each.enum_type:
+                value = each.enum_type.values_by_number[value].name
+            found[each.name] = value
+    return found
+
+
+MESSAGES = {
+    "Deconvolution": "Convolution",
+    "Im2col": "Convolution",
+    "LSTM": "Recurrent",
+    "RNN": "Recurrent",
+    "SoftmaxWithLoss": "Softmax",
+}
+"""The types of layers whose message has another's name."""
+
+
+def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
+    """The net that Caffe builds from prototxt text in a phase, before it inserts Splits.
 
     What Caffe upgrades when it reads a file is upgraded, layers of other phases and stages are left
     out, and a loss without a top gets one. Data layers become Input layers, and so do others
@@ -700,9 +755,9 @@ def parsed(text, fed=(), unshaped=None):
     if not proto.layer:
         raise NetError("the net has no layer")
     modernise_inputs(proto)
-    kept = [layer for layer in proto.layer if included(layer, proto.state)]
+    kept = [layer for layer in proto.layer if included(layer, proto.state, phase)]
     if not kept:
-        raise NetError("the net has no layer in phase TRAIN")
+        raise NetError("the net has no layer in phase %s" % phase)
     set_layers(proto, kept)
     feed(proto, fed, {} if unshaped is None else unshaped)
     for layer in proto.layer:
@@ -713,18 +768,22 @@ def parsed(text, fed=(), unshaped=None):
     return proto
 
 
-def included(layer, state):
-    """Whether a layer is in the net in phase TRAIN, as Net::FilterNet decides it (net.cpp)."""
+PHASES = ("TRAIN", "TEST")
+"""In the order of caffe.proto's enum."""
+
+
+def included(layer, state, phase):
+    """Whether a layer is in the net in a phase, as Net::FilterNet decides it (net.cpp)."""
     if layer.include:
-        return any(met(rule, state) for rule in layer.include)
-    return not any(met(rule, state) for rule in layer.exclude)
+        return any(met(rule, state, phase) for rule in layer.include)
+    return not any(met(rule, state, phase) for rule in layer.exclude)
 
 
-def met(rule, state):
-    """Whether the net's state meets a rule: Net::StateMeetsRule, in phase TRAIN."""
+def met(rule, state, phase):
+    """Whether the net's state meets a rule: Net::StateMeetsRule."""
     stages = set(state.stage)
     return (
-        (not rule.HasField("phase") or rule.phase == 0)  # caffe.proto: TRAIN = 0
+        (not rule.HasField("phase") or PHASES[rule.phase] == phase)
         and (not rule.HasField("min_level") or state.level >= rule.min_level)
         and (not rule.HasField("max_level") or state.level <= rule.max_level)
         and stages.issuperset(rule.stage)

@@ -1,0 +1,257 @@
+"""Compares every layer of a net in a real Caffe with the part of a PyTorch port that computes it.
+
+NET is a .prototxt file; the port an nn.Module whose forward takes the net's inputs, by name or in
+their order. Each layer is judged alone, forward and backward: the port's part gets what Caffe's
+layer got, so that a mistake is found where it is made and not where it arrives. The port's modules
+are matched to the layers by name, by --map, or by their weights, and get Caffe's parameters. No
+tolerance is asked for.
+"""  # noqa: D205  # argparse shows it as it stands
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffe_parity.cli import path
+from caffe_parity.cli.check import EPILOG, LONGEST, bottom, kind
+from caffe_parity.cli.request import Request, inputs_of, net_of
+from caffe_parity.contract import BadRequest
+from caffe_parity.guest import WATCH
+from caffe_parity.progress import PROGRESS
+from caffe_parity.report.record import PAGE, Report, must_be_writable
+
+if TYPE_CHECKING:
+    from caffe_parity.engine.caffe_net import CaffeNet
+    from caffe_parity.layer import Layer
+    from caffe_parity.whole.judged import Comparison
+
+__all__ = ["EPILOG"]
+
+PHASES = ("TEST", "TRAIN")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `parity net`."""
+    parser.add_argument("net", metavar="NET", help="a .prototxt file")
+    parser.add_argument(
+        "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="LAYER=MODULE",
+        help="which module computes a layer, such as conv1=features.0",
+    )
+    parser.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="a layer that the port does without, such as accuracy",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
+    )
+    parser.add_argument(
+        "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
+    )
+    parser.add_argument(
+        "--bottom",
+        action="append",
+        default=[],
+        type=bottom,
+        metavar="NAME=SHAPE",
+        help="the shape of an input, in place of the net's own, or of a data layer's top",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        type=kind,
+        metavar="NAME=KIND",
+        help="what an input holds, such as label=int:0,9 (docs/check.md)",
+    )
+    parser.add_argument("--inputs", metavar="FILE.npz", help="the inputs")
+    parser.add_argument("--path", action="append", default=[], metavar="DIR", help="Python layers")
+    parser.add_argument(
+        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
+    )
+    parser.add_argument("--proto", metavar="FILE", help="the compiled layers' own caffe.proto")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="for Caffe, in seconds (60)"
+    )
+    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
+    parser.add_argument(
+        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    layer, equals, module = text.partition("=")
+    if not equals or not layer or not module:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected LAYER=MODULE")
+    return layer, module
+
+
+def carried_out(options: argparse.Namespace) -> int:
+    """Compares the net in each phase; returns the exit status.
+
+    Raises:
+        ParityError, OSError: it cannot be carried out.
+    """
+    if not 0 < options.timeout < LONGEST:
+        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
+    if not 0 <= options.seed < 2**32:
+        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    must_be_writable("--json", options.json)
+    must_be_writable("--page", options.page, PAGE)
+    if Path(options.net).suffix == ".py" or ":" in options.net and not Path(options.net).exists():
+        raise BadRequest(
+            f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
+        )
+    print(f"comparing {options.net} with {options.port}", flush=True)
+    from caffe_parity.caffe.session import SESSION
+
+    SESSION.timeout = options.timeout
+    WATCH.seconds = options.timeout if sys.platform == "linux" else None
+    SESSION.launch()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            WATCH.scratch(scratch)
+            return _compared(options, Path(scratch))
+    finally:
+        SESSION.close()
+        WATCH.seconds = None
+
+
+def _request(options: argparse.Namespace) -> Request:
+    return Request(
+        options.net,
+        "",
+        options.port,
+        tuple(options.bottom),
+        data=tuple(options.data),
+        inputs=options.inputs,
+        path=tuple(options.path),
+        load=tuple(options.load),
+        proto=options.proto,
+        weights=options.weights,
+        seed=options.seed,
+    )
+
+
+def _compared(options: argparse.Namespace, scratch: Path) -> int:
+    import torch
+
+    from caffe_parity.cli import objects
+    from caffe_parity.report.environment import environment
+    from caffe_parity.whole import show
+
+    model = objects.port(options.port)
+    if not isinstance(model, torch.nn.Module):
+        raise BadRequest(
+            f"--port {options.port!r} is {type(model).__name__}: expected an nn.Module, whose "
+            "modules are held against the layers; a function is compared by `parity check`"
+        )
+    request = _request(options)
+    net = net_of(request, scratch)
+    layer = _layer(request, net)
+    records = []
+    began = time.perf_counter()
+    for phase in [options.phase] if options.phase else PHASES:
+        start = time.perf_counter()
+        with PROGRESS.shown():
+            PROGRESS.place = f"phase {phase}"
+            compared = _comparison(
+                net, layer, model, phase, dict(options.map), frozenset(options.leave_out)
+            )
+            found = compared.judgements()
+        print("\n".join(show.lines(compared, found)), flush=True)
+        records += show.records(request.net, compared, found, time.perf_counter() - start)
+    left_out = ("command", "carried_out", "more", "line", "timeout", "json", "page")
+    selection: dict[str, Any] = {
+        name: each
+        for name, each in vars(options).items()
+        if name not in left_out and each not in (None, [])
+    }
+    report = Report("net", environment(), selection, records)
+    print(show.verdict(report, time.perf_counter() - began))
+    if options.json:
+        report.write(options.json)
+    if options.page:
+        from caffe_parity.report import page
+
+        page.write(report, lambda each: options.line, options.page)
+    return report.status
+
+
+def _layer(request: Request, net: CaffeNet) -> Layer:
+    """The inputs of the net, as a layer has them.
+
+    Raises:
+        BadRequest: they are not known, or --data names none of them.
+    """
+    from caffe_parity.layer import Layer
+
+    shapes, given = inputs_of(request, net, lambda **inputs: None)
+    for name, said in request.data:
+        if name not in shapes:
+            raise BadRequest(f"--data {name}={said}: the net's inputs are {', '.join(shapes)}")
+    layer = Layer(
+        request.net,
+        reference=lambda **inputs: None,
+        inputs=shapes,
+        data=dict(request.data),
+        seed=request.seed,
+        cases=1,
+    )
+    return layer.with_inputs(request.inputs or "", given) if given else layer
+
+
+def _comparison(
+    net: CaffeNet,
+    layer: Layer,
+    model: Any,
+    phase: str,
+    asked: dict[str, str],
+    left_out: frozenset[str],
+) -> Comparison:
+    import copy
+
+    from caffe_parity.whole.golden import golden
+    from caffe_parity.whole.judged import Comparison
+    from caffe_parity.whole.matching import ends_of, match, must_be_there
+    from caffe_parity.whole.port import Call, Port
+    from caffe_parity.whole.weights import weights_of
+
+    (case,) = layer.all_cases()
+    made = golden(net, case, phase)
+    port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
+    labels = frozenset(name for name in made.inputs if name not in case.wanted)
+    calls: list[Call] = []
+    while True:  # a port that fails half-way shows what comes behind only with Caffe's values
+        matched = match(made, calls, port.modules, asked)
+        weights = weights_of(made, matched, port.modules)
+        compared = Comparison(made, port, matched, weights, labels, left_out)
+        seen = compared.first
+        if len(seen.calls) <= len(calls):
+            break
+        calls = seen.calls
+    if seen.failed:
+        raise seen.failed
+    must_be_there(asked, made, calls, port.modules)
+    names = [step.name for step in made.steps]
+    for name in left_out:
+        if name not in names:
+            raise BadRequest(
+                f"--leave-out {name}: the layers in phase {phase} are {', '.join(names)}"
+            )
+    matched.ends = ends_of(made, seen.results)
+    return Comparison(made, port, matched, weights, labels, left_out)

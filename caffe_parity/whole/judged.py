@@ -1,0 +1,403 @@
+"""Holds each part of a port against the layers that it computes, and says which are wrong.
+
+A part is what lies between two places where the port's tensors are known to be values of the net:
+most often one module, and one layer. It gets what Caffe's layers got, forward and backward, in
+float64 and under random rounding, so that its error is its own; that of the layers before it, which
+a run of the whole port hands on, stands beside it as what it inherits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+
+from caffe_parity.contract import (
+    GRADIENT,
+    Agreement,
+    Array32,
+    BadRequest,
+    Bound,
+    Expected,
+    Finding,
+    Floating,
+)
+from caffe_parity.engine.compare import as_float32, compare, fits, same_bits, wrong
+from caffe_parity.engine.explain import Failure, explain
+from caffe_parity.engine.random_rounding import expect
+from caffe_parity.engine.threads import one_thread
+from caffe_parity.engine.verdict import rounded_sizes
+from caffe_parity.progress import PROGRESS
+from caffe_parity.whole.fields import differences
+from caffe_parity.whole.golden import Golden, Step
+from caffe_parity.whole.matching import Matched
+from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
+from caffe_parity.whole.weights import Weights
+
+RANDOM = ("Dropout",)
+"""The types of layers that draw random numbers in phase TRAIN."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some layers of the net, and what of the port computes them.
+
+    Attributes:
+        steps: the layers, in order.
+        tops: the values that are compared, in order.
+        bottoms: the values that they read from outside.
+        calls: of the port's modules.
+    """
+
+    steps: tuple[Step, ...]
+    tops: tuple[str, ...]
+    bottoms: tuple[str, ...]
+    calls: tuple[Call, ...]
+
+    @property
+    def name(self) -> str:
+        """The layers' names."""
+        return ", ".join(step.name for step in self.steps)
+
+    @property
+    def params(self) -> list[str]:
+        """The parameters of these layers."""
+        return list(dict.fromkeys(name for step in self.steps for name in step.params))
+
+    def sent(self, bottom: str) -> str:
+        """The key of the gradient that it sends back to one of its bottoms."""
+        return f"{GRADIENT}{bottom} of {self.name}"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a layer of it draws random numbers in phase TRAIN."""
+        return any(step.type in RANDOM for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found of a part.
+
+    Attributes:
+        part: the part.
+        own: by tensor, how far Caffe is from the part alone.
+        inherited: by tensor, the same where the port runs as a whole: the part's own error, and
+            what comes from before it.
+        findings: what is wrong.
+        left_out: why it was not compared; "" where it was.
+    """
+
+    part: Part
+    own: Mapping[str, Agreement] = field(default_factory=dict)
+    inherited: Mapping[str, Agreement] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    left_out: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A net in Caffe beside a port of it.
+
+    Attributes:
+        net: what Caffe computed.
+        port: the model, with Caffe's weights in it or its own.
+        matched: what belongs to what.
+        weights: the parameters that both have.
+        labels: the inputs that nothing rounds.
+        left_out: the layers that the port does without.
+    """
+
+    net: Golden
+    port: Port
+    matched: Matched
+    weights: Weights
+    labels: frozenset[str]
+    left_out: frozenset[str] = frozenset()
+
+    def judgements(self) -> list[Judgement]:
+        """What is found of each part, in the net's order.
+
+        Raises:
+            BadRequest: the port raises.
+        """
+        sizes = [each.size for each in self.net.values.values()]
+        with one_thread(max(sizes, default=0)):
+            return self._judgements()
+
+    @cached_property
+    def values(self) -> Tensors:
+        """The net's, in float32."""
+        return {name: torch.from_numpy(each) for name, each in self.net.values.items()}
+
+    @cached_property
+    def first(self) -> Seen:
+        """A run in float32 with Caffe's values, to see what can be compared."""
+        return self._run(self.port.in_precision(torch.float32), self.values, self._params(False))
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The parts, in the net's order."""
+        order = [name for name in self.net.values if name in self.first.own]
+        cut = {*order, *self.net.inputs}
+        behind = {name: self._behind(name, cut) for name in order}
+        groups: list[tuple[list[str], set[int]]] = []
+        for name in order:
+            tops, steps = [name], {step.index for step in behind[name]}
+            for other in [each for each in groups if each[1] & steps]:
+                tops, steps = [*other[0], *tops], steps | other[1]
+                groups.remove(other)
+            groups.append((tops, steps))
+        parts = []
+        for tops, indices in groups:
+            steps = tuple(step for step in self.net.steps if step.index in indices)
+            bottoms = dict.fromkeys(each for step in steps for each in step.bottoms if each in cut)
+            calls = tuple(
+                call for call, some in self.matched.steps.items() if set(some) & set(steps)
+            )
+            parts.append(Part(steps, tuple(tops), tuple(bottoms), calls))
+        return sorted(parts, key=lambda part: part.steps[-1].index if part.steps else -1)
+
+    @property
+    def unmatched(self) -> list[Step]:
+        """The layers that no part computes, and that it may not do without."""
+        known = {step.index for part in self.parts for step in part.steps}
+        left = [step for step in self.net.steps if step.index not in known]
+        return [step for step in left if step.name not in self.left_out]
+
+    def by_itself(self) -> str:
+        """What keeps the whole port from running by itself as it does when watched, or ""."""
+        model = self.port.in_precision(torch.float32)
+        state = self._state(self._params(False), torch.float32)
+        inputs = {name: self.values[name] for name in self.net.inputs}
+        with torch.no_grad():
+            try:
+                alone = results_of(model.run(dict(inputs), state))
+            except BadRequest as error:
+                return str(error)
+            watched = self._run(model, None, self._params(False)).results
+        same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
+        return (
+            "" if same else "the port gives other bits when it is watched: it is not the same run"
+        )
+
+    def _behind(self, name: str, cut: set[str]) -> list[Step]:
+        """The layers between a value and those that are known before it."""
+        found: dict[int, Step] = {}
+        waiting = [name]
+        while waiting:
+            step = self.net.maker.get(waiting.pop())
+            if step is None or step.index in found:
+                continue
+            found[step.index] = step
+            waiting += [each for each in step.bottoms if each not in cut]
+        return list(found.values())
+
+    def _params(self, grad: bool) -> Tensors:
+        made = {name: torch.from_numpy(each) for name, each in self.net.params.items()}
+        return {name: each.clone().requires_grad_(grad) for name, each in made.items()}
+
+    def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
+        return self.weights.state(self.port.model, params, dtype)
+
+    def _run(self, port: Port, values: Tensors | None, params: Tensors) -> Seen:
+        dtype = next(iter(params.values())).dtype if params else torch.float32
+        source = self.values if values is None else values
+        inputs = {name: source[name] for name in self.net.inputs}
+        state = self._state(params, dtype)
+        shapes = {name: each.shape for name, each in self.net.values.items()}
+        return port.forced(self.matched.places, inputs, values, shapes, state, self.matched.ends)
+
+    def _judgements(self) -> list[Judgement]:
+        expected, actual, ported = self._expected(), self._actual(), self._ported()
+        inherited = self._inherited(expected)
+        random = self._random
+        found = []
+        for part in self.parts:
+            if part in random:
+                why = "it draws random numbers in phase TRAIN: Caffe's cannot be those of the port"
+                found.append(Judgement(part, left_out=why))
+                continue
+            names = [name for name in self._tensors(part) if name in expected.truth]
+            own, findings = {}, []
+            for name in names:
+                sides = {"": actual[name], "the port in float32: ": ported.get(name)}
+                for side, value in sides.items():
+                    if value is None:
+                        continue
+                    agreement = compare(name, value, expected)
+                    if side and not own[name].agrees:
+                        continue
+                    if not side or not agreement.agrees:
+                        own[name] = agreement
+                    if not agreement.agrees:
+                        findings.append(self._finding(part, name, value, expected, side))
+            findings += self._wired(part)
+            lost = {name: inherited[name] for name in names if name in inherited}
+            found.append(Judgement(part, own, lost, findings))
+        return found
+
+    @cached_property
+    def _random(self) -> set[Part]:
+        if self.net.phase != "TRAIN":
+            return set()
+        return {part for part in self.parts if part.is_random}
+
+    def _tensors(self, part: Part) -> list[str]:
+        """What is compared of a part."""
+        sent = [part.sent(each) for each in part.bottoms]
+        return [*part.tops, *sent, *(GRADIENT + each for each in part.params)]
+
+    def _expected(self) -> Expected:
+        """What each part makes of Caffe's values, and how far float32 may be from that."""
+        port = self.port.in_precision(torch.float64)
+        values = {f"value {name}": each.double() for name, each in self.values.items()}
+        params = {f"param {name}": each.double() for name, each in self._params(False).items()}
+        fixed = {f"value {name}" for name in self.labels}
+        evaluate = partial(self._evaluated, port)
+        return expect(evaluate, {**values, **params}, fixed, self.net.running)
+
+    def _evaluated(self, port: Port, given: Tensors) -> Tensors:
+        """The tops of every part, and what it sends back."""
+        leaves = {
+            name: each.detach().clone().requires_grad_(each.is_floating_point())
+            for name, each in given.items()
+        }
+        values = {name[6:]: each for name, each in leaves.items() if name.startswith("value ")}
+        params = {name[6:]: each for name, each in leaves.items() if name.startswith("param ")}
+        seen = self._run(port, values, params)
+        results: Tensors = {}
+        random = self._random
+        misshapen: set[Part] = set()
+        learned = [name for name in self.net.learned if name in self.weights.known]
+        totals = {name: torch.zeros_like(params[name]) for name in learned}
+        for part in self.parts:
+            if part in random:
+                continue
+            blobs = [values[name] for name in part.bottoms]
+            sent = [torch.zeros_like(each) for each in blobs]
+            for top in part.tops:
+                made = seen.own[top]
+                results[top] = made.detach().clone()
+                weight = torch.from_numpy(self.net.diffs[top])
+                if weight.numel() != made.numel():  # which is said of the forward
+                    misshapen.add(part)
+                    continue
+                found = gradients(made, [*blobs, *(params[name] for name in learned)], weight)
+                for total, grad in zip([*sent, *totals.values()], found, strict=True):
+                    if grad is not None:
+                        total += grad
+            for name, grad in zip(part.bottoms if part not in misshapen else (), sent):
+                if part.sent(name) in self._sent:
+                    results[part.sent(name)] = grad
+        judged = [part for part in self.parts if part not in random | misshapen]
+        own = {name for part in judged for name in part.params}
+        results |= {GRADIENT + name: each for name, each in totals.items() if name in own}
+        return results
+
+    @cached_property
+    def _sent(self) -> Mapping[str, Array32]:
+        """What Caffe's layers of each part send back to each of its bottoms but labels."""
+        found: dict[str, Array32] = {}
+        for part in self.parts:
+            for name in part.bottoms:
+                pieces = [
+                    step.bottom_diffs.get(position)
+                    for step in part.steps
+                    for position, each in enumerate(step.bottoms)
+                    if each == name
+                ]
+                known = [each for each in pieces if each is not None]
+                total = np.zeros(self.net.values[name].shape, np.float32)  # propagate_down: false
+                if known:
+                    total = np.sum(known, axis=0, dtype=np.float64).astype(np.float32)
+                if name not in self.labels:
+                    found[part.sent(name)] = total
+        return found
+
+    def _actual(self) -> Mapping[str, Floating]:
+        """What Caffe computed, under the keys of `_evaluated`."""
+        found: dict[str, Floating] = {**self.net.values, **self._sent}
+        return {**found, **{GRADIENT + name: each for name, each in self.net.param_diffs.items()}}
+
+    def _ported(self) -> Mapping[str, Floating]:
+        """The same of the port in float32."""
+        PROGRESS.tell("running the port, part by part")
+        given = {f"value {name}": each for name, each in self.values.items()}
+        given |= {f"param {name}": each for name, each in self._params(False).items()}
+        found = self._evaluated(self.port.in_precision(torch.float32), given)
+        return {name: each.numpy() for name, each in found.items()}
+
+    def _inherited(self, expected: Expected) -> Mapping[str, Agreement]:
+        """How far a run of the whole port is from Caffe, as a multiple of the parts' own bounds."""
+        with torch.no_grad():
+            seen = self._run(self.port.in_precision(torch.float32), None, self._params(False))
+        found = {}
+        for name, each in seen.own.items():
+            shape = self.net.values[name].shape
+            if name in expected.truth and expected.truth[name].shape == shape == each.shape:
+                truth = self.net.values[name].astype(np.float64)
+                worst = {name: expected.bound.worst[name]}
+                found[name] = compare(
+                    name, each.numpy(), Expected({name: truth}, Bound(worst, worst))
+                )
+        return found
+
+    def _wired(self, part: Part) -> Iterator[Finding]:
+        """What the part's calls read in place of what Caffe's layers read."""
+        for what, came, value in self.first.wired:
+            if any(what.endswith(f" {call}") for call in part.calls):
+                other = f"{came}, not {value}" if came else f"something else than {value}"
+                words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
+                yield Finding("wiring", words, value)
+
+    def _finding(
+        self, part: Part, name: str, value: Floating, expected: Expected, side: str
+    ) -> Finding:
+        truth = expected.truth[name]
+        words, cause = "", ""
+        if not fits(name, value.shape, truth.shape):
+            words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
+            words += rounded_sizes(name, value, expected)
+            cause = "shape"
+        else:
+            # Caffe is what the port must be: the explanation says what the port does instead.
+            actual = as_float32(truth)
+            swapped = replace(expected, truth={name: value.astype(np.float64).reshape(truth.shape)})
+            failure = Failure(
+                tensor=name,
+                name=_spoken(name),
+                is_gradient=name.startswith(GRADIENT),
+                expected=np.asarray(swapped.truth[name]),
+                bound=np.where(
+                    np.isfinite(expected.bound.worst[name]), expected.bound.worst[name], np.inf
+                ),
+                actual=np.asarray(actual, np.float64),
+                wrong=wrong(name, value, expected),
+                shape=self.net.values[part.bottoms[0]].shape if part.bottoms else (),
+                is_loss=part.steps[-1].type.endswith("Loss"),
+            )
+            found = explain(failure)
+            words, cause = found.words, found.code
+        said = [words]
+        for call in part.calls:
+            module = self.port.modules[call.module]
+            for step in self.matched.steps[call]:
+                said += differences(step, module, self.net)
+        return Finding(_code(name), side + "; ".join(said), name, cause)
+
+
+def _code(name: str) -> str:
+    if not name.startswith(GRADIENT):
+        return "forward"
+    return "backward" if " of " in name else "parameter"
+
+
+def _spoken(name: str) -> str:
+    """A tensor's name in a sentence."""
+    if not name.startswith(GRADIENT):
+        return f"the port's {name}"
+    bottom = name.removeprefix(GRADIENT).partition(" of ")[0]
+    return f"the port's gradient of {bottom}"

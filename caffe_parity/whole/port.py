@@ -1,0 +1,293 @@
+"""A port, part by part: what each of its modules makes of what Caffe has computed before it.
+
+The port runs as it is written. Where the output of one of its modules, or an input of one, is a
+value of the net, it is taken down, and the port goes on with Caffe's own value in its place. So
+each part is judged alone, and autograd's graph ends at these places: the gradient that a part
+sends back for Caffe's own top diff is that of the part alone as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from caffe_parity.contract import BadRequest, Shape
+from caffe_parity.engine.compare import alike
+from caffe_parity.engine.functions import place_of, result_of
+from caffe_parity.guest import ends_the_run, running
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module that takes tensors and gives one.
+
+    Attributes:
+        module: its name in the port.
+        number: how many calls of it came before.
+    """
+
+    module: str
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.module} (call {self.number + 1})" if self.number else self.module
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which values of the net a call takes and gives: `bottoms` by position, and its top."""
+
+    bottoms: tuple[str, ...]
+    top: str
+
+
+@dataclass
+class Seen:
+    """What a run of the port has shown.
+
+    Attributes:
+        own: what the port made at each value of the net, before Caffe's took its place.
+        calls: of modules that gave a tensor, in order.
+        results: what the port returned, by name, or by number.
+        failed: what the port raised; None where it came to its end.
+        wired: which call took something else than the value that Caffe's layer reads: the call in
+            words, the value that it took, "" for one that is none, and the one that Caffe reads.
+    """
+
+    own: Tensors = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    results: dict[str | int, torch.Tensor] = field(default_factory=dict)
+    failed: BadRequest | None = None
+    wired: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+class Port:
+    """A model that is watched.
+
+    Args:
+        model: takes the net's inputs by name or in their order; it is copied, never changed.
+        inputs: the names of those that it gets.
+    """
+
+    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
+        self.model = model
+        self.inputs = _taken(model, inputs)
+        self.modules: dict[str, torch.nn.Module] = dict(model.named_modules())
+
+    def in_precision(self, dtype: torch.dtype) -> Port:
+        """A copy in another precision, in which no module changes its input."""
+        made = copy.deepcopy(self.model).to(dtype)
+        for module in made.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+        return Port(made, self.inputs)
+
+    def run(self, inputs: Tensors, state: Tensors | None = None) -> Any:
+        """What the port returns.
+
+        Raises:
+            BadRequest: it raises.
+        """
+
+        def call(**tensors: torch.Tensor) -> Any:
+            given = (tensors[name] for name in self.inputs)
+            named = dict(zip(self.arguments, given, strict=True)) if self.arguments else None
+            args = () if named is not None else tuple(tensors[name] for name in self.inputs)
+            if state is None:
+                return self.model(*args, **(named or {}))
+            return torch.func.functional_call(self.model, state, args, named or {})
+
+        return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The names of its arguments, where it takes the inputs by name; () for by order."""
+        known = inspect.signature(self.model.forward).parameters
+        return tuple(self.inputs) if all(name in known for name in self.inputs) else ()
+
+    @contextmanager
+    def _hooked(
+        self,
+        before: Callable[[str, Any], Any] | None,
+        after: Callable[[str, Any, Any], Any],
+    ) -> Iterator[None]:
+        handles = []
+        for name, module in self.modules.items():
+            if not name:
+                continue
+            if before is not None:
+                handles.append(
+                    module.register_forward_pre_hook(lambda _, args, name=name: before(name, args))
+                )
+            handles.append(
+                module.register_forward_hook(
+                    lambda _, args, result, name=name: after(name, args, result)
+                )
+            )
+        try:
+            yield
+        finally:
+            for each in handles:
+                each.remove()
+
+    def forced(
+        self,
+        places: Mapping[Call, Place],
+        inputs: Tensors,
+        values: Tensors | None,
+        shapes: Mapping[str, Shape],
+        state: Tensors,
+        ends: Mapping[str | int, str],
+    ) -> Seen:
+        """Runs the port with Caffe's values in the places of its own.
+
+        Args:
+            places: which values the calls take and give.
+            inputs: what it is fed.
+            values: the net's, by name; None lets the port go on with its own.
+            shapes: of the net's values.
+            state: its parameters and buffers.
+            ends: the value that each of its results is, by the result's name or number.
+        """
+        seen = Seen()
+        known: dict[int, str] = {id(each): name for name, each in inputs.items()}
+        kept: list[torch.Tensor] = list(inputs.values())
+        counts: dict[str, int] = {}
+        open_calls: list[Call] = []
+
+        def placed(name: str, made: torch.Tensor) -> torch.Tensor:
+            seen.own[name] = _like(made, shapes[name])
+            given = made if values is None else _like(values[name], made.shape).to(made.dtype)
+            given = given.clone()  # the port may work on it in place
+            known[id(given)] = name
+            kept.append(given)
+            return given
+
+        def taken(what: str, value: str, tensor: torch.Tensor) -> torch.Tensor:
+            """What a call gets where Caffe's layer reads a value, and the port has this tensor."""
+            if known.get(id(tensor)) == value:
+                return tensor
+            if value not in seen.own and value not in inputs:
+                return placed(value, tensor)
+            if values is None or _equal(tensor, values[value]):  # a view of it, or a copy
+                return tensor
+            seen.wired.append((what, known.get(id(tensor), ""), value))
+            return _like(values[value], tensor.shape).to(tensor.dtype).clone()
+
+        def before(name: str, args: Any) -> Any:
+            call = Call(name, counts.get(name, 0))
+            counts[name] = call.number + 1
+            open_calls.append(call)
+            place = places.get(call)
+            if place is None:
+                return None
+            given = list(args)
+            for position, value in enumerate(place.bottoms[: len(given)]):
+                if _is_float(given[position]):
+                    given[position] = taken(f"the port's {call}", value, given[position])
+            return tuple(given)
+
+        def after(name: str, args: Any, result: Any) -> Any:
+            call = open_calls.pop()
+            if isinstance(result, torch.Tensor):
+                seen.calls.append(call)
+            place = places.get(call)
+            return placed(place.top, result) if place and _is_float(result) else None
+
+        with self._hooked(before, after):
+            try:
+                result = self.run(inputs, state)
+            except BadRequest as error:
+                seen.failed = error
+                return seen
+        seen.results = results_of(result)
+        for key, each in seen.results.items():
+            if key in ends:
+                taken(f"the port's result {key}", ends[key], each)
+        return seen
+
+
+def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether a tensor holds a value of the net, in whatever shape."""
+    same = tensor.numel() == value.numel()
+    return same and torch.equal(tensor.detach().reshape(-1), value.detach().reshape(-1).to(tensor))
+
+
+def results_of(result: Any) -> dict[str | int, torch.Tensor]:
+    """The tensors that a port returns, by name where it returns a dict, else by number."""
+    if isinstance(result, torch.Tensor):
+        result = [result]
+    if isinstance(result, (tuple, list)):
+        result = dict(enumerate(result))
+    if not isinstance(result, Mapping):
+        return {}
+    return {key: each for key, each in result.items() if isinstance(each, torch.Tensor)}
+
+
+def gradients(
+    made: torch.Tensor, blobs: Sequence[torch.Tensor], weight: torch.Tensor
+) -> list[torch.Tensor | None]:
+    """What a part sends back to each blob for the gradient of what it made.
+
+    Raises:
+        BadRequest: its backward raises.
+    """
+    if not made.requires_grad:
+        return [None] * len(blobs)
+    try:
+        with running("the port"):
+            upstream = weight.reshape(made.shape).to(made.dtype)
+            return list(
+                torch.autograd.grad(made, blobs, upstream, retain_graph=True, allow_unused=True)
+            )
+    except BaseException as error:
+        if ends_the_run(error):
+            raise
+        raise BadRequest(
+            f"the port's gradient cannot be computed: {place_of(error)}{type(error).__name__}: "
+            f"{error}"
+        ) from error
+
+
+def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
+    """Those of the net's inputs that a model takes, by name, or the first ones by order.
+
+    Raises:
+        BadRequest: it takes another number.
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    known = [each.name for each in parameters]
+    named = tuple(name for name in inputs if name in known)
+    needed = [
+        each.name
+        for each in parameters
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if named and set(needed) <= set(named):
+        return named
+    if not named and 0 < len(needed) <= len(inputs):
+        return tuple(inputs[: len(needed)])
+    raise BadRequest(
+        f"the port's forward takes ({', '.join(known)}), the net's inputs are "
+        f"{', '.join(inputs) or 'none'}: name its arguments like the inputs that it needs"
+    )
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _like(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """A tensor in another shape, if that is the same but for axes of 1, or for what is flat."""
+    one, other = tuple(tensor.shape), tuple(shape)
+    fits = tensor.numel() == math.prod(other) and (alike(one, other) or one[:1] == other[:1])
+    return tensor.reshape(other) if fits else tensor

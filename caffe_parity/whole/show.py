@@ -1,0 +1,139 @@
+"""What a person reads of a whole net, and the records of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from caffe_parity.contract import GRADIENT, Agreement, Finding
+from caffe_parity.report.record import Record, Report
+from caffe_parity.report.table import many
+from caffe_parity.whole.judged import Comparison, Judgement
+
+COLUMNS = ("layer", "type", "port", "forward", "backward", "params", "inherited")
+
+
+def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
+    """How the layers were matched, a table in the net's order, and what is wrong."""
+    net = compared.net
+    said = [f"phase {net.phase}: {many(len(net.steps), 'layer')}"]
+    rows = [COLUMNS, *(_row(compared, each) for each in found)]
+    for step in compared.unmatched:
+        rows.append((step.name, step.type, "-", "not compared", "", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        said.append(f"  {'  '.join(cells)}".rstrip())
+    other = {call: how for call, how in compared.matched.how.items() if how != "name"}
+    for call, how in other.items():
+        step = compared.matched.steps[call][0]
+        said.append(f"  matched by {how}: {step.name} = {call}")
+    for each in found:
+        if each.left_out:
+            said.append(f"left out: {each.part.name}: {each.left_out}")
+    for finding in compared.weights.findings:
+        said.append(f"{finding.code}: {finding.words}")
+    for each in found:
+        for finding in each.findings:
+            said.append(f"{finding.code}: {_layer(each)}: {finding.words}")
+    if compared.unmatched:
+        names = ", ".join(step.name for step in compared.unmatched)
+        first = compared.unmatched[0].name
+        said.append(
+            f"not compared: {names}: no part of the port computes them; --map {first}=MODULE says "
+            f"which module does, --leave-out {first} that the port does without"
+        )
+    alone = compared.by_itself()
+    if alone:
+        said.append(f"whole: {alone}")
+    return said
+
+
+def _layer(each: Judgement) -> str:
+    return each.part.name
+
+
+def _row(compared: Comparison, each: Judgement) -> tuple[str, ...]:
+    part = each.part
+    types = ", ".join(dict.fromkeys(step.type for step in part.steps))
+    calls = ", ".join(map(str, part.calls)) or "(between modules)"
+    if each.left_out:
+        return part.name, types, calls, "left out", "", "", ""
+    forward = {name: own for name, own in each.own.items() if not name.startswith(GRADIENT)}
+    backward = {name: own for name, own in each.own.items() if " of " in name}
+    params = {
+        name: own
+        for name, own in each.own.items()
+        if name.startswith(GRADIENT) and name not in backward
+    }
+    own = (_worst(some) for some in (forward, backward, params))
+    return part.name, types, calls, *own, _worst(each.inherited, False)
+
+
+def _worst(some: Mapping[str, Agreement], judged: bool = True) -> str:
+    if not some:
+        return ""
+    worst = max(each.fraction for each in some.values())
+    wrong = judged and not all(each.agrees for each in some.values())
+    shown = "inf" if math.isinf(worst) else f"{worst:.2g}"
+    return f"{shown} wrong" if wrong else shown
+
+
+def records(
+    net: str, compared: Comparison, found: Sequence[Judgement], seconds: float
+) -> list[Record]:
+    """A record for each part, and for what no part computes."""
+    phase = compared.net.phase
+    made = []
+    for each in found:
+        findings = [*each.findings]
+        if each.left_out:
+            made.append(Record(net, phase, each.part.name, "not run", each.left_out))
+            continue
+        dull = [name for name, own in each.own.items() if not own.proves]
+        verdict = "fail" if findings else "unproven" if dull else "pass"
+        reason = "; ".join(one.words for one in findings)
+        notes: list[Finding] = []
+        if verdict == "unproven":
+            reason = f"nothing of {', '.join(dull)} is proved"
+        made.append(
+            Record(
+                net,
+                phase,
+                each.part.name,
+                verdict,
+                reason,
+                findings,
+                notes,
+                each.own,
+                seconds=seconds / max(len(found), 1),
+                elements=sum(compared.net.values[top].size for top in each.part.tops),
+            )
+        )
+    for finding in compared.weights.findings:
+        made.append(
+            Record(net, phase, f"parameters of {finding.tensor}", "fail", finding.words, [finding])
+        )
+    alone = compared.by_itself()
+    if alone:
+        made.append(Record(net, phase, "whole", "fail", alone, [Finding("whole", alone)]))
+    for name in sorted(compared.left_out):
+        made.append(Record(net, phase, name, "not run", "--leave-out: the port does without"))
+    for step in compared.unmatched:
+        words = "no part of the port computes it"
+        made.append(Record(net, phase, step.name, "unproven", words, [Finding("unmatched", words)]))
+    return made
+
+
+def verdict(report: Report, seconds: float) -> str:
+    """The last line."""
+    wrong = [each.case for each in report.results if each.wrong]
+    weak = [each.case for each in report.results if each.weak]
+    if wrong:
+        names = ", ".join(dict.fromkeys(wrong))
+        said = f"disagrees: {names}"
+    elif weak:
+        said = f"unproven: {', '.join(dict.fromkeys(weak))}"
+    else:
+        said = "agrees" if report.agrees else "nothing was compared"
+    return f"{said}, {many(len(report.results), 'comparison')}, {seconds:.1f} s"
