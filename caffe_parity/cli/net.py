@@ -5,7 +5,7 @@ their order. Each layer is judged alone, forward and backward: the port's part g
 layer got, so that a mistake is found where it is made and not where it arrives. The port's modules
 are matched to the layers by name, by --map, or by their weights, and get Caffe's parameters. No
 tolerance is asked for.
-"""  # noqa: D205  # argparse shows it as it stands
+"""  # argparse shows it as it stands
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from caffe_parity.report.record import PAGE, Report, must_be_writable
 if TYPE_CHECKING:
     from caffe_parity.engine.caffe_net import CaffeNet
     from caffe_parity.layer import Layer
-    from caffe_parity.whole.judged import Comparison
+    from caffe_parity.report.record import Record
 
 __all__ = ["EPILOG"]
 
@@ -112,7 +112,8 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
     must_be_writable("--json", options.json)
     must_be_writable("--page", options.page, PAGE)
-    if Path(options.net).suffix == ".py" or ":" in options.net and not Path(options.net).exists():
+    is_layer = ":" in options.net and not Path(options.net).exists()
+    if is_layer or Path(options.net).suffix == ".py":
         raise BadRequest(
             f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
         )
@@ -153,6 +154,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> int:
     from caffe_parity.cli import objects
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
+    from caffe_parity.whole.judged import comparison
 
     model = objects.port(options.port)
     if not isinstance(model, torch.nn.Module):
@@ -162,19 +164,25 @@ def _compared(options: argparse.Namespace, scratch: Path) -> int:
         )
     request = _request(options)
     net = net_of(request, scratch)
-    layer = _layer(request, net)
-    records = []
+    (case,) = _layer(request, net).all_cases()
+    records: list[Record] = []
+    names: list[str] = []
     began = time.perf_counter()
     for phase in [options.phase] if options.phase else PHASES:
         start = time.perf_counter()
         with PROGRESS.shown():
             PROGRESS.place = f"phase {phase}"
-            compared = _comparison(
-                net, layer, model, phase, dict(options.map), frozenset(options.leave_out)
+            compared = comparison(
+                net, case, model, phase, dict(options.map), frozenset(options.leave_out)
             )
             found = compared.judgements()
+        names += [step.name for step in compared.net.steps]
         print("\n".join(show.lines(compared, found)), flush=True)
         records += show.records(request.net, compared, found, time.perf_counter() - start)
+    for name in options.leave_out:
+        if name not in names:
+            known = ", ".join(dict.fromkeys(names))
+            raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
     left_out = ("command", "carried_out", "more", "line", "timeout", "json", "page")
     selection: dict[str, Any] = {
         name: each
@@ -213,45 +221,3 @@ def _layer(request: Request, net: CaffeNet) -> Layer:
         cases=1,
     )
     return layer.with_inputs(request.inputs or "", given) if given else layer
-
-
-def _comparison(
-    net: CaffeNet,
-    layer: Layer,
-    model: Any,
-    phase: str,
-    asked: dict[str, str],
-    left_out: frozenset[str],
-) -> Comparison:
-    import copy
-
-    from caffe_parity.whole.golden import golden
-    from caffe_parity.whole.judged import Comparison
-    from caffe_parity.whole.matching import ends_of, match, must_be_there
-    from caffe_parity.whole.port import Call, Port
-    from caffe_parity.whole.weights import weights_of
-
-    (case,) = layer.all_cases()
-    made = golden(net, case, phase)
-    port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
-    labels = frozenset(name for name in made.inputs if name not in case.wanted)
-    calls: list[Call] = []
-    while True:  # a port that fails half-way shows what comes behind only with Caffe's values
-        matched = match(made, calls, port.modules, asked)
-        weights = weights_of(made, matched, port.modules)
-        compared = Comparison(made, port, matched, weights, labels, left_out)
-        seen = compared.first
-        if len(seen.calls) <= len(calls):
-            break
-        calls = seen.calls
-    if seen.failed:
-        raise seen.failed
-    must_be_there(asked, made, calls, port.modules)
-    names = [step.name for step in made.steps]
-    for name in left_out:
-        if name not in names:
-            raise BadRequest(
-                f"--leave-out {name}: the layers in phase {phase} are {', '.join(names)}"
-            )
-    matched.ends = ends_of(made, seen.results)
-    return Comparison(made, port, matched, weights, labels, left_out)

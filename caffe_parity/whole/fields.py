@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -65,11 +65,10 @@ def _extent(fields: Fields, name: str, usual: int) -> tuple[int, ...]:
     short = name.removesuffix("_size")
     if fields.get(f"{short}_h") or fields.get(f"{short}_w"):
         return fields.get(f"{short}_h", usual), fields.get(f"{short}_w", usual)
-    said: Sequence[int] = fields.get(name, usual)  # type: ignore[assignment]
-    if isinstance(said, (list, tuple)):
-        said = list(said) or [usual]
-        return tuple(said) if len(said) > 1 else (said[0], said[0])
-    return said, said
+    said: Any = fields.get(name, usual)
+    several = list(said) if isinstance(said, (list, tuple)) else [said]
+    several = several or [usual]
+    return tuple(several) if len(several) > 1 else (several[0], several[0])
 
 
 def _convolution(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:

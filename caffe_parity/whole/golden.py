@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from caffe_parity.caffe.client import Op
-from caffe_parity.contract import Array32, Arrays, Case, Shape
+from caffe_parity.contract import Array32, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet, described
 from caffe_parity.progress import PROGRESS
 
@@ -68,6 +68,9 @@ class Golden:
         inputs: the values that are fed, in the net's order.
         phase: "TRAIN" or "TEST".
         running: the exponents of its LRN layers across channels.
+        labels: the inputs that have no gradient, and that nothing rounds.
+        losses: the values with a loss weight, and that.
+        owned: the parameters that are no other layer's; those of a BatchNorm are not among them.
     """
 
     steps: Sequence[Step]
@@ -79,6 +82,9 @@ class Golden:
     inputs: Sequence[str]
     phase: str
     running: frozenset[float]
+    labels: frozenset[str]
+    losses: Mapping[str, float]
+    owned: Sequence[str]
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:
@@ -108,8 +114,11 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
         BadRequest: the net cannot be built, or not on these inputs.
         NoCaffe, InstallError: there is no Caffe.
     """
-    build = _built(net, case, phase)
     arrays = case.arrays(case)
+    wanted = list(case.wanted)
+    *_, graph = net.request([*_built(net, case, phase, wanted), {"op": "graph"}])
+    wanted = [name for name in wanted if name not in _labels(graph)]
+    build = _built(net, case, phase, wanted)
     *_, made, graph = net.request([*build, {"op": "graph"}])
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = described(net.text(case), case.names)
@@ -117,14 +126,35 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
     plan = _Reading(graph, made, [] if losses else said["outputs"])
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
-    return plan.golden(replies, arrays, phase, frozenset(said["running"]))
+    return plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
 
 
-def _built(net: CaffeNet, case: Case, phase: str) -> list[Op]:
+LABELS = {
+    "SoftmaxWithLoss": (1, 2),
+    "SigmoidCrossEntropyLoss": (1, 2),
+    "HingeLoss": (1,),
+    "InfogainLoss": (1, 2),
+    "MultinomialLogisticLoss": (1,),
+    "ContrastiveLoss": (2,),
+}
+"""By type, the bottoms for which Caffe's layer has no gradient: with one, it aborts."""
+
+
+def _labels(graph: Mapping[str, Any]) -> set[str]:
+    """The blobs of which no gradient may be asked."""
+    return {
+        name
+        for layer in graph["layers"]
+        for position, name in enumerate(layer["bottoms"])
+        if position in LABELS.get(layer["type"], ())
+    }
+
+
+def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
     edits: Op = {
         "shapes": {name: case.shapes[name] for name in case.fed},
         "outputs_as_losses": True,
-        "gradients": list(case.wanted),
+        "gradients": list(wanted),
         "phase": phase,
     }
     if net.weights:
@@ -142,6 +172,7 @@ class _Reading:
         self.layers: list[Any] = [each for each in graph["layers"] if each["name"] != KEEPER]
         self.written = {*graph["written"], *driven}
         self.params = [(layer, index) for layer, index in made["params"]]
+        self.owned = [f"{layer}[{index}]" for layer, index, _ in made["owned"]]
         self.learned = [f"{layer}[{index}]" for layer, index, rate in made["owned"] if rate]
         self.ops: list[Op] = []
         self.places: dict[tuple[str, Any, Any], int] = {}
@@ -173,7 +204,12 @@ class _Reading:
         self.ops.append({"op": op, **fields})
 
     def golden(
-        self, replies: Sequence[Op], arrays: Arrays, phase: str, running: frozenset[float]
+        self,
+        replies: Sequence[Op],
+        phase: str,
+        running: frozenset[float],
+        wanted: frozenset[str],
+        losses: Sequence[str],
     ) -> Golden:
         """What the answers say."""
 
@@ -238,6 +274,9 @@ class _Reading:
             inputs,
             phase,
             running,
+            frozenset(name for name in inputs if name.removesuffix(" (input)") not in wanted),
+            {name: float(diffs[name].flat[0]) for name in losses},
+            self.owned,
         )
 
 

@@ -8,6 +8,7 @@ a run of the whole port hands on, stands beside it as what it inherits.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,25 +18,29 @@ import torch
 
 from caffe_parity.contract import (
     GRADIENT,
+    UNIT_ROUNDOFF,
     Agreement,
     Array32,
     BadRequest,
     Bound,
+    Case,
     Expected,
     Finding,
     Floating,
 )
+from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.compare import as_float32, compare, fits, same_bits, wrong
 from caffe_parity.engine.explain import Failure, explain
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.engine.verdict import rounded_sizes
+from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
 from caffe_parity.whole.fields import differences
-from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.matching import Matched
+from caffe_parity.whole.golden import Golden, Step, golden
+from caffe_parity.whole.matching import Matched, ends_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
-from caffe_parity.whole.weights import Weights
+from caffe_parity.whole.weights import Weights, weights_of
 
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
@@ -88,6 +93,7 @@ class Judgement:
             what comes from before it.
         findings: what is wrong.
         left_out: why it was not compared; "" where it was.
+        alone: whether nothing else is left out with it.
     """
 
     part: Part
@@ -95,6 +101,7 @@ class Judgement:
     inherited: Mapping[str, Agreement] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
     left_out: str = ""
+    alone: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +113,6 @@ class Comparison:
         port: the model, with Caffe's weights in it or its own.
         matched: what belongs to what.
         weights: the parameters that both have.
-        labels: the inputs that nothing rounds.
         left_out: the layers that the port does without.
     """
 
@@ -114,7 +120,6 @@ class Comparison:
     port: Port
     matched: Matched
     weights: Weights
-    labels: frozenset[str]
     left_out: frozenset[str] = frozenset()
 
     def judgements(self) -> list[Judgement]:
@@ -145,11 +150,11 @@ class Comparison:
         behind = {name: self._behind(name, cut) for name in order}
         groups: list[tuple[list[str], set[int]]] = []
         for name in order:
-            tops, steps = [name], {step.index for step in behind[name]}
-            for other in [each for each in groups if each[1] & steps]:
-                tops, steps = [*other[0], *tops], steps | other[1]
+            tops, met = [name], {step.index for step in behind[name]}
+            for other in [each for each in groups if each[1] & met]:
+                tops, met = [*other[0], *tops], met | other[1]
                 groups.remove(other)
-            groups.append((tops, steps))
+            groups.append((tops, met))
         parts = []
         for tops, indices in groups:
             steps = tuple(step for step in self.net.steps if step.index in indices)
@@ -172,16 +177,54 @@ class Comparison:
         model = self.port.in_precision(torch.float32)
         state = self._state(self._params(False), torch.float32)
         inputs = {name: self.values[name] for name in self.net.inputs}
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of a Dropout
             try:
                 alone = results_of(model.run(dict(inputs), state))
             except BadRequest as error:
                 return str(error)
+            torch.manual_seed(0)
             watched = self._run(model, None, self._params(False)).results
         same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
         return (
             "" if same else "the port gives other bits when it is watched: it is not the same run"
         )
+
+    def results(self) -> list[Finding]:
+        """What is wrong with what the port returns: nothing of the net, or not the loss of it.
+
+        Raises:
+            BadRequest: its backward raises.
+        """
+        named = self.first.named
+        found = []
+        numbers = [key for key, each in self.first.results.items() if each.numel() == 1]
+        for key, each in self.first.results.items():
+            if named[key] or (numbers == [key] and self.net.losses):
+                continue
+            words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
+            found.append(Finding("result", words, str(key), "unknown"))
+        computed = [name for name in self.net.losses if name in self.first.own]
+        if len(numbers) == 1 and computed:
+            found += self._total(numbers[0])
+        return found
+
+    def _total(self, key: str | int) -> Iterator[Finding]:
+        """What the loss of the port makes of the net's losses: their sum, with their weights."""
+        values = {name: each.clone() for name, each in self.values.items()}
+        leaves = {name: values[name].requires_grad_() for name in self.net.losses}
+        port = self.port.in_precision(torch.float32)
+        seen = self._run(port, values, self._params(False))
+        made = seen.results[key]
+        grads = gradients(made, list(leaves.values()), torch.ones_like(made))
+        for (name, weight), grad in zip(self.net.losses.items(), grads, strict=True):
+            own = 0.0 if grad is None else float(grad.sum())
+            if abs(own - weight) > 4 * UNIT_ROUNDOFF * abs(weight):
+                words = (
+                    f"the port's loss has {name} {own:g} times, and its loss_weight in Caffe is "
+                    f"{weight:g}"
+                )
+                yield Finding("total", words, name, "loss-weight")
 
     def _behind(self, name: str, cut: set[str]) -> list[Step]:
         """The layers between a value and those that are known before it."""
@@ -217,11 +260,11 @@ class Comparison:
         found = []
         for part in self.parts:
             if part in random:
-                why = "it draws random numbers in phase TRAIN: Caffe's cannot be those of the port"
-                found.append(Judgement(part, left_out=why))
+                found.append(self._left_out(part))
                 continue
             names = [name for name in self._tensors(part) if name in expected.truth]
-            own, findings = {}, []
+            own: dict[str, Agreement] = {}
+            findings = []
             for name in names:
                 sides = {"": actual[name], "the port in float32: ": ported.get(name)}
                 for side, value in sides.items():
@@ -239,6 +282,21 @@ class Comparison:
             found.append(Judgement(part, own, lost, findings))
         return found
 
+    def _left_out(self, part: Part) -> Judgement:
+        """What is said of a part that draws random numbers: that its settings are Caffe's."""
+        said = [
+            words
+            for call in part.calls
+            for step in self.matched.steps[call]
+            for words in differences(step, self.port.modules[call.module], self.net)
+        ]
+        findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
+        why = "it draws random numbers in phase TRAIN: Caffe's cannot be those of the port"
+        alone = all(step.type in RANDOM for step in part.steps) and part.calls
+        if not alone:
+            why += "; with an nn.Dropout of the layer's name it would be left out alone"
+        return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
+
     @cached_property
     def _random(self) -> set[Part]:
         if self.net.phase != "TRAIN":
@@ -255,7 +313,7 @@ class Comparison:
         port = self.port.in_precision(torch.float64)
         values = {f"value {name}": each.double() for name, each in self.values.items()}
         params = {f"param {name}": each.double() for name, each in self._params(False).items()}
-        fixed = {f"value {name}" for name in self.labels}
+        fixed = {f"value {name}" for name in self.net.labels}
         evaluate = partial(self._evaluated, port)
         return expect(evaluate, {**values, **params}, fixed, self.net.running)
 
@@ -268,6 +326,8 @@ class Comparison:
         values = {name[6:]: each for name, each in leaves.items() if name.startswith("value ")}
         params = {name[6:]: each for name, each in leaves.items() if name.startswith("param ")}
         seen = self._run(port, values, params)
+        if seen.failed:
+            raise BadRequest(f"{seen.failed}; it must run in float64 as well, and in copies")
         results: Tensors = {}
         random = self._random
         misshapen: set[Part] = set()
@@ -289,7 +349,9 @@ class Comparison:
                 for total, grad in zip([*sent, *totals.values()], found, strict=True):
                     if grad is not None:
                         total += grad
-            for name, grad in zip(part.bottoms if part not in misshapen else (), sent):
+            if part in misshapen:
+                continue
+            for name, grad in zip(part.bottoms, sent, strict=True):
                 if part.sent(name) in self._sent:
                     results[part.sent(name)] = grad
         judged = [part for part in self.parts if part not in random | misshapen]
@@ -310,10 +372,9 @@ class Comparison:
                     if each == name
                 ]
                 known = [each for each in pieces if each is not None]
-                total = np.zeros(self.net.values[name].shape, np.float32)  # propagate_down: false
-                if known:
-                    total = np.sum(known, axis=0, dtype=np.float64).astype(np.float32)
-                if name not in self.labels:
+                nothing = np.zeros(self.net.values[name].shape, np.float64)  # propagate_down: false
+                total = sum(known, start=nothing).astype(np.float32)
+                if name not in self.net.labels:
                     found[part.sent(name)] = total
         return found
 
@@ -330,19 +391,23 @@ class Comparison:
         found = self._evaluated(self.port.in_precision(torch.float32), given)
         return {name: each.numpy() for name, each in found.items()}
 
+    @cached_property
+    def whole_run(self) -> Mapping[str, Array32]:
+        """What the port makes of the inputs by itself, as far as it gets."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            seen = self._run(self.port.in_precision(torch.float32), None, self._params(False))
+        return {name: each.numpy() for name, each in seen.own.items()}
+
     def _inherited(self, expected: Expected) -> Mapping[str, Agreement]:
         """How far a run of the whole port is from Caffe, as a multiple of the parts' own bounds."""
-        with torch.no_grad():
-            seen = self._run(self.port.in_precision(torch.float32), None, self._params(False))
         found = {}
-        for name, each in seen.own.items():
+        for name, each in self.whole_run.items():
             shape = self.net.values[name].shape
             if name in expected.truth and expected.truth[name].shape == shape == each.shape:
                 truth = self.net.values[name].astype(np.float64)
                 worst = {name: expected.bound.worst[name]}
-                found[name] = compare(
-                    name, each.numpy(), Expected({name: truth}, Bound(worst, worst))
-                )
+                found[name] = compare(name, each, Expected({name: truth}, Bound(worst, worst)))
         return found
 
     def _wired(self, part: Part) -> Iterator[Finding]:
@@ -364,7 +429,7 @@ class Comparison:
             cause = "shape"
         else:
             # Caffe is what the port must be: the explanation says what the port does instead.
-            actual = as_float32(truth)
+            ported = np.asarray(as_float32(truth), np.float64)
             swapped = replace(expected, truth={name: value.astype(np.float64).reshape(truth.shape)})
             failure = Failure(
                 tensor=name,
@@ -374,10 +439,11 @@ class Comparison:
                 bound=np.where(
                     np.isfinite(expected.bound.worst[name]), expected.bound.worst[name], np.inf
                 ),
-                actual=np.asarray(actual, np.float64),
+                actual=ported,
                 wrong=wrong(name, value, expected),
                 shape=self.net.values[part.bottoms[0]].shape if part.bottoms else (),
                 is_loss=part.steps[-1].type.endswith("Loss"),
+                rivals=partial(self._rivals, part, name),
             )
             found = explain(failure)
             words, cause = found.words, found.code
@@ -387,6 +453,22 @@ class Comparison:
             for step in self.matched.steps[call]:
                 said += differences(step, module, self.net)
         return Finding(_code(name), side + "; ".join(said), name, cause)
+
+    def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
+        """What the part would make without its bias."""
+        step = part.steps[-1]
+        biased = step.type in ("Convolution", "Deconvolution", "InnerProduct")
+        if not biased or len(step.params) < 2 or name not in step.tops:
+            return
+        value = self.net.values[name].astype(np.float64)
+        bias = self.net.params[step.params[1]].astype(np.float64)
+        shape = (1, -1, *(1 for _ in value.shape[2:]))
+        yield Rival(
+            "bias",
+            "{tensor} is as without the bias",
+            {name: value - bias.reshape(shape)},
+            {name: 4 * UNIT_ROUNDOFF * (np.abs(value) + np.abs(bias.reshape(shape)))},
+        )
 
 
 def _code(name: str) -> str:
@@ -401,3 +483,43 @@ def _spoken(name: str) -> str:
         return f"the port's {name}"
     bottom = name.removeprefix(GRADIENT).partition(" of ")[0]
     return f"the port's gradient of {bottom}"
+
+
+def comparison(
+    net: CaffeNet,
+    case: Case,
+    model: torch.nn.Module,
+    phase: str,
+    asked: Mapping[str, str],
+    left_out: frozenset[str] = frozenset(),
+) -> Comparison:
+    """A net, run in Caffe, beside a port whose modules are matched to its layers.
+
+    Args:
+        net: the net.
+        case: its inputs.
+        model: the port; it is copied.
+        phase: "TRAIN" or "TEST", which is the port's mode as well.
+        asked: layer -> module, where the names do not say it.
+        left_out: the layers that the port does without.
+
+    Raises:
+        VariantFailure: Caffe crashed, hung, or a layer raised.
+        BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
+        NoCaffe, InstallError: there is no Caffe.
+    """
+    made = golden(net, case, phase)
+    port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
+    calls: list[Call] = []
+    while True:  # a port that fails half-way shows what comes behind only with Caffe's values
+        matched = match(made, calls, port.modules, asked)
+        weights = weights_of(made, matched, port.modules, calls)
+        seen = Comparison(made, port, matched, weights, left_out).first
+        if len(seen.calls) <= len(calls):
+            break
+        calls = seen.calls
+    if seen.failed:
+        raise seen.failed
+    must_be_there(asked, made, calls, port.modules)
+    matched.ends = ends_of(made, seen.results)
+    return Comparison(made, port, matched, weights, left_out)

@@ -24,7 +24,8 @@ class Matched:
 
     Attributes:
         steps: the layers that a call computes, in order: one, or a BatchNorm and its Scale.
-        how: in what way it was found: "name", "map", "shared", "weights" or "order".
+        how: in what way it was found: "name", "--map", "what they share",
+            "their weights" or "order".
         ends: the value that each of the port's results is, by the result's name or number.
     """
 
@@ -77,7 +78,7 @@ def match(
 
     for step in net.steps:
         if step.name in asked:
-            pair(step, asked[step.name], "map")
+            pair(step, asked[step.name], "--map")
     names = dict.fromkeys(call.module for call in calls)
     for wanted in (_plain, _last):  # the whole name before its last part
         known: dict[str, list[str]] = {}
@@ -87,14 +88,26 @@ def match(
             same = known.get(_plain(step.name), [])
             if len(same) == 1 and step.name not in asked:
                 pair(step, same[0], "name")
-    owners = {name: call.module for call, steps in found.steps.items() for name in steps[0].params}
     for step in net.steps:
-        shared = [owners[name] for name in step.params if name in owners]
-        if shared:
-            pair(step, shared[0], "shared")
+        owner = _owner(net, step)
+        call = found.call_of(owner) if owner else None
+        if call:
+            pair(step, call.module, "what they share")
     _by_weights(net, left, calls, modules, found)
     _with_scales(net, left, modules, found)
     return found
+
+
+def _owner(net: Golden, step: Step) -> Step | None:
+    """The layer that has the parameters which this one shares; None where it has its own."""
+    if not step.params or step.type == "BatchNorm" or set(step.params) & set(net.owned):
+        return None
+    for other in net.steps:
+        if other.type == step.type and set(other.params) <= set(net.owned) and other.params:
+            pairs = list(zip(step.params, other.params, strict=False))
+            if all(np.array_equal(net.params[one], net.params[two]) for one, two in pairs):
+                return other
+    return None
 
 
 def must_be_there(
@@ -160,7 +173,7 @@ def _by_weights(
     modules: Mapping[str, torch.nn.Module],
     found: Matched,
 ) -> None:
-    """Pairs what has the same numbers; else what alone has these shapes; else what comes in turn."""
+    """Pairs what has the same numbers; else, where all of it fits, one after the other."""
     steps = [step for step in left if step.params and step.type != "BatchNorm"]
     free = [
         call
@@ -170,7 +183,7 @@ def _by_weights(
     for step in list(steps):
         same = [call for call in free if _same_numbers(net, step, modules[call.module])]
         if len(same) == 1:
-            found.add(same[0], step, "weights")
+            found.add(same[0], step, "their weights")
             free.remove(same[0])
             steps.remove(step)
             left.remove(step)

@@ -58,6 +58,7 @@ class Seen:
         own: what the port made at each value of the net, before Caffe's took its place.
         calls: of modules that gave a tensor, in order.
         results: what the port returned, by name, or by number.
+        named: which value of the net each result is; "" for none.
         failed: what the port raised; None where it came to its end.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
@@ -66,6 +67,7 @@ class Seen:
     own: Tensors = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     results: dict[str | int, torch.Tensor] = field(default_factory=dict)
+    named: dict[str | int, str] = field(default_factory=dict)
     failed: BadRequest | None = None
     wired: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -159,29 +161,42 @@ class Port:
             ends: the value that each of its results is, by the result's name or number.
         """
         seen = Seen()
-        known: dict[int, str] = {id(each): name for name, each in inputs.items()}
-        kept: list[torch.Tensor] = list(inputs.values())
+        given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
+        fed = {name: each.clone() for name, each in inputs.items()}
+        for name, each in fed.items():
+            given.put(each, name)
         counts: dict[str, int] = {}
         open_calls: list[Call] = []
 
-        def placed(name: str, made: torch.Tensor) -> torch.Tensor:
-            seen.own[name] = _like(made, shapes[name])
-            given = made if values is None else _like(values[name], made.shape).to(made.dtype)
-            given = given.clone()  # the port may work on it in place
-            known[id(given)] = name
-            kept.append(given)
-            return given
+        def known(value: str, like: torch.Tensor) -> torch.Tensor:
+            """Caffe's value; a copy of its own, since the port may work on it in place."""
+            if values is None:
+                return like
+            made = _like(values[value], like.shape).to(like.dtype).clone()
+            given.put(made, value)
+            return made
+
+        def placed(value: str, made: torch.Tensor) -> torch.Tensor:
+            seen.own[value] = _like(made, shapes[value])
+            raw.put(made, value)
+            if values is None:
+                given.put(made, value)
+            return known(value, made)
 
         def taken(what: str, value: str, tensor: torch.Tensor) -> torch.Tensor:
             """What a call gets where Caffe's layer reads a value, and the port has this tensor."""
-            if known.get(id(tensor)) == value:
+            if given.name(tensor) == value:
                 return tensor
+            if raw.name(tensor) == value:
+                return known(value, tensor)
             if value not in seen.own and value not in inputs:
                 return placed(value, tensor)
-            if values is None or _equal(tensor, values[value]):  # a view of it, or a copy
+            if values is None or _equal(tensor, values[value]):  # a copy of it
                 return tensor
-            seen.wired.append((what, known.get(id(tensor), ""), value))
-            return _like(values[value], tensor.shape).to(tensor.dtype).clone()
+            if value in seen.own and _equal(tensor, seen.own[value]):
+                return known(value, tensor)
+            seen.wired.append((what, given.name(tensor), value))
+            return known(value, tensor)
 
         def before(name: str, args: Any) -> Any:
             call = Call(name, counts.get(name, 0))
@@ -190,11 +205,11 @@ class Port:
             place = places.get(call)
             if place is None:
                 return None
-            given = list(args)
-            for position, value in enumerate(place.bottoms[: len(given)]):
-                if _is_float(given[position]):
-                    given[position] = taken(f"the port's {call}", value, given[position])
-            return tuple(given)
+            changed = list(args)
+            for position, value in enumerate(place.bottoms[: len(changed)]):
+                if _is_float(changed[position]):
+                    changed[position] = taken(f"the port's {call}", value, changed[position])
+            return tuple(changed)
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
@@ -205,15 +220,42 @@ class Port:
 
         with self._hooked(before, after):
             try:
-                result = self.run(inputs, state)
+                result = self.run(fed, state)
             except BadRequest as error:
                 seen.failed = error
                 return seen
         seen.results = results_of(result)
         for key, each in seen.results.items():
-            if key in ends:
+            seen.named[key] = given.name(each) or raw.name(each)
+            if key in ends and not seen.named[key]:
                 taken(f"the port's result {key}", ends[key], each)
+                seen.named[key] = ends[key]
         return seen
+
+
+class _Names:
+    """Which tensors are values of the net, as long as nobody has written into them."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[torch.Tensor, str, int]] = {}
+
+    def put(self, tensor: torch.Tensor, name: str) -> None:
+        """Names a tensor, and keeps it, so that no other one gets its id."""
+        self._known[id(tensor)] = tensor, name, tensor._version
+
+    def name(self, tensor: torch.Tensor) -> str:
+        """That of a tensor, or of the one of which it is a view in the same order; or ""."""
+        for each in [tensor] if tensor._base is None else [tensor, tensor._base]:
+            found = self._known.get(id(each))
+            if found and found[2] == each._version and _same_order(tensor, each):
+                return found[1]
+        return ""
+
+
+def _same_order(tensor: torch.Tensor, base: torch.Tensor) -> bool:
+    if tensor is base:
+        return True
+    return tensor.numel() == base.numel() and tensor.is_contiguous() and base.is_contiguous()
 
 
 def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:

@@ -31,8 +31,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     for each in found:
         if each.left_out:
             said.append(f"left out: {each.part.name}: {each.left_out}")
-    for finding in compared.weights.findings:
-        said.append(f"{finding.code}: {finding.words}")
+    said += [f"{each.code}: {each.words}" for each in _of_the_whole(compared)]
     for each in found:
         for finding in each.findings:
             said.append(f"{finding.code}: {_layer(each)}: {finding.words}")
@@ -43,10 +42,14 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
             f"not compared: {names}: no part of the port computes them; --map {first}=MODULE says "
             f"which module does, --leave-out {first} that the port does without"
         )
-    alone = compared.by_itself()
-    if alone:
-        said.append(f"whole: {alone}")
     return said
+
+
+def _of_the_whole(compared: Comparison) -> list[Finding]:
+    """What is wrong, and no layer's."""
+    alone = compared.by_itself()
+    whole = [Finding("whole", alone)] if alone else []
+    return [*compared.weights.findings, *compared.results(), *whole]
 
 
 def _layer(each: Judgement) -> str:
@@ -86,9 +89,11 @@ def records(
     phase = compared.net.phase
     made = []
     for each in found:
-        findings = [*each.findings]
+        findings, part = [*each.findings], each.part.name
         if each.left_out:
-            made.append(Record(net, phase, each.part.name, "not run", each.left_out))
+            verdict = "fail" if findings else "not run" if each.alone else "unproven"
+            reason = "; ".join(one.words for one in findings) or each.left_out
+            made.append(Record(net, phase, part, verdict, reason, findings))
             continue
         dull = [name for name, own in each.own.items() if not own.proves]
         verdict = "fail" if findings else "unproven" if dull else "pass"
@@ -110,13 +115,9 @@ def records(
                 elements=sum(compared.net.values[top].size for top in each.part.tops),
             )
         )
-    for finding in compared.weights.findings:
-        made.append(
-            Record(net, phase, f"parameters of {finding.tensor}", "fail", finding.words, [finding])
-        )
-    alone = compared.by_itself()
-    if alone:
-        made.append(Record(net, phase, "whole", "fail", alone, [Finding("whole", alone)]))
+    for finding in _of_the_whole(compared):
+        name = f"{finding.code} {finding.tensor}".strip()
+        made.append(Record(net, phase, name, "fail", finding.words, [finding]))
     for name in sorted(compared.left_out):
         made.append(Record(net, phase, name, "not run", "--leave-out: the port does without"))
     for step in compared.unmatched:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from caffe_parity.contract import Finding
 from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
 from caffe_parity.whole.matching import Matched, layouts
-from caffe_parity.whole.port import Tensors
+from caffe_parity.whole.port import Call, Tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,9 @@ class Weights:
         return made
 
 
-def weights_of(net: Golden, matched: Matched, modules: Mapping[str, torch.nn.Module]) -> Weights:
+def weights_of(
+    net: Golden, matched: Matched, modules: Mapping[str, torch.nn.Module], calls: Sequence[Call]
+) -> Weights:
     """Where the parameters of the layers that are matched belong.
 
     Convolution, Deconvolution, InnerProduct, Embed and PReLU keep their numbers in the order of
@@ -62,6 +64,7 @@ def weights_of(net: Golden, matched: Matched, modules: Mapping[str, torch.nn.Mod
     """
     places: dict[str, tuple[str, ...]] = {}
     findings: list[Finding] = []
+    called = {call.module for call in calls}
     for call, steps in matched.steps.items():
         module, prefix = modules[call.module], f"{call.module}."
         for step in steps:
@@ -76,6 +79,16 @@ def weights_of(net: Golden, matched: Matched, modules: Mapping[str, torch.nn.Mod
             places |= {name: each for name, each in found.items() if name not in places}
             if step.params and not found:
                 findings.append(_misfit(net, step, module, call.module))
+    misfits = {each.tensor for each in findings}
+    for name, value in modules[""].named_parameters():
+        owner = name.rpartition(".")[0]
+        unused = owner and owner not in called and not any(True for _ in modules[owner].children())
+        if name not in places and not unused and owner not in misfits:
+            words = (
+                f"the port's parameter {name} {tuple(value.shape)} is none of the net's: Caffe has "
+                "nothing that it could learn there"
+            )
+            findings.append(Finding("parameters", words, name, "extra"))
     return Weights(places, tuple(findings))
 
 
@@ -99,4 +112,4 @@ def _misfit(net: Golden, step: Step, module: torch.nn.Module, name: str) -> Find
         f"the layer {step.name} has parameters {theirs}, the port's {name} "
         f"({type(module).__name__}) {own or 'none'}: they cannot be put there"
     )
-    return Finding("parameters", words, step.name, "shape")
+    return Finding("parameters", words, name, "shape")

@@ -1,0 +1,575 @@
+"""Faults of ports, one or two at a time: what is broken, and which layers must be named for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from studies.localise.ports import ResNet
+
+Edit = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake in a port.
+
+    Attributes:
+        net: the net's name.
+        name: what is wrong, in a few words.
+        edit: breaks a right port.
+        layers: those that must be named, and no other ones.
+        passes: where it shows: "forward", "backward", "parameter", "wiring".
+        words: what the explanation must contain.
+        phase: "TEST" or "TRAIN".
+    """
+
+    net: str
+    name: str
+    edit: Edit
+    layers: frozenset[str]
+    passes: frozenset[str]
+    words: str
+    phase: str = "TEST"
+
+
+def _set(path: str, **values: Any) -> Edit:
+    """Sets attributes of a module, or of the port itself for ""."""
+
+    def edit(model: nn.Module) -> None:
+        target = model.get_submodule(path)
+        for name, value in values.items():
+            setattr(target, name, value)
+
+    return edit
+
+
+def _put(path: str, make: Callable[[nn.Module], nn.Module]) -> Edit:
+    """Puts another module in the place of one."""
+
+    def edit(model: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, make(model.get_submodule(path)))
+
+    return edit
+
+
+def _bind(module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    """Gives a module another forward, which a copy of it has as its own; it gets the module."""
+    module.forward = MethodType(forward, module)
+
+
+def _after(path: str, function: Callable[[Tensor], Tensor]) -> Edit:
+    """Changes what a module gives."""
+
+    def edit(model: nn.Module) -> None:
+        kind = type(model.get_submodule(path))
+        _bind(model.get_submodule(path), lambda self, *args: function(kind.forward(self, *args)))
+
+    return edit
+
+
+def _before(path: str, function: Callable[[Tensor], Tensor]) -> Edit:
+    """Changes what a module takes, inside it."""
+
+    def edit(model: nn.Module) -> None:
+        kind = type(model.get_submodule(path))
+        _bind(
+            model.get_submodule(path),
+            lambda self, x, *more: kind.forward(self, function(x), *more),
+        )
+
+    return edit
+
+
+class _Slope(torch.autograd.Function):
+    """The identity, whose gradient is a factor times what it should be."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx.factor * grads[0], None
+
+
+def slope(factor: float) -> Callable[[Tensor], Tensor]:
+    """The identity with another gradient."""
+    return lambda x: _Slope.apply(x, factor)  # type: ignore[no-untyped-call]
+
+
+def _instead(path: str, function: Callable[..., Tensor]) -> Edit:
+    """Computes something else in a module, which the function gets beside what the module takes."""
+    return lambda model: _bind(model.get_submodule(path), function)
+
+
+FORWARD, BACKWARD, PARAMETER = "forward", "backward", "parameter"
+BOTH = f"{FORWARD} {BACKWARD}"
+ALL = f"{FORWARD} {BACKWARD} {PARAMETER}"
+
+
+def _fault(
+    net: str, name: str, layers: str, passes: str, words: str, edit: Edit, phase: str = "TEST"
+) -> Fault:
+    return Fault(
+        net, name, edit, frozenset(layers.split(";")), frozenset(passes.split()), words, phase
+    )
+
+
+def faults() -> Iterator[Fault]:
+    """All of them."""
+    yield from _of_lenet()
+    yield from _of_resnet()
+    yield from _of_inception()
+    yield from _of_fcn()
+    yield from _of_siamese()
+    yield from _of_autoencoder()
+
+
+def _of_lenet() -> Iterator[Fault]:
+    yield _fault(
+        "lenet", "pooling rounds down", "pool1", FORWARD, "ceil", _set("pool1", ceil_mode=False)
+    )
+    yield _fault(
+        "lenet",
+        "a pooling window is too small",
+        "pool1",
+        BOTH,
+        "kernel_size",
+        _put("pool1", lambda m: nn.MaxPool2d(2, 2, ceil_mode=True)),
+    )
+    yield _fault(
+        "lenet",
+        "average for maximum",
+        "pool1",
+        BOTH,
+        "type of pooling",
+        _put("pool1", lambda m: nn.AvgPool2d(3, 2, ceil_mode=True)),
+    )
+    yield _fault(
+        "lenet",
+        "padding is not counted",
+        "pool2",
+        BOTH,
+        "count_include_pad",
+        _set("pool2", count_include_pad=False),
+    )
+    yield _fault(
+        "lenet",
+        "groups are forgotten",
+        "conv2;parameters conv2",
+        "forward backward parameters",
+        "groups",
+        _put("conv2", lambda m: nn.Conv2d(6, 8, 3, padding=1)),
+    )
+    yield _fault(
+        "lenet",
+        "another slope",
+        "relu1",
+        BOTH,
+        "negative_slope",
+        _set("relu1", negative_slope=0.01),
+    )
+    yield _fault(
+        "lenet", "no bias", "conv1", "forward", "without the bias", _instead("conv1", _no_bias)
+    )
+    yield _fault(
+        "lenet",
+        "a bias that is frozen",
+        "ip1",
+        PARAMETER,
+        "is 0 everywhere",
+        _instead("ip1", lambda m, x: functional.linear(x, m.weight, m.bias.detach())),
+    )
+    yield _fault(
+        "lenet",
+        "a weight that is frozen",
+        "conv2",
+        PARAMETER,
+        "is 0 everywhere",
+        _instead("conv2", lambda m, x: m._conv_forward(x, m.weight.detach(), m.bias)),
+    )
+    yield _fault(
+        "lenet",
+        "the loss is a sum",
+        "loss",
+        BOTH,
+        "4",
+        _put("loss", lambda m: nn.CrossEntropyLoss(reduction="sum")),
+    )
+    yield _fault(
+        "lenet",
+        "labels are smoothed",
+        "loss",
+        BOTH,
+        "loss",
+        _put("loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.1)),
+    )
+    yield _fault(
+        "lenet", "detached", "pool2", BACKWARD, "detached", _before("pool2", Tensor.detach)
+    )
+    yield _fault(
+        "lenet", "twice the gradient", "relu1", BACKWARD, "twice", _before("relu1", slope(2.0))
+    )
+    yield _fault(
+        "lenet",
+        "half precision",
+        "ip2",
+        FORWARD,
+        "bits",
+        _after("ip2", lambda y: y.to(torch.bfloat16).to(y)),
+    )
+    yield _fault(
+        "lenet",
+        "two at once",
+        "pool1;relu1",
+        BOTH,
+        "negative_slope",
+        lambda m: (_set("pool1", ceil_mode=False)(m), _set("relu1", negative_slope=0.2)(m))[0],
+    )
+    yield _fault("lenet", "flattened the wrong way", "ip1", ALL, "", _before("ip1", _channels_last))
+    yield _fault("lenet", "a sign", "ip2", ALL, "sign", _after("ip2", torch.neg))
+
+
+def _no_bias(module: Any, x: Tensor) -> Tensor:
+    made: Tensor = module._conv_forward(x, module.weight, None)
+    return made + (module.bias - module.bias.detach()).reshape(-1, 1, 1)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    moved: Tensor = x.reshape(len(x), 8, 3, 3).permute(0, 2, 3, 1).flatten(1)
+    return moved
+
+
+def _of_resnet() -> Iterator[Fault]:
+    yield _fault("resnet", "eps", "bn_conv1, scale_conv1", ALL, "eps", _set("bn_conv1", eps=1e-2))
+    yield _fault(
+        "resnet",
+        "a coefficient of Eltwise is ignored",
+        "res2a, res2a_relu",
+        BOTH,
+        "",
+        _set("", coefficient=1.0),
+    )
+    yield _fault(
+        "resnet",
+        "running statistics",
+        "bn2a_branch2a, scale2a_branch2a",
+        ALL,
+        "",
+        _instead("bn2a_branch2a", _unbiased),
+    )
+    yield _fault("resnet", "stride", "conv1", FORWARD, "stride", _set("conv1", stride=(1, 1)))
+    yield _fault("resnet", "padding of another kind", "res2a_branch2a", ALL, "", _reflect)
+    yield _fault(
+        "resnet",
+        "a maximum for the mean",
+        "pool5",
+        BOTH,
+        "",
+        _put("pool5", lambda m: nn.AdaptiveMaxPool2d(1)),
+    )
+    yield _fault(
+        "resnet", "the wrong branch", "res2a_branch1", "wiring", "something else", _wrong_branch
+    )
+    yield _fault(
+        "resnet", "half of the gradient", "fc", BACKWARD, "half of", _before("fc", slope(0.5))
+    )
+    yield _fault(
+        "resnet",
+        "the other sign of the gradient",
+        "pool5",
+        BACKWARD,
+        "sign",
+        _before("pool5", slope(-1.0)),
+    )
+    yield _fault("resnet", "log of the probabilities", "prob", BOTH, "", _instead("", _log))
+    yield _fault("resnet", "a relu that is missing", "conv1_relu", BOTH, "", _instead("", _no_relu))
+    yield _fault(
+        "resnet",
+        "no weights behind the statistics",
+        "bn_conv1, scale_conv1",
+        ALL,
+        "",
+        _after("bn_conv1", lambda y: y + 0.25),
+    )
+
+
+def _unbiased(module: Any, x: Tensor) -> Tensor:
+    mean, variance = x.detach().mean((0, 2, 3)), x.detach().var((0, 2, 3))
+    return functional.batch_norm(
+        x, mean, variance, module.weight, module.bias, False, 0.1, module.eps
+    )
+
+
+def _reflect(model: nn.Module) -> None:
+    module: Any = model.get_submodule("res2a_branch2a")
+    module.padding_mode = "reflect"
+    module._reversed_padding_repeated_twice = [1, 1, 1, 1]
+
+
+def _wrong_branch(model: nn.Module) -> None:
+    model.get_submodule("res2a_branch1").register_forward_pre_hook(
+        lambda m, args: (args[0] * 1.5,), prepend=True
+    )
+
+
+def _log(model: Any, data: Tensor) -> Tensor:
+    return ResNet.forward(model, data).log()
+
+
+def _no_relu(model: Any, data: Tensor) -> Tensor:
+    model.train()
+    x = model.bn_conv1(model.conv1(data))
+    y = model.bn2a_branch2a(model.res2a_branch2a(x))
+    x = functional.relu(model.res2a_branch1(x) + 0.5 * y)
+    probabilities: Tensor = model.fc(model.pool5(x).flatten(1)).softmax(1)
+    return probabilities
+
+
+def _of_inception() -> Iterator[Fault]:
+    for name, value in (("alpha", 0.2), ("alpha", 1.8), ("beta", 0.5), ("k", 1.0), ("size", 5)):
+        yield _fault(
+            "inception",
+            f"norm0 {name} {value}",
+            "norm0",
+            BOTH,
+            name,
+            _set("norm0", **{name: value}),
+        )
+    yield _fault(
+        "inception",
+        "pooling without padding",
+        "inc/pool",
+        FORWARD,
+        "padding",
+        _put("inc_pool", lambda m: nn.MaxPool2d(3, 1)),
+    )
+    yield _fault(
+        "inception", "a padded 1x1", "inc/1x1", FORWARD, "padding", _set("inc_1x1", padding=(1, 1))
+    )
+    yield _fault(
+        "inception",
+        "detached",
+        "inc/proj",
+        BACKWARD,
+        "detached",
+        _before("inc_proj", Tensor.detach),
+    )
+    yield _fault(
+        "inception", "dilated", "inc/3x3", FORWARD, "dilation", _set("inc_3x3", dilation=(2, 2))
+    )
+    yield _fault(
+        "inception",
+        "the auxiliary loss has another weight",
+        "total aux/loss",
+        "total",
+        "its loss_weight in Caffe is 0.3",
+        _instead("", _another_weight),
+    )
+    yield _fault(
+        "inception",
+        "the pooling is too wide",
+        "aux/pool",
+        BOTH,
+        "kernel",
+        _set("aux_pool", kernel_size=4),
+    )
+    yield _fault(
+        "inception",
+        "branches in another order",
+        "inc/relu_1x1, inc/relu_3x3, inc/output",
+        BOTH,
+        "",
+        _instead("", _another_order),
+    )
+    yield _fault(
+        "inception", "stride of the pooling", "pool2", FORWARD, "stride", _set("pool2", stride=3)
+    )
+    yield _fault(
+        "inception",
+        "weights of the auxiliary branch are frozen",
+        "aux/fc",
+        PARAMETER,
+        "is 0 everywhere",
+        _instead("aux_fc", lambda m, x: functional.linear(x, m.weight.detach(), m.bias)),
+    )
+    yield _fault(
+        "inception",
+        "the auxiliary loss is a sum",
+        "aux/loss",
+        BOTH,
+        "3",
+        _put("aux_loss", lambda m: nn.CrossEntropyLoss(reduction="sum")),
+    )
+    yield _fault(
+        "inception",
+        "two losses wrong",
+        "aux/loss;loss",
+        BOTH,
+        "",
+        lambda m: (
+            _put("aux_loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.2))(m),
+            _put("loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.2))(m),
+        )[0],
+    )
+    yield _fault(
+        "inception",
+        "a relu with a slope",
+        "inc/relu_1x1, inc/relu_3x3, inc/output",
+        BOTH,
+        "",
+        _instead("", _leaky),
+    )
+
+
+def _joined(model: Any, data: Tensor, label: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    x = torch.cat(list(parts), 1)
+    aux = model.aux_loss(model.aux_fc(model.aux_pool(x).flatten(1)), label.long())
+    loss: Tensor = model.loss(model.fc(model.pool2(x).flatten(1)), label.long()) + 0.3 * aux
+    return loss
+
+
+def _another_weight(model: Any, data: Tensor, label: Tensor) -> Tensor:
+    x = model.norm0(data)
+    one, three = model.inc_1x1(x).relu(), model.inc_3x3(x).relu()
+    x = torch.cat([one, three, model.inc_proj(model.inc_pool(x))], 1)
+    aux = model.aux_loss(model.aux_fc(model.aux_pool(x).flatten(1)), label.long())
+    loss: Tensor = model.loss(model.fc(model.pool2(x).flatten(1)), label.long()) + 0.5 * aux
+    return loss
+
+
+def _another_order(model: Any, data: Tensor, label: Tensor) -> Tensor:
+    x = model.norm0(data)
+    one, three = model.inc_1x1(x).relu(), model.inc_3x3(x).relu()
+    return _joined(model, data, label, [one, model.inc_proj(model.inc_pool(x)), three])
+
+
+def _leaky(model: Any, data: Tensor, label: Tensor) -> Tensor:
+    x = model.norm0(data)
+    one = functional.leaky_relu(model.inc_1x1(x), 0.1)
+    three = model.inc_3x3(x).relu()
+    return _joined(model, data, label, [one, three, model.inc_proj(model.inc_pool(x))])
+
+
+def _of_fcn() -> Iterator[Fault]:
+    yield _fault("fcn", "the crop's offset", "crop", BOTH, "", _set("", offset=3))
+    yield _fault("fcn", "labels are not ignored", "loss", BOTH, "", _set("loss", ignore_index=-100))
+    yield _fault("fcn", "no dilation", "score", FORWARD, "dilation", _set("score", dilation=(1, 1)))
+    yield _fault(
+        "fcn", "one slope for all channels", "prelu1", ALL, "", _instead("prelu1", _one_slope)
+    )
+    yield _fault(
+        "fcn", "the pooling overlaps", "pool1", BOTH, "kernel_size", _set("pool1", kernel_size=3)
+    )
+    yield _fault(
+        "fcn",
+        "the deconvolution is padded",
+        "upscore",
+        FORWARD,
+        "padding",
+        _set("upscore", padding=(1, 1)),
+    )
+    yield _fault("fcn", "detached", "score", BACKWARD, "detached", _before("score", Tensor.detach))
+    yield _fault("fcn", "over the batch", "loss", BOTH, "", _after("loss", lambda y: y * 0.5))
+    yield _fault(
+        "fcn",
+        "a gradient that is clipped",
+        "upscore",
+        BACKWARD,
+        "",
+        _before("upscore", _Clipped.apply),
+    )
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0].clamp(-1e-4, 1e-4)
+
+
+def _one_slope(module: Any, x: Tensor) -> Tensor:
+    return functional.prelu(x, module.weight.mean().reshape(1) * 1.1)
+
+
+def _of_siamese() -> Iterator[Fault]:
+    yield _fault("siamese", "another margin", "loss", BOTH, "", _set("loss", margin=2.0))
+    yield _fault(
+        "siamese",
+        "alpha of the ELU",
+        "act;act_p",
+        BOTH,
+        "alpha",
+        _put("act", lambda m: nn.ELU(1.0)),
+    )
+    yield _fault(
+        "siamese", "no epsilon in the gradient", "loss", BACKWARD, "", _set("loss", least=0.0)
+    )
+    yield _fault(
+        "siamese",
+        "one branch is not learned from",
+        "conv",
+        PARAMETER,
+        "",
+        _instead("conv", _half_shared),
+    )
+    yield _fault("siamese", "the legacy formula", "loss", BOTH, "", _instead("loss", _legacy))
+
+
+def _half_shared(module: Any, x: Tensor) -> Tensor:
+    module.calls = getattr(module, "calls", 0) + 1
+    weight, bias = module.weight, module.bias
+    if module.calls % 2 == 0:
+        weight, bias = weight.detach(), bias.detach()
+    return functional.conv2d(x, weight, bias)
+
+
+def _legacy(module: Any, a: Tensor, b: Tensor, sim: Tensor) -> Tensor:
+    square = (a - b).square().sum(1)
+    apart = (module.margin - square).clamp(min=0)
+    loss: Tensor = (sim * square + (1 - sim) * apart).sum() / (2 * len(a))
+    return loss
+
+
+def _of_autoencoder() -> Iterator[Fault]:
+    yield _fault(
+        "autoencoder",
+        "the mean of all elements",
+        "entropy",
+        BOTH,
+        "",
+        _put("entropy", lambda m: nn.BCEWithLogitsLoss()),
+    )
+    yield _fault("autoencoder", "not halved", "l2", BOTH, "twice", _after("l2", lambda y: 2 * y))
+    yield _fault("autoencoder", "the shift of Power", "power", BOTH, "", _set("", shift=1.0))
+    yield _fault(
+        "autoencoder",
+        "relu for the sigmoid",
+        "squash",
+        BOTH,
+        "",
+        _put("squash", lambda m: nn.ReLU()),
+    )
+    yield _fault(
+        "autoencoder", "a hard tanh", "out", BOTH, "", _put("out", lambda m: nn.Hardtanh())
+    )
+    yield _fault(
+        "autoencoder",
+        "two at once",
+        "squash;l2",
+        BOTH,
+        "",
+        lambda m: (_put("squash", lambda m: nn.ReLU())(m), _after("l2", lambda y: 2 * y)(m))[0],
+    )
