@@ -236,13 +236,14 @@ def test_reference_that_is_a_layer_brings_the_bottoms(
     assert "--bottom: ref.py:LAYER is a layer, which brings" in capsys.readouterr().err
 
 
+def varint(value: int) -> bytes:
+    """A number, as a protocol buffer has it."""
+    more = value >> 7
+    return bytes([value & 127 | 128 * bool(more)]) + (varint(more) if more else b"")
+
+
 def field(number: int, body: bytes) -> bytes:
     """A field of a protocol buffer that has a length."""
-
-    def varint(value: int) -> bytes:
-        more = value >> 7
-        return bytes([value & 127 | 128 * bool(more)]) + (varint(more) if more else b"")
-
     return varint(number << 3 | 2) + varint(len(body)) + body
 
 
@@ -252,7 +253,7 @@ def caffemodel(file: Path, **layers: list[np.ndarray]) -> None:
     for name, arrays in layers.items():
         blobs = b""
         for each in arrays:
-            shape = field(7, field(1, bytes(each.shape)))
+            shape = field(7, field(1, b"".join(map(varint, each.shape))))
             data = field(5, struct.pack(f"<{each.size}f", *each.flat))
             blobs += field(7, shape + data)
         net_ += field(100, field(1, name.encode()) + blobs)

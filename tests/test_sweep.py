@@ -41,6 +41,18 @@ LAYER = caffe_parity.Layer(
 def test_square(comparison):
     comparison.check()
 """,
+    "port.py": """
+from torch import nn
+class Power(nn.Module):
+    def forward(self, x):
+        return x * x
+class Square(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.y = Power()
+    def forward(self, x):
+        return self.y(x)
+""",
     "broken.py": "def square(x:\n",
     "empty": "",
     "text.json": '{"schema": "parity-results-1", "results": []}',
@@ -79,6 +91,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "check": (CHECK, OF_CLASS),
     "run": (("run", TESTS),),
     "list": (("list", TESTS),),
+    "net": (("net", "net.prototxt", "--port", "port.py:Square", "--phase", "TEST"),),
     "watch": (),  # it has the options of `check`, and does not end
     "diff": (("diff", "good.json", "good.json"),),
     "doctor": (("doctor",),),

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         print(
             f"{command}: there is not memory enough for inputs of that size ({error}): give "
-            "smaller shapes",
+            "smaller shapes (--bottom)",
             file=sys.stderr,
         )
         return 2

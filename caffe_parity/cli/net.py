@@ -110,6 +110,8 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
     if not 0 <= options.seed < 2**32:
         raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    if options.json is not None and options.json == options.page:
+        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
     must_be_writable("--page", options.page, PAGE)
     is_layer = ":" in options.net and not Path(options.net).exists()
@@ -191,12 +193,16 @@ def _compared(options: argparse.Namespace, scratch: Path) -> int:
     }
     report = Report("net", environment(), selection, records)
     print(show.verdict(report, time.perf_counter() - began))
-    if options.json:
-        report.write(options.json)
-    if options.page:
-        from caffe_parity.report import page
+    for file in (options.json, options.page):
+        try:
+            if file is not None and file == options.json:
+                report.write(file)
+            elif file is not None:
+                from caffe_parity.report import page
 
-        page.write(report, lambda each: options.line, options.page)
+                page.write(report, lambda each: options.line, file)
+        except OSError as error:
+            raise BadRequest(f"cannot write {file}: {error.strerror}") from error
     return report.status
 
 

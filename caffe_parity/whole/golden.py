@@ -160,7 +160,8 @@ def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list
     if net.weights:
         edits["weights"] = net.weights
     ops: list[Op] = [{"op": "load", "library": each} for each in net.loaded(case)]
-    return [*ops, {"op": "net", "text": net.text(case), "edits": edits, "path": net.path}]
+    seed: Op = {"op": "seed", "seed": case.seed % 2**31}  # of the fillers
+    return [*ops, seed, {"op": "net", "text": net.text(case), "edits": edits, "path": net.path}]
 
 
 class _Reading:

@@ -42,6 +42,9 @@ from caffe_parity.whole.matching import Matched, ends_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
 from caffe_parity.whole.weights import Weights, weights_of
 
+RESULT = "the port's result "
+"""How what is said of a result begins."""
+
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
 
@@ -197,7 +200,11 @@ class Comparison:
             BadRequest: its backward raises.
         """
         named = self.first.named
-        found = []
+        found = [
+            Finding("result", f"{what} is {came or 'something else'}, not {value}", value, "other")
+            for what, came, value in self.first.wired
+            if what.startswith(RESULT)
+        ]
         numbers = [key for key, each in self.first.results.items() if each.numel() == 1]
         for key, each in self.first.results.items():
             if named[key] or (numbers == [key] and self.net.losses):

@@ -238,11 +238,12 @@ def ends_of(net: Golden, results: Mapping[str | int, torch.Tensor]) -> dict[str 
     named: dict[str | int, str] = {key: str(key) for key in results if str(key) in net.values}
     if named:
         return named
-    outputs = net.outputs
-    if len(outputs) == len(results):
-        return dict(zip(results, outputs, strict=True))
     fitting = {
-        key: [name for name in outputs if alike(net.values[name].shape, tuple(each.shape))]
+        key: [name for name in net.outputs if alike(net.values[name].shape, tuple(each.shape))]
         for key, each in results.items()
     }
+    if len(results) == len(net.outputs) and all(
+        name in fitting[key] for key, name in zip(results, net.outputs, strict=True)
+    ):
+        return dict(zip(results, net.outputs, strict=True))
     return {key: some[0] for key, some in fitting.items() if len(some) == 1}

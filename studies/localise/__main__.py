@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import Case, ParityError
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.layer import Layer
 from caffe_parity.nets import Declared, located
+from caffe_parity.report.record import Record
 from caffe_parity.whole import show
 from caffe_parity.whole.judged import Comparison, comparison
 from studies.localise.faults import Fault, faults
@@ -58,13 +60,18 @@ def _net(name: str) -> tuple[CaffeNet, Case]:
     return net, layer.case(0)
 
 
+def compared_with(name: str, model: nn.Module, phase: str) -> tuple[Comparison, list[Record]]:
+    """A net beside a port, and what `parity net` says of the two."""
+    compared = comparison(*_net(name), model, phase, {}, frozenset({"accuracy"}))
+    return compared, show.records(name, compared, compared.judgements(), 0.0)
+
+
 def answer(fault: Fault) -> Answer:
     """What is said of one fault."""
     torch.manual_seed(0)
     model = PORTS[fault.net]()
     fault.edit(model)
-    compared = comparison(*_net(fault.net), model, fault.phase, {}, frozenset({"accuracy"}))
-    records = show.records(fault.net, compared, compared.judgements(), 0.0)
+    compared, records = compared_with(fault.net, model, fault.phase)
     wrong = [each for each in records if each.wrong and each.case != "whole"]
     findings = [one for each in wrong for one in each.findings]
     return Answer(
@@ -77,7 +84,7 @@ def answer(fault: Fault) -> Answer:
 
 
 TOLERANCE = 1e-3
-"""Of a blob's largest value, for the search as others do it; with 1e-5, right layers are named."""
+"""Of a blob's largest value, for the search as others do it."""
 
 
 def first_beyond(compared: Comparison) -> str:

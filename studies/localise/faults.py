@@ -240,8 +240,8 @@ def _of_lenet() -> Iterator[Fault]:
 
 
 def _no_bias(module: Any, x: Tensor) -> Tensor:
-    made: Tensor = module._conv_forward(x, module.weight, None)
-    return made + (module.bias - module.bias.detach()).reshape(-1, 1, 1)
+    made: Tensor = module._conv_forward(x, module.weight, module.bias - module.bias.detach())
+    return made
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ def _of_resnet() -> Iterator[Fault]:
         "resnet",
         "no weights behind the statistics",
         "bn_conv1, scale_conv1",
-        ALL,
+        FORWARD,
         "",
         _after("bn_conv1", lambda y: y + 0.25),
     )
@@ -379,7 +379,7 @@ def _of_inception() -> Iterator[Fault]:
         "inception",
         "the pooling is too wide",
         "aux/pool",
-        BOTH,
+        FORWARD,
         "kernel",
         _set("aux_pool", kernel_size=4),
     )
@@ -468,7 +468,7 @@ def _of_fcn() -> Iterator[Fault]:
         "fcn", "one slope for all channels", "prelu1", ALL, "", _instead("prelu1", _one_slope)
     )
     yield _fault(
-        "fcn", "the pooling overlaps", "pool1", BOTH, "kernel_size", _set("pool1", kernel_size=3)
+        "fcn", "the pooling overlaps", "pool1", FORWARD, "kernel_size", _set("pool1", kernel_size=3)
     )
     yield _fault(
         "fcn",

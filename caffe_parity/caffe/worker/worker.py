@@ -340,6 +340,9 @@ class Worker:
             return {"seconds": cpu_seconds(self.net.backward)}
         return {"seconds": cpu_seconds(lambda: self.net._backward(layer, layer))}
 
+    def op_seed(self, seed):
+        self.caffe.set_random_seed(seed)
+
     def op_graph(self):
         blobs = list(self.net._blob_names)
         layers = [

@@ -1,0 +1,285 @@
+"""`parity net`: which layers of a whole net it names, and that it names none wrongly."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_parity import whole
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.cli.main import main
+from caffe_parity.report.record import read
+from studies.localise.__main__ import answer, compared_with
+from studies.localise.faults import Fault, faults
+from studies.localise.ports import PORTS
+from tests.test_check import codes_in
+from tests.test_check_data import caffemodel
+
+PAGE = Path(__file__).parent.parent / "docs" / "net.md"
+NET = "examples/small_net.prototxt"
+LABELS = ("--data", "label=int:0,4")
+
+PORT = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3)
+        self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.norm1 = nn.LocalResponseNorm(5, alpha=0.1, beta=0.75)
+        self.fc2 = nn.Linear(150, 5)
+        self.loss = nn.CrossEntropyLoss()
+        {init}
+
+    def forward(self, data, label):
+        x = self.pool1(functional.relu(self.conv1(data)))
+        {middle}
+        y = self.fc2(self.norm1(x).flatten(1))
+        {end}
+        return {result}
+"""
+
+
+def net(*arguments: str) -> int:
+    """The exit status of `parity net`."""
+    return main(["net", *arguments])
+
+
+def port(
+    folder: Path,
+    init: str = "pass",
+    middle: str = "pass",
+    end: str = "pass",
+    result: str = "self.loss(y, label.long())",
+) -> tuple[str, ...]:
+    """Writes a port, right but for what is given; returns the arguments that compare it."""
+    text = PORT.format(init=init, middle=middle, end=end, result=result)
+    (folder / "port.py").write_text(text)
+    return NET, "--port", "port.py:Port", *LABELS, "--phase", "TEST"
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+@pytest.mark.parametrize("name", PORTS)
+def test_right_ports_agree(caffe: Caffe, name: str, phase: str) -> None:
+    """Of nets with branches, in-place layers, shared weights, several losses, in either syntax."""
+    torch.manual_seed(1)
+    compared, records = compared_with(name, PORTS[name](), phase)
+    assert [each.id for each in records if not each.agrees] == []
+    assert len(compared.parts) > 4
+    assert not compared.unmatched
+
+
+QUICK = (
+    "pooling rounds down",
+    "groups are forgotten",
+    "a bias that is frozen",
+    "half precision",
+    "two at once",
+    "flattened the wrong way",
+    "eps",
+    "a coefficient of Eltwise is ignored",
+    "the wrong branch",
+    "a relu that is missing",
+    "norm0 alpha 1.8",
+    "the auxiliary loss has another weight",
+    "branches in another order",
+    "the crop's offset",
+    "a gradient that is clipped",
+    "alpha of the ELU",
+    "one branch is not learned from",
+    "the shift of Power",
+)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [each for each in faults() if each.name in QUICK],
+    ids=lambda fault: f"{fault.net}-{fault.name}",
+)
+def test_the_right_layer_is_named(caffe: Caffe, fault: Fault) -> None:
+    """All that are wrong, no other one, where it shows, and the cause in words."""
+    said = answer(fault)
+    assert said.named == fault.layers
+    assert fault.passes <= said.passes
+    assert fault.words in said.words
+
+
+def test_what_a_person_sees(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table in the net's order, the culprit, its cause; the record and the page of it."""
+    arguments = (NET, "--port", "examples/small_net.py:Converted", *LABELS)
+    assert net(*arguments, "--json", "found.json", "--page", "found.html") == 1
+    out = capsys.readouterr().out
+    assert "are wrong; the worst by " in out
+    assert "LocalResponseNorm has alpha 0.02, Caffe's LRN 0.1" in out
+    assert out.splitlines()[-1].startswith("disagrees: norm1, 12 comparisons, ")
+    report = read(folder / "found.json")
+    assert {each.case for each in report.results if each.wrong} == {"norm1"}
+    assert "norm1" in (folder / "found.html").read_text()
+    assert net(NET, "--port", "examples/small_net.py:SmallNet", *LABELS) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("agrees, 12 comparisons, ")
+
+
+WRONG: dict[str, tuple[dict[str, str], str]] = {
+    "an extra layer": ({"middle": "x = x.sigmoid()"}, "the port's norm1 reads something else"),
+    "a detour": ({"middle": "x = x.detach()"}, "is 0 everywhere"),
+    "a scale of one that is learned": (
+        {"init": "self.gamma = nn.Parameter(torch.ones(1))", "middle": "x = x * self.gamma"},
+        "the port's parameter gamma (1,) is none of the net's",
+    ),
+    "another result": ({"result": "self.loss(y, label.long()) * 2"}, "has loss 2 times"),
+    "a result that is the net's no more": (
+        {"end": "self.loss(y, label.long())", "result": "y.softmax(1)"},
+        "the port's result 0 (4, 5) is none of the net's values",
+    ),
+    "without a gradient": (
+        {"result": "self.loss(y, label.long()).detach()"},
+        "has loss 0 times",
+    ),
+    "only when it is watched": (
+        {"result": "self.loss(y, label.long()) * (1 + (len(self.conv1._forward_hooks) == 0))"},
+        "whole: the port gives other bits when it is watched",
+    ),
+    "in place": ({"middle": "x += 1"}, "the port's norm1 reads something else"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_between_the_modules_is_seen(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Each module is right by itself; what the port does with them is not."""
+    changes, words = WRONG[name]
+    assert net(*port(folder, **changes)) == 1
+    assert words in capsys.readouterr().out
+
+
+def test_a_layer_that_nothing_computes_proves_nothing(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless it is left out on purpose."""
+    arguments = port(folder, result="y")
+    assert net(*arguments) == 2
+    out = capsys.readouterr().out
+    assert "not compared: loss: no part of the port computes them" in out
+    assert out.splitlines()[-1].startswith("unproven: loss, ")
+    assert net(*arguments, "--leave-out", "loss") == 0
+
+
+def test_modules_of_other_names(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those with weights are found in their order; the others as --map says."""
+    arguments = port(folder)
+    text = (folder / "port.py").read_text()
+    for name in ("conv1", "pool1", "norm1", "fc2", "loss"):
+        text = text.replace(f"self.{name}", f"self.part_{name[::-1]}")
+    (folder / "port.py").write_text(text)
+    maps = [f"--map={name}=part_{name[::-1]}" for name in ("pool1", "norm1", "loss")]
+    assert net(*arguments, *maps) == 0
+    out = capsys.readouterr().out
+    assert "matched by order: conv1 = part_1vnoc" in out
+    assert "matched by --map: norm1 = part_1mron" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((NET, "--port", "examples/softmax.py:loss"), "is function: expected an nn.Module"),
+        (("examples/forgetful.py:Layer", "--port", "x.py:Y"), "is no prototxt"),
+        (("none.prototxt", "--port", "port.py:Port"), "cannot read the net none.prototxt"),
+        ((NET, "--port", "port.py:Port", "--map", "conv9=fc2"), "the net's layers are conv1"),
+        ((NET, "--port", "port.py:Port", "--map", "conv1=fc3"), "the port's modules are conv1"),
+        ((NET, "--port", "port.py:Port", "--map", "conv1"), "expected LAYER=MODULE"),
+        ((NET, "--port", "port.py:Port", "--leave-out", "x"), "the net's layers are conv1"),
+        ((NET, "--port", "port.py:Port", "--phase", "BOTH"), "invalid choice: 'BOTH'"),
+        ((NET, "--port", "port.py:Port", "--data", "x=normal"), "the net's inputs are data, label"),
+        ((NET, "--port", "port.py:Port", "--timeout", "0"), "--timeout 0"),
+        ((NET, "--port", "port.py:Port", "--seed", "-1"), "--seed -1"),
+        ((NET, "--port", "port.py:Port", "--weights", "none"), "--weights none"),
+        ((NET, "--port", "port.py:Port", "--json", "no/x.json"), "there is no folder no"),
+    ],
+)
+def test_bad_requests_are_refused_with_words(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    """Exit status 2, and what to do."""
+    port(folder)
+    assert net(*arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        ("def forward(self, data, more, label): return data", "forward takes (data, more, label)"),
+        ("def forward(self, data, label): return 1 / 0", "ZeroDivisionError"),
+        ("def forward(self, data, label): return data.half_of()", "port.py"),
+    ],
+)
+def test_a_port_that_cannot_run_is_told(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], forward: str, words: str
+) -> None:
+    """With its own words and place, and no traceback."""
+    (folder / "port.py").write_text(f"from torch import nn\nclass Port(nn.Module):\n  {forward}\n")
+    assert net(NET, "--port", "port.py:Port", *LABELS) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_weights_of_a_file_are_taken(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A .caffemodel gives the net's parameters, and through it the port's."""
+    weight = np.random.RandomState(0).normal(0, 0.01, (5, 150)).astype(np.float32)
+    bias = np.arange(5, dtype=np.float32)
+    caffemodel(folder / "some.caffemodel", fc2=[weight, bias])
+    arguments = port(folder)
+    assert net(*arguments, "--weights", "some.caffemodel", "--json", "found.json") == 0
+    records = {each.case: each for each in read(folder / "found.json").results}
+    assert abs(records["fc2"].tensors["fc2"].expected) < 10
+    caffemodel(folder / "some.caffemodel", fc2=[weight, 1e6 + bias])
+    assert net(*arguments, "--weights", "some.caffemodel", "--json", "found.json") == 0
+    records = {each.case: each for each in read(folder / "found.json").results}
+    assert records["fc2"].tensors["fc2"].expected > 1e5
+
+
+def test_two_runs_are_the_same(caffe: Caffe, folder: Path) -> None:
+    """The fillers draw from the seed."""
+    seen = []
+    for seed in ("0", "0", "1"):
+        assert net(*port(folder), "--seed", seed, "--json", "found.json") == 0
+        records = read(folder / "found.json").results
+        seen.append([[one.actual for one in each.tensors.values()] for each in records])
+    assert np.array_equal(seen[0][0], seen[1][0])
+    assert not np.array_equal(seen[0][0], seen[2][0])
+
+
+def test_commands_of_the_page_do_what_it_says(caffe: Caffe, folder: Path) -> None:
+    """Each ends with the exit status that stands behind it, or 0."""
+    lines = re.findall(r"^    parity (net .*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        command, _, status = line.partition("  # exit status ")
+        assert main(shlex.split(command)) == int(status or 0)
+
+
+def test_every_code_stands_on_the_page() -> None:
+    """What a line of the output begins with can be looked up."""
+    folder = Path(whole.__file__).parent
+    codes = set().union(*(codes_in(file) for file in folder.glob("*.py")))
+    assert {"wiring", "total", "whole"} <= codes
+    table = "".join(re.findall(r"^\| (`.*?) \|", PAGE.read_text(), re.MULTILINE))
+    assert {code for code in codes if f"`{code}`" not in table} == set()
