@@ -294,17 +294,28 @@ class Collector:
         self.config.workeroutput["parity_refusal"] = words
         session.items.clear()
 
+    @pytest.hookimpl(tryfirst=True)  # before junit.xml has it
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Of two tests of one comparison, the one that does not agree counts."""
         if hasattr(report, "caffe_parity"):
             from caffe_parity.report.record import Record
 
             record = Record.from_json(report.caffe_parity)
+            self._group(report, record)
             known = self._records.get(record.key)
             if known is None or not known.wrong:
                 self._records[record.key] = record
         elif report.when == "???":  # so xdist says that a process has ended
             self.died[report.nodeid] = _last_line(report.longreprtext)
+
+    def _group(self, report: Any, record: Record) -> None:
+        """In junit.xml, a class is one variant of a layer: by that, viewers fold what they show."""
+        from _pytest.junitxml import xml_key
+
+        if xml := self.config.stash.get(xml_key, None):
+            module = report.nodeid.partition("::")[0].removesuffix(".py").replace("/", ".")
+            name = f"{module}.{record.layer}.{record.variant}"
+            xml.node_reporter(report).add_attribute("classname", name)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:

@@ -58,6 +58,9 @@ def test_one_comparison_writes_both_reports(tmp_path: Path) -> None:
     assert [each.id for each in report.results] == ["euclidean-caffe-native-base"]
     junit = tmp_path / "parity-report" / "junit.xml"
     assert names_in(junit) == ["test_parity[euclidean-caffe-native-base]"]
+    [case] = ElementTree.parse(junit).getroot().iter("testcase")
+    assert case.get("classname") == "parity_tests.test_parity.euclidean.caffe-native"
+    assert case.get("file") == "parity_tests/test_parity.py" and int(case.get("line", 0)) > 1
 
 
 def broken_layer(folder: Path) -> Path:

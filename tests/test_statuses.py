@@ -91,6 +91,9 @@ SAYING = {
 STATUS = {"pass": 0, "refused": 0, "not run": 0, "unproven": 2}
 """Of a run of tests; 1 for all others. pytest leaves out what cannot run, and says so."""
 
+JUNIT = {"pass": "passed", "refused": "passed", "unproven": "passed", "not run": "skipped"}
+"""The same test in junit.xml; "failure" for all others."""
+
 OF = {"not-refused": "fail", "error": "crash"}
 """The verdict in the record, where it is called otherwise above."""
 
@@ -162,8 +165,7 @@ def test_a_run_ends_as_its_only_comparison(
     assert (f"-k '[{only.id}]'" in said) == (status == 1)
     shown = outcome(tmp_path / "parity-report" / "junit.xml")
     if way == "checks":
-        fine = {"pass": "passed", "refused": "passed", "unproven": "passed", "not run": "skipped"}
-        assert shown == fine.get(kind, "failure")
+        assert shown == JUNIT.get(kind, "failure")
     elif way != "skips":
         assert (shown == "failure") == (status == 1)
 
