@@ -29,6 +29,7 @@ root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "results/README.md"]
 exclude_patterns = [".*", "build"]
 myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
 smartquotes = False  # it makes one dash of the two before an option
 html_theme = "furo"
 html_title = project
@@ -42,24 +43,23 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 
 GENERATED = Path("docs/generated")
 PICTURES = Path("docs/pictures")
+FIRST = ("Layer", "python_layer", "net", "parametrize", "Comparison")
+"""What a test file needs, before the rest."""
 
 
 def command_page(name: str) -> str:
     """The page of one command, in MyST."""
     [commands] = (each for each in parser([name])._actions if each.choices)
     made = commands.choices[name]
-    usage = made.format_usage().removeprefix("usage: ")
+    usage = re.sub(r"^(usage: | {7})", "", made.format_usage(), flags=re.MULTILINE)
     lines = [f"# parity {name}", "", prose(made.description), "", "```text", usage.strip(), "```"]
     lines += ["", "```{program} " + f"parity {name}", "```", ""]
+    words = made._get_formatter()
     for action in made._actions:
         if action.help != argparse.SUPPRESS:
-            value = (
-                ""
-                if action.nargs == 0
-                else f" {made._get_formatter()._format_args(action, action.dest)}"
-            )
-            names = [f"{each}{value}" for each in action.option_strings] or [value.strip()]
-            said = made._get_formatter()._expand_help(action) if action.help else ""
+            value = words._format_args(action, action.dest.upper())
+            names = [f"{each} {value}".strip() for each in action.option_strings] or [value]
+            said = words._expand_help(action) if action.help else ""
             lines += [":::{option} " + ", ".join(names), "", prose(said), ":::", ""]
     return "\n".join([*lines, prose(made.epilog), ""])
 
@@ -79,9 +79,9 @@ def escaped(text: str) -> str:
 
 
 def api_page() -> str:
-    """All that `import caffe_parity` has, in the order of its words."""
-    lines = ["# `import caffe_parity`", "", "```{eval-rst}"]
-    for name in caffe_parity.__all__:
+    """All that `import caffe_parity` has."""
+    lines = ["# import caffe_parity", "", "```{eval-rst}"]
+    for name in dict.fromkeys([*FIRST, *caffe_parity.__all__]):
         kind = "class" if name[0].isupper() else "function"
         lines += [f".. auto{kind}:: caffe_parity.{name}", ""]
     return "\n".join([*lines, "```", ""])
