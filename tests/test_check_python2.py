@@ -223,4 +223,5 @@ def test_division_of_other_things() -> None:
 def test_hint_about_a_text_that_was_evaluated() -> None:
     """A SyntaxError in param_str is no sign of Python 2."""
     assert hint('  File "<string>", line 0\nSyntaxError: unexpected EOF') == ""
+    assert hint("SyntaxError: unexpected EOF while parsing (<string>, line 0)") == ""
     assert "is it Python 2" in hint('  File "a.py", line 3\nSyntaxError: invalid syntax')

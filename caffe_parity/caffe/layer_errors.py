@@ -64,7 +64,7 @@ _OTHER = {
 
 def hint(text: str) -> str:
     """What to do about an error of an old layer, or ""."""
-    evaluated = '"<string>"' in text  # no line of a file, but a text such as param_str
+    evaluated = "<string>" in text  # no line of a file, but a text such as param_str
     for sign, words in _PYTHON_2.items():
         if sign in text and not (sign == "SyntaxError" and evaluated):
             return f"{words}; {CONVERT}"

@@ -28,6 +28,11 @@ def load_object(spec: str, what: str) -> Any:
     module_name, colon, attribute = spec.rpartition(":")
     if not colon or not module_name or not attribute:
         raise BadRequest(f"{what} {spec!r}: expected MODULE:NAME or FILE.py:NAME")
+    if _is_file(module_name) and not Path(module_name).is_file():
+        raise BadRequest(
+            f"there is no file {module_name}: {what} names a file with a function in PyTorch of the "
+            f"net's inputs, such as `def {attribute}(x1, x2): ...`"
+        )
     try:
         with running(module_name):
             module = _from_file(module_name) if _is_file(module_name) else _from_path(module_name)
@@ -51,8 +56,6 @@ def _is_file(name: str) -> bool:
 
 def _from_file(name: str) -> Any:
     file = Path(name)
-    if not file.is_file():
-        raise BadRequest(f"there is no file {name}")
     # Under a name of its own: a user's reference.py must not replace this project's package.
     name_in_python = f"parity_check_{file.stem}"
     spec = importlib.util.spec_from_file_location(name_in_python, file)
