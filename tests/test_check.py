@@ -218,8 +218,8 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         (["net.prototxt", "--reference", "truth.py"], "expected MODULE:NAME or FILE.py:NAME"),
         (
             ["net.prototxt", "--reference", "absent.py:loss"],
-            "there is no file absent.py: --reference names a file with a function in PyTorch of the "
-            "net's inputs, such as `def loss(x1, x2): ...`",
+            "there is no file absent.py: --reference names a file with a function in PyTorch of "
+            "the net's inputs, such as `def loss(x1, x2): ...`",
         ),
         (["net.prototxt", "--reference", "no.such.module:loss"], "No module named 'no'"),
         (["net.prototxt", "--reference", "spoilt.py:loss"], "cannot be imported: SyntaxError"),

@@ -30,8 +30,8 @@ def load_object(spec: str, what: str) -> Any:
         raise BadRequest(f"{what} {spec!r}: expected MODULE:NAME or FILE.py:NAME")
     if _is_file(module_name) and not Path(module_name).is_file():
         raise BadRequest(
-            f"there is no file {module_name}: {what} names a file with a function in PyTorch of the "
-            f"net's inputs, such as `def {attribute}(x1, x2): ...`"
+            f"there is no file {module_name}: {what} names a file with a function in PyTorch of "
+            f"the net's inputs, such as `def {attribute}(x1, x2): ...`"
         )
     try:
         with running(module_name):
