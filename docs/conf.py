@@ -49,7 +49,8 @@ FIRST = ("Layer", "python_layer", "net", "parametrize", "Comparison")
 
 def command_page(name: str) -> str:
     """The page of one command, in MyST."""
-    [commands] = (each for each in parser([name])._actions if each.choices)
+    made = parser([name])
+    [commands] = (each for each in made._actions if isinstance(each, argparse._SubParsersAction))
     made = commands.choices[name]
     usage = re.sub(r"^(usage: | {7})", "", made.format_usage(), flags=re.MULTILINE)
     lines = [f"# parity {name}", "", prose(made.description), "", "```text", usage.strip(), "```"]
