@@ -303,6 +303,25 @@ class Worker:
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
 
+    def op_messages(self, text):
+        from google.protobuf import json_format
+
+        proto = message("NetParameter", text, "net")
+        if proto.layers:
+            upgrade(proto)
+        said = [
+            json_format.MessageToDict(layer, preserving_proto_field_name=True)
+            for layer in proto.layer
+        ]
+        return {"layers": said}
+
+    def op_fields(self):
+        from caffe.proto import caffe_pb2
+
+        found = {}
+        add_fields(caffe_pb2.LayerParameter.DESCRIPTOR, found)
+        return {"messages": found}
+
     def op_plain(self, text, schema):
         if schema not in self.schemas:
             self.schemas[schema] = net_class(schema)
@@ -678,6 +697,30 @@ def read_weights(file):
 def learned(proto, net):
     """The parameters that a solver changes, as layer and index; of shared ones the first."""
     return [[layer, index] for layer, index, lr_mult in owned(proto, net) if lr_mult]
+
+
+def add_fields(message, found):
+    """Adds the fields of a message, and of those in it, by its name and theirs."""
+    if message.name in found:
+        return
+    found[message.name] = fields = {}
+    for field in message.fields:
+        kind = field.message_type or field.enum_type
+        default = None if field.message_type else field.default_value
+        if field.enum_type and default != []:
+            default = kind.values_by_number[default].name
+        fields[field.name] = {
+            "type": kind.name if field.message_type else CPP_TYPES[field.cpp_type],
+            "values": [each.name for each in kind.values] if field.enum_type else [],
+            "repeated": field.label == field.LABEL_REPEATED,
+            "default": default,
+        }
+        if field.message_type:
+            add_fields(field.message_type, found)
+
+
+CPP_TYPES = " int32 int64 uint32 uint64 double float bool enum string message".split(" ")
+"""The names of protobuf's FieldDescriptor.cpp_type, which begin at 1."""
 
 
 def net_class(schema):

@@ -1,0 +1,89 @@
+"""Caffe's pooling. Plain PyTorch, to be copied with what it calls."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def pooled_size(size: int, kernel: int, stride: int, pad: int, padded: bool, floor: bool) -> int:
+    """Caffe rounds up where PyTorch rounds down, and drops a window behind the input if padded.
+
+    `padded` is whether any axis has padding: without, the last window may lie behind the input.
+    """
+    span = size + 2 * pad - kernel
+    out = (span // stride if floor else -(-span // stride)) + 1
+    return out - 1 if padded and (out - 1) * stride >= size + pad else out
+
+
+def pooling(
+    x: Tensor,
+    method: str = "MAX",
+    kernel: Sequence[int] = (1, 1),
+    stride: Sequence[int] = (1, 1),
+    pad: Sequence[int] = (0, 0),
+    floor: bool = False,
+) -> Tensor:
+    """MAX or AVE over windows of the last two axes, as many as `pooled_size` says.
+
+    A window of AVE is divided by its size with the padding that it covers, and without what lies
+    behind the padding.
+    """
+    padded = any(pad)
+    sizes = [
+        pooled_size(size, k, s, p, padded, floor)
+        for size, k, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True)
+    ]
+    room = _room(x, kernel, stride, pad, sizes)
+    if method == "MAX":
+        return functional.max_pool2d(functional.pad(x, room, value=-torch.inf), kernel, stride)
+    sums = functional.avg_pool2d(functional.pad(x, room), kernel, stride, divisor_override=1)
+    rows, columns = (
+        torch.tensor([min(i * s + k, size + 2 * p) - i * s for i in range(out)], dtype=x.dtype)
+        for size, k, s, p, out in zip(x.shape[2:], kernel, stride, pad, sizes, strict=True)
+    )
+    return sums / (rows.unsqueeze(1) * columns).to(x.device)
+
+
+def pooling_mask(
+    x: Tensor,
+    kernel: Sequence[int] = (1, 1),
+    stride: Sequence[int] = (1, 1),
+    pad: Sequence[int] = (0, 0),
+    floor: bool = False,
+) -> Tensor:
+    """The second top of MAX: where in its channel each maximum lies, of equal ones the first."""
+    sizes = [
+        pooled_size(size, k, s, p, any(pad), floor)
+        for size, k, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True)
+    ]
+    room = _room(x, kernel, stride, pad, sizes)
+    wide = functional.pad(x.detach(), room, value=-torch.inf)
+    _, place = functional.max_pool2d(wide, kernel, stride, return_indices=True)
+    row, column = place // wide.shape[3] - pad[0], place % wide.shape[3] - pad[1]
+    return (row * x.shape[3] + column).to(x.dtype)
+
+
+def _room(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: Sequence[int],
+    sizes: Sequence[int],
+) -> list[int]:
+    """Padding for functional.pad with which exactly these windows fit."""
+    room: list[int] = []
+    for size, k, s, p, out in zip(x.shape[2:], kernel, stride, pad, sizes, strict=True):
+        room = [p, (out - 1) * s + k - size - p, *room]
+    return room
+
+
+def spatial_pyramid(x: Tensor, height: int = 1, method: str = "MAX") -> Tensor:
+    """Pools into 1, 4, 16, ... bins, and puts all of them one behind the other."""
+    levels = []
+    for bins in (2**level for level in range(height)):
+        kernel = [-(-size // bins) for size in x.shape[2:]]
+        pad = [(k * bins - size + 1) // 2 for k, size in zip(kernel, x.shape[2:], strict=True)]
+        levels.append(pooling(x, method, kernel, kernel, pad).flatten(1))
+    return torch.cat(levels, 1)

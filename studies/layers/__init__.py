@@ -1,0 +1,1 @@
+"""Holds each counterpart of caffe_parity/ports against the layer of a real Caffe."""

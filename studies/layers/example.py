@@ -1,0 +1,263 @@
+"""One layer with its inputs, compared with its counterpart by the tool's own engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import BadRequest, Case, Shape, VariantFailure
+from caffe_parity.engine.caffe_net import CaffeNet
+from caffe_parity.engine.judge import judge
+from caffe_parity.layer import Layer
+from caffe_parity.nets import input_layers
+from caffe_parity.ports import PORTS, Call, Port, Refused, Said, evaluated
+from caffe_parity.ports.catalogue import EXACT, Fields
+from caffe_parity.report.record import Record
+
+AGREES, DISAGREES, UNPROVEN = "agrees", "disagrees", "unproven"
+REFUSED, NOT_HONOURED = "Caffe refuses it", "the port refuses it"
+
+UNROLLED = ("LSTM", "RNN")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A layer as a prototxt has it, and what it is fed with.
+
+    Attributes:
+        type: of the layer.
+        says: its messages, as prototxt text.
+        bottoms: their shapes, by name.
+        data: their kinds, and those of parameters ("param[0]").
+        fixed: the bottoms of no integer kind that get no gradient either.
+        tops: how many it has.
+        number: of the case, which its values depend on.
+    """
+
+    type: str
+    says: str = ""
+    bottoms: Mapping[str, Shape] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+    tops: int = 1
+    number: int = 0
+
+    def __str__(self) -> str:
+        fed = " ".join(
+            f"{name}={','.join(map(str, shape))}"
+            + (f":{self.data[name]}" if name in self.data else "")
+            + "!" * (name in self.fixed)
+            for name, shape in self.bottoms.items()
+        )
+        more = [f"{k}=:{v}" for k, v in self.data.items() if k not in self.bottoms]
+        return f"{self.type} | {self.says} | {' '.join([fed, *more])} | {self.tops} {self.number}"
+
+    @property
+    def continues(self) -> bool:
+        """Whether it is a recurrent layer that goes on where the forward before has ended."""
+        return self.type in UNROLLED and "expose_hidden: true" not in self.says
+
+    @property
+    def text(self) -> str:
+        """The net: the layer alone, but for what it takes to compare it.
+
+        One that keeps its state gets a `cont` that begins with 0, and Silence something to compare.
+        """
+        bottoms, tops = list(self.bottoms), [f"top{index}" for index in range(self.tops)]
+        front = input_layers(self.bottoms)
+        if self.continues:
+            batch = self.bottoms["cont"][1]
+            bottoms[1] = "whole"
+            front += (
+                'layer { name: "start" type: "DummyData" top: "start" dummy_data_param { '
+                f"shape {{ dim: 1 dim: {batch} }} data_filler {{ value: 0 }} }} }}\n"
+                'layer { name: "whole" type: "Concat" bottom: "start" bottom: "cont" '
+                'top: "whole" concat_param { axis: 0 } }\n'
+            )
+        if self.type == "Silence":
+            front += 'layer { name: "two" type: "Split" bottom: "x" top: "top0" top: "unread" }\n'
+            bottoms, tops = ["unread"], []
+        return front + _layer_text(self.type, bottoms, tops, self.says)
+
+    @property
+    def said(self) -> Said:
+        """The layer as Caffe's protobuf reads it."""
+        [reply] = SESSION.running().request([{"op": "messages", "text": self.text}])
+        layer = reply["layers"][-1]
+        shapes = list(self.bottoms.values())
+        if self.continues:
+            steps, batch = self.bottoms["cont"]
+            shapes[1] = (steps + 1, batch)
+        return Said(layer, shapes, messages())
+
+
+def _layer_text(kind: str, bottoms: Sequence[str], tops: Sequence[str], says: str) -> str:
+    ends = "".join(f' bottom: "{each}"' for each in bottoms)
+    ends += "".join(f' top: "{each}"' for each in tops)
+    return f'layer {{ name: "layer" type: "{kind}"{ends} {says} }}\n'
+
+
+@cache
+def messages() -> Mapping[str, Fields]:
+    """The fields of every message, as Caffe's own protobuf has them."""
+    [reply] = SESSION.running().request([{"op": "fields"}])
+    found: Mapping[str, Fields] = reply["messages"]
+    return found
+
+
+_INPUT = re.compile(r"(?P<name>[\w\[\]]+)=(?P<shape>[\d,]*)(:(?P<kind>[\w:,.-]+))?(?P<fixed>!?)")
+
+
+def read(kind: str, line: str) -> Example:
+    """An example from a line: SAYS | NAME=SHAPE[:KIND][!] ... | TOPS [NUMBER].
+
+    Raises:
+        ValueError: it is none.
+    """
+    says, fed, *rest = (each.strip() for each in line.split("|"))
+    bottoms: dict[str, Shape] = {}
+    data: dict[str, str] = {}
+    fixed: list[str] = []
+    for word in fed.split():
+        found = _INPUT.fullmatch(word)
+        if found is None:
+            raise ValueError(f"{word!r} in {line!r}: expected NAME=SHAPE:KIND")
+        name = found["name"]
+        if not name.startswith("param"):
+            bottoms[name] = tuple(int(each) for each in found["shape"].split(",") if each)
+        if found["kind"]:
+            data[name] = found["kind"]
+        if found["fixed"]:
+            fixed.append(name)
+    tops, number = [int(each) for each in (*rest, "1 0")[0].split()] + [0] * (
+        len((*rest, "1 0")[0].split()) == 1
+    )
+    return Example(kind, says, bottoms, data, tuple(fixed), tops, number)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an example.
+
+    Attributes:
+        verdict: `AGREES`, `DISAGREES`, `UNPROVEN`, `REFUSED` or `NOT_HONOURED`.
+        words: why it does not agree.
+        same_bits: whether Caffe and the port in float32 gave the same bits, in all passes.
+        fraction: the largest error of Caffe as a part of its bound.
+    """
+
+    verdict: str
+    words: str = ""
+    same_bits: bool = False
+    fraction: float = 0.0
+
+
+def compared(example: Example, ports: Mapping[str, Port] = PORTS) -> Outcome:
+    """Runs a layer in Caffe and its counterpart, in float64 and in float32.
+
+    Args:
+        example: the layer.
+        ports: the counterparts.
+    """
+    net = CaffeNet(lambda case: example.text, example.type)
+    case = _layer(example, lambda **_: None, net).case(example.number)
+    try:
+        build = net.net_ops(case)
+        built = net.request([*build, {"op": "forward"}])[len(build) - 1]
+    except (VariantFailure, BadRequest) as failure:
+        return Outcome(REFUSED, str(failure))
+    port = ports[example.type]
+    try:
+        calls = port.of(example.said)
+    except Refused as refusal:
+        return Outcome(NOT_HONOURED, str(refusal))
+    counterpart = _function(example, calls, bool(built["owned"]), bool(built["kept"]))
+    layer = _layer(example, counterpart, net)
+    case = layer.case(example.number)
+    try:
+        records = {name: judge(layer, name, case) for name in layer.variants}
+    except BadRequest as error:
+        return Outcome(DISAGREES, f"{error}")
+    return _outcome(port, records)
+
+
+def _outcome(port: Port, records: Mapping[str, Record]) -> Outcome:
+    caffe, own = records["caffe"], records["port"]
+    largest = max((each.fraction for each in caffe.tensors.values()), default=0.0)
+    same = _bits(caffe) == _bits(own)
+    for record in records.values():
+        if record.verdict not in ("pass", "unproven"):
+            said = "; ".join(each.words for each in record.findings) or record.reason
+            words = f"{record.variant}: {record.verdict}: {record.reason}: {said}"
+            return Outcome(DISAGREES, words, same, largest)
+    if port.state == EXACT and not same:
+        differ = [k for k, each in _bits(caffe).items() if each != _bits(own).get(k)]
+        return Outcome(DISAGREES, f"other bits in {', '.join(differ)}", same, largest)
+    if any(record.verdict == "unproven" for record in records.values()):
+        return Outcome(UNPROVEN, caffe.reason, same, largest)
+    return Outcome(AGREES, "", same, largest)
+
+
+def _bits(record: Record) -> dict[str, list[Any]]:
+    return {
+        tensor: [(each.passes, each.sha256) for each in several]
+        for tensor, several in record.computed.items()
+    }
+
+
+def _layer(example: Example, reference: Callable[..., Any], net: CaffeNet) -> Layer:
+    kinds = {k: v for k, v in example.data.items() if k in example.bottoms or "[" in k}
+    made = partial(
+        Layer,
+        example.type,
+        reference=reference,
+        inputs=example.bottoms,
+        cases=1,
+        seed=example.number,
+        data=kinds if _takes(reference) else {k: v for k, v in kinds.items() if "[" not in k},
+    )
+    usual = made().gradients
+    grad = tuple(each for each in usual if each not in example.fixed)
+    return made(grad=grad, variants={"caffe": net, "port": reference})
+
+
+def _takes(reference: Callable[..., Any]) -> bool:
+    names = reference.__code__.co_varnames[: reference.__code__.co_argcount]
+    return bool({"param", "state"} & set(names))
+
+
+def _function(
+    example: Example, calls: Sequence[Call], has_params: bool, has_state: bool
+) -> Callable[..., Any]:
+    """The calls as a reference of the engine: inputs, parameters and statistics by name."""
+
+    def computed(blobs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        bottoms = list(inputs.values())
+        if example.continues:
+            bottoms[1] = torch.cat([torch.zeros_like(bottoms[1][:1]), bottoms[1]])
+        tensors = {f"bottom[{index}]": each for index, each in enumerate(bottoms)}
+        tensors |= {f"blob[{index}]": each for index, each in enumerate(blobs)}
+        found = evaluated(calls, tensors)
+        if example.type == "Silence":
+            found = {"top[0]": bottoms[0] + 0}
+        names = {f"top[{index}]": f"top{index}" for index in range(example.tops)}
+        names |= {f"blob[{index}]": f"state[{index}]" for index in range(len(blobs))}
+        return {names[name]: each for name, each in found.items()}
+
+    def with_params(param: list[Tensor], **inputs: Tensor) -> dict[str, Tensor]:
+        return computed(param, inputs)
+
+    def with_state(state: list[Tensor], **inputs: Tensor) -> dict[str, Tensor]:
+        return computed(state, inputs)
+
+    def without(**inputs: Tensor) -> dict[str, Tensor]:
+        return computed((), inputs)
+
+    return with_params if has_params else with_state if has_state else without
