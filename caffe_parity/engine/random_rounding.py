@@ -219,6 +219,8 @@ def _drift(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
     """What a float32 sum of a reduction's terms, one after the other, is off by; 0 if it is inf."""
     exact: torch.Tensor = func(*args, **kwargs)
     terms, *rest = args
+    if not terms.numel():
+        return torch.zeros_like(exact)
     if func is aten.cumsum.default:
         sums = np.add.accumulate(terms.float().numpy(), axis=rest[0])
     else:

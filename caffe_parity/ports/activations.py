@@ -1,4 +1,6 @@
-"""Caffe's layers of one number in, one number out. Plain PyTorch, to be copied with what it calls."""
+"""Caffe's layers of single numbers. Plain PyTorch, to be copied with what it calls."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -7,16 +9,16 @@ from torch.nn import functional
 
 def gradient_of(value: Tensor, other: Tensor) -> Tensor:
     """The value, with the gradient of another expression: where Caffe's is not its forward's."""
-    return _GradientOf.apply(value, other)  # type: ignore[no-any-return]
+    return _GradientOf.apply(value, other)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _GradientOf(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: object, value: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: object, value: Tensor, other: Tensor) -> Tensor:
         return value.clone()
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> tuple[None, Tensor]:
         return None, gradient
 
 
@@ -75,16 +77,14 @@ def power(x: Tensor, power: float = 1.0, scale: float = 1.0, shift: float = 0.0)
 
 def exp(x: Tensor, base: float | None = None, scale: float = 1.0, shift: float = 0.0) -> Tensor:
     """Base ** (shift + scale * x); without a base e's. Caffe takes base ** shift out first."""
-    rate = torch.tensor(1.0 if base is None else base, dtype=torch.float64).log().item()
-    outer = torch.tensor(rate * shift, dtype=torch.float64).exp().item()
-    return outer * torch.exp(scale * rate * x)
+    rate = 1.0 if base is None else math.log(base)
+    return math.exp(rate * shift) * torch.exp(scale * rate * x)
 
 
 def log(x: Tensor, base: float | None = None, scale: float = 1.0, shift: float = 0.0) -> Tensor:
     """The logarithm of shift + scale * x; without a base the natural one."""
-    rate = torch.tensor(1.0 if base is None else base, dtype=torch.float64).log().item()
     y = torch.log(shift + scale * x)
-    return y if base is None else y / rate
+    return y if base is None else y / math.log(base)
 
 
 def threshold(x: Tensor, threshold: float = 0.0) -> Tensor:

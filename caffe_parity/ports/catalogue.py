@@ -60,13 +60,20 @@ class Message:
         self._read.add(name)
         value = self._said.get(name, about["default"])
         if about["type"] in self._messages:
-            inner = [self._message(name, about["type"], each) for each in _several(value, about)]
+            inner = [
+                self._message(name, about["type"], each) for each in _several(value or {}, about)
+            ]
             return inner if about["repeated"] else inner[0]
         convert = _CONVERSIONS.get(about["type"], lambda each: each)
         return [*map(convert, value)] if about["repeated"] else convert(value)
 
+    def said(self, name: str) -> Any:
+        """A field where it is set, else None."""
+        value = self[name]
+        return value if name in self._said else None
+
     def _message(self, name: str, kind: str, said: Any) -> Message:
-        made = Message(f"{self.name}.{name}", said or {}, self._messages[kind], self._messages)
+        made = Message(f"{self.name}.{name}", said, self._messages[kind], self._messages)
         self._inner.append(made)
         return made
 

@@ -16,7 +16,7 @@ def convolution(
     group: int = 1,
     axis: int = 1,
 ) -> Tensor:
-    """All axes before the channels' are batch; one number of each sequence for each spatial axis."""
+    """All axes before the channels' are batch; a stride, pad and dilation for each one behind."""
     batch, spatial = x.shape[:axis], len(stride)
     if not spatial:  # a convolution of numbers
         y = functional.conv1d(

@@ -390,7 +390,8 @@ def _filter(said: Said) -> Calls:
 
 def _argmax(said: Said) -> Calls:
     message = said.message("argmax_param")
-    axis = said.axis(message["axis"]) if "axis" in message else None
+    axis = message.said("axis")
+    axis = axis if axis is None else said.axis(axis)
     arguments = {"axis": axis, **_named(message, "top_k", "out_max_val")}
     return [Call(shapes.argmax, arguments=arguments)]
 
@@ -434,7 +435,7 @@ def _normalization(said: Said, usual: str) -> dict[str, Any]:
         mode = usual
         if "normalize" in message:
             mode = "VALID" if old else "BATCH_SIZE"
-    ignored = message["ignore_label"] if "ignore_label" in message else None
+    ignored = message.said("ignore_label")
     return {"normalization": mode, "ignore_label": ignored}
 
 
@@ -492,7 +493,7 @@ def _accuracy(said: Said) -> Calls:
     arguments = {
         "top_k": message["top_k"],
         "axis": said.axis(message["axis"]),
-        "ignore_label": message["ignore_label"] if "ignore_label" in message else None,
+        "ignore_label": message.said("ignore_label"),
     }
     tensors = ("bottom[0]", "bottom[1]")
     made = [Call(losses.accuracy, tensors, arguments=arguments)]
@@ -590,7 +591,12 @@ _ENTRIES = (
     Port("MVN", BOUNDED, _mvn),
     Port("Tile", BOUNDED, _tile),
     Port("BatchReindex", BOUNDED, _batch_reindex),
-    Port("Filter", EXACT, _filter),
+    Port(
+        "Filter",
+        EXACT,
+        _filter,
+        impossible=("a selector of zeros alone: Caffe's backward divides by 0 (SIGFPE)",),
+    ),
     Port("ArgMax", EXACT, _argmax),
     Port("Silence", EXACT, _silence),
     Port("Parameter", EXACT, _parameter),

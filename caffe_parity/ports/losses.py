@@ -74,9 +74,9 @@ def infogain_loss(
 def sigmoid_cross_entropy_loss(
     x: Tensor, target: Tensor, normalization: str = "BATCH_SIZE", ignore_label: int | None = None
 ) -> Tensor:
-    """Divided by the batch if nothing is said. A target is ignored if its whole part is the label:
+    """Divided by the batch if nothing is said.
 
-    with `ignore_label: 0`, all from 0 to below 1 are.
+    A target is ignored if its whole part is the label: with `ignore_label: 0` all below 1 are.
     """
     goal = target.detach().reshape(x.shape)
     kept = torch.ones_like(x, dtype=torch.bool)
@@ -107,7 +107,7 @@ def hinge_loss(x: Tensor, label: Tensor, norm: str = "L1") -> Tensor:
 def contrastive_loss(
     a: Tensor, b: Tensor, similar: Tensor, margin: float = 1.0, legacy: bool = False
 ) -> Tensor:
-    """Half of d^2 of similar pairs, of max(margin - d, 0)^2 of others; legacy: max(margin - d^2, 0).
+    """Half of d^2 of similar pairs, of max(margin - d, 0)^2 of others, or max(margin - d^2, 0).
 
     Caffe's gradient of d is divided by d + 1e-4, where d itself would be right.
     """

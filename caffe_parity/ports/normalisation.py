@@ -22,7 +22,7 @@ def lrn_within(x: Tensor, size: int = 5, alpha: float = 1.0, beta: float = 0.75)
 def batch_norm(
     x: Tensor, mean: Tensor, variance: Tensor, factor: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """With stored statistics: both are sums, to be divided by the third blob; a factor of 0 is 0."""
+    """With stored statistics: both are sums, to be divided by the third blob, if that is not 0."""
     weight = torch.where(factor == 0, torch.zeros_like(factor), 1 / factor)
     shape = (1, -1) + (1,) * (x.dim() - 2) if x.dim() > 1 else (-1,)
     centered = x - (mean * weight).reshape(shape)
@@ -58,7 +58,7 @@ def batch_norm_training(
 def mvn(
     x: Tensor, normalize_variance: bool = True, across_channels: bool = False, eps: float = 1e-9
 ) -> Tensor:
-    """Mean 0 and variance 1 for each channel of a sample, or for each sample; eps is added to the root.
+    """Mean 0 and variance 1 for each channel, or each sample; eps is added to the root.
 
     Caffe's gradient is that of an eps of 0: it forgets that the root alone depends on x.
     """

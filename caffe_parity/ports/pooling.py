@@ -20,9 +20,9 @@ def pooled_size(size: int, kernel: int, stride: int, pad: int, padded: bool, flo
 def pooling(
     x: Tensor,
     method: str = "MAX",
-    kernel: Sequence[int] = (1, 1),
-    stride: Sequence[int] = (1, 1),
-    pad: Sequence[int] = (0, 0),
+    kernel: tuple[int, ...] = (1, 1),
+    stride: tuple[int, ...] = (1, 1),
+    pad: tuple[int, ...] = (0, 0),
     floor: bool = False,
 ) -> Tensor:
     """MAX or AVE over windows of the last two axes, as many as `pooled_size` says.
@@ -37,7 +37,7 @@ def pooling(
     ]
     room = _room(x, kernel, stride, pad, sizes)
     if method == "MAX":
-        return functional.max_pool2d(functional.pad(x, room, value=-torch.inf), kernel, stride)
+        return torch.max_pool2d(functional.pad(x, room, value=-torch.inf), kernel, stride)
     sums = functional.avg_pool2d(functional.pad(x, room), kernel, stride, divisor_override=1)
     rows, columns = (
         torch.tensor([min(i * s + k, size + 2 * p) - i * s for i in range(out)], dtype=x.dtype)
@@ -48,9 +48,9 @@ def pooling(
 
 def pooling_mask(
     x: Tensor,
-    kernel: Sequence[int] = (1, 1),
-    stride: Sequence[int] = (1, 1),
-    pad: Sequence[int] = (0, 0),
+    kernel: tuple[int, ...] = (1, 1),
+    stride: tuple[int, ...] = (1, 1),
+    pad: tuple[int, ...] = (0, 0),
     floor: bool = False,
 ) -> Tensor:
     """The second top of MAX: where in its channel each maximum lies, of equal ones the first."""
@@ -60,16 +60,17 @@ def pooling_mask(
     ]
     room = _room(x, kernel, stride, pad, sizes)
     wide = functional.pad(x.detach(), room, value=-torch.inf)
-    _, place = functional.max_pool2d(wide, kernel, stride, return_indices=True)
+    place: Tensor
+    _, place = functional.max_pool2d_with_indices(wide, kernel, stride)
     row, column = place // wide.shape[3] - pad[0], place % wide.shape[3] - pad[1]
     return (row * x.shape[3] + column).to(x.dtype)
 
 
 def _room(
     x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    pad: Sequence[int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    pad: tuple[int, ...],
     sizes: Sequence[int],
 ) -> list[int]:
     """Padding for functional.pad with which exactly these windows fit."""
@@ -83,7 +84,7 @@ def spatial_pyramid(x: Tensor, height: int = 1, method: str = "MAX") -> Tensor:
     """Pools into 1, 4, 16, ... bins, and puts all of them one behind the other."""
     levels = []
     for bins in (2**level for level in range(height)):
-        kernel = [-(-size // bins) for size in x.shape[2:]]
-        pad = [(k * bins - size + 1) // 2 for k, size in zip(kernel, x.shape[2:], strict=True)]
+        kernel = tuple(-(-size // bins) for size in x.shape[2:])
+        pad = tuple((k * bins - n + 1) // 2 for k, n in zip(kernel, x.shape[2:], strict=True))
         levels.append(pooling(x, method, kernel, kernel, pad).flatten(1))
     return torch.cat(levels, 1)

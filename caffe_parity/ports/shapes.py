@@ -22,7 +22,7 @@ def split(x: Tensor, tops: int = 1) -> tuple[Tensor, ...]:
 
 
 def crop(x: Tensor, like: Tensor, offset: Sequence[int], axis: int = 2) -> Tensor:
-    """As large as `like` from this axis on, beginning at one offset for each; `like` gives no more."""
+    """As large as `like` from this axis on, with an offset for each; `like` has no gradient."""
     for place, begin in enumerate(offset, axis):
         x = x.narrow(place, begin, like.shape[place])
     return x
@@ -47,7 +47,7 @@ def tile(x: Tensor, tiles: int, axis: int = 1) -> Tensor:
 
 def batch_reindex(x: Tensor, index: Tensor) -> Tensor:
     """The samples with these numbers, which have no gradient."""
-    return x[index.detach().long()]
+    return x.index_select(0, index.detach().long())
 
 
 def filtered(*bottoms: Tensor) -> tuple[Tensor, ...]:
@@ -63,15 +63,15 @@ def argmax(x: Tensor, top_k: int = 1, axis: int | None = None, out_max_val: bool
     With an axis along that, places or values. Without, of each sample: places, and with
     `out_max_val` values beside them.
     """
-    rows = x.detach() if axis is not None else x.detach().flatten(1)
+    rows = x.detach() if axis is not None else x.detach().reshape(x.shape[0], -1)
     along = 1 if axis is None else axis
-    values, places = rows.flip(along).sort(along, descending=True, stable=True)
+    values, places = rows.flip(along).sort(dim=along, descending=True, stable=True)
     values = values.narrow(along, 0, top_k)
     places = (rows.shape[along] - 1 - places.narrow(along, 0, top_k)).to(x.dtype)
     if axis is not None:
         return values if out_max_val else places
     both = torch.stack([places, values] if out_max_val else [places], 1)
-    return both.reshape(both.shape + (1,) * (x.dim() - 3))
+    return both.reshape(*both.shape, *[1] * (x.dim() - 3))
 
 
 def silence(*bottoms: Tensor) -> tuple[Tensor, ...]:

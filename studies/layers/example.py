@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from caffe_parity.caffe.session import SESSION
-from caffe_parity.contract import BadRequest, Case, Shape, VariantFailure
+from caffe_parity.contract import BadRequest, Observation, Plan, Shape, VariantFailure
 from caffe_parity.engine.caffe_net import CaffeNet
-from caffe_parity.engine.judge import judge
+from caffe_parity.engine.judge import Planned, observed, plan_of, record_of
 from caffe_parity.layer import Layer
 from caffe_parity.nets import input_layers
 from caffe_parity.ports import PORTS, Call, Port, Refused, Said, evaluated
@@ -23,6 +25,10 @@ from caffe_parity.report.record import Record
 
 AGREES, DISAGREES, UNPROVEN = "agrees", "disagrees", "unproven"
 REFUSED, NOT_HONOURED = "Caffe refuses it", "the port refuses it"
+IMPOSSIBLE = "undefined in Caffe"
+
+UNDEFINED = {"Filter": ("SIGFPE",)}
+"""How Caffe itself dies of what its entry in the catalogue says is impossible."""
 
 UNROLLED = ("LSTM", "RNN")
 
@@ -39,6 +45,7 @@ class Example:
         fixed: the bottoms of no integer kind that get no gradient either.
         tops: how many it has.
         number: of the case, which its values depend on.
+        fields: those that its messages set, as `pooling_param.pad`.
     """
 
     type: str
@@ -48,6 +55,7 @@ class Example:
     fixed: tuple[str, ...] = ()
     tops: int = 1
     number: int = 0
+    fields: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __str__(self) -> str:
         fed = " ".join(
@@ -63,6 +71,18 @@ class Example:
     def continues(self) -> bool:
         """Whether it is a recurrent layer that goes on where the forward before has ended."""
         return self.type in UNROLLED and "expose_hidden: true" not in self.says
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether Caffe overwrites the diff of a parameter that it should add to.
+
+        A Parameter shares it with its top, and a Scale of one sample sums into it.
+        """
+        one, *others = self.bottoms.values() or [()]
+        if self.type != "Scale" or others:
+            return self.type == "Parameter"
+        said = self.said
+        return math.prod(one[: said.axis(said.message("scale_param")["axis"])]) == 1
 
     @property
     def text(self) -> str:
@@ -147,7 +167,7 @@ class Outcome:
     """What became of an example.
 
     Attributes:
-        verdict: `AGREES`, `DISAGREES`, `UNPROVEN`, `REFUSED` or `NOT_HONOURED`.
+        verdict: `AGREES`, `DISAGREES`, `UNPROVEN`, `REFUSED`, `NOT_HONOURED` or `IMPOSSIBLE`.
         words: why it does not agree.
         same_bits: whether Caffe and the port in float32 gave the same bits, in all passes.
         fraction: the largest error of Caffe as a part of its bound.
@@ -182,34 +202,68 @@ def compared(example: Example, ports: Mapping[str, Port] = PORTS) -> Outcome:
     layer = _layer(example, counterpart, net)
     case = layer.case(example.number)
     try:
-        records = {name: judge(layer, name, case) for name in layer.variants}
-    except BadRequest as error:
-        return Outcome(DISAGREES, f"{error}")
-    return _outcome(port, records)
+        first = plan_of(layer, "caffe", case)
+        ready = {"caffe": first, "port": plan_of(layer, "port", case, first.plan.structure)}
+        if example.overwrites:
+            ready = {name: _each_alone(one) for name, one in ready.items()}
+        try:
+            seen = {name: _observed(one) for name, one in ready.items()}
+        except (BadRequest, VariantFailure):  # of another batch, which not every layer can have
+            plan = replace(ready["caffe"].plan, nets=ready["caffe"].plan.nets[:1])
+            ready = {name: replace(one, plan=plan) for name, one in ready.items()}
+            seen = {name: _observed(one) for name, one in ready.items()}
+        records = {name: record_of(one, seen[name]) for name, one in ready.items()}
+    except (BadRequest, VariantFailure) as error:
+        if any(each in str(error) for each in UNDEFINED.get(example.type, ())):
+            return Outcome(IMPOSSIBLE, str(error))
+        return Outcome(DISAGREES, str(error))
+    other = _other_bits(ready["caffe"].plan, seen["caffe"], seen["port"])
+    return _outcome(port, records, other)
 
 
-def _outcome(port: Port, records: Mapping[str, Record]) -> Outcome:
-    caffe, own = records["caffe"], records["port"]
+def _observed(ready: Planned) -> Observation:
+    """What a variant did.
+
+    Raises:
+        VariantFailure: it failed.
+    """
+    seen, _ = observed(ready)
+    if isinstance(seen, VariantFailure):
+        raise seen
+    return seen
+
+
+def _each_alone(ready: Planned) -> Planned:
+    """Without the pass that adds to the diffs of the pass before."""
+    nets = tuple(tuple(replace(each, adds_up=False) for each in net) for net in ready.plan.nets)
+    return replace(ready, plan=replace(ready.plan, nets=nets))
+
+
+def _outcome(port: Port, records: Mapping[str, Record], other: Sequence[str]) -> Outcome:
+    caffe, same = records["caffe"], not other
     largest = max((each.fraction for each in caffe.tensors.values()), default=0.0)
-    same = _bits(caffe) == _bits(own)
     for record in records.values():
         if record.verdict not in ("pass", "unproven"):
             said = "; ".join(each.words for each in record.findings) or record.reason
             words = f"{record.variant}: {record.verdict}: {record.reason}: {said}"
             return Outcome(DISAGREES, words, same, largest)
     if port.state == EXACT and not same:
-        differ = [k for k, each in _bits(caffe).items() if each != _bits(own).get(k)]
-        return Outcome(DISAGREES, f"other bits in {', '.join(differ)}", same, largest)
+        return Outcome(DISAGREES, f"other bits in {', '.join(other)}", same, largest)
     if any(record.verdict == "unproven" for record in records.values()):
         return Outcome(UNPROVEN, caffe.reason, same, largest)
     return Outcome(AGREES, "", same, largest)
 
 
-def _bits(record: Record) -> dict[str, list[Any]]:
-    return {
-        tensor: [(each.passes, each.sha256) for each in several]
-        for tensor, several in record.computed.items()
-    }
+def _other_bits(plan: Plan, one: Observation, another: Observation) -> list[str]:
+    """The tensors that two variants give other bits of; a zero has no sign here."""
+    found: dict[str, None] = {}
+    names = {each.name for each in plan.passes if each.expected is not None} & one.tensors.keys()
+    for name in names:
+        for tensor, value in one.tensors[name].items():
+            theirs = another.tensors[name].get(tensor)
+            if value is None or theirs is None or not np.array_equal(value, theirs, equal_nan=True):
+                found[tensor] = None
+    return list(found)
 
 
 def _layer(example: Example, reference: Callable[..., Any], net: CaffeNet) -> Layer:

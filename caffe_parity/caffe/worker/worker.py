@@ -719,7 +719,9 @@ def add_fields(message, found):
             add_fields(field.message_type, found)
 
 
-CPP_TYPES = " int32 int64 uint32 uint64 double float bool enum string message".split(" ")
+CPP_TYPES = """
+- int32 int64 uint32 uint64 double float bool enum string message
+""".split()  # noqa: SIM905  # as they stand in protobuf
 """The names of protobuf's FieldDescriptor.cpp_type, which begin at 1."""
 
 
