@@ -35,7 +35,7 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x where it is positive, else alpha * (exp(x) - 1)."""
-    return torch.where(x > 0, x, alpha * (x.clamp(max=0).exp() - 1))
+    return functional.elu(x, alpha)
 
 
 def sigmoid(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from caffe_parity.ports.activations import gradient_of
+from caffe_parity.ports.activations import gradient_of, sigmoid
 
 FLT_MIN = 2.0**-126
 LOG_THRESHOLD = 1e-20
@@ -84,6 +84,7 @@ def sigmoid_cross_entropy_loss(
         kept = goal.trunc() != ignore_label
     positive = (x >= 0).to(x.dtype)
     each = torch.log(1 + torch.exp(x - 2 * x * positive)) - x * (goal - positive)
+    each = gradient_of(each, x * (sigmoid(x) - goal).detach())  # and so rounded as it is
     total = torch.where(kept, each, torch.zeros_like(each)).sum()
     if normalization == "FULL":
         return total / max(x.numel(), 1)

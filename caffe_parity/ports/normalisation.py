@@ -24,7 +24,7 @@ def batch_norm(
 ) -> Tensor:
     """With stored statistics: both are sums, to be divided by the third blob, if that is not 0."""
     weight = torch.where(factor == 0, torch.zeros_like(factor), 1 / factor)
-    shape = (1, -1) + (1,) * (x.dim() - 2) if x.dim() > 1 else (-1,)
+    shape = (1, -1) + (1,) * (x.dim() - 2)
     centered = x - (mean * weight).reshape(shape)
     return centered / ((variance * weight).reshape(shape) + eps).sqrt()
 
@@ -42,8 +42,8 @@ def batch_norm_training(
     What is stored decays and is added to, and so does the factor: it counts, and no average is
     kept. The stored variance is that of m - 1, the one that normalises that of m.
     """
-    rows = x.transpose(0, 1).flatten(1) if x.dim() > 1 else x.reshape(1, -1)
-    shape = (1, -1) + (1,) * (x.dim() - 2) if x.dim() > 1 else (-1,)
+    rows = x.transpose(0, 1).flatten(1)
+    shape = (1, -1) + (1,) * (x.dim() - 2)
     now = rows.mean(1)
     centered = x - now.reshape(shape)
     squares = (rows - now.unsqueeze(1)).square().mean(1)

@@ -14,7 +14,7 @@ def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor
     """The next cell and output (1, N, D).
 
     The gates (1, N, 4 D) are in the order i, f, o, g; PyTorch's i, f, g, o.
-    `cont` (1, N) is 0 where a sequence begins: the forget gate is multiplied with it.
+    `cont` (1, N) is 0 where a sequence begins, else 1: the forget gate is multiplied with it.
     """
     i, f, o, g = gates.chunk(4, -1)
     keep = cont.detach().unsqueeze(-1)
