@@ -49,6 +49,7 @@ class Message:
         self._fields = fields
         self._messages = messages
         self._read: set[str] = set()
+        self._silent: set[str] = set()
         self._inner: list[Message] = []
 
     def __contains__(self, name: str) -> bool:
@@ -82,6 +83,12 @@ class Message:
         for name in names:
             self._fields[name]
             self._read.add(name)
+            self._silent.add(name)
+
+    @property
+    def changing_nothing(self) -> list[str]:
+        """The fields that do not change what is computed."""
+        return [f"{self.name}.{each}" for each in sorted(self._silent)]
 
     @property
     def ignored(self) -> list[str]:
@@ -138,6 +145,18 @@ class Said:
             said = self._layer.get(name, {})
             self._read[name] = Message(name, said, self._messages[kind], self._messages)
         return self._read[name]
+
+    def without(self, name: str) -> Said:
+        """The same layer, which does not set a field such as `pooling_param.pad`."""
+        message, _, inner = name.partition(".")
+        kept = {k: v for k, v in self._layer.get(message, {}).items() if k != inner}
+        layer = {**self._layer, message: kept} if message in self._layer else self._layer
+        return Said(layer, self.bottoms, self._messages, self.phase)
+
+    @property
+    def changing_nothing(self) -> list[str]:
+        """The fields that do not change what is computed, of the messages that were read."""
+        return [each for message in self._read.values() for each in message.changing_nothing]
 
     def axis(self, value: int, bottom: int = 0, past: bool = False) -> int:
         """An axis counted from the front.

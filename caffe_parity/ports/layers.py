@@ -108,10 +108,12 @@ def _swish(said: Said) -> Calls:
 
 
 def _dropout(said: Said) -> Calls:
-    ratio = said.message("dropout_param")["dropout_ratio"]
+    message = said.message("dropout_param")
     if said.phase == "TEST":
+        message.changes_nothing("dropout_ratio")
         return [Call(activations.dropout)]
-    return [Call(activations.dropout, named={"mask": "mask"}, arguments={"ratio": ratio})]
+    arguments = {"ratio": message["dropout_ratio"]}
+    return [Call(activations.dropout, named={"mask": "mask"}, arguments=arguments)]
 
 
 def _scale(said: Said) -> Calls:
@@ -201,9 +203,9 @@ def _convolution(function: Callable[..., Any]) -> Callable[[Said], Calls]:
     def calls(said: Said) -> Calls:
         axis, windows = _windows(said)
         message = said.message("convolution_param")
-        message.changes_nothing("num_output")
+        message.changes_nothing("num_output", "kernel_size", "kernel_h", "kernel_w")
         blobs = ["blob[0]", "blob[1]"][: 1 + message["bias_term"]]
-        del windows["kernel"]
+        del windows["kernel"]  # the blob's shape says it
         arguments = {**windows, "group": message["group"], "axis": axis}
         return [
             Call(function, (bottom, *blobs), arguments=arguments, gives=(top,))
@@ -457,6 +459,7 @@ def _infogain_loss(said: Said) -> Calls:
     message.changes_nothing("source")  # Caffe does not read it where there is a third bottom
     if "normalize" in said.message("loss_param"):
         raise said.refused("loss_param.normalize, which Caffe's InfogainLoss refuses")
+    said.message("loss_param").changes_nothing("normalize")
     arguments = {**_normalization(said, "VALID"), "axis": axis}
     made = [Call(losses.infogain_loss, _all_bottoms(said), arguments=arguments)]
     if said.tops > 1:

@@ -19,7 +19,7 @@ from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.judge import Planned, observed, plan_of, record_of
 from caffe_parity.layer import Layer
 from caffe_parity.nets import input_layers
-from caffe_parity.ports import PORTS, Call, Port, Refused, Said, evaluated
+from caffe_parity.ports import PORTS, Port, Refused, Said, evaluated
 from caffe_parity.ports.catalogue import EXACT, Fields
 from caffe_parity.report.record import Record
 
@@ -33,10 +33,10 @@ UNDEFINED = {"Filter": ("SIGFPE",)}
 UNROLLED = ("LSTM", "RNN")
 
 ONE_BATCH = ("ContrastiveLoss", "LSTMUnit")
-"""Types that Caffe cannot reshape to another batch: their first one writes behind what it set up."""
+"""Types that Caffe cannot reshape to another batch: the first writes behind what it has set up."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """A layer as a prototxt has it, and what it is fed with.
 
@@ -182,6 +182,40 @@ class Outcome:
     fraction: float = 0.0
 
 
+class _Ended(Exception):  # no error: it came to its end early
+    """What an example has come to before it could be compared."""
+
+    def __init__(self, verdict: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.outcome = Outcome(verdict, str(error))
+
+
+def planned(example: Example, port: Port) -> tuple[Planned, Planned]:
+    """What is asked of Caffe, and of the counterpart in float32; in float64 it is the truth.
+
+    Raises:
+        BadRequest, VariantFailure: it cannot be compared.
+        Refused: the port refuses it.
+    """
+    net = CaffeNet(lambda case: example.text, example.type)
+    build = net.net_ops(_layer(example, lambda **_: None, net).case(example.number))
+    try:
+        built = net.request([*build, {"op": "forward"}])[len(build) - 1]
+    except (VariantFailure, BadRequest) as failure:
+        raise _Ended(REFUSED, failure) from failure
+    counterpart = function_of(example, port, bool(built["owned"]), bool(built["kept"]))
+    layer = _layer(example, counterpart, net)
+    case = layer.case(example.number)
+    first = plan_of(layer, "caffe", case)
+    plan = first.plan
+    if example.type in ONE_BATCH:
+        plan = replace(plan, nets=plan.nets[:1])
+    if example.overwrites:
+        plan = _each_alone(plan)
+    own = plan_of(layer, "port", case, plan.structure)
+    return replace(first, plan=plan), replace(own, plan=plan)
+
+
 def compared(example: Example, ports: Mapping[str, Port] = PORTS) -> Outcome:
     """Runs a layer in Caffe and its counterpart, in float64 and in float32.
 
@@ -189,73 +223,56 @@ def compared(example: Example, ports: Mapping[str, Port] = PORTS) -> Outcome:
         example: the layer.
         ports: the counterparts.
     """
-    net = CaffeNet(lambda case: example.text, example.type)
-    case = _layer(example, lambda **_: None, net).case(example.number)
-    try:
-        build = net.net_ops(case)
-        built = net.request([*build, {"op": "forward"}])[len(build) - 1]
-    except (VariantFailure, BadRequest) as failure:
-        return Outcome(REFUSED, str(failure))
     port = ports[example.type]
     try:
-        calls = port.of(example.said)
+        caffe, own = planned(example, port)
+        try:
+            one, another = seen(caffe), seen(own)
+        except (BadRequest, VariantFailure):  # of another batch, which not every layer can have
+            plan = replace(caffe.plan, nets=caffe.plan.nets[:1])
+            caffe, own = replace(caffe, plan=plan), replace(own, plan=plan)
+            one, another = seen(caffe), seen(own)
+        records = record_of(caffe, one), record_of(own, another)
+    except _Ended as ended:
+        return ended.outcome
     except Refused as refusal:
         return Outcome(NOT_HONOURED, str(refusal))
-    counterpart = _function(example, calls, bool(built["owned"]), bool(built["kept"]))
-    layer = _layer(example, counterpart, net)
-    case = layer.case(example.number)
-    try:
-        first = plan_of(layer, "caffe", case)
-        if example.type in ONE_BATCH:
-            first = replace(first, plan=replace(first.plan, nets=first.plan.nets[:1]))
-        ready = {"caffe": first, "port": plan_of(layer, "port", case, first.plan.structure)}
-        ready["port"] = replace(ready["port"], plan=first.plan)
-        if example.overwrites:
-            ready = {name: _each_alone(one) for name, one in ready.items()}
-        try:
-            seen = {name: _observed(one) for name, one in ready.items()}
-        except (BadRequest, VariantFailure):  # of another batch, which not every layer can have
-            plan = replace(ready["caffe"].plan, nets=ready["caffe"].plan.nets[:1])
-            ready = {name: replace(one, plan=plan) for name, one in ready.items()}
-            seen = {name: _observed(one) for name, one in ready.items()}
-        records = {name: record_of(one, seen[name]) for name, one in ready.items()}
     except (BadRequest, VariantFailure) as error:
         if any(each in str(error) for each in UNDEFINED.get(example.type, ())):
             return Outcome(IMPOSSIBLE, str(error))
         return Outcome(DISAGREES, str(error))
-    other = _other_bits(ready["caffe"].plan, seen["caffe"], seen["port"])
-    return _outcome(port, records, other)
+    return _outcome(port, records, _other_bits(caffe.plan, one, another))
 
 
-def _observed(ready: Planned) -> Observation:
+def seen(ready: Planned) -> Observation:
     """What a variant did.
 
     Raises:
         VariantFailure: it failed.
     """
-    seen, _ = observed(ready)
-    if isinstance(seen, VariantFailure):
-        raise seen
-    return seen
+    found, _ = observed(ready)
+    if isinstance(found, VariantFailure):
+        raise found
+    return found
 
 
-def _each_alone(ready: Planned) -> Planned:
+def _each_alone(plan: Plan) -> Plan:
     """Without the pass that adds to the diffs of the pass before."""
-    nets = tuple(tuple(replace(each, adds_up=False) for each in net) for net in ready.plan.nets)
-    return replace(ready, plan=replace(ready.plan, nets=nets))
+    nets = tuple(tuple(replace(each, adds_up=False) for each in net) for net in plan.nets)
+    return replace(plan, nets=nets)
 
 
-def _outcome(port: Port, records: Mapping[str, Record], other: Sequence[str]) -> Outcome:
-    caffe, same = records["caffe"], not other
+def _outcome(port: Port, records: Sequence[Record], other: Sequence[str]) -> Outcome:
+    caffe, same = records[0], not other
     largest = max((each.fraction for each in caffe.tensors.values()), default=0.0)
-    for record in records.values():
+    for record in records:
         if record.verdict not in ("pass", "unproven"):
             said = "; ".join(each.words for each in record.findings) or record.reason
             words = f"{record.variant}: {record.verdict}: {record.reason}: {said}"
             return Outcome(DISAGREES, words, same, largest)
     if port.state == EXACT and not same:
         return Outcome(DISAGREES, f"other bits in {', '.join(other)}", same, largest)
-    if any(record.verdict == "unproven" for record in records.values()):
+    if any(record.verdict == "unproven" for record in records):
         return Outcome(UNPROVEN, caffe.reason, same, largest)
     return Outcome(AGREES, "", same, largest)
 
@@ -293,10 +310,15 @@ def _takes(reference: Callable[..., Any]) -> bool:
     return bool({"param", "state"} & set(names))
 
 
-def _function(
-    example: Example, calls: Sequence[Call], has_params: bool, has_state: bool
+def function_of(
+    example: Example, port: Port, has_params: bool, has_state: bool
 ) -> Callable[..., Any]:
-    """The calls as a reference of the engine: inputs, parameters and statistics by name."""
+    """A counterpart as a reference of the engine: inputs, parameters and statistics by name.
+
+    Raises:
+        Refused: there is none of this layer.
+    """
+    calls = port.of(example.said)
 
     def computed(blobs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         bottoms = list(inputs.values())
