@@ -1,21 +1,45 @@
-"""Writes docs/layers.md: what is proved of each layer type's counterpart.
+"""Writes docs/layers.md: what is proved of each layer type's counterpart, and where people fall.
 
-python -m studies.layers.page [--check]
+python -m studies.layers.page
 """
 
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.layers.example import AGREES, IMPOSSIBLE, REFUSED, UNPROVEN
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.contract import GRADIENT, Floating, Shape
+from caffe_parity.engine.functions import Evaluation
+from caffe_parity.engine.random_rounding import as_inputs
+from caffe_parity.ports import PORTS, Port, recurrent
+from studies.layers.corners import CORNERS, FOLDER
+from studies.layers.example import (
+    AGREES,
+    IMPOSSIBLE,
+    REFUSED,
+    UNPROVEN,
+    Example,
+    planned,
+    read,
+    seen,
+)
 from studies.layers.search import Counted
 
-COUNTED = Path(__file__).parent / "counted.json"
+COUNTED = FOLDER / "counted.json"
+PAGE = Path(__file__).parents[2] / "docs/layers.md"
 
 
-def read() -> dict[str, dict[str, Any]]:
+def counts() -> dict[str, dict[str, Any]]:
     """What was counted, by type."""
     found: dict[str, dict[str, Any]] = json.loads(COUNTED.read_text()) if COUNTED.exists() else {}
     return found
@@ -23,7 +47,7 @@ def read() -> dict[str, dict[str, Any]]:
 
 def add(counted: Counted, seed: int) -> None:
     """Puts the counts of a type in place of those of a run before."""
-    known = read()
+    known = counts()
     known[counted.kind] = {
         "agree": counted.outcomes[AGREES],
         "same bits": counted.same_bits,
@@ -34,3 +58,169 @@ def add(counted: Counted, seed: int) -> None:
         "seed": seed,
     }
     COUNTED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
+def _torch_lstm(x: Tensor, weight: Tensor, bias: Tensor, recurrent: Tensor) -> Tensor:
+    """PyTorch's LSTM with Caffe's blobs as they are."""
+    return _called(torch.nn.LSTM, x, weight, bias, recurrent)
+
+
+def _torch_rnn(x: Tensor, weight: Tensor, bias: Tensor, recurrent: Tensor, *_: Tensor) -> Tensor:
+    """PyTorch's RNN with Caffe's blobs as they are."""
+    return _called(torch.nn.RNN, x, weight, bias, recurrent)
+
+
+def _called(kind: Any, x: Tensor, weight: Tensor, bias: Tensor, recurrent: Tensor) -> Tensor:
+    names = {"weight_ih_l0": weight, "bias_ih_l0": bias, "weight_hh_l0": recurrent}
+    module = kind(weight.shape[1], recurrent.shape[1]).to(x.dtype)
+    top: Tensor = torch.func.functional_call(module, {**names, "bias_hh_l0": 0 * bias}, x)[0]
+    return top
+
+
+def _with_states(x: Tensor, cont: Tensor, *more: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An LSTM, through the last states of which the gradient passes."""
+    weight, bias, hidden_weight, hidden, cell = more
+    y, _, cell = recurrent.lstm(x, cont, weight, bias, hidden_weight, hidden=hidden, cell=cell)
+    return y, y[-1:], cell
+
+
+OFFERED = {
+    "torch": torch,
+    "F": functional,
+    "lstm": recurrent.lstm,
+    "torch_lstm": _torch_lstm,
+    "torch_rnn": _torch_rnn,
+    "with_states": _with_states,
+}
+"""What the expressions of traps.toml may use, beside the bottoms."""
+
+
+@dataclass(frozen=True)
+class Trap:
+    """What people write in place of a layer, where it is something else.
+
+    Attributes:
+        example: the layer, and inputs that show it.
+        words: what Caffe does.
+        naive: what is written, as an expression.
+        of: what is shown of both: "top0", "gradient:x", "state[0]".
+    """
+
+    example: Example
+    words: str
+    naive: str
+    of: str = "top0"
+
+    def shown(self) -> tuple[str, bool]:
+        """What both give, in words, and whether it is beyond the bound."""
+        caffe, naive, bound = self._both()
+        if caffe.shape != naive.shape:
+            return f"{_shape(caffe.shape)} against {_shape(naive.shape)}", True
+        gap = np.where(np.isnan(caffe) != np.isnan(naive), np.inf, np.abs(caffe - naive))
+        place = np.unravel_index(int(np.argmax(gap)), gap.shape)
+        limit = bound[place] if np.isfinite(bound[place]) else 0.0  # at a kink: any other value
+        return f"{caffe[place]:.4g} against {naive[place]:.4g}", bool(gap[place] > limit)
+
+    def _both(self) -> tuple[Floating, Floating, Floating]:
+        """What Caffe gives, what was written gives in float64, and the bound."""
+        ready, _ = planned(self.example, PORTS[self.example.type])
+        plan, expected = ready.plan, ready.question.expected[0]
+        first = next(each for each in plan.nets[0] if each.expected == 0)
+
+        def written(**tensors: Tensor) -> Any:
+            lists = {
+                kind: [each for name, each in tensors.items() if name.startswith(f"{kind}[")]
+                for kind in ("param", "state")
+            }
+            return eval(self.naive, {**OFFERED, **tensors, **lists})  # noqa: S307  # ours
+
+        gradient = self.of.startswith(GRADIENT)
+        outputs = plan.structure.outputs if gradient else (self.of,)
+        wanted = plan.differentiated if gradient else ()
+        upstream = None if first.upstream is None or not gradient else as_inputs(first.upstream)
+        naive = Evaluation(written, "port", plan.case, outputs, wanted)
+        result = naive(as_inputs(first.inputs), upstream)[self.of].numpy()
+        caffe = seen(ready).tensors[first.name][self.of]
+        assert caffe is not None
+        truth, bound = expected.truth[self.of], expected.bound.worst[self.of]
+        return caffe.reshape(truth.shape).astype(np.float64), result, bound
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "one number"
+
+
+TRAPS = tuple(
+    Trap(read(each["type"], each["line"]), each["words"], each["naive"], each.get("of", "top0"))
+    for each in tomllib.loads((FOLDER / "traps.toml").read_text())["trap"]
+)
+
+HEAD = (FOLDER / "head.md").read_text()
+
+
+def text() -> str:
+    """The page.
+
+    Raises:
+        AssertionError: a trap is none.
+    """
+    from studies.layers.mutants import MUTANTS
+
+    rows = [
+        "| type | state | in PyTorch | cases | bits | largest error / bound |",
+        "|---" * 6 + "|",
+    ]
+    counted = counts()
+    rows += [_row(port, counted.get(port.type)) for port in PORTS.values()]
+    total = sum(each["agree"] for each in counted.values())
+    lines = [
+        HEAD.replace("MUTANTS", str(len(MUTANTS))).replace("CASES", f"{total:,}"),
+        *rows,
+        "\n## What cannot have a counterpart\n",
+        *(f"- `{each.type}`: {words}." for each in PORTS.values() for words in each.impossible),
+        "\n## Traps\n",
+        "The first number or shape is Caffe's, the second that of the expression beside it.\n",
+        "| type | what Caffe does | what shows it | instead of |",
+        "|---" * 4 + "|",
+        *_traps(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(port: Port, counted: dict[str, Any] | None) -> str:
+    if port.calls is None:
+        return f"| `{port.type}` | {port.state} | {port.note} | | | |"
+    functions = {
+        f"`{each.function.__module__.rpartition('.')[2]}.{each.function.__name__}`": None
+        for example in CORNERS[port.type]
+        for each in port.of(example.said)
+    }
+    words = ", ".join(functions) + (f"; {port.note}" if port.note else "")
+    if counted is None:
+        return f"| `{port.type}` | not yet | {words} | | | |"
+    return (
+        f"| `{port.type}` | {port.state} | {words} | {counted['agree']:,} | "
+        f"{counted['same bits']:,} | {counted['worst']:g} |"
+    )
+
+
+def _traps() -> Iterator[str]:
+    order = list(PORTS)
+    for trap in sorted(TRAPS, key=lambda each: order.index(each.example.type)):
+        shown, is_one = trap.shown()
+        assert is_one, f"no trap: {trap.example}: {shown}"
+        of = f"d{trap.of.removeprefix(GRADIENT)} " if trap.of.startswith(GRADIENT) else ""
+        says = f"`{trap.example.says}` " if trap.example.says else ""
+        naive = trap.naive.replace("|", "\\|")
+        yield (f"| `{trap.example.type}` | {trap.words} | {says}{of}{shown} | `{naive}` |")
+
+
+def main() -> int:
+    """Writes the page."""
+    PAGE.write_text(text())
+    SESSION.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
