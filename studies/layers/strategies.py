@@ -33,7 +33,7 @@ FOREIGN = (
 )
 """What a layer of another type may say as well, and Caffe does not read."""
 
-ONE_PER_CASE = 8  # one in so many layers says something foreign
+ONE_IN = 8  # so many layers says something foreign
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Drawing:
     @property
     def example(self) -> Example:
         """What was drawn."""
-        if self.number(1, ONE_PER_CASE) == 1:
+        if self.number(1, ONE_IN) == ONE_IN:
             own = {each.split(" ")[0] for each in self.says}
             other = self.one_of(*FOREIGN)
             if other.split(" ")[0] not in own | _READ.get(self.kind, set()):
@@ -157,7 +157,7 @@ def _usual(about: Mapping[str, Any]) -> Strategy:
     """Anything of a field's type."""
     one: Strategy
     if "CUDNN" in about["values"]:  # which a Caffe for the CPU refuses
-        one = st.sampled_from(["DEFAULT"] * 4 + ["CAFFE"] * 4 + ["CUDNN"])
+        one = st.sampled_from(["DEFAULT"] * 9 + ["CAFFE"] * 9 + ["CUDNN"])
     elif about["values"]:
         one = st.sampled_from(about["values"])
     elif about["type"] == "bool":

@@ -1,0 +1,319 @@
+"""The catalogue of counterparts, held against the layers of a real Caffe."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_parity import ports
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.engine.caffe_net import CaffeNet
+from caffe_parity.ports import PORTS, Call, Refused, Said, activations
+from caffe_parity.ports.catalogue import BOUNDED, DATA, EXACT, HOLE
+from studies.layers import page, search
+from studies.layers.corners import CORNERS
+from studies.layers.example import (
+    AGREES,
+    DISAGREES,
+    IMPOSSIBLE,
+    NOT_HONOURED,
+    REFUSED,
+    Example,
+    Outcome,
+    compared,
+    messages,
+    planned,
+    read,
+    seen,
+)
+from studies.layers.mutants import MUTANTS, Mutant, deaf, heard, killed
+from studies.layers.search import READS, all_fields, searched
+from studies.layers.strategies import DRAWN
+
+COMPUTED = [each.type for each in PORTS.values() if each.calls is not None]
+FAMILIES = (
+    *("activations", "arithmetic", "convolution", "losses"),
+    *("normalisation", "pooling", "recurrent", "shapes"),
+)
+ONLY_AT_ZERO = ("eltwise_param.stable_prod_grad",)
+"""A field that no element of a corner shows: Caffe's gradient differs where it is NaN."""
+
+
+def test_catalogue_has_every_type_that_caffe_registers(caffe: Caffe) -> None:
+    """All 61, and no other; each has a state, and what is computed has corners and is searched."""
+    caffe.start()
+    assert set(PORTS) == set(caffe.greeting["layers"])
+    assert len(PORTS) == 61
+    assert set(CORNERS) == set(DRAWN) == set(COMPUTED)
+    for each in PORTS.values():
+        assert each.state in ((EXACT, BOUNDED) if each.calls else (DATA, HOLE))
+        assert each.calls or each.note
+
+
+def test_search_reads_the_messages_of_caffe_proto(caffe: Caffe) -> None:
+    """A type's own message, by its name, is among those that are drawn; all of them are there."""
+    layer = messages()["LayerParameter"]
+    own = {name.removesuffix("_param").replace("_", ""): name for name in layer}
+    for kind in COMPUTED:
+        assert set(READS.get(kind, ())) <= set(layer)
+        if kind.lower() in own:
+            assert own[kind.lower()] in READS[kind]
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_counterpart_agrees(caffe: Caffe, kind: str) -> None:
+    """With Caffe at each corner of its type and on random layers, bits included where exact."""
+    counted = searched(kind, cases=4, number=0, shrink=False)
+    assert not counted.wrong
+    assert counted.outcomes[AGREES] >= len(CORNERS[kind]) + 1
+    if PORTS[kind].state == EXACT:
+        assert counted.same_bits == counted.outcomes[AGREES]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: f"{each.types[0]}-{each.bug}")
+def test_wrong_counterpart_is_refused(caffe: Caffe, mutant: Mutant) -> None:
+    """At a corner of one of its types."""
+    assert killed(mutant.types, mutant.ports())
+
+
+def test_every_counterpart_is_broken_by_a_mutant() -> None:
+    """There is one of each type that is computed."""
+    assert {kind for each in MUTANTS for kind in each.types} == set(COMPUTED)
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_field_that_is_ignored_is_noticed(caffe: Caffe, kind: str) -> None:
+    """Each field that changes what a type computes, left out of what the counterpart sees."""
+    for field in heard(kind):
+        assert bool(killed([kind], deaf(kind, field))) == (field not in ONLY_AT_ZERO), field
+
+
+def test_page_is_that_of_the_catalogue(caffe: Caffe) -> None:
+    """Its rows, its counts and the numbers of its traps, each beyond the bound."""
+    text = page.text()
+    assert page.PAGE.read_text() == text
+    for kind in PORTS:
+        assert f"\n| `{kind}` | " in text
+    assert set(page.counts()) <= set(COMPUTED)
+
+
+def test_functions_need_torch_alone() -> None:
+    """And each other, so that `def` and all can be copied."""
+    folder = Path(ports.__file__).parent
+    for name in FAMILIES:
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        found = {
+            (node.module if isinstance(node, ast.ImportFrom) else each.name) or ""
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for each in node.names
+        }
+        others = {f"caffe_parity.ports.{each}" for each in FAMILIES}
+        assert found <= {"torch", "torch.nn", "math", "collections.abc", *others}
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "words"),
+    [
+        (
+            "Pooling",
+            "pooling_param { pool: STOCHASTIC kernel_size: 2 } | x=1,1,4,4 | 1",
+            "STOCHASTIC",
+        ),
+        (
+            "Pooling",
+            "pooling_param { kernel_size: 1 stride: 2 } | x=1,1,6,6 | 1",
+            "the last window",
+        ),
+        (
+            "InfogainLoss",
+            'infogain_loss_param { source: "m" } | x=2,3 label=2:int:0,2 | 1',
+            "source",
+        ),
+        ("Exp", "exp_param { base: -2 } | x=2 | 1", "base"),
+        ("Concat", "concat_param { axis: 3 } | a=2,3 b=2,3 | 1", "no axis 3"),
+        (
+            "DummyData",
+            'dummy_data_param { shape { dim: 2 } data_filler { type: "gaussian" } } | | 1',
+            "drawn",
+        ),
+        (
+            "Convolution",
+            "convolution_param { num_output: 1 kernel_size: 1 } | x=1,1,1,1,1,1 | 1",
+            "3 at most",
+        ),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(caffe: Caffe, kind: str, line: str, words: str) -> None:
+    """By the layer's name, and with the field or the reason."""
+    with pytest.raises(Refused, match=words) as refused:
+        PORTS[kind].of(read(kind, line).said)
+    assert str(refused.value).startswith(f"layer 'layer' ({kind}): ")
+
+
+@pytest.mark.parametrize("kind", [each.type for each in PORTS.values() if each.calls is None])
+def test_type_without_a_counterpart_says_why(caffe: Caffe, kind: str) -> None:
+    """A data layer becomes an input, and a Python layer is a hole."""
+    with pytest.raises(Refused, match=PORTS[kind].note):
+        PORTS[kind].of(Said({"name": "layer", "type": kind}, (), messages()))
+
+
+def test_field_that_nobody_reads_is_refused_by_name(caffe: Caffe) -> None:
+    """A counterpart that looks at its message and not at all of its fields; also in one within."""
+
+    def forgets(said: Said) -> list[Call]:
+        said.message("relu_param")
+        return [Call(activations.relu)]
+
+    def skims(said: Said) -> list[Call]:
+        for each in said.message("dummy_data_param")["data_filler"]:
+            assert each["type"] == "constant"
+        said.message("dummy_data_param").changes_nothing("shape")
+        return []
+
+    forgetful = replace(PORTS["ReLU"], calls=forgets)
+    with pytest.raises(Refused, match=r"does not honour relu_param\.negative_slope"):
+        forgetful.of(read("ReLU", "relu_param { negative_slope: 2 } | x=2 | 1").said)
+    assert forgetful.of(read("ReLU", "tile_param { tiles: 2 } | x=2 | 1").said)  # nor does Caffe
+    line = "dummy_data_param { shape { dim: 2 } data_filler { value: 2 } } | | 1"
+    with pytest.raises(Refused, match=r"dummy_data_param\.data_filler\.value"):
+        replace(PORTS["DummyData"], calls=skims).of(read("DummyData", line).said)
+
+
+def test_message_gives_what_caffe_holds(caffe: Caffe) -> None:
+    """Defaults of caffe.proto, 64-bit integers, and numbers as float32 has them."""
+    line = "reshape_param { shape { dim: -1 dim: 0 } } elu_param { alpha: 0.1 } | x=2 | 1"
+    said = read("Reshape", line).said
+    assert said.message("reshape_param")["shape"]["dim"] == [-1, 0]
+    assert said.message("reshape_param")["num_axes"] == -1
+    assert said.message("elu_param")["alpha"] == float(np.float32(0.1))
+    assert said.message("elu_param").said("alpha") and "alpha" in said.message("elu_param")
+    assert said.message("relu_param").said("negative_slope") is None
+
+
+def test_dropout_in_training_is_its_mask(caffe: Caffe) -> None:
+    """What Caffe draws is 0 or x / (1 - ratio), to the bit, and so is its gradient."""
+    example = read("Dropout", "dropout_param { dropout_ratio: 0.3 } | x=40,50 | 1")
+    [call] = PORTS["Dropout"].of(example.said)
+    assert call.named == {"mask": "mask"}
+    x = np.random.RandomState(0).standard_normal((40, 50)).astype(np.float32)
+    *_, top, diff = _asked(
+        example,
+        {"op": "set", "blob": "x", "array": x},
+        {"op": "forward"},
+        {"op": "set_diff", "blob": "top0", "array": x[::-1]},
+        {"op": "backward"},
+        {"op": "data", "blob": "top0"},
+        {"op": "diff", "blob": "x"},
+    )
+    y, dx = np.array(top["array"]), np.array(diff["array"])
+    mask = y != 0
+    for bottom, found in ((x, y), (x[::-1].copy(), dx)):
+        tensors = {"bottom[0]": torch.from_numpy(bottom), "mask": torch.from_numpy(mask).float()}
+        assert np.array_equal(call(tensors)["top[0]"].numpy(), found)
+    assert 0.65 < mask.mean() < 0.75  # 2000 draws: 5 times the deviation of 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "gradient"),
+    [
+        ("Power", "power_param { power: 3 } | x=2:constant:0 | 1", "gradient:x"),
+        (
+            "Eltwise",
+            "eltwise_param { operation: PROD stable_prod_grad: false } | a=3 b=3:constant:0 | 1",
+            "gradient:b",
+        ),
+    ],
+)
+def test_gradient_that_is_nan_in_caffe_is_nan(
+    caffe: Caffe, kind: str, line: str, gradient: str
+) -> None:
+    """0 / 0, which the counterpart does not mend."""
+    for each in planned(read(kind, line), PORTS[kind]):
+        found = seen(each).tensors["first"][gradient]
+        assert found is not None and np.isnan(found).all()
+
+
+def test_what_is_undefined_in_caffe_shows(caffe: Caffe) -> None:
+    """A window behind the input gives -FLT_MAX; a selector of zeros ends the process."""
+    behind = read("Pooling", "pooling_param { kernel_size: 1 stride: 2 } | x=1,1,1,2 | 1")
+    [*_, top] = _asked(behind, {"op": "forward"}, {"op": "data", "blob": "top0"})
+    assert top["array"].tolist() == [[[[0, -float(np.finfo(np.float32).max)]]]]
+    zeros = read("Filter", "| a=3,2 selector=3:constant:0! | 1")
+    assert compared(zeros).verdict == IMPOSSIBLE
+
+
+def _asked(example: Example, *ops: dict[str, Any]) -> list[dict[str, Any]]:
+    """What Caffe answers to some ops on the net of an example."""
+    edits = {"gradients": ["x"], "outputs_as_losses": True}
+    build: dict[str, Any] = {"op": "net", "text": example.text, "edits": edits}
+    return CaffeNet(lambda case: example.text, example.type).request([build, *ops])
+
+
+def test_outcomes_are_told_apart(caffe: Caffe) -> None:
+    """What Caffe refuses, what the port refuses, what differs, in numbers and in bits."""
+    relu = read("ReLU", "relu_param { negative_slope: 0.5 } | x=4,3 | 1")
+    assert compared(relu).verdict == AGREES and compared(relu).same_bits
+    broken = {"ReLU": replace(PORTS["ReLU"], calls=lambda said: [Call(activations.absval)])}
+    said = broken["ReLU"]
+    assert compared(relu, {"ReLU": said}).verdict == DISAGREES
+    assert compared(read("Concat", "concat_param { axis: 7 } | a=2 b=2 | 1")).verdict == REFUSED
+    behind = read("Pooling", "pooling_param { kernel_size: 1 stride: 2 } | x=1,1,6,6 | 1")
+    assert compared(behind).verdict == NOT_HONOURED
+    exact: Mapping[str, ports.Port] = {"Sigmoid": replace(PORTS["Sigmoid"], state=EXACT)}
+    assert compared(read("Sigmoid", "| x=40,30 | 1"), exact).words.startswith("other bits in ")
+
+
+def test_search_ends_at_what_is_wrong(caffe: Caffe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And shows it, as small as it gets; nothing of it is counted as agreeing."""
+
+    def wrong(example: Example, ports: object = None) -> Outcome:
+        return Outcome(DISAGREES if len(example.bottoms["x"]) > 1 else AGREES, "off")
+
+    monkeypatch.setattr(search, "compared", wrong)
+    monkeypatch.setitem(CORNERS, "AbsVal", ())
+    counted = searched("AbsVal", cases=30, number=0)
+    assert counted.wrong == "AbsVal |  | x=1,1 | 1 0: disagrees: off"
+
+
+def test_counts_are_kept_by_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of one type leaves those of the others as they are."""
+    from studies.layers.search import Counted
+
+    monkeypatch.setattr(page, "COUNTED", tmp_path / "counted.json")
+    page.add(Counted("ReLU", Counter({AGREES: 3}), 2, worst=0.123), 7)
+    page.add(Counted("ELU", Counter({AGREES: 4, REFUSED: 1})), 7)
+    assert list(page.counts()) == ["ELU", "ReLU"]
+    assert page.counts()["ReLU"]["agree"] == 3 and page.counts()["ReLU"]["worst"] == 0.12
+
+
+def test_every_field_is_drawn(caffe: Caffe) -> None:
+    """In a hundred layers of a type, each field of its messages stands at least once."""
+    from hypothesis import HealthCheck, given, settings
+
+    from studies.layers.strategies import examples
+
+    for kind in ("Convolution", "Pooling", "SoftmaxWithLoss", "InnerProduct", "LSTM"):
+        fields: set[str] = set()
+
+        @settings(
+            max_examples=150,
+            database=None,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(examples(kind))
+        def draws(example: Example, fields: set[str] = fields) -> None:
+            fields |= example.fields
+
+        draws()
+        assert fields == all_fields(kind)
