@@ -99,9 +99,10 @@ def test_list_of_what_compares_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_list_of_layer_types(tmp_path: Path) -> None:
-    """Without a file it is Caffe that is asked."""
+    """Without a file it is Caffe that is asked, and the catalogue for what each is in PyTorch."""
     status, said = parity(tmp_path, "list")
     assert status == 0 and "layer types\n" in said and " EuclideanLoss," in said
+    assert "in PyTorch exact (" in said and "  in PyTorch a named hole (1): Python\n" in said
 
 
 def test_python_is_that_of_caffe(tmp_path: Path) -> None:

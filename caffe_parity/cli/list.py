@@ -1,5 +1,5 @@
 """Lists what a test file compares: its layers, their variants and cases, by the names that
-`parity run` takes. Without a file: the layer types that Caffe has.
+`parity run` takes. Without a file: the layer types that Caffe has, and what each is in PyTorch.
 """  # noqa: D205  # argparse shows it as it stands
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def carried_out(options: argparse.Namespace) -> int:
 
 def _layer_types() -> list[str]:
     from caffe_parity.caffe.session import SESSION
+    from caffe_parity.ports import PORTS
 
     try:
         SESSION.start()
@@ -44,7 +45,12 @@ def _layer_types() -> list[str]:
         types = sorted(SESSION.used.greeting["layers"])
     finally:
         SESSION.close()
-    return [f"{len(types)} layer types", *_wrapped("", types)]
+    states: dict[str, list[str]] = {}
+    for each in types:
+        known = f"in PyTorch {PORTS[each].state}" if each in PORTS else "without a counterpart"
+        states.setdefault(known, []).append(each)
+    lines = [line for state, names in states.items() for line in _wrapped(state, names)]
+    return [f"{len(types)} layer types", *lines]
 
 
 def _layers(tests: Path) -> list[str]:
@@ -82,12 +88,12 @@ class _Seen:
 
 
 def _wrapped(label: str, names: list[str]) -> list[str]:
-    head = f"  {label} ({len(names)}): " if label else "  "
+    head = f"  {label} ({len(names)}): "
     return textwrap.wrap(
         ", ".join(names),
         WIDTH,
         initial_indent=head,
-        subsequent_indent="    " if label else "  ",
+        subsequent_indent="    ",
         break_on_hyphens=False,
         break_long_words=False,
     )
