@@ -4,10 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from caffe_parity.ports.activations import gradient_of
+
 
 def unit_tanh(x: Tensor) -> Tensor:
-    """As LSTMUnit computes it, which near 0 rounds worse than tanh."""
-    return 2 * torch.sigmoid(2 * x) - 1
+    """As LSTMUnit computes it and its gradient, which round worse than those of tanh."""
+    y = 2 * torch.sigmoid(2 * x) - 1
+    return gradient_of(y, x * (1 - y * y).detach())
 
 
 def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
