@@ -617,6 +617,31 @@ def test_terms_that_are_alike_are_rounded_alike(
     )
 
 
+@pytest.mark.parametrize("kernel", [28, (14, 28)])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_average_over_a_window_is_rounded_as_a_sum(
+    axes: int, kernel: int | tuple[int, int]
+) -> None:
+    """Its terms added one by one in float32, as Caffe's pooling does, of whatever sign."""
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    whole = sides if axes == 2 else (1, *sides)
+    x = np.random.RandomState(0).uniform(1, 1.5, (1, 4, *whole)).astype(np.float32)
+    pool = torch.nn.functional.avg_pool2d if axes == 2 else torch.nn.functional.avg_pool3d
+    size = kernel if axes == 2 and isinstance(kernel, int) else whole
+    expected = expect(
+        lambda inputs: {"top": pool(inputs["x"], size)},
+        as_inputs({"x": x}),
+        set(),
+    )
+    rows = x.reshape(4, -1)
+    sums = np.add.accumulate(rows, axis=-1, dtype=np.float32)[..., -1]
+    one_by_one = (sums / np.float32(rows.shape[-1])).reshape(expected.truth["top"].shape)
+    assert not wrong("top", one_by_one, expected).any()
+    off = np.abs(one_by_one - expected.truth["top"]).max()
+    walk = rows.shape[-1] ** 0.5 * UNIT_ROUNDOFF * 1.5
+    assert walk < expected.bound.worst["top"].max() < 8 * off + 5 * walk
+
+
 def test_the_bound_of_a_sum_grows_with_the_root_of_its_terms() -> None:
     """In whatever order: what one order of these terms is off by says nothing of another one."""
     for count in (64, 4096):

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -288,12 +288,26 @@ def _spread_of_expm1(x: torch.Tensor) -> torch.Tensor:
     return UNIT_ROUNDOFF * x.exp()
 
 
+def _spread_of_window(
+    pool: Any, axes: int, x: torch.Tensor, kernel: list[int], *rest: Any, **more: Any
+) -> torch.Tensor:
+    """Of an average over windows: that of a sum of as many terms, also one after the other."""
+    terms = math.prod(kernel) ** (axes // len(kernel))
+    size: torch.Tensor = pool(x.abs(), kernel, *rest, **more)
+    float32 = pool(x.float(), kernel, *rest, **more).to(x.dtype)
+    drift = (float32 - pool(x, kernel, *rest, **more)).abs()
+    drift = drift.nan_to_num(nan=0.0, posinf=0.0)
+    return torch.maximum(UNIT_ROUNDOFF * terms**0.5 * size, drift)
+
+
 _PLAIN: dict[Any, Callable[..., torch.Tensor]] = {
+    aten.avg_pool2d.default: partial(_spread_of_window, aten.avg_pool2d.default, 2),
+    aten.avg_pool3d.default: partial(_spread_of_window, aten.avg_pool3d.default, 3),
     aten.elu.default: _spread_of_elu,
     aten.elu_backward.default: _spread_of_elu_backward,
     aten.expm1.default: _spread_of_expm1,
 }
-"""Operations that PyTorch computes more exactly than the formula that they stand for rounds."""
+"""Operations whose formula rounds in more places than their result, with what that makes."""
 
 
 def _spread_of_added(func: Any, args: Any, kwargs: Any) -> torch.Tensor:

@@ -549,7 +549,7 @@ _ENTRIES = (
     Port("Convolution", BOUNDED, _convolution(convolution.convolution)),
     Port(
         "Pooling",
-        BOUNDED,
+        EXACT,
         _pooling,
         impossible=(
             "MAX whose last window lies behind the input (size 6, kernel 1, stride 2, no padding): "
@@ -598,7 +598,7 @@ _ENTRIES = (
     Port("SPP", BOUNDED, _spp),
     Port("MVN", BOUNDED, _mvn),
     Port("Tile", BOUNDED, _tile),
-    Port("BatchReindex", BOUNDED, _batch_reindex),
+    Port("BatchReindex", EXACT, _batch_reindex),
     Port(
         "Filter",
         EXACT,

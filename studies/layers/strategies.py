@@ -107,7 +107,7 @@ class Drawing:
                 continue
             inner = about["type"] in messages()
             if inner and name not in given:
-                said[name], within = self._drawn(about["type"], (), (), _WITHIN.get(name, _FILLER))
+                said[name], within = self._drawn(about["type"], (), (), _FILLER)
                 text += f"{name} {{ {within}}} "
                 continue
             value = self.draw(given.get(name, _usual(about)))
@@ -178,7 +178,6 @@ _FILLER: Mapping[str, Strategy] = {
     "std": st.just(0.5),
     "sparse": st.just(-1),
 }
-_WITHIN: Mapping[str, Mapping[str, Strategy]] = {}
 
 
 def _axis(shape: Shape, least: int = 0) -> Strategy:
