@@ -251,6 +251,22 @@ def test_what_is_undefined_in_caffe_shows(caffe: Caffe) -> None:
     assert compared(zeros).verdict == IMPOSSIBLE
 
 
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [("Scale", "| x=1,3,4 | 1"), ("Parameter", "parameter_param { shape { dim: 2 } } | | 1")],
+)
+def test_diff_that_caffe_overwrites(
+    caffe: Caffe, kind: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not compared, and nothing else is left out; with several samples Caffe adds to it."""
+    example = read(kind, line)
+    assert example.overwrites and compared(example).verdict == AGREES
+    assert not read("Scale", "| x=2,3,4 | 1").overwrites
+    monkeypatch.setattr(Example, "overwrites", False)
+    outcome = compared(example)
+    assert outcome.verdict == DISAGREES and "param[0] is overwritten" in outcome.words
+
+
 def _asked(example: Example, *ops: dict[str, Any]) -> list[dict[str, Any]]:
     """What Caffe answers to some ops on the net of an example."""
     edits = {"gradients": ["x"], "outputs_as_losses": True}

@@ -543,6 +543,10 @@ _RNN = _recurrent(
     ("hidden",),
 )
 
+_OVERWRITTEN = (
+    "several batches with `iter_size` ({}): Caffe overwrites the parameter's diff, to which every "
+    "other layer, and the port, adds"
+)
 _FED = "it becomes an input; what it does to images is not run"
 
 _ENTRIES = (
@@ -561,7 +565,7 @@ _ENTRIES = (
     Port("ReLU", EXACT, _relu),
     Port("LRN", BOUNDED, _lrn),
     Port("BatchNorm", BOUNDED, _batch_norm),
-    Port("Scale", BOUNDED, _scale),
+    Port("Scale", BOUNDED, _scale, impossible=(_OVERWRITTEN.format("of one sample"),)),
     Port("Eltwise", BOUNDED, _eltwise),
     Port("Concat", EXACT, _concat),
     Port("Dropout", EXACT, _dropout),
@@ -607,11 +611,16 @@ _ENTRIES = (
     ),
     Port("ArgMax", EXACT, _argmax),
     Port("Silence", EXACT, _silence),
-    Port("Parameter", EXACT, _parameter),
+    Port("Parameter", EXACT, _parameter, impossible=(_OVERWRITTEN.format("always"),)),
     Port("SigmoidCrossEntropyLoss", BOUNDED, _sigmoid_loss),
     Port("EuclideanLoss", BOUNDED, _euclidean_loss),
     Port("HingeLoss", BOUNDED, _hinge_loss),
-    Port("ContrastiveLoss", BOUNDED, _contrastive_loss),
+    Port(
+        "ContrastiveLoss",
+        BOUNDED,
+        _contrastive_loss,
+        impossible=("a larger batch than its first: Caffe writes behind what it has set up",),
+    ),
     Port("InfogainLoss", BOUNDED, _infogain_loss, "with the matrix as a third bottom"),
     Port("MultinomialLogisticLoss", BOUNDED, _multinomial_loss),
     Port("LSTM", BOUNDED, _LSTM),
