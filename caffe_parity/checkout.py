@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +42,29 @@ def other_code() -> str:
                 f"there, `python -m caffe_parity` runs the checkout's"
             )
     return ""
+
+
+def program(module: str = "caffe_parity", script: str = "parity") -> str:
+    """Return how a command was called, as the words that a command to paste begins with.
+
+    That is a script on the PATH, the script's own path, or `PYTHON -m MODULE`.
+    """
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name in (module, module.rpartition(".")[2]):
+        return shlex.join([_python(), "-m", module])
+    if called.name != script:  # it was called by another program
+        return script
+    found = shutil.which(script)
+    same = found and called.is_file() and Path(found).samefile(called)
+    return script if same or not called.is_file() else shlex.quote(sys.argv[0])
+
+
+def _python() -> str:
+    """Return this Python as it was called; tox's own way to it is nobody's else."""
+    if "TOX_ENV_NAME" in os.environ:
+        here = Path(sys.executable)
+        return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
+    return sys.orig_argv[0]
 
 
 def _by_pip() -> bool:

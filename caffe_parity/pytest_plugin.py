@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from caffe_parity.contract import Finding
     from caffe_parity.report.record import Key, Record, Report
     from caffe_parity.testing import Comparison
 
@@ -39,6 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--parity-json", metavar="FILE", help="write what the comparisons found")
     group.addoption("--parity-page", metavar="FILE", help="the same as a page to look at, HTML")
+    group.addoption("--parity-summary", metavar="FILE", help="append a summary, Markdown")
+    group.addoption(
+        "--parity-annotations",
+        choices=("auto", "github", "none"),
+        default="auto",
+        help="failures at their lines, as GitHub Actions shows them (auto: there)",
+    )
     group.addoption(
         "--parity-table", action="store_true", help="show the verdicts as a table at the end"
     )
@@ -55,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seconds after which a silent Caffe counts as a hang (60)",
     )
     # What a command that reproduces one comparison begins with; for whoever runs pytest.
-    group.addoption("--parity-command", default="pytest", help=argparse.SUPPRESS)
+    group.addoption("--parity-command", default="", help=argparse.SUPPRESS)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,7 +100,9 @@ def pytest_collection_modifyitems(
     for kind, name in chosen.items():
         known = list(dict.fromkeys(names[kind] for _, names in compared))
         if name not in known:
-            raise pytest.UsageError(_unknown(kind, name, known))
+            from caffe_parity.cli import unknown
+
+            raise pytest.UsageError(unknown(kind, name, known))
     kept = [item for item, names in compared if chosen.items() <= names.items()]
     if not kept:
         words = ", ".join(f"{kind} {name}" for kind, name in chosen.items())
@@ -104,12 +114,6 @@ def pytest_collection_modifyitems(
 def _names(item: pytest.Item) -> dict[str, str]:
     each = comparison_of(item)
     return dict(zip(CHOICES, each.key, strict=True)) if each else {}
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    advice = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r}.{advice} Known: {', '.join(known) or 'none'}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist tells its other side what there is to run
@@ -152,7 +156,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _is_run(config: pytest.Config) -> bool:
     """Whether `parity run` has called pytest."""
-    return bool(config.getoption("--parity-command") != "pytest")
+    return bool(config.getoption("--parity-command"))
 
 
 def _is_controller(config: pytest.Config) -> bool:
@@ -206,12 +210,26 @@ def pytest_runtest_makereport(
         reason = _last_line(report.longreprtext)
         record = comparison.record or not_compared(comparison.key, reason)
         report.caffe_parity = record.as_json()  # type: ignore[attr-defined]
+        if record.wrong and item.config.stash[COLLECTOR].annotates:
+            report.caffe_parity_places = _places(item, comparison, record)  # type: ignore[attr-defined]
         if report.passed and record.wrong:  # whatever became of what check() raised
             from caffe_parity.report.one_layer import failure
 
             words = f"{comparison} disagrees, and its test passed:"
             report.outcome, report.longrepr = "failed", "\n".join([words, *failure(record)])
     return report
+
+
+def _places(item: pytest.Item, comparison: Comparison, record: Record) -> list[Any]:
+    """Where each finding of a comparison belongs: a file and a line, or None."""
+    from caffe_parity.engine.judge import variant_of
+    from caffe_parity.report.place import place
+    from caffe_parity.report.table import findings
+
+    variant = variant_of(comparison.layer, comparison.variant)
+    folder = item.path.parent
+    found = [each for each, _ in findings([record])]
+    return [place(variant, each, record.detail, folder) for each in found]
 
 
 def _last_line(text: str) -> str:
@@ -236,8 +254,13 @@ class Collector:
         self.lost: list[str] = []
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
+        self._places: dict[Key, list[Any]] = {}
+        self._began = time.monotonic()
+        self._progress: Any = None
+        self._has_bar = False
         self.file = self._to_write("--parity-json", "RESULTS")
         self.page = self._to_write("--parity-page", "PAGE")
+        self.summary = self._to_write("--parity-summary", "")
 
     def _to_write(self, option: str, mark: str) -> Path | None:
         """The file that an option names, where it is this process that writes it.
@@ -251,13 +274,27 @@ class Collector:
             return None
         from caffe_parity.errors import BadRequest
         from caffe_parity.report import record
+        from caffe_parity.report.summary import must_be_appendable
 
         file: Path = config.invocation_params.dir / name
         try:
-            record.must_be_writable(option, file, getattr(record, mark))
+            if mark:
+                record.must_be_writable(option, file, getattr(record, mark))
+            else:
+                must_be_appendable(option, file)
         except BadRequest as error:
             raise pytest.UsageError(str(error)) from error
         return file
+
+    @property
+    def annotates(self) -> bool:
+        """Whether failures are told to a CI service, at their lines."""
+        choice = self.config.getoption("--parity-annotations")
+        if choice == "none":
+            return False
+        from caffe_parity.report.annotations import wanted
+
+        return wanted(choice)
 
     @property
     def report(self) -> Report:
@@ -294,6 +331,35 @@ class Collector:
         self.config.workeroutput["parity_refusal"] = words
         session.items.clear()
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
+        """Where a bar shows how far it is, pytest's dots would stand in it."""
+        category, letter, word = yield
+        return (category, "", "") if self._has_bar else (category, letter, word)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Begins to tell how far a run is: by a bar on a terminal, else by a line now and then."""
+        option = self.config.option
+        beside = (
+            option.verbose >= 0 or option.capture == "no" or option.usepdb or option.collectonly
+        )
+        if _is_run(self.config) and not beside and not hasattr(self.config, "workerinput"):
+            from caffe_parity.progress import Progress
+            from caffe_parity.terminal import is_terminal
+
+            self._has_bar = is_terminal(sys.stderr)
+            self._progress = Progress()
+            self._progress.place = "comparing"
+            self._progress.begin()
+
+    def _tell(self) -> None:
+        total = len(set(self.keys.values())) if self._progress else 0
+        if total:
+            done = len(self._records)
+            wrong = sum(each.wrong for each in self._records.values())
+            self._progress.part = done / total
+            self._progress.tell(f"{done} of {total}" + (f", {wrong} disagree" if wrong else ""))
+
     @pytest.hookimpl(tryfirst=True)  # before junit.xml has it
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Of two tests of one comparison, the one that does not agree counts."""
@@ -305,6 +371,8 @@ class Collector:
             known = self._records.get(record.key)
             if known is None or not known.wrong:
                 self._records[record.key] = record
+                self._places[record.key] = getattr(report, "caffe_parity_places", [])
+            self._tell()
         elif report.when == "???":  # so xdist says that a process has ended
             self.died[report.nodeid] = _last_line(report.longreprtext)
 
@@ -336,6 +404,8 @@ class Collector:
     @pytest.hookimpl(wrapper=True, trylast=True)  # the terminal's own wrapper shows what was lost
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         """Ends Caffe, says which one it was, and writes the file."""
+        if self._progress:
+            self._progress.close()
         if any(map(comparison_of, session.items)) and not self.config.option.collectonly:
             from caffe_parity.caffe.session import SESSION
             from caffe_parity.report.environment import environment
@@ -354,6 +424,8 @@ class Collector:
                 self._write("--parity-json", self.file, self.report.write)
             if self.page:
                 self._write("--parity-page", self.page, self._write_page)
+            if self.summary:
+                self._write("--parity-summary", self.summary, self._write_summary)
         self.lost += _unproven(self.report) if self._records else []
         if self._records and launched_nothing(self.report):
             self.lost.append("Caffe launched no kernel, so these are no results of a GPU")
@@ -371,6 +443,8 @@ class Collector:
             write(file)
         except OSError as error:
             self.lost.append(f"{option} {file}: {error.strerror}")
+            if file == self.summary:  # it is not this run's alone
+                return
             with contextlib.suppress(OSError):  # one of an earlier run is not this one's
                 file.unlink()
 
@@ -379,9 +453,41 @@ class Collector:
 
         page.write(self.report, self._reproduce, file)
 
+    def _write_summary(self, file: Path) -> None:
+        from caffe_parity.report import summary
+
+        summary.append(file, summary.markdown(self.report, self._reproduce))
+
     def _reproduce(self, record: Record) -> str:
-        """The command that runs a comparison again."""
-        return f"{self.config.getoption('--parity-command')} -k {shlex.quote(f'[{record.id}]')}"
+        """The command that runs a comparison again, and can be pasted."""
+        from caffe_parity.report.table import chosen
+
+        command = self.config.getoption("--parity-command")
+        prefix = "--" if command else "--parity-"
+        return f"{command or self._called()} {chosen(record, prefix)}"
+
+    def _called(self) -> str:
+        """How pytest was called, with the files that were named."""
+        from caffe_parity.checkout import program
+
+        config = self.config
+        named = config.args if config.args_source == config.ArgsSource.ARGS else []
+        return " ".join([program("pytest", "pytest"), *map(shlex.quote, named)])
+
+    @property
+    def line(self) -> str:
+        """What a run comes to, in a line; "" where nothing was compared."""
+        if not self._records:
+            return ""
+        from caffe_parity.report.table import headline, many
+
+        report = self.report
+        of = many(len(report.results), "comparison")
+        lost = "".join(f"; {each}" for each in self.lost if not report.unproven)
+        seconds = time.monotonic() - self._began
+        words = headline(report)[1]
+        words = words if "comparison" in words else f"{words}, {of}"
+        return f"{words}, {seconds:.1f} s{lost}"
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Keeps another run from writing its report to the same folder meanwhile."""
@@ -400,14 +506,30 @@ class Collector:
                 self._write_table(terminalreporter)
         for words in self.lost:
             terminalreporter.line(words, red=True)
+        if self._records and self.annotates and not hasattr(self.config, "workerinput"):
+            from caffe_parity.report import annotations
+
+            terminalreporter.flush()
+            annotations.write(self.report, self._reproduce, self._place)
+
+    def _place(self, record: Record, finding: Finding) -> Any:
+        from caffe_parity.report.table import findings
+
+        found = [each for each, _ in findings([record])]
+        places = dict(zip(found, self._places.get(record.key, []), strict=False))
+        known = {(each.code, each.tensor): place for each, place in places.items()}
+        place = known.get((finding.code, finding.tensor))
+        return tuple(place) if place else None
 
     def _write_table(self, writer: Any) -> None:
+        from caffe_parity.report.annotations import harmless, in_github
         from caffe_parity.report.table import sections
+        from caffe_parity.terminal import rendered
 
         for section in sections(self.report, self._reproduce):
             writer.section(section.title)
-            for line in section.lines:
-                writer.line(line)
+            for line in rendered(section.lines, writer.hasmarkup):
+                writer.line(harmless(line) if in_github() else line)
         for line in _gpu_lines(self.environment):
             writer.line(line)
         files = [self.page, self.file, self.config.option.xmlpath]

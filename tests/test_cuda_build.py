@@ -26,6 +26,7 @@ from caffe_parity.caffe.client import Caffe, NoDevice
 from caffe_parity.caffe.install import InstallError
 from caffe_parity.caffe.interpreter import Interpreter, NoCaffe
 from caffe_parity.cli.main import main
+from caffe_parity.progress import Progress
 from parity_tests.machine import cpu_caffe
 from tests.test_install import SUITE, Archive, _sha256, key
 
@@ -302,7 +303,7 @@ def test_python_without_pip(cache: Path, tmp_path: Path, monkeypatch: pytest.Mon
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(InstallError) as caught:
-        cuda_build._fetch_toolkit(tmp_path, install.Progress())
+        cuda_build._fetch_toolkit(tmp_path, Progress())
     message = str(caught.value)
     assert f"said:     {python}: No module named pip" in message and "from PyPI" in message
     assert f"{python} -m pip" in message
@@ -387,7 +388,7 @@ def test_archive_depends_on_the_content_alone(tmp_path: Path) -> None:
         stage = make_stage(tmp_path / name)
         os.utime(stage / "data", (len(files), len(files)))
         files.append(tmp_path / f"{name}.tar.xz")
-        cuda_pack._write(stage, files[-1], install.Progress())
+        cuda_pack._write(stage, files[-1], Progress())
     assert files[0].read_bytes() == files[1].read_bytes()
     with tarfile.open(files[0]) as archive:
         members = {member.name: oct(member.mode) for member in archive}

@@ -34,6 +34,7 @@ import pytest
 from caffe_parity.caffe import apt, install, interpreter
 from caffe_parity.caffe import cache as caches
 from caffe_parity.caffe.install import Edition, InstallError
+from caffe_parity.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SUITE = "tiny"
@@ -574,7 +575,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(("stream", "lines"), [(Terminal(), 1), (io.StringIO(), 2)])
 def test_progress_is_one_line_or_few(stream: io.StringIO, lines: int) -> None:
     """Progress keeps to one updating line on a terminal, and is sparse elsewhere."""
-    progress = install.Progress(stream)
+    progress = Progress(stream)
     for step in ("fetching", "unpacking"):
         for done in range(100):
             progress(step, f"{done} of 100")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from caffe_parity.contract import Bound, Excerpt, Expected, Finding
 from caffe_parity.engine.compare import EVEN, PLANE, STRETCHES, WORST, compare
 from caffe_parity.report import page, pictures
 from caffe_parity.report.record import SCHEMA, VERDICTS, Record, Report, Unreadable, read
+from caffe_parity.terminal import visible
 from tests.commands import check
 from tests.pages import ENVIRONMENT, REPORTS, command, disagreeing, failed, green, half, tensor
 
@@ -139,8 +141,8 @@ def test_no_text_injects_markup(words: str, tmp_path: Path) -> None:
     theirs = [each for each in harmless.tags if each not in ("text", "circle", "path", "g")]
     assert ours == theirs
     assert {each for each, _ in hostile.attributes} == {each for each, _ in harmless.attributes}
-    assert pictures.visible(words).split() == [
-        each for each in pictures.visible(words).split() if each in " ".join(hostile.text)
+    assert visible(words).split() == [
+        each for each in visible(words).split() if each in " ".join(hostile.text)
     ]
     page.write(_hostile(words), command, tmp_path / "page.html")
     assert len({unquote(each[1:]) for each in hostile.links} - set(hostile.ids)) == 0
@@ -158,9 +160,9 @@ def test_no_text_at_all_does(one: str, another: str) -> None:
 
 def test_what_cannot_be_seen_is_written_out() -> None:
     """Control characters, half of a pair, and what turns the direction of a text."""
-    assert pictures.visible("a\x1b[31m\u202eb\ud800\n\tc") == "a\\x1b[31m\\u202eb\\ud800\n\tc"
-    assert pictures.visible("größer ≤ 3") == "größer ≤ 3"
-    assert pictures.visible(3) == 3
+    assert visible("a\x1b[31m\u202eb\ud800\n\tc") == "a\\x1b[31m\\u202eb\\ud800\n\tc"
+    assert visible("größer ≤ 3") == "größer ≤ 3"
+    assert visible(3) == 3
 
 
 def test_two_results_with_one_id_have_two_anchors() -> None:
@@ -346,9 +348,10 @@ def test_commands_write_the_page(tmp_path: Path) -> None:
     run = [sys.executable, "-m", "caffe_parity", "run", "test_square.py"]
     pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "caffe_parity.pytest_plugin"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    python = f"{shlex.quote(sys.executable)} -m"
     for arguments, name, said in (
-        (run, "parity-report/index.html", "parity run test_square.py -k "),
-        ([*pytest_, "--parity-page", "page.html"], "page.html", "pytest -k "),
+        (run, "parity-report/index.html", f"{python} caffe_parity run test_square.py -k "),
+        ([*pytest_, "--parity-page", "page.html"], "page.html", f"{python} pytest -k "),
     ):
         done = subprocess.run(
             arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120

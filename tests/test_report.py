@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from caffe_parity.report.record import (
     read,
 )
 from caffe_parity.report.schema import Misfit, check
+from caffe_parity.terminal import rendered
 
 ENVIRONMENT: dict[str, Any] = {
     "python": "3.11", "numpy": "2", "torch": "2", "platform": "Linux", "processor": "x",
@@ -35,6 +36,11 @@ ENVIRONMENT: dict[str, Any] = {
 }  # fmt: skip
 
 ODD = np.array([np.nan, np.inf, -0.0], np.float32)
+
+
+def printed(records: Sequence[Record]) -> list[str]:
+    """The lines of the table without colours."""
+    return [*rendered(table.table(records), False)]
 
 
 def agreement(fraction: float, **changes: Any) -> Agreement:
@@ -172,7 +178,7 @@ def test_what_does_not_agree_is_never_shown_as_agreeing(verdict: str, passes: in
     """Alone and among passes: neither the table nor the lines of a check say that it agrees."""
     some = [record(case=str(index), tensors={"loss": agreement(0.1)}) for index in range(passes)]
     shown = report(*some, record(verdict, case="odd", tensors={"loss": agreement(0.1)}))
-    row = table.table(shown.results)[2]
+    row = printed(shown.results)[2]
     last = one_layer.lines(shown, 1.0)[-1]
     proven = verdict == "pass" or (verdict == "refused" and passes > 0)
     assert ("agrees" in row) == proven
@@ -346,7 +352,7 @@ def test_deep_facts_are_refused(tmp_path: Path) -> None:
 
 def test_table_shows_every_verdict_for_what_it_is() -> None:
     """Nothing that failed is printed as agreeing, and nothing that did not run is silent."""
-    shown = table.table(records())
+    shown = printed(records())
     rows = {tuple(line.split()[:2]): line for line in shown}
     assert shown[0].split() == [
         "layer", "variant", "cases", "compared", "loss", "dx1", "seconds", "verdict",
@@ -369,22 +375,22 @@ def test_table_counts_what_was_compared() -> None:
     """100 % is every element of every tensor; one that is left out is counted."""
     whole = record(tensors={"loss": agreement(0), "x": agreement(0, size=1299, compared=1299)})
     part = record(tensors={"loss": agreement(0), "x": agreement(0, size=1299, compared=1203)})
-    assert " 100 % " in table.table([whole])[2]
-    assert " 1,204 of 1,300 " in table.table([part])[2]
-    assert " 2,504 of 2,600 " in table.table([whole, replace(part, case="odd")])[2]
-    assert "several right gradients" in table.table([part])[-1]
-    assert "several right gradients" not in table.table([whole])[-1]
+    assert " 100 % " in printed([whole])[2]
+    assert " 1,204 of 1,300 " in printed([part])[2]
+    assert " 2,504 of 2,600 " in printed([whole, replace(part, case="odd")])[2]
+    assert "several right gradients" in printed([part])[-1]
+    assert "several right gradients" not in printed([whole])[-1]
 
 
 def test_many_tensors_share_two_columns() -> None:
     """With more than four tensors the table has the worst of all tops and of all gradients."""
     names = ["loss", "gradient:a", "gradient:b", "gradient:c", "top"]
     tensors = {name: agreement(place / 10) for place, name in enumerate(names)}
-    head, _, row = table.table([record(tensors=tensors)])[:3]
+    head, _, row = printed([record(tensors=tensors)])[:3]
     assert head.split()[4:6] == ["forward", "gradient"]
     assert row.split()[5:7] == ["0.4", "0.3"]
     tensors.pop("top")
-    assert table.table([record(tensors=tensors)])[0].split()[4:8] == ["loss", "da", "db", "dc"]
+    assert printed([record(tensors=tensors)])[0].split()[4:8] == ["loss", "da", "db", "dc"]
 
 
 def test_worst_error_is_never_hidden_by_a_nan() -> None:
@@ -394,8 +400,8 @@ def test_worst_error_is_never_hidden_by_a_nan() -> None:
         for case, each in enumerate((0.5, math.nan, 2.0))
     ]
     for order in (some, some[::-1]):
-        assert "  nan  " in table.table(order)[2]
-    assert "  -  " in table.table([record("refused", tensors={"loss": agreement(0.5)})])[2]
+        assert "  nan  " in printed(order)[2]
+    assert "  -  " in printed([record("refused", tensors={"loss": agreement(0.5)})])[2]
 
 
 def test_failures_are_explained_with_the_smallest_case_and_its_command() -> None:

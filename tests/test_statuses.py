@@ -27,7 +27,7 @@ from parity_tests.recorded import __main__ as recorded
 from reference.cases import by_name
 from reference.layers import LAYERS
 from tests.answers import LOSS, right
-from tests.test_report import command, record, report
+from tests.test_report import command, printed, record, report
 
 OURS = replace(LAYERS["channel_sum"], cases=(by_name("base"),))
 REFUSES = Expectation("refused", "it takes four axes at most", text="num_axes() <= 4")
@@ -254,7 +254,7 @@ def test_what_does_not_agree_forces_a_status(verdicts: list[str], selected: int)
     assert found.agrees == found.as_json()["agrees"] == (found.status == 0)
     last = one_layer.lines(found, 1.0)[-1]
     assert last.startswith("agrees") == (found.status == 0)
-    rows = table.table(made)[2:3]
+    rows = printed(made)[2:3]
     assert all(any(each in row for row in rows) for each in bad)
     assert bool(table.failures(made, command)) == bool(bad)
     assert bool(table.unproven(found)) == (not proved)

@@ -162,7 +162,8 @@ def test_each_save_has_its_verdict(watch: Watch) -> None:
         ([*NET, "--data", "y=normal"], "NAME one of x"),
         (["test_mine.py", "--variant", "cafe"], "unknown variant 'cafe'"),
         ([*NET, "--json", "found.json"], "--json belongs to `parity check`"),
-        ([*NET, "--page", "found.html"], "--page belongs to `parity check`"),
+        ([*NET, "--summary", "found.md"], "--summary belongs to `parity check`"),
+        ([*NET, "--page", "absent/found.html"], "there is no folder absent"),
     ],
 )
 def test_what_cannot_be_watched_is_said(folder: Path, arguments: list[str], words: str) -> None:

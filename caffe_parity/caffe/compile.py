@@ -22,6 +22,7 @@ from caffe_parity.caffe import install as installer
 from caffe_parity.caffe.cuda_build import TOOLKIT
 from caffe_parity.caffe.programs import first_error, write_script
 from caffe_parity.errors import ParityError
+from caffe_parity.progress import PROGRESS
 
 CACHED = 3  # counts the changes of what this file makes out of the same sources
 
@@ -207,11 +208,12 @@ def run(command: Sequence[str], root: Path, environment: Mapping[str, str] | Non
         CompileError: it fails, or cannot be run.
     """
     try:
-        ran = subprocess.run(
+        process = subprocess.Popen(
             command,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
         )
@@ -220,13 +222,28 @@ def run(command: Sequence[str], root: Path, environment: Mapping[str, str] | Non
             f"{command[0]} cannot be run: {error}\n"
             f"  to do: remove {root} and run again; it is installed anew."
         ) from error
-    if ran.returncode != 0:
+    written, said = _awaited(process, Path(command[0]).name)
+    if process.returncode != 0:
         raise CompileError(
-            f"The compiled layer could not be built (exit status {ran.returncode}).\n"
-            f"  first error: {first_error(ran.stderr)}\n"
+            f"The compiled layer could not be built (exit status {process.returncode}).\n"
+            f"  first error: {first_error(said)}\n"
             "  to do:       correct the file that it names; if that file is not yours, remove\n"
             f"               {root} and run again; it is installed anew.\n"
             f"  command:     {shlex.join(command)}",
-            ran.stderr,
+            said,
         )
-    return ran.stdout
+    return written
+
+
+def _awaited(process: subprocess.Popen[str], name: str) -> tuple[str, str]:
+    """What a program wrote and what it said; whoever waits is told that it runs."""
+    with process:
+        try:
+            while True:
+                try:
+                    return process.communicate(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    PROGRESS.tell(f"running {name}")
+        except BaseException:
+            process.kill()
+            raise

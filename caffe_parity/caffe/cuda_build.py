@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from caffe_parity.caffe import cache, debian, install, programs
-from caffe_parity.caffe.install import BULLSEYE, InstallError, Progress
+from caffe_parity.caffe.install import BULLSEYE, InstallError
+from caffe_parity.progress import Progress
 
 DATA = debian.DATA["cuda"]
 LAYOUT = 1  # counts the changes of what this file makes out of the same sources
@@ -287,7 +288,7 @@ def _compile(work: Path, wanted: Sequence[str], progress: Progress) -> None:
 
     def watch(said: str) -> None:
         for percent in re.findall(r"^\[ *(\d+)%\]", said, re.MULTILINE)[-1:]:
-            progress("building Caffe with CUDA", f"{percent} %")
+            progress("building Caffe with CUDA", f"{percent} %", int(percent) / 100)
 
     jobs = len(os.sched_getaffinity(0))
     progress("building Caffe with CUDA", f"for {' '.join(wanted)}, on {jobs} cores")

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from caffe_parity.caffe import cache, cuda_build, debian, install, plugin, programs
 from caffe_parity.caffe.compile import CompileError
-from caffe_parity.caffe.install import COMPLETE, LOADER, Progress
+from caffe_parity.caffe.install import COMPLETE, LOADER
 from caffe_parity.errors import ParityError
+from caffe_parity.progress import Progress
 
 TOP = "caffe-cuda"
 LAUNCHER = "caffe-python"
@@ -189,6 +190,7 @@ def _write(stage: Path, file: Path, progress: Progress) -> None:
                         archive.addfile(member, content)
                 else:
                     archive.addfile(member)
-                progress("packing Caffe", f"{100 * number // len(paths)} %")
+                part = number / len(paths)
+                progress("packing Caffe", f"{100 * part:.0f} %", part)
     except OSError as error:
         raise PackError(f"{file} cannot be written.\n  said:  {error}") from error

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from caffe_parity.caffe import cache, debian
 from caffe_parity.caffe.apt import Apt, mirror
@@ -34,6 +34,7 @@ from caffe_parity.caffe.apt import InstallError as InstallError
 from caffe_parity.caffe.ask import NoAnswer, ask
 from caffe_parity.caffe.cache import ROOT
 from caffe_parity.caffe.programs import full_disk, run
+from caffe_parity.progress import Progress
 
 LAYOUT = 1  # counts the changes of what this file makes out of the same archives
 COMPLETE = "complete.json"
@@ -76,42 +77,6 @@ BULLSEYE = Edition(
     unneeded=tuple(_LISTS["unneeded"]),
     omitted=tuple(_LISTS["omitted"]),
 )
-
-
-class Progress:
-    """Says on a stream how far the install is: one updating line on a terminal, else few lines."""
-
-    def __init__(self, stream: IO[str] | None = None, every: float = 10.0) -> None:
-        self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
-        self._every = every  # seconds between two plain lines of the same step
-        self._step = ""
-        self._due = 0.0
-
-    def __call__(self, step: str, detail: str = "") -> None:
-        """Show that `step` is going on, `detail` (such as "3 of 7") telling how far it is."""
-        text = f"{step} {detail}".strip()
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be updated
-            self._stream.write(f"\r{text[:width]}\x1b[K")
-        elif step != self._step or time.monotonic() >= self._due:
-            self._stream.write(f"{text}\n")
-            self._due = time.monotonic() + self._every
-        self._step = step
-        self._stream.flush()
-
-    def say(self, text: str) -> None:
-        """Print a line that stays, in place of the updating one."""
-        self._stream.write(f"\r{text}\x1b[K\n" if self._live else f"{text}\n")
-        self._stream.flush()
-        self._step = ""
-
-    def close(self) -> None:
-        """End the updating line, if there is one."""
-        if self._live and self._step:
-            self._stream.write("\n")
-            self._stream.flush()
-        self._step = ""
 
 
 def installed(edition: Edition = BULLSEYE) -> Path | None:
@@ -310,7 +275,8 @@ def unpack_packages(
     check_space(work, 5 * total)
 
     def watch(have: int) -> None:
-        progress("fetching Caffe", f"{have // 10**6} of {total // 10**6} MB")
+        said = f"{have // 10**6} of {total // 10**6} MB"
+        progress("fetching Caffe", said, have / total)
 
     folder = apt.download(archives, watch)
     _unpack(sorted(folder.glob("*.deb")), work / ROOT, edition.omitted, progress)
@@ -336,7 +302,7 @@ def _unpack(
         jobs = [pool.submit(_unpack_one, archive, root, omitted) for archive in archives]
         for done, job in enumerate(as_completed(jobs), 1):
             job.result()
-            progress("unpacking Caffe", f"{done} of {len(jobs)} packages")
+            progress("unpacking Caffe", f"{done} of {len(jobs)} packages", done / len(jobs))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -12,6 +12,8 @@ cases and the bound of its own.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 import tempfile
 import time
@@ -20,16 +22,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import path
+from caffe_parity.cli import add_outputs, path
 from caffe_parity.cli.request import NET, Check, Request, prepared
 from caffe_parity.contract import BadRequest, Finding, Shape, is_state, spoken
 from caffe_parity.engine.data import KINDS
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
+from caffe_parity.report import summary
 from caffe_parity.report.record import PAGE, Report, must_be_writable
+from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
     from caffe_parity.report.record import Record
+
+EXAMPLES = """\
+  parity check my_layer.py:MyLossLayer --bottom x1=4,3,5,6 --bottom x2=4,3,5,6 \\
+      --reference my_formula.py:loss
+  parity check my.prototxt --reference my_formula.py:loss --port my_port.py:MyLoss
+  parity check my.prototxt --load my_layer.cpp --reference my_formula.py:loss --page report.html
+  parity check my.prototxt --reference my_formula.py:LAYER -q
+"""
 
 EPILOG = "exit status: 0 agrees, 1 disagrees (also a crash or a hang), 2 could not be carried out"
 
@@ -113,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a layer's whole traceback, with the frames of Python and of packages",
     )
+    add_outputs(parser)
 
 
 def bottom(text: str) -> tuple[str, Shape]:
@@ -194,7 +207,9 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
     must_be_writable("--page", options.page, PAGE)
-    print(f"checking {request.net} against {request.reference}", flush=True)
+    summary.must_be_appendable("--summary", options.summary)
+    if not options.quiet:
+        print(f"checking {request.net} against {request.reference}", flush=True)
     from caffe_parity.caffe.session import SESSION
 
     SESSION.timeout = options.timeout
@@ -203,15 +218,33 @@ def carried_out(options: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             WATCH.scratch(scratch)
-            return _checked(options, request, Path(scratch))
+            with contextlib.redirect_stdout(io.StringIO()) if options.quiet else _as_it_is():
+                made = _checked(options, request, Path(scratch))
     finally:
         SESSION.close()
         WATCH.seconds = None
-
-
-def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> int:
+    report, seconds, interrupt = made
     from caffe_parity.report import one_layer
+
+    if options.quiet:
+        say([f"{request.net}: {one_layer.line(report, seconds)}"])
+    _write(options, report)
+    if interrupt:
+        raise interrupt
+    return report.status
+
+
+_as_it_is = contextlib.nullcontext
+
+
+def _checked(
+    options: argparse.Namespace, request: Request, scratch: Path
+) -> tuple[Report, float, KeyboardInterrupt | None]:
+    """The report, the seconds that it took, and what has ended it before its end."""
+    from caffe_parity.engine.judge import variant_of
+    from caffe_parity.report import annotations, one_layer
     from caffe_parity.report.environment import environment
+    from caffe_parity.report.place import place
 
     check = prepared(request, scratch)
     print("\n".join(inputs_lines(check, request)), flush=True)
@@ -236,22 +269,42 @@ def _checked(options: argparse.Namespace, request: Request, scratch: Path) -> in
         selection = {**report.selection, **({"left_out": left_out} if left_out else {})}
         report = replace(report, selection=selection, selected=cases * len(check.layer.variants))
     seconds = time.perf_counter() - start
-    print("\n".join(one_layer.lines(report, seconds, verbose=request.verbose)))
-    if options.json:
-        try:
-            report.write(options.json)
-        except OSError as error:
-            raise BadRequest(f"cannot write {options.json}: {error.strerror}") from error
-    if options.page:
+    say(one_layer.lines(report, seconds, verbose=request.verbose))
+    if annotations.wanted(options.annotations):
+        variants = {name: variant_of(check.layer, name) for name in check.layer.variants}
+        annotations.write(
+            report,
+            lambda each: options.line,
+            lambda each, found: place(variants[each.variant], found, each.detail, Path()),
+        )
+    return report, seconds, interrupt
+
+
+def _write(options: argparse.Namespace, report: Report) -> None:
+    """Writes the files that were asked for.
+
+    Raises:
+        BadRequest: one cannot be written.
+    """
+
+    def line(record: Record) -> str:
+        return str(options.line)
+
+    def write_page(file: Path) -> None:
         from caffe_parity.report import page
 
-        try:
-            page.write(report, lambda each: options.line, options.page)
-        except OSError as error:
-            raise BadRequest(f"cannot write {options.page}: {error.strerror}") from error
-    if interrupt:
-        raise interrupt
-    return report.status
+        page.write(report, line, file)
+
+    def write_summary(file: Path) -> None:
+        summary.append(file, summary.markdown(report, line))
+
+    files = (options.json, options.page, options.summary)
+    for file, write in zip(files, (report.write, write_page, write_summary), strict=True):
+        if file:
+            try:
+                write(file)
+            except OSError as error:
+                raise BadRequest(f"cannot write {file}: {error.strerror}") from error
 
 
 def run(
@@ -275,7 +328,7 @@ def run(
         spent = time.perf_counter() - start
         if budget is not None and number and spent * (number + 1) / number > budget:
             break
-        PROGRESS.place = f"case {number + 1} of {len(cases)}"
+        PROGRESS.place, PROGRESS.part = f"case {number + 1} of {len(cases)}", number / len(cases)
         for name in layer.variants:
             records.append(judge(layer, name, case, check.structure))
             if name == NET and records[-1].verdict in ("crash", "hang"):
@@ -301,7 +354,10 @@ def _zeros(records: Sequence[Record]) -> list[Finding]:
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:
     """The options that say what is run, those that were given."""
-    left_out = ("command", "carried_out", "more", "line", "timeout", "json", "page", "verbose")
+    left_out = (
+        *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
+        *("verbose", "quiet", "color", "annotations"),
+    )
     given = {name: each for name, each in vars(options).items() if name not in left_out}
     return {name: each for name, each in given.items() if each not in (None, [], False)}
 

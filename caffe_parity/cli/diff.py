@@ -16,7 +16,13 @@ from caffe_parity.cli import path
 from caffe_parity.contract import BadRequest
 from caffe_parity.report import show
 from caffe_parity.report.changes import Diff
-from caffe_parity.report.record import must_be_writable, read, write_whole
+from caffe_parity.report.record import PAGE, must_be_writable, read, write_whole
+from caffe_parity.terminal import say
+
+EXAMPLES = """\
+  parity diff before.json parity-report/results.json
+  parity diff before.json after.json --all --page what-changed.html
+"""
 
 EPILOG = "exit status: 0 no verdict got worse, 1 one did, 2 could not be carried out"
 
@@ -26,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="BEFORE.json", type=path, help="results before the edit")
     parser.add_argument("after", metavar="AFTER.json", type=path, help="results after it")
     parser.add_argument("--all", action="store_true", help="list each case")
+    parser.add_argument("-q", "--quiet", action="store_true", help="one line: what it comes to")
     parser.add_argument("--json", metavar="FILE", type=path, help="write it all to a file, too")
+    parser.add_argument(
+        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
+    )
 
 
 def carried_out(options: argparse.Namespace) -> int:
@@ -35,18 +45,31 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         BadRequest, Unreadable: the files are no reports, or have no case in common.
     """
+    if options.json is not None and options.json == options.page:
+        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json, b'"schema": "parity-diff')
+    must_be_writable("--page", options.page, PAGE)
     diff = Diff(read(options.before), read(options.after))
     if not diff.both:
         raise BadRequest(
             f"no case of {options.before} is in {options.after}: "
             "run the same variants before and after"
         )
-    if options.json:
-        text = json.dumps(show.as_json(diff), indent=1, allow_nan=False)
-        try:
-            write_whole(options.json, text + "\n")
-        except OSError as error:
-            raise BadRequest(f"cannot write {options.json}: {error.strerror}") from error
-    print("\n".join(show.lines(diff, options.all)))
+    for file, made in ((options.json, _as_json), (options.page, _as_page)):
+        if file:
+            try:
+                write_whole(file, made(diff) + "\n")
+            except OSError as error:
+                raise BadRequest(f"cannot write {file}: {error.strerror}") from error
+    say([show.summary(diff)] if options.quiet else show.lines(diff, options.all))
     return int(any(each.judged == "worse" for each in diff.changes))
+
+
+def _as_json(diff: Diff) -> str:
+    return json.dumps(show.as_json(diff), indent=1, allow_nan=False)
+
+
+def _as_page(diff: Diff) -> str:
+    from caffe_parity.report import diff_page
+
+    return diff_page.html(diff)

@@ -26,6 +26,11 @@ from caffe_parity.caffe.ask import blas
 from caffe_parity.checkout import advice
 from caffe_parity.report.host import processor
 
+EXAMPLES = """\
+  parity doctor
+  parity doctor --json
+"""
+
 WIDTH = 100  # columns
 LABEL = 15  # columns of the left part
 _BLAS_NAMES = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS", "atlas": "ATLAS"}

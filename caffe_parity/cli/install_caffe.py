@@ -7,6 +7,11 @@ import argparse
 from caffe_parity.cli import path
 from caffe_parity.errors import BadRequest
 
+EXAMPLES = """\
+  parity install-caffe
+  parity install-caffe --cuda --pack caffe-cuda.tar.xz
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity install-caffe`."""

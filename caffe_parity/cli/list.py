@@ -14,6 +14,11 @@ from typing import Any
 from caffe_parity.cli import path
 from caffe_parity.errors import BadRequest
 
+EXAMPLES = """\
+  parity list                    the layer types that Caffe has
+  parity list test_my_layer.py   layers, variants and cases
+"""
+
 WIDTH = 100  # columns
 
 

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from caffe_parity.checkout import other_code, version
+from caffe_parity.checkout import other_code, program, version
+from caffe_parity.cli import unknown
 from caffe_parity.errors import ParityError
+from caffe_parity.terminal import CHOICE, COLORS
 
 EXIT = "exit status: 0 all agree, 1 something disagrees, 2 what was asked could not be carried out"
 
@@ -26,25 +28,40 @@ COMMANDS = {
     "doctor": "which Caffe, PyTorch, compiler and GPU there are; what cannot run and why",
     "install-caffe": "installs a real Caffe into the cache folder; --cuda builds one with CUDA",
     "python": "runs Caffe's own Python; -m pip install adds a package to it",
+    "completion": "the script by which bash, zsh or fish completes the words of this command",
 }
 """By name, what each is for. A module of this folder (`install_caffe` for install-caffe) carries it
-out: its docstring is the help; it has `add_arguments(parser)` and `carried_out(options)`, which
-gives the exit status. It is imported only where it is asked for, so that no answer waits for it."""
+out: its docstring is the help; it has `EXAMPLES`, `add_arguments(parser)` and
+`carried_out(options)`, which gives the exit status. It is imported only where it is asked for, so
+that no answer waits for it."""
 
 
-def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser for a command line: all commands, and the options of the one that is given."""
+EXAMPLES = """\
+  parity check my_layer.py:MyLayer --bottom x=2,3 --reference my_formula.py:loss
+  parity run test_my_layer.py
+  parity check --help
+"""
+
+
+def parser(arguments: Sequence[str], every: bool = False) -> argparse.ArgumentParser:
+    """The parser for a command line: all commands, and the options of the one that is given.
+
+    Args:
+        arguments: the command line.
+        every: whether all commands have their options.
+    """
     made = argparse.ArgumentParser(
         prog="parity",
         description="A Caffe layer and its PyTorch counterpart, side by side.",
-        epilog=EXIT,
+        epilog=f"examples:\n{EXAMPLES}\n{EXIT}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "--version", action=_Version, nargs=0, help="show which version this is, and where it lies"
     )
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, words in COMMANDS.items():
-        if name not in arguments[:1]:
+        if not every and name not in arguments[:1]:
             commands.add_parser(name, help=words)
             continue
         module = import_module(f"caffe_parity.cli.{name.replace('-', '_')}")
@@ -52,10 +69,18 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             name,
             help=words,
             description=module.__doc__,
-            epilog=getattr(module, "EPILOG", EXIT),
+            epilog=f"examples:\n{module.EXAMPLES}\n{getattr(module, 'EPILOG', EXIT)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=name != "run",  # --co is pytest's
         )
         module.add_arguments(one)
+        if name != "python":
+            one.add_argument(
+                "--color",
+                choices=COLORS,
+                default="auto",
+                help="colours: on a terminal without NO_COLOR (auto), always or never",
+            )
         one.set_defaults(carried_out=module.carried_out)
     return made
 
@@ -76,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parsed(given)
         command = f"parity {options.command}"
+        CHOICE.color = getattr(options, "color", "auto")
         if other := other_code():
             print(f"parity: {other}", file=sys.stderr)
         status: int = options.carried_out(options)
@@ -110,9 +136,7 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
     """
     name = given[0] if given else ""
     if name and name[0] != "-" and name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f" Did you mean {close[0]!r}?" if close else ""
-        parser(given).error(f"unknown command {name!r}.{meant} Known: {', '.join(COMMANDS)}")
+        parser(given).error(unknown("command", name, COMMANDS))
     made = parser(given)
     for each in given if name != "python" else ():
         if each.startswith("--") and each.endswith("=--"):  # argparse makes an empty list of it
@@ -124,9 +148,12 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
     if name != "python":
         _refuse_twice(made, name, given)
     if more and options.command not in ("run", "python"):  # run's further options are pytest's
-        made.error(f"unrecognized arguments: {' '.join(more)}")
-    options.more = more
-    options.line = shlex.join([made.prog, *given])
+        known = [each for action in _actions(made, name) for each in action.option_strings]
+        close = difflib.get_close_matches(more[0].partition("=")[0], known, 1)
+        meant = f". Did you mean {close[0]}?" if close and more[0].startswith("-") else ""
+        made.error(f"unrecognized arguments: {' '.join(more)}{meant}")
+    options.more, options.given = more, list(given)
+    options.line = f"{program()} {shlex.join(given)}"
     return options
 
 
@@ -141,14 +168,19 @@ def _refuse_twice(made: argparse.ArgumentParser, name: str, given: Sequence[str]
     Raises:
         SystemExit: it is; that is told.
     """
-    (commands,) = (each for each in made._actions if isinstance(each, argparse._SubParsersAction))
-    for action in commands.choices[name]._actions if name in commands.choices else ():
+    for action in _actions(made, name):
         if not action.option_strings or isinstance(action, argparse._AppendAction):
             continue
         names = action.option_strings
         said = [each for each in given if each.partition("=")[0] in names]
         if action.nargs != 0 and len(said) > 1:
             made.error(f"{names[-1]} is given twice: {' and '.join(said)}; choose one")
+
+
+def _actions(made: argparse.ArgumentParser, name: str) -> Sequence[argparse.Action]:
+    """The arguments of a command."""
+    (commands,) = (each for each in made._actions if isinstance(each, argparse._SubParsersAction))
+    return commands.choices[name]._actions if name in commands.choices else ()
 
 
 def _words(error: BaseException) -> str:

@@ -15,6 +15,11 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
+EXAMPLES = """\
+  parity python -c 'import caffe; print(caffe.__version__)'
+  parity python -m pip install easydict
+"""
+
 EPILOG = "exit status: that of Python"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_parity.contract import PARAM, STATE, BadRequest, Shape
+from caffe_parity.progress import PROGRESS
 
 if TYPE_CHECKING:
     from caffe_parity.caffe.client import CaffeError
@@ -419,7 +420,9 @@ def _libraries(request: Request) -> tuple[dict[str, str], Extension | None]:
     extension = _extension(request.proto, root) if request.proto is not None else None
     folders = [Path(each) for each in request.path]
     try:
-        built = plugin.build(root, files, folders, starting, extension)
+        with PROGRESS.shown():
+            PROGRESS.place = f"compiling {named}"
+            built = plugin.build(root, files, folders, starting, extension)
     except CompileError as error:
         raise BadRequest(_refused(named, error)) from error
     return {**made, str(built): " ".join(f"--load {each}" for each in sources)}, extension

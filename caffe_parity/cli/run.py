@@ -6,14 +6,28 @@ Further options are pytest's, such as -k EXPRESSION, -x, -n 2 and --collect-only
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
+import io
 import os
+import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from caffe_parity.cli import path
+from caffe_parity.checkout import program
+from caffe_parity.cli import add_outputs, path
 from caffe_parity.contract import BadRequest
+from caffe_parity.terminal import say
+
+EXAMPLES = """\
+  parity run test_my_layer.py
+  parity run test_my_layer.py --variant caffe-python --case base
+  parity run tests/ -k 'loss and not torch' -x
+  parity run test_my_layer.py -q --summary "$GITHUB_STEP_SUMMARY"
+"""
 
 FOLDER = "parity-report"
 PLUGIN = "caffe_parity.pytest_plugin"
@@ -53,6 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds after which a silent Caffe counts as a hang (60)",
     )
+    add_outputs(parser)
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="each file; -vv: each comparison"
+    )
     # What its commands that reproduce something begin with, where it is called by another name.
     parser.add_argument("--called", help=argparse.SUPPRESS)
 
@@ -75,7 +93,8 @@ def carried_out(options: argparse.Namespace) -> int:
         SESSION.launch()  # it imports Caffe while this process imports PyTorch
     import pytest
 
-    status = int(pytest.main([*_pytest_options(options, not asks), *options.more]))
+    arguments = [*_pytest_options(options, not asks), *options.more]
+    status = _in_a_line(arguments) if options.quiet and not asks else int(pytest.main(arguments))
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print(
             "parity run: no comparison has that name. `parity list TESTS` has them all; "
@@ -83,6 +102,30 @@ def carried_out(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return status if status in (0, 1) else 2
+
+
+def _in_a_line(arguments: Sequence[str]) -> int:
+    """Runs pytest, and prints what it comes to; all that pytest says where it comes to nothing."""
+    import pytest
+
+    last = _Last()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = int(pytest.main([*arguments], plugins=[last]))
+    say([last.line or said.getvalue().strip()])
+    return status
+
+
+class _Last:
+    """A plugin of pytest that keeps what a run comes to, in a line."""
+
+    line = ""
+
+    def pytest_unconfigure(self, config: Any) -> None:
+        from caffe_parity.pytest_plugin import COLLECTOR
+
+        if COLLECTOR in config.stash:
+            self.line = config.stash[COLLECTOR].line
 
 
 def collecting(tests: Path) -> list[str]:
@@ -134,12 +177,18 @@ def _pytest_options(options: argparse.Namespace, writes: bool) -> list[str]:
         value = getattr(options, name)
         said += [f"--parity-{name}={value}"] if value else []
     said += ["--parity-allow-missing"] if options.allow_missing else []
-    called = options.called or f"parity run {options.tests}"
+    said += [f"-{'v' * options.verbose}"] if options.verbose else []
+    color = {"always": "yes", "never": "no"}.get(options.color)
+    said += [f"--color={color}"] if color else []
+    called = options.called or f"{program()} run {shlex.quote(str(options.tests))}"
+    called += f" --device {options.device}" if options.device != "cpu" else ""
+    said += [f"--parity-annotations={options.annotations}"]
     said += [f"--parity-timeout={options.timeout}", f"--parity-command={called}"]
     if not writes:
         return [*said, "-p", "no:cacheprovider"]
     said += [f"--parity-json={options.report / 'results.json'}"]
     said += [f"--parity-page={options.report / 'index.html'}"]
+    said += [f"--parity-summary={options.summary}"] if options.summary else []
     if not any(each.startswith("--junit") for each in options.more):
         said += [f"--junitxml={options.report / 'junit.xml'}"]
     return said

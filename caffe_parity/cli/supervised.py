@@ -64,8 +64,10 @@ def supervised(command: Callable[[], int]) -> int:
         _remove([os.fsdecode(each[1:]) for each in told if each[:1] == b"S"])
         if not killed:
             status = 2
+        if sys.stderr.isatty():
+            print("\x1b[?25h", end="", file=sys.stderr)  # the cursor, which a bar hides
         running = bytes(note[:]).rstrip(b"\0").decode(errors="replace")
-        print(f"parity: {_no_verdict(ended, killed, running)}", file=sys.stderr)
+        print(f"parity: {_no_verdict(ended, killed, running)}", file=_heedless(sys.stderr, True))
     _end_what_is_left()
     return status
 
@@ -225,9 +227,24 @@ class _Pipe(io.FileIO):
             return len(memoryview(data))
 
 
+class _Harmless(io.TextIOWrapper):
+    """An output of which GitHub Actions takes no line for a command, whoever wrote it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        from caffe_parity.report.annotations import Harmless
+
+        super().__init__(*arguments, **options)
+        self.made_harmless = Harmless()
+
+    def write(self, text: str, /) -> int:
+        super().write(self.made_harmless(text))
+        return len(text)
+
+
 def _heedless(stream: TextIO, by_line: bool) -> TextIO:
     """The same output, which neither a gone reader nor a name in another encoding stops."""
-    return io.TextIOWrapper(
+    kind = _Harmless if os.environ.get("GITHUB_ACTIONS") == "true" else io.TextIOWrapper
+    return kind(
         io.BufferedWriter(_Pipe(stream.fileno(), "wb", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",

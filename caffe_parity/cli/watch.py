@@ -4,7 +4,8 @@
     parity watch TESTS [--layer NAME] [--variant NAME] [--case NAME]     what `parity run` runs
 
 Caffe, PyTorch and what is expected stay in memory; what failed before and small cases come first,
-and the first failure is told at once. Ctrl-C ends it.
+and the first failure is told at once. With --page the verdict is also a page in a browser, which
+reloads itself. Ctrl-C ends it.
 """  # argparse shows it as it stands
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import importlib
 import io
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -22,15 +24,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caffe_parity.checkout import program
 from caffe_parity.cli import check
 from caffe_parity.cli.request import prepared
 from caffe_parity.errors import BadRequest, ParityError
+from caffe_parity.report.record import PAGE, must_be_writable, write_whole
+from caffe_parity.report.table import chosen
+from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
     from caffe_parity.contract import Case, Structure
     from caffe_parity.engine.judge import Planned
     from caffe_parity.layer import Layer
     from caffe_parity.report.record import Record
+
+EXAMPLES = """\
+  parity watch my_layer.py:MyLossLayer --bottom x1=4,3,5,6 --bottom x2=4,3,5,6 \\
+      --reference my_formula.py:loss --page now.html
+  parity watch test_my_layer.py --variant caffe-python
+"""
+
+EPILOG = "exit status: 0 after Ctrl-C, 2 if nothing could be compared"
 
 EVERY = 0.1
 """Seconds from one look at the files to the next."""
@@ -112,11 +126,12 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: what is asked for cannot be compared at all.
     """
-    for option, file in (("--json", options.json), ("--page", options.page)):
+    for option, file in (("--json", options.json), ("--summary", options.summary)):
         if file:
             raise BadRequest(
                 f"{option} belongs to `parity check`: a watch has no end to write it at"
             )
+    must_be_writable("--page", options.page, PAGE)
     of_tests = [options.layer, options.variant, options.case]
     if options.reference is None and not _is_tests(options.net):
         raise BadRequest(
@@ -137,6 +152,7 @@ def carried_out(options: argparse.Namespace) -> int:
             watch.wait()
     except KeyboardInterrupt:
         print("\nended")
+        watch.banner(f"the watch ended at {_now()}: this page is not renewed", ended=True)
         return 0
     finally:
         SESSION.close()
@@ -154,6 +170,7 @@ class _Watch:
         self.jobs: list[Job] = []
         self.seen: Seen = {}
         self.compared = False
+        self.page = self.page_banner = ""
 
     def compare(self) -> None:
         """Compares everything, those first that failed, then small cases; tells what comes out."""
@@ -175,6 +192,7 @@ class _Watch:
                     self.compared = True
                     if first:
                         self._tell_first(record, time.perf_counter() - start)
+                        self._write_page(records, "comparing the rest")
                     if self._changed():
                         return
             except (ParityError, OSError) as error:
@@ -184,25 +202,65 @@ class _Watch:
                 self.jobs = []
                 return
         self._tell_all(records, time.perf_counter() - start)
+        self._write_page(records, f"compared at {_now()}")
 
     def _tell_first(self, record: Record, seconds: float) -> None:
         """The first failure, as a failed test shows it."""
         from caffe_parity.report.one_layer import failure
 
+        if self.options.quiet:
+            return
         print(f"  {'-'.join(record.key)}, after {seconds:.2f} s")
-        print("\n".join(f"    {line}" for line in failure(record)), flush=True)
+        say(f"    {line}" for line in failure(record))
 
     def _tell_all(self, records: Sequence[Record], seconds: float) -> None:
         """Each finding once for a variant, with the number of its cases; then one line."""
         from caffe_parity.report.table import by_variant, findings, many, with_cases
 
-        for (layer, variant), group in by_variant(records).items():
+        for (layer, variant), group in (
+            by_variant(records).items() if not self.options.quiet else ()
+        ):
             found = findings(each for each in group if each.wrong)
             for finding, cases in with_cases(found, lambda each: (each.code, each.tensor)):
                 words = finding.words.splitlines()[0]
                 of = f"[{len(cases)} of {many(len(group), 'case')}]"
                 print(f"  {layer}-{variant}: {finding.code}: {words}  {of}")
-        print(f"{time.strftime('%H:%M:%S')} {_verdict(records)}, {seconds:.1f} s", flush=True)
+        say([f"{_now()} {_verdict(records)}, {seconds:.1f} s"])
+
+    def _write_page(self, records: Sequence[Record], banner: str) -> None:
+        """Writes the page of --page; that it cannot be written ends no watch."""
+        if not self.options.page:
+            return
+        from caffe_parity.report import page
+        from caffe_parity.report.environment import environment
+        from caffe_parity.report.record import Report
+
+        report = Report("watch", environment(), {}, records, len(self.jobs))
+        self.page_banner = page.banner_of(banner)
+        self.page = page.html(report, self._reproduce, self.page_banner) + "\n"
+        self._save(self.page)
+
+    def banner(self, words: str, ended: bool = False) -> None:
+        """Says on the page, if there is one, that it is not what the files now say."""
+        if self.page:
+            from caffe_parity.report.page import banner_of
+
+            self._save(self.page.replace(self.page_banner, banner_of(words, True, ended), 1))
+
+    def _save(self, text: str) -> None:
+        try:
+            write_whole(self.options.page, text)
+        except OSError as error:
+            print(f"  --page {self.options.page}: {error.strerror}", flush=True)
+
+    def _reproduce(self, record: Record) -> str:
+        """The command that compares a case once."""
+        if self.options.reference is None:
+            return f"{program()} run {shlex.quote(self.options.net)} {chosen(record, '--')}"
+        given = iter(self.options.given[1:])
+        kept = [each for each in given if each != "--page" or not next(given)]
+        kept = [each for each in kept if not each.startswith("--page=")]
+        return f"{program()} check {shlex.join(kept)}"
 
     def wait(self) -> None:
         """Returns when a file has changed, and forgets what depends on it."""
@@ -211,7 +269,8 @@ class _Watch:
         while not (changed := self._changed()):
             time.sleep(EVERY)
         names = ", ".join(sorted(each.name for each in changed))
-        print(f"{time.strftime('%H:%M:%S')} {names}", flush=True)
+        print(f"{_now()} {names}", flush=True)
+        self.banner(f"out of date: {names} was saved at {_now()}, and is compared")
         self.seen = self._files()
         ours = {file for file, _ in _imported()}
         if changed & ours or not all(each.suffix in (".py", *IN_CAFFE) for each in changed):
@@ -280,6 +339,10 @@ class _Watch:
                 Job(layer, name, case, ready.structure) for case in cases for name in layer.variants
             ]
         return [Job(each.layer, each.variant, each.case) for each in _collected(self.options)]
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")
 
 
 def _verdict(records: Sequence[Record]) -> str:

@@ -46,10 +46,22 @@ def lines(report: Report, seconds: float, verbose: bool = False) -> list[str]:
         said += _printed(each, verbose)
     said += [_line("note", each, some, cases) for each, some in notes]
     said += _figures(records)
-    verdict = f"{_verdict(report, len(wrong))}, {many(cases, 'case')}, {seconds:.1f} s"
-    left_out = report.selection.get("left_out")
-    said += [f"{verdict}; {many(left_out, 'case')} left out by --budget" if left_out else verdict]
+    said += [_last(report, len(wrong), seconds)]
     return "\n".join(said).split("\n")  # words may be more lines than one
+
+
+def line(report: Report, seconds: float) -> str:
+    """What it comes to, with the first finding; arguments as of `lines`."""
+    wrong = _merged(findings(each for each in report.results if not each.weak))
+    words = [found.words.partition("\n")[0] for found, _ in wrong[:1]]
+    return "; ".join([_last(report, len(wrong), seconds), *words])
+
+
+def _last(report: Report, wrong: int, seconds: float) -> str:
+    cases = len({each.case for each in report.results})
+    verdict = f"{_verdict(report, wrong)}, {many(cases, 'case')}, {seconds:.1f} s"
+    left_out = report.selection.get("left_out")
+    return f"{verdict}; {many(left_out, 'case')} left out by --budget" if left_out else verdict
 
 
 def failure(record: Record) -> list[str]:

@@ -50,7 +50,17 @@
     if (found.matches("article.failure")) found.focus({ preventScroll: true });
   };
   window.addEventListener("hashchange", reveal);
-  if (location.hash) reveal();
+  const [navigation] = performance.getEntriesByType("navigation");
+  if (location.hash && navigation?.type !== "reload") reveal();
+
+  // The page of a watch is written anew; whoever is about something here is not disturbed.
+  const again = document.querySelector("#watched input");
+  const idle = () =>
+    !input.value && boxes.every((each) => each.checked) && !document.querySelector("details[open]") &&
+    !String(getSelection()) && [document.body, again].includes(document.activeElement);
+  if (again) {
+    setInterval(() => { if (again.checked && !document.hidden && idle()) location.reload(); }, 2000);
+  }
 
   const number = (words) => {
     if (words === "100 %") return 1;

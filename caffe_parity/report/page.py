@@ -11,7 +11,7 @@ import base64
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ from urllib.parse import quote
 
 from caffe_parity.contract import Agreement, spoken
 from caffe_parity.report import pictures
-from caffe_parity.report.pictures import visible
 from caffe_parity.report.record import COMPARED, NAME, Key, Record, Report, write_whole
 from caffe_parity.report.table import (
     TAIL,
+    Each,
     Group,
     Reproduce,
     by_variant,
     compared,
     fraction,
+    headline,
     kind_of,
     largest,
     many,
@@ -37,6 +38,7 @@ from caffe_parity.report.table import (
     verdict_of,
     worst_of,
 )
+from caffe_parity.terminal import visible
 
 FOLDER = Path(__file__).parent
 
@@ -109,7 +111,7 @@ class Left:
 
 
 def write(report: Report, reproduce: Reproduce, path: Path) -> None:
-    """Writes the page.
+    """Writes the page, whole or not at all.
 
     Args:
         report: what it shows.
@@ -122,17 +124,55 @@ def write(report: Report, reproduce: Reproduce, path: Path) -> None:
     write_whole(path, html(report, reproduce) + "\n")
 
 
-def html(report: Report, reproduce: Reproduce) -> str:
+def html(report: Report, reproduce: Reproduce, banner: str = "") -> str:
     """The page as text.
 
     Args:
         report: what it shows.
         reproduce: the command that runs a record's case again.
+        banner: made by `banner_of`; "" for none.
+    """
+    from markupsafe import Markup
+
+    return rendered(
+        "page.html",
+        page=Page(report),
+        report=report,
+        reproduce=reproduce,
+        words=WORDS,
+        banner=Markup(banner),  # noqa: S704  # made below
+    )
+
+
+def banner_of(words: str, old: bool = False, ended: bool = False) -> str:
+    """What stands above the page of a watch.
+
+    Args:
+        words: how old the page is.
+        old: whether it is out of date.
+        ended: whether it is not written anew.
+    """
+    from markupsafe import escape
+
+    again = (
+        '<label><input type="checkbox" checked> reload it every 2 s, unless I filter it, select '
+    )
+    again += "or open something</label>"
+    kind = "watched old" if old else "watched"
+    said = f'<div class="{kind}" id="watched" role="status">{escape(visible(words))}'
+    return f"{said} {'' if ended else again}</div>"
+
+
+def rendered(template: str, **given: Any) -> str:
+    """A page as text, of a template beside this file.
+
+    Args:
+        template: its name.
+        given: what it asks for.
     """
     import jinja2
     from markupsafe import Markup
 
-    made = _Page(report)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -144,7 +184,6 @@ def html(report: Report, reproduce: Reproduce) -> str:
     script = (FOLDER / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals.update(
-        words=WORDS,
         spoken=spoken,
         fraction=fraction,
         svg=Markup,  # of pygal, which escapes what it is given
@@ -153,12 +192,47 @@ def html(report: Report, reproduce: Reproduce) -> str:
         style=Markup((FOLDER / "page.css").read_text("utf-8")),  # noqa: S704  # ours
         script_digest=digest,
     )
-    return environment.get_template("page.html").render(
-        page=made, report=report, reproduce=reproduce
-    )
+    return environment.get_template(template).render({"banner": "", **given})
 
 
-class _Page:
+def anchors(keys: Iterable[Key]) -> dict[Key, str]:
+    """An anchor for each result: its id, made one of its own where two results have one."""
+    named: dict[Key, str] = {}
+    used: set[str] = set()
+    for key in keys:
+        id_ = visible("-".join(filter(None, key)))
+        plain = "".join("_" if letter.isspace() else letter for letter in id_)
+        name, number = plain, 1
+        while name in used:
+            number += 1
+            name = f"{plain}.{number}"
+        used.add(name)
+        named[key] = name
+    return named
+
+
+def matrix(
+    results: Iterable[Each], said: Callable[[Sequence[Each]], str]
+) -> Iterator[tuple[str, list[str], list[Any]]]:
+    """For each layer its cases, and its variants with the results in that order.
+
+    Args:
+        results: of variants on cases.
+        said: those of a variant in words.
+    """
+    layers: dict[str, dict[str, list[Each]]] = {}
+    for (layer, variant), some in by_variant(results).items():
+        layers.setdefault(layer, {})[variant] = some
+    for layer, variants in layers.items():
+        cases = list(dict.fromkeys(each.key[2] for some in variants.values() for each in some))
+        rows = []
+        for variant, some in variants.items():
+            by_case = {each.key[2]: each for each in some}
+            rows.append((variant, said(some), [by_case.get(case) for case in cases]))
+        yield layer, cases, rows
+
+
+class Page:
     """What the template asks for."""
 
     def __init__(self, report: Report) -> None:
@@ -169,23 +243,9 @@ class _Page:
         self.draws = pictures.can_draw()
         self.made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         self.schema = NAME
-        self._anchors = self._named()
+        self._anchors = anchors(each.key for each in report.results)
         self.sections = self._chosen()
         self._pictured = self._budgeted()
-
-    def _named(self) -> dict[Key, str]:
-        """An anchor for each result: its id, made one of its own where two results have one."""
-        anchors: dict[Key, str] = {}
-        used: set[str] = set()
-        for each in self.results:
-            plain = "".join("_" if letter.isspace() else letter for letter in visible(each.id))
-            name, number = plain, 1
-            while name in used:
-                number += 1
-                name = f"{plain}.{number}"
-            used.add(name)
-            anchors[each.key] = name
-        return anchors
 
     def _chosen(self) -> dict[Key, Record]:
         """The failures that have a section: the smallest of each variant before any second one."""
@@ -234,35 +294,11 @@ class _Page:
     @property
     def verdict(self) -> tuple[str, str]:
         """What it comes to: a verdict whose colour it has, and words."""
-        report = self.report
-        wrong = sum(each.wrong for each in report.results)
-        if wrong:
-            total = many(len(report.results), "comparison")
-            return "fail", f"{wrong} of {total} {'does' if wrong == 1 else 'do'} not agree"
-        if report.missing:
-            return "not run", f"incomplete: {many(report.missing, 'comparison')} did not run"
-        if report.unproven:
-            return "unproven", f"unproven: {many(len(report.unproven), 'tensor')}"
-        if not report.agrees:
-            return "not run", "nothing was compared"
-        whole = all(each.verdict == "pass" for each in report.results)
-        return "pass", "all agree" if whole else "all that could be compared agree"
+        return headline(self.report)
 
     def matrix(self) -> Iterator[tuple[str, list[str], list[Any]]]:
         """For each layer its cases, and its variants with the results in that order."""
-        layers: dict[str, dict[str, list[Record]]] = {}
-        for (layer, variant), records in self.groups.items():
-            layers.setdefault(layer, {})[variant] = records
-        for layer, variants in layers.items():
-            cases = list(
-                dict.fromkeys(each.case for records in variants.values() for each in records)
-            )
-            rows = []
-            for variant, records in variants.items():
-                by_case = {each.case: each for each in records}
-                cells = [by_case.get(case) for case in cases]
-                rows.append((variant, verdict_of(records), cells))
-            yield layer, cases, rows
+        return matrix(self.results, verdict_of)
 
     def shade(self, record: Record) -> str:
         """The class of a cell: the verdict, and how near to the bound an agreeing one is."""

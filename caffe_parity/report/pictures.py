@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from caffe_parity.contract import Excerpt
 from caffe_parity.report.record import Record
 from caffe_parity.report.table import fraction, largest
+from caffe_parity.terminal import visible
 
 Point = tuple[float, float, str]
 """Where a dot lies, and what is said of it."""
@@ -42,18 +42,6 @@ class Strip:
     title: str
     rows: Sequence[Sequence[tuple[int, str]]]
     words: str
-
-
-def visible(value: Any) -> Any:
-    r"""A text with what nobody sees, or no file can hold, written out as \x1b or \u202e."""
-    if type(value) is not str or value.isprintable():
-        return value
-    return "".join(
-        each.encode("unicode_escape").decode()
-        if each not in "\n\t" and unicodedata.category(each) in ("Cc", "Cf", "Cs")
-        else each
-        for each in value
-    )
 
 
 def can_draw() -> bool:
@@ -177,6 +165,36 @@ def against_size(records: Iterable[Record]) -> str:
     }
     words = ("elements of the inputs", "error / bound")
     return _chart({"bound": bound}, dots, words, (300, 220), logarithmic=True)
+
+
+def before_and_after(cases: Iterable[tuple[str, float, float]]) -> str:
+    """Error / bound of cases after an edit against that before it, and where it is the same.
+
+    Args:
+        cases: of each its name, and the error / bound before and after.
+
+    Returns:
+        SVG, or "" where there is nothing to draw.
+    """
+    points = []
+    for name, *fractions in cases:
+        before, after = (MOST if math.isnan(x) else min(max(x, LEAST), MOST) for x in fractions)
+        said = " -> ".join(map(fraction, fractions))
+        points.append((before, after, f"{name}: {said}"))
+    if not points:
+        return ""
+    worst = sorted(points, key=lambda each: -max(each[:2]))[:DOTS]
+    ends = [min(min(each[:2]) for each in worst), max(max(1.0, *each[:2]) for each in worst)]
+    lines = {
+        "expected": [(each, each, "") for each in ends],
+        "bound": [(each, 1.0, "") for each in ends],
+    }
+    dots = {
+        "inside": [each for each in worst if each[1] <= 1],
+        "beyond": [each for each in worst if each[1] > 1],
+    }
+    words = ("error / bound before", "error / bound after")
+    return _chart(lines, dots, words, (300, 260), logarithmic=True)
 
 
 def bounds_as_rtol(records: Iterable[Record]) -> tuple[str, float, float]:

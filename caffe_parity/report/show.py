@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from caffe_parity.contract import spoken
 from caffe_parity.report.changes import SHORT, SLOWER, Change, Diff, Difference
 from caffe_parity.report.record import Json, plain
-from caffe_parity.report.table import FEW, aligned, by_variant, largest, many
+from caffe_parity.report.table import FEW, by_variant, largest, many
+from caffe_parity.terminal import Grid, Part
 
 SCHEMA = "parity-diff-2"
 """The name of the format of --json; its JSON Schema is diff.schema.json beside this file."""
@@ -34,11 +35,11 @@ NOT_COMPARED = {
 """Why the bits of a case tell nothing, in words."""
 
 
-def lines(diff: Diff, every: bool) -> Iterator[str]:
+def lines(diff: Diff, every: bool) -> Iterator[Part]:
     """What is printed; `every` names and lists all cases, not a few."""
     yield from _header(diff)
     yield ""
-    yield from _table(diff)
+    yield _table(diff)
     yield from _legend([each for change in diff.changes for each in change.differences])
     for judged, title in CHANGED.items():
         some = [each for each in diff.changes if each.judged == judged]
@@ -47,7 +48,7 @@ def lines(diff: Diff, every: bool) -> Iterator[str]:
     yield from _slower(diff)
     if every:
         yield from ("", *_every_case(diff))
-    yield from ("", _summary(diff))
+    yield from ("", summary(diff))
 
 
 def as_json(diff: Diff) -> Json:
@@ -82,7 +83,7 @@ def _header(diff: Diff) -> Iterator[str]:
             yield f"{what}: {name}: {old} -> {new}"
 
 
-def _table(diff: Diff) -> list[str]:
+def _table(diff: Diff) -> Grid:
     """Layer by variant: how many cases have the same bits, the largest difference, the time."""
     rows: list[Sequence[str]] = [COLUMNS]
     last = None
@@ -98,7 +99,7 @@ def _table(diff: Diff) -> list[str]:
         )
         rows.append((layer if layer != last else "", variant, *cells))
         last = layer
-    return aligned(rows, right=range(2, 6))
+    return Grid(rows, right=range(2, 6))
 
 
 def _largest(group: Sequence[Change]) -> tuple[str, str]:
@@ -108,7 +109,7 @@ def _largest(group: Sequence[Change]) -> tuple[str, str]:
         return "", ""
     worst, where = max(pairs, key=lambda pair: pair[0].rank)
     _, middle = sorted(pairs, key=lambda pair: pair[0].rank)[len(pairs) // 2]
-    spread = _most(group) if len(pairs) == 1 else f"{_most([middle])} .. {_most(group)}"
+    spread = most(group) if len(pairs) == 1 else f"{most([middle])} .. {most(group)}"
     case = f"case {where.case}" if where.case.isdigit() else where.case
     return spread, f"{spoken(worst.tensor)} of {case}"
 
@@ -174,15 +175,15 @@ def _every_case(diff: Diff) -> Iterator[str]:
         before, after = (word or "-" for word in each.verdicts)
         verdict = before if before == after else f"{before} -> {after}"
         yield f"{'-'.join(filter(None, each.key))}  {verdict}  {each.bits}"
-        yield from (f"    {_sentence(difference)}" for difference in each.differences)
+        yield from (f"    {sentence(difference)}" for difference in each.differences)
 
 
-def _summary(diff: Diff) -> str:
+def summary(diff: Diff) -> str:
     """What it comes to."""
     bits = Counter(each.bits for each in diff.both)
     parts = [f"{bits['identical']} of {many(len(diff.both), 'case')} bit-identical"]
     if bits["changed"]:
-        parts.append(f"{bits['changed']} changed{_far(_most(diff.both))}")
+        parts.append(f"{bits['changed']} changed{_far(most(diff.both))}")
     parts += [f"{bits[why]} {words}" for why, words in NOT_COMPARED.items() if bits[why]]
     judged = Counter(each.judged for each in diff.changes)
     verdicts = [
@@ -203,7 +204,7 @@ def _far(most: str) -> str:
     return f", by up to {most} ulp{'' if most == '1' else 's'}"
 
 
-def _most(changes: Sequence[Change]) -> str:
+def most(changes: Sequence[Change]) -> str:
     """The largest distance over some cases."""
     differences = [each for change in changes for each in change.differences]
     worst = max(differences, key=lambda each: each.rank)
@@ -221,7 +222,7 @@ def _ulps(ulps: float | None, exact: bool) -> str:
     return shown if exact else f">={shown}"
 
 
-def _sentence(each: Difference) -> str:
+def sentence(each: Difference) -> str:
     """A difference in words."""
     far = _ulps(each.ulps, each.exact)
     words = {"-": "", "?": "changed", "NaN": "a NaN", "1": "1 ulp"}.get(far, f"{far} ulps")

@@ -1,6 +1,8 @@
 """What a person reads of many layers, variants and cases: the table, and what disagrees and why."""
 
 import math
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +10,16 @@ from typing import Protocol, TypeVar
 
 from caffe_parity.contract import Agreement, Finding, spoken
 from caffe_parity.report.record import AGREEING, COMPARED, Key, Record, Report
+from caffe_parity.terminal import Grid, Part
 
 Group = tuple[str, str]
 """Layer and variant."""
 
 Reproduce = Callable[[Record], str]
 """The command that runs a record's case again; who calls knows how this was installed."""
+
+PLAIN = re.compile(r"[\w:+./-]+", re.ASCII)
+"""The names that pytest's -k takes as they are, and writes so."""
 
 COLUMNS = 4
 """With more tensors than this, the table has a column for all tops and one for all gradients."""
@@ -37,10 +43,10 @@ Each = TypeVar("Each", bound=Keyed)
 
 @dataclass(frozen=True)
 class Section:
-    """Lines with a title."""
+    """Lines and tables with a title."""
 
     title: str
-    lines: Sequence[str]
+    lines: Sequence[Part]
 
 
 def sections(report: Report, reproduce: Reproduce) -> list[Section]:
@@ -61,7 +67,36 @@ def sections(report: Report, reproduce: Reproduce) -> list[Section]:
     return [each for each in found if each.lines]
 
 
-def table(records: Sequence[Record]) -> list[str]:
+def chosen(record: Record, prefix: str) -> str:
+    """The options that choose a record's case alone.
+
+    Args:
+        record: of the case.
+        prefix: of the options of `parity run`, or of pytest's.
+    """
+    if PLAIN.fullmatch(record.id):
+        return f"-k {shlex.quote(f'[{record.id}]')}"
+    pairs = zip(("layer", "variant", "case"), record.key, strict=True)
+    return " ".join(shlex.quote(f"{prefix}{kind}={name}") for kind, name in pairs if name)
+
+
+def headline(report: Report) -> tuple[str, str]:
+    """What it comes to: the verdict that stands for it, and words."""
+    wrong = sum(each.wrong for each in report.results)
+    if wrong:
+        total = many(len(report.results), "comparison")
+        return "fail", f"{wrong} of {total} {'does' if wrong == 1 else 'do'} not agree"
+    if report.missing:
+        return "not run", f"incomplete: {many(report.missing, 'comparison')} did not run"
+    if report.unproven:
+        return "unproven", f"unproven: {many(len(report.unproven), 'tensor')}"
+    if not report.agrees:
+        return "not run", "nothing was compared"
+    whole = all(each.verdict == "pass" for each in report.results)
+    return "pass", "all agree" if whole else "all that could be compared agree"
+
+
+def table(records: Sequence[Record]) -> list[Part]:
     """Layer by variant: how much was compared, the worst errors, the time, the verdict."""
     columns = _columns(records)
     rows = [("layer", "variant", "cases", "compared", *columns, "seconds", "verdict")]
@@ -72,7 +107,7 @@ def table(records: Sequence[Record]) -> list[str]:
         cells = (str(len(group)), compared(tensors(group)), *worst, seconds, verdict_of(group))
         rows.append((layer if layer != last else "", variant, *cells))
         last = layer
-    lines = aligned(rows, right=range(2, 5 + len(columns)))
+    lines: list[Part] = [Grid(rows, right=range(2, 5 + len(columns)))]
     if not columns:
         return lines
     what = "the worst error as a fraction of the rounding bound; 1 is the limit."
@@ -118,18 +153,28 @@ def failures(records: Sequence[Record], reproduce: Reproduce) -> list[str]:
         if not bad:
             continue
         lines += ["", f"{layer}  {variant}: {len(bad)} of {len(group)} cases do not agree"]
-        meanings = with_cases(findings(bad), lambda each: (each.code, each.tensor, each.cause))
-        for finding, cases in sorted(meanings, key=lambda pair: -len(pair[1])):
+        meanings, smallest = failures_of(bad)
+        for finding, cases in meanings:
             more = ", ..." if len(cases) > FEW else ""
             words = finding.words.partition("\n")[0]
             lines.append(f"  {words}  [{len(cases)}: {', '.join(cases[:FEW])}{more}]")
-        explained = [each for each in bad if any(found.cause for found in each.findings)]
-        smallest = min(explained or bad, key=lambda each: each.elements)
         lines += [f"  smallest case: {smallest.case} ({smallest.verdict})"]
         lines += [f"    {line}" for line in smallest.reason.splitlines()]
         lines += [f"    {line}" for line in smallest.detail.splitlines()[-TAIL:]]
         lines += [f"  reproduce: {reproduce(smallest)}"]
     return lines[1:]
+
+
+def failures_of(bad: Sequence[Record]) -> tuple[list[tuple[Finding, list[str]]], Record]:
+    """What the failures of a variant mean, each with its cases; and the smallest that is explained.
+
+    Args:
+        bad: the records that do not agree, one or more.
+    """
+    meanings = with_cases(findings(bad), lambda each: (each.code, each.tensor, each.cause))
+    explained = [each for each in bad if any(found.cause for found in each.findings)]
+    smallest = min(explained or bad, key=lambda each: each.elements)
+    return sorted(meanings, key=lambda pair: -len(pair[1])), smallest
 
 
 def unproven(report: Report) -> list[str]:
@@ -231,24 +276,6 @@ def compared(of: Sequence[Agreement]) -> str:
     if not of:
         return "-"
     return "100 %" if done == size else f"{done:,} of {size:,}"
-
-
-def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
-    """The rows as lines, with two spaces between columns and a rule below the first row.
-
-    Args:
-        rows: of equally many cells each.
-        right: the columns that end, instead of begin, one below the other, such as numbers.
-    """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return [lines[0], "-" * max(len(line) for line in lines), *lines[1:]]
 
 
 def many(count: int, word: str) -> str:
