@@ -142,7 +142,7 @@ def _of_class(declared: Declared, folder: Path, path: Sequence[Path]) -> CaffeNe
     if module.endswith(".py"):
         file = _existing(folder / module, "file")
         module = file.stem
-        folders.append(file.parent)
+        folders.insert(0, file.parent)  # this file, whatever the others have of its name
     folders.append(folder)
 
     def with_tops(tops: Sequence[str]) -> Callable[[Case], str]:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -158,7 +159,7 @@ def banner_of(words: str, old: bool = False, ended: bool = False) -> str:
         '<label><input type="checkbox" checked> reload it every 2 s, unless I filter it, select '
     )
     again += "or open something</label>"
-    kind = "watched old" if old else "watched"
+    kind = "watched stale" if old else "watched"
     said = f'<div class="{kind}" id="watched" role="status">{escape(visible(words))}'
     return f"{said} {'' if ended else again}</div>"
 
@@ -170,6 +171,12 @@ def rendered(template: str, **given: Any) -> str:
         template: its name.
         given: what it asks for.
     """
+    return str(_environment().get_template(template).render({"banner": "", **given}))
+
+
+@cache
+def _environment() -> Any:
+    """Of Jinja2, which compiles each template once."""
     import jinja2
     from markupsafe import Markup
 
@@ -192,7 +199,7 @@ def rendered(template: str, **given: Any) -> str:
         style=Markup((FOLDER / "page.css").read_text("utf-8")),  # noqa: S704  # ours
         script_digest=digest,
     )
-    return environment.get_template(template).render({"banner": "", **given})
+    return environment
 
 
 def anchors(keys: Iterable[Key]) -> dict[Key, str]:
