@@ -123,17 +123,18 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
-        self._end_bar()
+        self.aside()
         print(text, file=self._stream or sys.stderr, flush=True)
         self._told = 0.0
 
     def close(self) -> None:
         """Nothing is going on any more."""
-        self._end_bar()
+        self.aside()
         self._began = self._step = None
         self._told = 0.0
 
-    def _end_bar(self) -> None:
+    def aside(self) -> None:
+        """Takes the bar away, for a line on stdout; the next look brings it back."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

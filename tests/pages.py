@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from caffe_parity.contract import Agreement, Bound, Expected, Finding, Shape
 from caffe_parity.engine.compare import compare
+from caffe_parity.report.bits import keep
+from caffe_parity.report.changes import Diff
 from caffe_parity.report.record import Record, Report
 
 ENVIRONMENT: dict[str, Any] = {
@@ -109,6 +112,31 @@ def half(cases: int = 12) -> Report:
             words = weak.words
             records[index] = Record(*each.key, "unproven", words, (weak,), tensors=tensors)
     return Report("check", ENVIRONMENT, {"left_out": 2}, tuple(records), len(records))
+
+
+def edited() -> Diff:
+    """What an edit changed: verdicts got worse and better, other bits, other inputs, a time."""
+    bits = [keep({"first": np.array([value, 2], np.float32)}) for value in (1.0, 1.0000001)]
+
+    def computed(report: Report, after: bool) -> Report:
+        made = []
+        for index, each in enumerate(report.results):
+            moved = after and each.variant != VARIANTS[3] and index % 2 == 0
+            inputs = f"{after and index % 11 == 0:064}"
+            kept = {} if each.verdict in ("crash", "hang") else {"gradient:x1": bits[moved]}
+            seconds = 0.3 if after and each.variant == VARIANTS[1] else each.seconds
+            made.append(replace(each, computed=kept, inputs=inputs, seconds=seconds))
+        return replace(report, results=tuple(made), file="after.json" if after else "before.json")
+
+    before, after = green(), disagreeing()
+    gone = after.results[:-1]
+    better = failed(*before.results[-3].key, 0)
+    olds = (*before.results[:-3], better, *before.results[-2:])
+    hostile = replace(before.results[0], layer="<b>", case="</script><script>alert(1)</script>")
+    return Diff(
+        computed(replace(before, results=olds), False),
+        computed(replace(after, results=(*gone, hostile)), True),
+    )
 
 
 REPORTS = {"green": green, "disagreeing": disagreeing, "half": half}

@@ -18,7 +18,8 @@ import caffe_parity
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.contract import Finding
 from caffe_parity.nets import located
-from caffe_parity.report import annotations, summary
+from caffe_parity.report import annotations as github
+from caffe_parity.report import summary
 from caffe_parity.report.annotations import Harmless, harmless
 from caffe_parity.report.place import place
 from caffe_parity.report.record import Record, Report
@@ -78,7 +79,7 @@ def test_commands_are_told_apart(text: str) -> None:
 def lines(report: Report) -> list[str]:
     """The annotations, all at one place that is hard to write."""
     where = str(Path.cwd() / "a,b:c%" / "layer.py")
-    return list(annotations.lines(report, command, lambda record, found: (where, 7)))
+    return list(github.lines(report, command, lambda record, found: (where, 7)))
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -288,5 +289,5 @@ def test_annotations_are_for_github_alone(
 def test_record_without_a_finding_is_annotated_by_its_verdict() -> None:
     """As it is told everywhere else."""
     bare = Record("a", "b", "c", "crash", "it ended")
-    (line,) = annotations.lines(Report("run", {}, {}, (bare,)), command, lambda *_: None)
+    (line,) = github.lines(Report("run", {}, {}, (bare,)), command, lambda *_: None)
     assert read(line)[0] == {"title": "a b crash"}

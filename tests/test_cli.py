@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -234,3 +235,110 @@ def test_help_of_the_main_job_names_its_options(tmp_path: Path) -> None:
     assert status == 0
     for word in ("--variant", "--case", "--device", "--report", "pytest"):
         assert word in said
+
+
+ODD = """
+import caffe_parity
+
+def right(x):
+    return (x * x).sum()
+
+@caffe_parity.parametrize(
+    *(
+        caffe_parity.Layer(
+            name, reference=right, inputs={"x": (2, 3)}, cases=1,
+            variants={"torch-right": right, variant: lambda x: 2 * right(x)},
+        )
+        for name, variant in (("größe", "torch"), ("a b", "not x"), ("it's", "$H"), ("n", "p[0]"))
+    )
+)
+def test_odd(comparison):
+    comparison.check()
+"""
+
+
+@pytest.mark.parametrize("by", ["run", "pytest"])
+def test_each_command_that_reproduces_can_be_pasted(by: str, tmp_path: Path) -> None:
+    """Whatever the names are, and wherever the file: it runs that one comparison, which fails."""
+    file = tmp_path / "my tests" / "test_odd.py"
+    file.parent.mkdir()
+    file.write_text(ODD)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    named = str(file.relative_to(tmp_path))
+    first = {
+        "run": ["caffe_parity", "run", named],
+        "pytest": ["pytest", "-p", "caffe_parity.pytest_plugin", "--parity-table", named],
+    }[by]
+    status, said, errors = python(first[0], *first[1:], cwd=tmp_path)
+    assert status == 1, said + errors
+    commands = re.findall("reproduce: (.*)", said)
+    assert len(commands) == 4
+    for command in commands:
+        if by == "pytest":  # where it is installed, it needs no -p
+            command = command.replace(" -m pytest ", " -m pytest -p caffe_parity.pytest_plugin ")
+        done = subprocess.run(
+            ["/bin/bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True,
+            text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 1, command + done.stdout + done.stderr
+        assert "1 failed" in done.stdout, command + done.stdout
+
+
+def test_summary_is_appended(tmp_path: Path) -> None:
+    """To what is there; it has the table, what is wrong and the command; nothing else changes."""
+    (tmp_path / "test_odd.py").write_text(ODD)
+    summary = tmp_path / "summary"
+    summary.write_text("# Before\n")
+    status, said, _ = python(PARITY, "run", "test_odd.py", "--summary", "summary", cwd=tmp_path)
+    assert status == 1
+    text = summary.read_text()
+    assert text.startswith("# Before\n\n### ✗ parity run: 4 of 8 comparisons do not agree\n")
+    assert "| layer | variant |" in text and "| größe | torch-right | 1 |" in text
+    assert all(command in text for command in re.findall("reproduce: (.*)", said))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("absent/s.md", "there is no folder"), (".", "is a folder"), ("test_odd.py", "no Markdown")],
+)
+@pytest.mark.parametrize("command", ["run", "check", "pytest"])
+def test_summary_that_cannot_be_written_is_refused_before_the_run(
+    name: str, words: str, command: str, tmp_path: Path
+) -> None:
+    """As another file is: a run must not be lost at its end."""
+    (tmp_path / "test_odd.py").write_text(ODD)
+    arguments = {
+        "run": (PARITY, "run", "test_odd.py", "--summary", name),
+        "check": (PARITY, "check", "x.prototxt", *SUM, "--summary", name),
+        "pytest": ("pytest", "-p", "caffe_parity.pytest_plugin", "--parity-summary", name),
+    }[command]
+    status, said, errors = python(arguments[0], *arguments[1:], cwd=tmp_path)
+    assert status in (2, 4)
+    assert words in said + errors
+    assert (tmp_path / "test_odd.py").read_text() == ODD
+
+
+def test_quiet_is_one_line(tmp_path: Path) -> None:
+    """Of a run, and of one that comes to nothing what pytest says; -v and -vv name more."""
+    (tmp_path / "test_odd.py").write_text(ODD)
+    run = ("run", "test_odd.py")
+    status, said, _ = python(PARITY, *run, "-q", cwd=tmp_path)
+    assert status == 1
+    assert re.fullmatch(r"4 of 8 comparisons do not agree, \d+\.\d s\n", said)
+    status, said, _ = python(PARITY, *run, "-q", "--variant", "torch-right", cwd=tmp_path)
+    assert status == 0
+    assert re.fullmatch(r"all agree, 4 comparisons, \d+\.\d s\n", said)
+    status, said, errors = python(PARITY, *run, "-q", "--variant", "torch-rigt", cwd=tmp_path)
+    assert status == 2
+    assert "Did you mean 'torch-right'" in said + errors
+    assert "test_odd.py::test_odd" not in python(PARITY, *run, cwd=tmp_path)[1]
+    assert "test_odd.py::test_odd[n-p[0]-0]" in python(PARITY, *run, "-vv", cwd=tmp_path)[1]
+
+
+def test_quiet_check_is_one_line(tmp_path: Path) -> None:
+    """With the first thing that is wrong."""
+    broken_layer(tmp_path)
+    status, said, _ = python(PARITY, "check", "mine.prototxt", *SUITES_LAYER, "-q", cwd=tmp_path)
+    assert status == 1
+    (line,) = said.splitlines()
+    assert line.startswith("mine.prototxt: disagrees: ") and IGNORED in line

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema
 import numpy as np
@@ -23,6 +24,7 @@ from caffe_parity.report import show
 from caffe_parity.report.bits import SAMPLE, WHOLE, digest, from_json, keep, places, ulps
 from caffe_parity.report.changes import RANKS, SHORT, SLOWER, difference
 from caffe_parity.report.record import VERDICTS, Record, Report, plain, read
+from tests.test_page import Parsed
 from tests.test_report import ENVIRONMENT, agreement
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +72,12 @@ def diff(
     def compared(before: Report, after: Report, *options: str) -> tuple[int, str, Content]:
         before.write(Path("before.json"))
         after.write(Path("after.json"))
-        status = main(["diff", "before.json", "after.json", "--json", "diff.json", *options])
+        files = ["--json", "diff.json", "--page", "diff.html"]
+        status = main(["diff", "before.json", "after.json", *files, *options])
+        parsed = Parsed(Path("diff.html").read_text("utf-8"))  # each page is well-formed
+        ids = {each.id for each in [*before.results, *after.results]}
+        assert ids <= set(parsed.ids) and len(set(parsed.ids)) == len(parsed.ids)
+        assert {unquote(each[1:]) for each in parsed.links} <= set(parsed.ids)
         said = capsys.readouterr()
         assert not said.err
         content = json.loads(Path("diff.json").read_text(), parse_constant=pytest.fail)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from caffe_parity.report import page
+from caffe_parity.report import diff_page, page
+from caffe_parity.report.changes import Diff
 from caffe_parity.report.record import Report
-from tests.pages import REPORTS, command, disagreeing, green
+from tests.pages import REPORTS, command, disagreeing, edited, green
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
@@ -40,7 +41,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     contexts = []
 
     def open_(
-        report: Report, anchor: str = "", scheme: str = "light", size: str = "desktop"
+        report: Report | Diff, anchor: str = "", scheme: str = "light", size: str = "desktop"
     ) -> Any:
         width, height = SIZES[size]
         viewport = {"width": width, "height": height}
@@ -51,7 +52,10 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
         shown.on("pageerror", lambda error: errors.append(str(error)))
         shown.on("console", lambda message: errors.append(message.text))
         file = tmp_path / "index.html"
-        page.write(report, command, file)
+        if isinstance(report, Diff):
+            file.write_text(diff_page.html(report), "utf-8")
+        else:
+            page.write(report, command, file)
         shown.goto(file.as_uri() + (f"#{anchor}" if anchor else ""))
         return shown
 
@@ -63,10 +67,11 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", [*REPORTS, "edited"])
 def test_everyone_can_use_it(opened: Open, name: str, scheme: str, size: str) -> None:
     """axe-core finds nothing serious, and nothing is wider than the screen."""
-    shown = opened(REPORTS[name](), scheme=scheme, size=size)
+    made = edited() if name == "edited" else REPORTS[name]()
+    shown = opened(made, scheme=scheme, size=size)
     shown.add_style_tag(content="article.failure { content-visibility: visible !important; }")
     found = axe.Axe().run(shown).response["violations"]
     serious = [each for each in found if each["impact"] in ("serious", "critical")]
@@ -181,6 +186,46 @@ def test_keyboard_alone(opened: Open) -> None:
     shown.focus("#all button")
     shown.keyboard.press("Enter")
     assert shown.locator("th[aria-sort=ascending]").count() == 1
+
+
+def test_what_an_edit_changed(opened: Open) -> None:
+    """Each verdict that got worse has its section; the list is filtered by what became of it."""
+    diff = edited()
+    shown = opened(diff)
+    worse = [each for each in diff.changes if each.judged == "worse"]
+    assert worse and shown.locator("article.failure").count() == len(worse)
+    assert shown.text_content("h1").split()[1:] == [str(len(worse)), "verdicts", "got", "worse"]
+    assert shown.locator("a.cell").count() == len(diff.changes)
+    for box in shown.locator("input[name=verdict]:not([value=changed])").all():
+        box.uncheck()
+    changed = [each for each in diff.changes if (each.judged, each.bits) == ("same", "changed")]
+    assert _results(shown) == [f"{each.variant} {each.case}" for each in changed] != []
+    [gone, *_] = [each for each in worse if each.verdicts[1] == "gone"]
+    shown.locator(f"a.cell[href$='{gone.case}'][href*='{gone.variant}']").last.click()
+    driver.expect(shown.locator(":target")).to_be_in_viewport()
+    assert shown.locator("article.failure:target").count() == 1
+
+
+def test_page_of_a_watch_is_reloaded_unless_that_disturbs(opened: Open, tmp_path: Path) -> None:
+    """Every other second; not while the list is filtered."""
+    banner = page.banner_of("compared at <noon>")
+    shown = opened(green())
+    file = tmp_path / "index.html"
+    file.write_text(page.html(green(), command, banner))
+    shown.reload()
+    assert "compared at <noon>" in shown.text_content("#watched")
+    file.write_text(page.html(disagreeing(), command, page.banner_of("later")))
+    driver.expect(shown.locator("#watched")).to_contain_text("later", timeout=9000)
+    shown.fill("#words", "case-1")
+    file.write_text(page.html(green(), command, page.banner_of("at last")))
+    shown.wait_for_timeout(5000)
+    assert "later" in shown.text_content("#watched")
+    shown.fill("#words", "")
+    shown.evaluate("document.activeElement.blur()")
+    driver.expect(shown.locator("#watched")).to_contain_text("at last", timeout=9000)
+    file.write_text(page.html(green(), command, page.banner_of("the end", True, ended=True)))
+    driver.expect(shown.locator("#watched.stale")).to_contain_text("the end", timeout=9000)
+    assert shown.locator("#watched input").count() == 0
 
 
 def test_hostile_names_run_nothing(opened: Open) -> None:

@@ -12,13 +12,13 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caffe_parity import progress as progresses
 from caffe_parity import terminal
 from caffe_parity.progress import Progress
 from caffe_parity.report import table
@@ -42,7 +42,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test sets."""
     now = [100.0]
-    monkeypatch.setattr(progresses.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setenv("TERM", "xterm")
     return now
 

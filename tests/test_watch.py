@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,6 +152,31 @@ def test_each_save_has_its_verdict(watch: Watch) -> None:
     watch.save("mine_reference.py", REFERENCE)
     watch.until(" agree, ")
     assert watch.end() == (0, set())
+
+
+def test_page_is_written_at_each_verdict(folder: Path) -> None:
+    """With the command that compares once; at the end it says that it is not renewed."""
+    watch = Watch(folder, "test_mine.py", "--page", "now.html")
+    page = folder / "now.html"
+    watch.until(" agree, ")
+    watch.save("layer.py", LAYER.replace("FACTOR", "2"))
+    watch.until(" disagree, ")
+    _wait_for(page, "do not agree")
+    assert " run test_mine.py -k" in page.read_text()
+    watch.save("layer.py", "import time\ntime.sleep(5)\n" + LAYER.replace("FACTOR", "3"))
+    _wait_for(page, "out of date: layer.py was saved at")
+    watch.until(" agree, ")
+    _wait_for(page, "compared at")
+    assert watch.end() == (0, set())
+    assert "this page is not renewed" in page.read_text()
+
+
+def _wait_for(file: Path, words: str) -> None:
+    """Waits until a file has these words."""
+    end = time.monotonic() + PATIENCE
+    while words not in file.read_text() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert words in file.read_text()
 
 
 @pytest.mark.parametrize(

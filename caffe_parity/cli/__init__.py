@@ -21,7 +21,7 @@ def path(text: str) -> Path:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """What is said of a name that nothing has: which one may be meant, and all that there are."""
-    names = list(known)
+    names = [*known]  # `list` is a module of this package
     close = difflib.get_close_matches(name, names, 1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {name!r}.{meant} Known: {', '.join(names) or 'none'}"

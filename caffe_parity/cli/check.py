@@ -39,7 +39,8 @@ EXAMPLES = """\
   parity check my_layer.py:MyLossLayer --bottom x1=4,3,5,6 --bottom x2=4,3,5,6 \\
       --reference my_formula.py:loss
   parity check my.prototxt --reference my_formula.py:loss --port my_port.py:MyLoss
-  parity check my.prototxt --load my_layer.cpp --reference my_formula.py:loss --page report.html
+  parity check my_net.prototxt --load my_layer.cpp --data label=int:0,1 \\
+      --reference my_formula.py:hinge --page my.html
   parity check my.prototxt --reference my_formula.py:LAYER -q
 """
 

@@ -86,7 +86,7 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest("--timeout must be greater than 0, and finite")
     asks = {"-h", "--help", "--co", "--collect-only", "--collectonly"} & set(options.more)
     if not asks:
-        _make_folder(options.report)
+        _make_folder(options.report, options.quiet)
     if options.device == "cpu":
         from caffe_parity.caffe.session import SESSION
 
@@ -194,7 +194,7 @@ def _pytest_options(options: argparse.Namespace, writes: bool) -> list[str]:
     return said
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, quiet: bool) -> None:
     """Makes the report's folder, not those above it, and says so, before the first test.
 
     Raises:
@@ -203,7 +203,8 @@ def _make_folder(folder: Path) -> None:
     try:
         if not folder.exists():
             folder.mkdir()
-            print(f"made the folder {folder}", flush=True)
+            if not quiet:
+                print(f"made the folder {folder}", flush=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as error:

@@ -8,7 +8,6 @@ the reference; and each port against every recorded result of its layer.
 from __future__ import annotations
 
 import argparse
-import difflib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 from caffe_parity import BadRequest, Case, Layer, ParityError, Port
-from caffe_parity.cli import objects, path
+from caffe_parity.cli import objects, path, unknown
 from caffe_parity.engine.functions import must_take
+from caffe_parity.progress import PROGRESS
 from caffe_parity.report.host import host
 from caffe_parity.report.record import Record, Report, must_be_writable
 from caffe_parity.report.table import Section, sections
+from caffe_parity.terminal import coloured, rendered
 from parity_tests.recorded import corpus as corpora
 from parity_tests.recorded.against import AGAINST, judged
 from parity_tests.recorded.corpus import Corpus, Damaged
@@ -64,10 +65,11 @@ def _compare(options: argparse.Namespace) -> int:
     _print_machines(corpus.provenance, host())
     _must_be_the_same_inputs(corpus, [case for _, _, case in chosen])
     records: list[Record] = []
-    for index, each in enumerate(chosen):
-        if sys.stderr.isatty():
-            print(f"\r  {index + 1} of {len(chosen)}", end="\r", file=sys.stderr, flush=True)
-        records += [record for record in judged(*each) if options.k in f"[{record.id}]"]
+    with PROGRESS.shown():
+        for index, each in enumerate(chosen):
+            PROGRESS.place, PROGRESS.part = f"{index + 1} of {len(chosen)}", index / len(chosen)
+            PROGRESS.tell("comparing")
+            records += [record for record in judged(*each) if options.k in f"[{record.id}]"]
     if not records:
         raise BadRequest("that is not in the corpus, or cannot run here")
     names = ("layer", "variant", "case", "k", "port")
@@ -144,9 +146,7 @@ def _known(kind: str, name: str | None, names: Sequence[str]) -> None:
         BadRequest: it is none of these.
     """
     if name is not None and name not in names:
-        close = difflib.get_close_matches(name, names, 1)
-        advice = f" Did you mean {close[0]!r}?" if close else ""
-        raise BadRequest(f"unknown {kind} {name!r}.{advice} Known: {', '.join(names)}")
+        raise BadRequest(unknown(kind, name, names))
 
 
 def _print_machines(made: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -184,7 +184,12 @@ def _print(report: Report, corpus: Corpus, options: argparse.Namespace) -> None:
     left_out = [f"{each.layer} {each.case}: {each.reason}" for each in corpus.left_out]
     left_out += [f"{each.name}: newer" for each in CASES if each.name not in corpus.cases]
     for section in [*found, Section("not in the corpus", left_out)]:
-        lines = [f"  {line}".rstrip() for line in section.lines]
+        shown = [
+            line
+            for part in rendered(section.lines, coloured(sys.stdout))
+            for line in part.split("\n")
+        ]
+        lines = [f"  {line}".rstrip() for line in shown]
         print(f"\n{section.title}:", *lines or ["  nothing is left out"], sep="\n")
     print(f"\n{AGAINST}: against every recorded result of the layer; the limit is twice the bound.")
     bad = sum(each.wrong for each in report.results)

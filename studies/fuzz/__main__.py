@@ -11,6 +11,7 @@ from hypothesis.errors import InvalidArgument
 
 from caffe_parity import ParityError
 from caffe_parity.caffe.session import SESSION
+from caffe_parity.progress import PROGRESS
 from studies.fuzz.program import targets
 from studies.fuzz.search import Search, search
 
@@ -64,13 +65,16 @@ def _carried_out(options: argparse.Namespace) -> int:
     for place, (name, target) in enumerate(able.items()):
         share = max(0.0, end - time.monotonic()) / (len(able) - place)
         profile = settings.get_profile("search")
+        PROGRESS("searching", f"{name}, {place + 1} of {len(able)}", place / len(able))
         done = search(target, profile, share, options.seed, options.reproduce)
         if options.reproduce and not done.examples:
             raise InvalidArgument(f"--reproduce {options.reproduce} is no example of {name}")
+        PROGRESS.aside()
         print(_line(done), flush=True)
         if done.finding is not None:
             _print_finding(done)
             found = True
+    PROGRESS.close()
     for name, target in chosen.items():
         if obstacle := target.variant.cannot_run():
             print(f"{name}: not run: {obstacle}")

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from caffe_parity.progress import PROGRESS
 from studies.mutation import catalogue, generated, page
 from studies.mutation.catalogue import CatalogueError, Mutant
 from studies.mutation.runner import BROKEN, KILLED, NOT_RUN, SURVIVED, Verdict, run, spread
@@ -137,12 +138,17 @@ def _carried_out(options: argparse.Namespace) -> int:
     seed = datetime.date.today().toordinal() if options.seed is None else options.seed
     print(f"{len(mutants)} mutants, seed {seed}", flush=True)
     start = time.monotonic()
-    verdicts = run(
-        spread(mutants, seed),
-        budget=options.budget,
-        jobs=options.jobs,
-        notice=lambda verdict: print(line(verdict), flush=True),
-    )
+    done = 0
+
+    def notice(verdict: Verdict) -> None:
+        nonlocal done
+        done += 1
+        PROGRESS.aside()
+        print(line(verdict), flush=True)
+        PROGRESS("mutants", f"{done} of {len(mutants)}", done / len(mutants))
+
+    verdicts = run(spread(mutants, seed), budget=options.budget, jobs=options.jobs, notice=notice)
+    PROGRESS.close()
     print("\n".join(summary(verdicts, time.monotonic() - start)))
     if options.write_docs:
         verdicts.sort(key=lambda each: mutants.index(each.mutant))
