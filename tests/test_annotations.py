@@ -21,7 +21,7 @@ from caffe_parity.nets import located
 from caffe_parity.report import annotations as github
 from caffe_parity.report import summary
 from caffe_parity.report.annotations import Harmless, harmless
-from caffe_parity.report.place import place
+from caffe_parity.report.place import in_net, place
 from caffe_parity.report.record import Record, Report
 from tests.pages import REPORTS, command
 from tests.test_page import HOSTILE, _hostile
@@ -201,6 +201,15 @@ def test_crash_is_at_the_line_that_raised(tmp_path: Path) -> None:
     variant = located(caffe_parity.python_layer("mine.py:Mine"), tmp_path)
     printed = f'File "{tmp_path}/mine.py", line 9, in forward\nFile "/etc/passwd", line 1, in x\n'
     assert place(variant, Finding("crash", ""), printed, tmp_path) == (f"{tmp_path}/mine.py", 9)
+
+
+def test_layer_of_a_whole_net_is_at_its_line(tmp_path: Path) -> None:
+    """By its name; what is about the net as a whole, at the beginning."""
+    file = tmp_path / "net.prototxt"
+    assert in_net(file, "b") is None
+    file.write_text(NET)
+    assert in_net(file, "b") == (str(file), 7)
+    assert in_net(file, "unmatched x") == (str(file), 1)
 
 
 def test_port_is_at_its_own_line() -> None:

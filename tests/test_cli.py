@@ -342,3 +342,18 @@ def test_quiet_check_is_one_line(tmp_path: Path) -> None:
     assert status == 1
     (line,) = said.splitlines()
     assert line.startswith("mine.prototxt: disagrees: ") and IGNORED in line
+
+
+def test_file_that_is_named_is_the_one_that_is_checked(tmp_path: Path) -> None:
+    """Though the current folder and one of --path have another of that name."""
+    good = (ROOT / "examples" / "smooth_l1_layer.py").read_text()
+    for name in ("mine", "other", "."):
+        (tmp_path / name).mkdir(exist_ok=True)
+        text = good if name == "mine" else good.replace("sign * slope", "slope")
+        (tmp_path / name / "a_layer.py").write_text(text)
+    status, said, errors = python(
+        PARITY, "check", "mine/a_layer.py:SmoothL1LossLayer", "--path", "other", "--bottom",
+        "x1=2,3", "--bottom", "x2=2,3", "--reference", f"{ROOT}/examples/smooth_l1.py:loss", "-q",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert status == 0, said + errors

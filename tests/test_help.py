@@ -20,8 +20,8 @@ from tests.pages import disagreeing, green
 ROOT = Path(__file__).parent.parent
 
 ENDLESS = ("watch",)
-ELSEWHERE = ("pip install", "--cuda", "bash-completion/", "| source")
-"""What examples have that ask a network, take minutes, or write to a home folder."""
+ELSEWHERE = ("--port my_model", "pip install", "--cuda", "bash-completion/", "| source")
+"""What examples have that need a model (test_net.py), ask a network, or write elsewhere."""
 
 STATUS = {"diff": 1, "doctor": None, "--help": 0}
 """How an example ends here, if not with 0; None for whatever it says."""
@@ -123,7 +123,7 @@ def test_example_works(line: str, folder: Path, caffe: Caffe) -> None:
     """As it is typed, in a folder with such files."""
     name = line.split()[1]
     if name in ENDLESS or any(each in line for each in ELSEWHERE):
-        pytest.skip("it has no end, or asks a network, or writes to a home folder")
+        pytest.skip("it has no end, needs a model, asks a network, or writes elsewhere")
     line = line.replace("--case base", "--case 0")
     shutil.copy(folder / "after.json", folder / "parity-report" / "results.json")
     prelude = f'parity() {{ {shlex.quote(sys.executable)} -m caffe_parity "$@"; }}\n'

@@ -219,7 +219,7 @@ def carried_out(options: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             WATCH.scratch(scratch)
-            with contextlib.redirect_stdout(io.StringIO()) if options.quiet else _as_it_is():
+            with contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout):
                 made = _checked(options, request, Path(scratch))
     finally:
         SESSION.close()
@@ -229,13 +229,10 @@ def carried_out(options: argparse.Namespace) -> int:
 
     if options.quiet:
         say([f"{request.net}: {one_layer.line(report, seconds)}"])
-    _write(options, report)
+    write_files(options, report)
     if interrupt:
         raise interrupt
     return report.status
-
-
-_as_it_is = contextlib.nullcontext
 
 
 def _checked(
@@ -281,7 +278,7 @@ def _checked(
     return report, seconds, interrupt
 
 
-def _write(options: argparse.Namespace, report: Report) -> None:
+def write_files(options: argparse.Namespace, report: Report) -> None:
     """Writes the files that were asked for.
 
     Raises:

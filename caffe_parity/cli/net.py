@@ -10,19 +10,25 @@ tolerance is asked for.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import path
-from caffe_parity.cli.check import EPILOG, LONGEST, bottom, kind
+from caffe_parity.cli import add_outputs, path
+from caffe_parity.cli.check import EPILOG, LONGEST, bottom, kind, write_files
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
+from caffe_parity.report import annotations as github
+from caffe_parity.report import summary
+from caffe_parity.report.place import in_net
 from caffe_parity.report.record import PAGE, Report, must_be_writable
+from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
     from caffe_parity.engine.caffe_net import CaffeNet
@@ -30,6 +36,11 @@ if TYPE_CHECKING:
     from caffe_parity.report.record import Record
 
 __all__ = ["EPILOG"]
+
+EXAMPLES = """\
+  parity net my_model.prototxt --port my_model.py:Net --weights my.caffemodel
+  parity net my_model.prototxt --port my_model.py:Net --map conv1=features.0 --phase TEST
+"""
 
 PHASES = ("TEST", "TRAIN")
 
@@ -91,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
     )
+    add_outputs(parser)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -114,12 +126,14 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
     must_be_writable("--page", options.page, PAGE)
+    summary.must_be_appendable("--summary", options.summary)
     is_layer = ":" in options.net and not Path(options.net).exists()
     if is_layer or Path(options.net).suffix == ".py":
         raise BadRequest(
             f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
         )
-    print(f"comparing {options.net} with {options.port}", flush=True)
+    if not options.quiet:
+        print(f"comparing {options.net} with {options.port}", flush=True)
     from caffe_parity.caffe.session import SESSION
 
     SESSION.timeout = options.timeout
@@ -128,10 +142,20 @@ def carried_out(options: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             WATCH.scratch(scratch)
-            return _compared(options, Path(scratch))
+            with contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout):
+                report, last = _compared(options, Path(scratch))
     finally:
         SESSION.close()
         WATCH.seconds = None
+    say([f"{options.net}: {last}" if options.quiet else last])
+    if github.wanted(options.annotations):
+        github.write(
+            report,
+            lambda each: options.line,
+            lambda each, found: in_net(Path(options.net), each.case),
+        )
+    write_files(options, report)
+    return report.status
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -150,7 +174,8 @@ def _request(options: argparse.Namespace) -> Request:
     )
 
 
-def _compared(options: argparse.Namespace, scratch: Path) -> int:
+def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
+    """The report, and what it comes to."""
     import torch
 
     from caffe_parity.cli import objects
@@ -179,31 +204,23 @@ def _compared(options: argparse.Namespace, scratch: Path) -> int:
             )
             found = compared.judgements()
         names += [step.name for step in compared.net.steps]
-        print("\n".join(show.lines(compared, found)), flush=True)
+        say(show.lines(compared, found))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
     for name in options.leave_out:
         if name not in names:
             known = ", ".join(dict.fromkeys(names))
             raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
-    left_out = ("command", "carried_out", "more", "line", "timeout", "json", "page")
+    left_out = (
+        *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
+        *("quiet", "color", "annotations"),
+    )
     selection: dict[str, Any] = {
         name: each
         for name, each in vars(options).items()
-        if name not in left_out and each not in (None, [])
+        if name not in left_out and each not in (None, [], False)
     }
     report = Report("net", environment(), selection, records)
-    print(show.verdict(report, time.perf_counter() - began))
-    for file in (options.json, options.page):
-        try:
-            if file is not None and file == options.json:
-                report.write(file)
-            elif file is not None:
-                from caffe_parity.report import page
-
-                page.write(report, lambda each: options.line, file)
-        except OSError as error:
-            raise BadRequest(f"cannot write {file}: {error.strerror}") from error
-    return report.status
+    return report, show.verdict(report, time.perf_counter() - began)
 
 
 def _layer(request: Request, net: CaffeNet) -> Layer:

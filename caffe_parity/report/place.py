@@ -57,6 +57,13 @@ def place(variant: Any, finding: Finding, printed: str, folder: Path) -> Place |
     return (str(file), fits[0].line if fits else 1) if file.is_file() else None
 
 
+def in_net(file: Path, name: str) -> Place | None:
+    """Where the layer of a name stands in a net, or the net's first line; None without the file."""
+    named = rf'\bname\s*:\s*"{re.escape(name)}"'
+    lines = [each.line for each in _layers(_read(file)) if re.search(named, each.text)]
+    return (str(file), lines[0] if lines else 1) if file.is_file() else None
+
+
 def _of_port(port: Any) -> Place | None:
     function = getattr(port, "function", port)
     code = getattr(type(function), "forward", None) or function

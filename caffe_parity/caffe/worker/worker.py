@@ -109,7 +109,7 @@ class Modules:
         Raises:
             Stale: one that is imported has changed, or another one is meant by its name.
         """
-        path = list(path)[::-1]
+        path = list(path)
         moved = path != self.path
         if moved:
             sys.path[:] = path + [each for each in sys.path if each not in self.path]
