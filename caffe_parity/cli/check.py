@@ -28,7 +28,6 @@ from caffe_parity.contract import BadRequest, Finding, Shape, is_state, spoken
 from caffe_parity.engine.data import KINDS
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
-from caffe_parity.report import summary
 from caffe_parity.report.record import PAGE, Report, must_be_writable
 from caffe_parity.terminal import say
 
@@ -208,7 +207,10 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
     must_be_writable("--page", options.page, PAGE)
-    summary.must_be_appendable("--summary", options.summary)
+    if options.summary:
+        from caffe_parity.report.summary import must_be_appendable
+
+        must_be_appendable("--summary", options.summary)
     if not options.quiet:
         print(f"checking {request.net} against {request.reference}", flush=True)
     from caffe_parity.caffe.session import SESSION
@@ -239,10 +241,8 @@ def _checked(
     options: argparse.Namespace, request: Request, scratch: Path
 ) -> tuple[Report, float, KeyboardInterrupt | None]:
     """The report, the seconds that it took, and what has ended it before its end."""
-    from caffe_parity.engine.judge import variant_of
     from caffe_parity.report import annotations, one_layer
     from caffe_parity.report.environment import environment
-    from caffe_parity.report.place import place
 
     check = prepared(request, scratch)
     print("\n".join(inputs_lines(check, request)), flush=True)
@@ -269,6 +269,9 @@ def _checked(
     seconds = time.perf_counter() - start
     say(one_layer.lines(report, seconds, verbose=request.verbose))
     if annotations.wanted(options.annotations):
+        from caffe_parity.engine.judge import variant_of
+        from caffe_parity.report.place import place
+
         variants = {name: variant_of(check.layer, name) for name in check.layer.variants}
         annotations.write(
             report,
@@ -294,6 +297,8 @@ def write_files(options: argparse.Namespace, report: Report) -> None:
         page.write(report, line, file)
 
     def write_summary(file: Path) -> None:
+        from caffe_parity.report import summary
+
         summary.append(file, summary.markdown(report, line))
 
     files = (options.json, options.page, options.summary)

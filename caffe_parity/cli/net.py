@@ -25,7 +25,6 @@ from caffe_parity.contract import BadRequest
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report import annotations as github
-from caffe_parity.report import summary
 from caffe_parity.report.place import in_net
 from caffe_parity.report.record import PAGE, Report, must_be_writable
 from caffe_parity.terminal import say
@@ -126,7 +125,10 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
     must_be_writable("--page", options.page, PAGE)
-    summary.must_be_appendable("--summary", options.summary)
+    if options.summary:
+        from caffe_parity.report.summary import must_be_appendable
+
+        must_be_appendable("--summary", options.summary)
     is_layer = ":" in options.net and not Path(options.net).exists()
     if is_layer or Path(options.net).suffix == ".py":
         raise BadRequest(
