@@ -51,7 +51,7 @@ def converted(
         folder: an empty one for the copies.
 
     Returns:
-        the path with the copies, of which the last folder is searched first, and what changed.
+        the path with the copies, which are searched first, and what changed.
 
     Raises:
         BadRequest: fissix is not installed, or a file cannot be converted.
@@ -79,12 +79,12 @@ def converted(
     if not any(folder.iterdir()):
         raise BadRequest(f"--py2: none of {', '.join(modules)} lies in {', '.join(path)}")
     shutil.copy(NAMES, folder)
-    return (*path, str(folder)), changes
+    return (str(folder), *path), changes
 
 
 def _found(name: str, folders: Sequence[str]) -> Path | None:
     """The file or package of a module, where Caffe's Python would find it."""
-    for folder in reversed(folders):
+    for folder in folders:
         for place in (Path(folder, name), Path(folder, f"{name}.py")):
             if place.is_file() or (place / "__init__.py").is_file():
                 return place
