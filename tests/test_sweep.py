@@ -95,6 +95,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "watch": (),  # it has the options of `check`, and does not end
     "diff": (("diff", "good.json", "good.json"),),
     "doctor": (("doctor",),),
+    "completion": (("completion", "bash"),),
     "install-caffe": (("install-caffe",),),
     "python": (),  # what follows is for Python
 }
