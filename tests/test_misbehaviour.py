@@ -331,6 +331,24 @@ def test_interrupted_run_says_how_far_it_came(place: Path, number: signal.Signal
     assert not left(place)
 
 
+def test_what_nohup_has_ignored_stays_ignored(place: Path) -> None:
+    """A run that is to outlive its terminal goes on when that hangs up."""
+    step = "time.sleep(0 if len(calls) > 101 else 11)\n            break"  # longer than patience
+    (place / "slow.py").write_text(SLOW.replace("STEP", step))
+    options = ("check", "net.prototxt", "--reference", "slow.py:slow")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = started(place, *options)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with process:
+        wait_for(place / "begun")
+        process.send_signal(signal.SIGHUP)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said.splitlines()[-1].startswith("agrees, 8 cases")
+
+
 def wait_for(file: Path) -> None:
     """Waits until a file is there."""
     deadline = time.monotonic() + 60

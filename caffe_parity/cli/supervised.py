@@ -73,7 +73,8 @@ def supervised(command: Callable[[], int]) -> int:
 
 
 def _ending() -> tuple[signal.Signals, ...]:
-    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return tuple(each for each in every if signal.getsignal(each) != signal.SIG_IGN)  # nohup
 
 
 def _work(command: Callable[[], int], tell: int, note: Any, mask: Any) -> NoReturn:
@@ -87,7 +88,7 @@ def _work(command: Callable[[], int], tell: int, note: Any, mask: Any) -> NoRetu
         os.write(tell, b"S" + os.fsencode(folder) + b"\0")
 
     WATCH.told, WATCH.scratch, WATCH.own_signals = running, scratch, True
-    handled = [each for each in _ending() if signal.getsignal(each) != signal.SIG_IGN]
+    handled = _ending()
     for each in handled:
         signal.signal(each, _Interrupt())
     os.register_at_fork(  # a child of multiprocessing ends as any other does
