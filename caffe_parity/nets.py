@@ -95,7 +95,10 @@ def _several(names: Sequence[str], what: str) -> tuple[str, ...]:
 
 
 def located(
-    declared: Declared, folder: Path, say: Callable[[str], None] = lambda text: None
+    declared: Declared,
+    folder: Path,
+    say: Callable[[str], None] = lambda text: None,
+    dashes: str = "",
 ) -> CaffeNet:
     """The variant, with absolute paths.
 
@@ -103,6 +106,7 @@ def located(
         declared: as the user wrote it.
         folder: where relative paths start.
         say: told, in a line, what becomes of compiled layers.
+        dashes: of the names `load` and `proto`, where they are options of a command.
 
     Raises:
         BadRequest: a file or a folder is not there, cannot be read, or a class is not named.
@@ -128,6 +132,7 @@ def located(
         lambda: "" if declared.is_layer else text_of(folder / declared.spec),
         folder,
         say,
+        dashes,
     )
     sources.check()
     return replace(made, sources=sources)

@@ -149,6 +149,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         with _shown(config):
             SESSION.start()
+            for each in wanted.values():  # a Caffe that is built with a layer takes minutes
+                each.compile()
     except ParityError as error:
         if config.getoption("--parity-table"):  # the run as a whole is about Caffe
             config.stash[COLLECTOR].refuse(session, f"no Caffe to compare with.\n{error}")

@@ -9,17 +9,25 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import caffe_parity
 from caffe_parity.caffe import cache, drop_in, install, source_build
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.caffe.compile import CompileError
 from caffe_parity.caffe.drop_in import Plan, planned
 from caffe_parity.caffe.proto import merged, statements, without_comments
 from caffe_parity.caffe.source_build import BuildFailed, Tree
+from caffe_parity.cli.objects import load_object
+from caffe_parity.contract import BadRequest
+from caffe_parity.engine.judge import judge
+from caffe_parity.nets import located
+from caffe_parity.report.record import Record
 from tests.commands import check
 
 FORK = Path(__file__).parents[1] / "studies/drop_in/fork"
@@ -469,3 +477,52 @@ def test_progress_has_a_line_every_ten_seconds(
     Tree(tmp_path, tmp_path, "log", "building").compile({}, install.Progress())
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6 and lines[-1].startswith("building 3 %, ")
+
+
+# In a test file
+
+
+OWN_MESSAGE = Path(__file__).parent / "cases/own_message"
+
+
+def declared(**more: str) -> caffe_parity.Layer:
+    """The layer with a message of its own, as a test file declares it."""
+    net: Any = caffe_parity.net("net.prototxt", load=["power_focus_loss_layer.cpp"], **more)
+    return caffe_parity.Layer(
+        "focus",
+        reference=load_object(f"{OWN_MESSAGE}/ref.py:loss", "--reference"),
+        inputs={"x": (4, 5), "label": (4, 5)},
+        variants={"caffe": net},
+        data={"label": "binary"},
+        cases=1,
+    )
+
+
+def record(layer: caffe_parity.Layer, folder: Path) -> Record:
+    """What comes out of its only case."""
+    declared: Any = layer.variants["caffe"]
+    net = located(declared, folder)
+    layer = replace(layer, variants={"caffe": net})
+    return judge(layer, "caffe", layer.all_cases()[0])
+
+
+def test_a_test_file_loads_what_the_command_loads(caffe: Caffe, place: Path) -> None:
+    """Sources and a caffe.proto; without it the compiler's words say so, and no command's."""
+    assert record(declared(proto="caffe.proto.part"), OWN_MESSAGE).agrees
+    with pytest.raises(
+        BadRequest, match=r"(?s)load power_focus_loss_layer.cpp: .*--proto FILE takes"
+    ):
+        record(declared(), OWN_MESSAGE)
+
+
+def test_what_does_not_compile_is_not_tried_again(
+    caffe: Caffe, place: Path, wanted: list[Plan]
+) -> None:
+    """A build takes minutes; each case of the layer would wait for it."""
+    net = located(
+        caffe_parity.net("net.prototxt", load=["scaled_layer.cpp"], proto="fork.proto"), place
+    )
+    for _ in range(3):
+        with pytest.raises(BadRequest, match="none is built in tests"):
+            net.made  # noqa: B018
+    assert len(wanted) == 1

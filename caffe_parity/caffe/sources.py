@@ -17,7 +17,7 @@ from caffe_parity.caffe import cache, drop_in, layer_errors, plugin
 from caffe_parity.caffe.compile import CompileError, has_cuda
 from caffe_parity.caffe.drop_in import HEADERS, Plan
 from caffe_parity.caffe.proto import Changes, changes, extension, without_comments
-from caffe_parity.contract import BadRequest
+from caffe_parity.contract import BadRequest, ParityError
 
 COMPILER_LINES = 20
 """Of what a compiler says, the lines that are shown: the rest follows from the first error."""
@@ -55,6 +55,7 @@ class Sources:
         root: finds the folder of the installed Caffe; None for a Caffe of the user's own.
         text: gives the net's text, which may use what only the other caffe.proto has.
         say: told, in a line, what is being done.
+        dashes: of the options' names, where they are options of a command.
     """
 
     load: tuple[str, ...]
@@ -64,6 +65,7 @@ class Sources:
     text: Callable[[], str]
     folder: Path = Path()
     say: Callable[[str], None] = lambda text: None
+    dashes: str = ""
 
     def check(self) -> None:
         """Checks that the files are there, before anything is compiled.
@@ -73,47 +75,63 @@ class Sources:
         """
         for name in self.load:
             if not (self.folder / name).is_file():
-                raise BadRequest(f"--load {name}: there is no such file")
+                raise BadRequest(f"{self.dashes}load {name}: there is no such file")
             if self.load.count(name) > 1:
-                raise BadRequest(f"--load {name} is given twice")
+                raise BadRequest(f"{self.dashes}load {name} is given twice")
             if name.endswith(".cu"):
                 raise BadRequest(
-                    f"--load {name}: the .cu file beside a source is found by itself; give the .cpp"
+                    f"{self.dashes}load {name}: the .cu file beside a source is found by itself; "
+                    "give the .cpp"
                 )
         if self.proto is not None:
             if not self.code:
                 raise BadRequest(
-                    f"--proto {self.proto}: it belongs to a compiled layer's source: --load "
-                    "FILE.cpp"
+                    f"{self.dashes}proto {self.proto}: it belongs to a compiled layer's source: "
+                    f"{self.dashes}load FILE.cpp"
                 )
             if not (self.folder / self.proto).is_file():
-                raise BadRequest(f"--proto {self.proto}: there is no such file")
+                raise BadRequest(f"{self.dashes}proto {self.proto}: there is no such file")
 
     @property
     def code(self) -> list[str]:
         """What is to be compiled: sources and headers."""
         return [each for each in self.load if Path(each).suffix in (*plugin.SOURCES, *HEADERS)]
 
-    @cached_property
+    @property
     def made(self) -> Made:
         """What became of them.
 
         Raises:
-            BadRequest: a file is not there, or cannot be compiled.
+            BadRequest: a file is not there, or cannot be compiled; that is not tried again.
             InstallError: what is needed to build a Caffe cannot be had.
         """
+        made = self._tried
+        if isinstance(made, ParityError):
+            raise made
+        return made
+
+    @cached_property
+    def _tried(self) -> Made | ParityError:
+        try:
+            return self._make()
+        except ParityError as error:
+            return error
+
+    def _make(self) -> Made:
         self.check()
         libraries = [each for each in self.load if each not in self.code]
-        loaded = {str((self.folder / each).resolve()): f"--load {each}" for each in libraries}
+        loaded = {
+            str((self.folder / each).resolve()): f"{self.dashes}load {each}" for each in libraries
+        }
         if not self.code:
             return Made(loaded)
         named = " ".join(self.code)
         root = self.root()
         if root is None:
             raise BadRequest(
-                f"--load {self.code[0]}: only for the Caffe that is installed by `parity "
-                "install-caffe` there is a compiler; for the one of CAFFE_PYTHON give the library "
-                "(docs/compiled_layer.md)"
+                f"{self.dashes}load {self.code[0]}: only for the Caffe that is installed by "
+                "`parity install-caffe` there is a compiler; for the one of CAFFE_PYTHON give the "
+                "library (docs/compiled_layer.md)"
             )
         files = [self.folder / each for each in self.code]
         for each in plugin.without_code(files):
@@ -122,7 +140,7 @@ class Sources:
         try:
             return self._compiled(root, named, files, loaded)
         except CompileError as error:
-            raise BadRequest(_refused(named, error)) from error
+            raise BadRequest(_refused(f"{self.dashes}load {named}", error)) from error
 
     def _compiled(
         self, root: Path, named: str, files: Sequence[Path], loaded: Mapping[str, str]
@@ -147,7 +165,7 @@ class Sources:
         try:
             return changes(root, file)
         except CompileError as error:
-            raise BadRequest(f"--proto {self.proto}: {error}") from error
+            raise BadRequest(f"{self.dashes}proto {self.proto}: {error}") from error
 
     def _plug_in(
         self,
@@ -164,12 +182,12 @@ class Sources:
             try:
                 messages = extension(root, file, found)
             except CompileError as error:
-                raise BadRequest(f"--proto {self.proto}: {error}") from error
-            self.say(f"  --proto: {', '.join((*found.new, *found.fields))}")
+                raise BadRequest(f"{self.dashes}proto {self.proto}: {error}") from error
+            self.say(f"  {self.dashes}proto: {', '.join((*found.new, *found.fields))}")
             if found.left_out:
                 self.say(
-                    f"  --proto: left out: {_some(found.left_out)}, which neither the net nor "
-                    "the layer's code uses: a plug-in cannot change Caffe's own messages"
+                    f"  {self.dashes}proto: left out: {_some(found.left_out)}, which neither the "
+                    "net nor the layer's code uses: a plug-in cannot change Caffe's own messages"
                 )
         sources = [each for each in files if each.suffix in plugin.SOURCES]
         more = dict.fromkeys(each.parent for each in files if each.suffix in HEADERS)
@@ -180,7 +198,7 @@ class Sources:
             lambda: self.say(f"  compiling {named}"),
             messages,
         )
-        called = " ".join(f"--load {each}" for each in self.code)
+        called = " ".join(f"{self.dashes}load {each}" for each in self.code)
         return Made({**loaded, str(built): called}, messages.schema if messages else None)
 
     def _drop_in(self, root: Path, plan: Plan, reason: str, loaded: Mapping[str, str]) -> Made:
@@ -262,8 +280,8 @@ def _would_be_mended(plan: Plan, found: Changes | None, error: CompileError) -> 
 def _refused(named: str, error: CompileError) -> str:
     """What is said where C++ sources cannot be compiled."""
     if not error.printed:
-        return f"--load {named}: {error}"
+        return f"{named}: {error}"
     lines = error.printed.rstrip().splitlines()
     shown = [*lines[:COMPILER_LINES], *(["[...]"] if len(lines) > COMPILER_LINES else [])]
     advice = [f"  to do: {error.advice}"] if error.advice else []
-    return "\n".join([f"--load {named}: the compiler refuses it", *shown, *advice])
+    return "\n".join([f"{named}: the compiler refuses it", *shown, *advice])

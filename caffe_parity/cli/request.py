@@ -281,7 +281,7 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
         tops=request.tops,
         weights=request.weights or "",
     )
-    net = located(declared, Path(), lambda text: print(text, flush=True))
+    net = located(declared, Path(), lambda text: print(text, flush=True), "--")
     if net.sources:
         net.sources.made  # noqa: B018  # compiled before anything else is looked at
     return _of_python3(net, request, scratch) if request.py2 else net

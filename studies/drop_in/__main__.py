@@ -80,6 +80,7 @@ def blob(folder: Path) -> None:
 
 def main() -> int:
     """0 if all is as it should be."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         here = folder / "here"
