@@ -211,6 +211,7 @@ class Outline:
         bare: whether it is a layer alone, around which nobody wrote a net.
         keep_statistics: the layers that write running statistics in each forward.
         running: the exponents `beta` of its LRN layers across channels, which keep running sums.
+        undriven: the tops of layers without a backward, beside others.
     """
 
     tops: tuple[str, ...]
@@ -220,6 +221,7 @@ class Outline:
     bare: bool = False
     keep_statistics: tuple[str, ...] = ()
     running: frozenset[float] = frozenset()
+    undriven: frozenset[str] = frozenset()
 
 
 TOTAL = "total"
@@ -234,7 +236,8 @@ class Structure:
         outputs: the tops that are compared, in order; `TOTAL` alone for the sum of several losses.
         is_loss: whether its upstream gradient is a loss weight, of one loss or of the total.
         params: its parameter blobs, in order.
-        weightless: the compared tops that get no upstream gradient: their loss weight is 0.
+        weightless: the compared tops that get no upstream gradient: their loss weight is 0, or
+            their layer has no backward.
         untrained: whether the reference gives one number, and no layer of the net a loss weight.
         in_place: the inputs that a layer works on in place, so that they may change.
         unseen: the layers whose running statistics nobody compares.

@@ -422,9 +422,11 @@ class Collector:
                 yield
             except OSError as error:  # pytest's own file, junit.xml
                 self.lost.append(f"a report could not be written: {error}")
-            if self.file:
+            # A slip of the keyboard must not cost the report of the run before.
+            replaces = bool(self.report.selected) or not self.config.getoption("--parity-table")
+            if self.file and replaces:
                 self._write("--parity-json", self.file, self.report.write)
-            if self.page:
+            if self.page and replaces:
                 self._write("--parity-page", self.page, self._write_page)
             if self.summary:
                 self._write("--parity-summary", self.summary, self._write_summary)
@@ -436,6 +438,8 @@ class Collector:
             return
         if self.lost:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        elif not replaces and not hasattr(self.config, "workeroutput"):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         elif self.keys and not hasattr(self.config, "workeroutput") and self.report.status == 1:
             self.lost.append(_left_open(self.report))
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

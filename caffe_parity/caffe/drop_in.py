@@ -22,7 +22,8 @@ from pathlib import Path
 from caffe_parity.caffe import cache, debian, install, plugin, proto, source_build
 from caffe_parity.caffe import compile as compiling
 from caffe_parity.caffe.compile import CompileError
-from caffe_parity.caffe.install import InstallError, Progress
+from caffe_parity.caffe.install import InstallError
+from caffe_parity.progress import Progress
 from caffe_parity.caffe.source_build import BuildFailed, Tree
 
 DATA = debian.DATA["drop_in"]

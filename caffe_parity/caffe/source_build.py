@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caffe_parity.caffe import cache, debian, install, programs
-from caffe_parity.caffe.install import InstallError, Progress
+from caffe_parity.caffe.install import InstallError
+from caffe_parity.progress import Progress
 
 DATA = debian.DATA["source"]
 MULTIARCH = "usr/lib/x86_64-linux-gnu"

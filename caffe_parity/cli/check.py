@@ -161,7 +161,10 @@ def requested(options: argparse.Namespace) -> Request:
     if not 1 <= options.cases <= MOST_CASES:
         raise BadRequest(f"--cases: expected a number from 1 to {MOST_CASES}")
     if not 0 < options.timeout < LONGEST:
-        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
+        raise BadRequest(
+            f"--timeout {options.timeout:g}: expected a number of seconds above 0 and below "
+            f"{LONGEST:g}"
+        )
     if options.budget is not None and not options.budget > 0:
         raise BadRequest(f"--budget {options.budget:g}: expected a number of seconds above 0")
     if not 0 <= options.seed < 2**32:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,9 +224,25 @@ def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Stru
         raise BadRequest(f"Caffe cannot build {net.spec}: {told}") from error
     for kind in net.replaces(case):
         print(f"  {kind}: yours, in place of Caffe's own")
+    for line in _about_phase_and_weight(net.described(case)):
+        print(line)
     if owned and not layer.takes_params:
         print("  params: not compared, since the reference has no argument `param`")
     return seen_from_outside(layer, net, case)
+
+
+def _about_phase_and_weight(said: Mapping[str, Any]) -> list[str]:
+    """What of the net is another than its text says, or than is usual."""
+    lines = []
+    if said["phase"] == "TEST":
+        lines.append("  phase: TEST, since nothing computes in phase TRAIN")
+    for top, weight in said["weights"].items() if len(said["weights"]) == 1 else ():
+        if weight != 1:
+            lines.append(
+                f"  loss_weight: {weight:g} of {top} in the net; 1, 2.5 and -0.75 take its place, "
+                "so the reference gives the loss without it"
+            )
+    return lines
 
 
 def _about_param_str(net: CaffeNet, request: Request, error: CaffeError) -> str:
@@ -247,6 +264,15 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     """
     from caffe_parity.nets import Declared, located, text_of
 
+    if not request.net.strip():
+        raise BadRequest("NET is empty: expected a .prototxt file, or FILE.py:CLASS")
+    if request.net.endswith(".py") and Path(request.net).is_file():
+        text = Path(request.net).read_text(errors="replace")
+        classes = re.findall(r"^class\s+(\w+)", text, re.MULTILINE)
+        raise BadRequest(
+            f"{request.net} is a Python file: expected FILE.py:CLASS; its classes are "
+            f"{', '.join(classes) or 'none'}"
+        )
     module, colon, _ = request.net.rpartition(":")
     is_layer = bool(colon) and not Path(request.net).exists()
     if is_layer and module.endswith(".py") and not Path(module).is_file():

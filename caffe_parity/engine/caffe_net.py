@@ -24,6 +24,7 @@ from caffe_parity.caffe.client import (
 from caffe_parity.caffe.layer_errors import (
     NO_BACKWARD,
     NO_FORWARD,
+    NO_MODULE,
     NOT_IMPLEMENTED,
     hint,
     theirs,
@@ -137,7 +138,17 @@ class CaffeNet:
             bare=self.bare,
             keep_statistics=tuple(said["keep_statistics"]),
             running=frozenset(said["running"]),
+            undriven=frozenset(said["undriven"]),
         )
+
+    def makes_data(self, case: Case) -> str:
+        """What to do about Python layers without bottoms, which may give other tops each time."""
+        parts = [
+            f"{layer} makes {', '.join(tops)} out of nothing, other data in each forward if it "
+            f"reads some: --bottom {tops[0]}=SHAPE makes an input of that"
+            for layer, tops in self.described(case)["sources"]
+        ]
+        return "; ".join(parts)
 
     def described(self, case: Case) -> Mapping[str, Any]:
         """What Caffe's own parser says of the net's text; the worker's op "describe".
@@ -241,6 +252,14 @@ class CaffeNet:
         return VariantFailure(failure.verdict, f"{failure.message} ({advice})", failure.output)
 
     def _without_gradient(self, case: Case, failure: VariantFailure) -> str:
+        indicators = [each for each in self.described(case)["indicators"] if each in case.wanted]
+        if "sequence indicators" in failure.message and indicators:
+            others = ",".join(each for each in case.wanted if each not in indicators)
+            return (
+                f"{self.spec or 'the net'}: {', '.join(indicators)} says where a sequence begins, "
+                f"and has no gradient: --grad {others or repr('')} asks for those of the others, "
+                f"--data {indicators[0]}=binary fills it: {failure.message}"
+            )
         labels = labels_among(case.shapes)
         others = ",".join(name for name in case.wanted if not labels or name != labels[0])
         return (
@@ -428,7 +447,9 @@ def failed(error: CaffeError) -> VariantFailure:
     if isinstance(error, CaffeHang):
         return VariantFailure("hang", str(error), error.output)
     text, printed = str(error), error.output
-    if isinstance(error, LayerError):
+    if NO_MODULE in text:
+        text, printed = told(error), ""
+    elif isinstance(error, LayerError):
         text = f"a layer raised: {where(error.traceback)}{text}"
         printed = "\n".join(theirs(f"{error.traceback}\n{printed}"))
     else:
