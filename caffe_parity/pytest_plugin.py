@@ -254,6 +254,7 @@ class Collector:
         self.ids: list[str] = []  # of all tests of xdist's processes
         self.died: dict[str, str] = {}  # what is said of a test whose process has ended, by id
         self.lost: list[str] = []
+        self.refused = False  # whether there was nothing to run with
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
         self._places: dict[Key, list[Any]] = {}
@@ -328,6 +329,7 @@ class Collector:
 
     def refuse(self, session: pytest.Session, words: str) -> None:
         """Ends a run that has nothing to run with; with xdist, tells its other side."""
+        self.refused = True
         if not hasattr(self.config, "workeroutput"):
             raise pytest.UsageError(words)
         self.config.workeroutput["parity_refusal"] = words
@@ -400,6 +402,7 @@ class Collector:
             facts = json.loads(said["parity_environment"])
             if not self.environment or facts["caffe"]:
                 self.environment = facts
+        self.refused |= "parity_refusal" in said
         if said.get("parity_refusal", "") not in ["", *self.lost]:
             self.lost.append(said["parity_refusal"])
 
@@ -423,7 +426,8 @@ class Collector:
             except OSError as error:  # pytest's own file, junit.xml
                 self.lost.append(f"a report could not be written: {error}")
             # A slip of the keyboard must not cost the report of the run before.
-            replaces = bool(self.report.selected) or not self.config.getoption("--parity-table")
+            some = self.refused or bool(self.report.results)
+            replaces = some or not self.config.getoption("--parity-table")
             if self.file and replaces:
                 self._write("--parity-json", self.file, self.report.write)
             if self.page and replaces:

@@ -325,9 +325,10 @@ def _compile(plan: Plan, tree: Tree, progress: Progress) -> None:
         "CCACHE_COMPILERCHECK": "content",
         "CCACHE_MAXSIZE": OBJECTS,
     }
+    own = [each.removeprefix("src/caffe/") for each in plan.files if each.endswith(".cpp")]
     try:
         try:
-            tree.compile(DATA["options"], progress, variables=variables)
+            tree.compile(DATA["options"], progress, variables=variables, first=own)
         except BuildFailed as error:
             missing = plugin.undefined(error.printed)
             if not missing or not all("_gpu" in each for each in missing):
@@ -350,7 +351,7 @@ def _told(plan: Plan, error: BuildFailed) -> CompileError:
         )
         advice = "add the source file that does with another --load"
         return CompileError(f"it is not whole\n{printed}", printed, advice)
-    lines = error.printed.splitlines()
+    lines = [each for each in error.printed.splitlines() if not each.startswith("make")]
     first = next((n for n, each in enumerate(lines) if re.search(r"\berror:|Error:", each)), None)
     if first is None:
         return CompileError(str(error))

@@ -97,6 +97,7 @@ class Tree:
         progress: Progress,
         detail: str = "",
         variables: Mapping[str, str] | None = None,
+        first: Sequence[str] = (),
     ) -> None:
         """Run Caffe's cmake and make.
 
@@ -105,6 +106,8 @@ class Tree:
             progress: told how far it is.
             detail: told with it first.
             variables: further ones of the build's environment.
+            first: sources, from src/caffe on, that are compiled before all others: those that may
+                be wrong.
 
         Raises:
             BuildFailed: cmake refuses it, or the compiler.
@@ -129,17 +132,24 @@ class Tree:
         doing = f"{detail}on {jobs} core{'s' * (jobs > 1)}"
         began = time.monotonic()
 
+        def waiting(said: str) -> None:
+            progress(self.words, f"{doing}, {time.monotonic() - began:.0f} s")
+
         def watch(said: str) -> None:
             nonlocal doing
             for percent in re.findall(r"^\[ *(\d+)%\]", said, re.MULTILINE)[-1:]:
                 doing = f"{percent} %"
-            progress(self.words, f"{doing}, {time.monotonic() - began:.0f} s")
+            waiting(said)
 
         log = self.work / self.log
         command = [str(self.tools / "cmake"), str(self.source), *settings]
-        run(command, self.made, log, environment, watch, self.advice)
-        command = [str(self.tools / "make"), f"-j{jobs}", "pycaffe"]
-        run(command, self.made, log, environment, watch, self.advice)
+        run(command, self.made, log, environment, waiting, self.advice)
+        make = [str(self.tools / "make"), f"-j{jobs}"]
+        if first:
+            objects = ["-C", "src/caffe", *(f"{each}.o" for each in first)]
+            run([*make, "caffeproto"], self.made, log, environment, waiting, self.advice)
+            run([*make, *objects], self.made, log, environment, waiting, self.advice)
+        run([*make, "pycaffe"], self.made, log, environment, watch, self.advice)
 
     def put_in_place(self, library: Path, package: Path) -> None:
         """Put what was built where a Python finds it.

@@ -104,11 +104,10 @@ def carried_out(options: argparse.Namespace) -> int:
         arguments = [*said, *options.more]
         in_a_line = options.quiet and not asks
         status = _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+    nothing = (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR)
+    if status in nothing and not asks and before is not None:  # pytest writes it all the same
+        junit.write_bytes(before)
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
-        if not asks:  # pytest writes it all the same; the others are those of the run before
-            junit.unlink(missing_ok=True)
-            if before is not None:
-                junit.write_bytes(before)
         print(
             f"parity run: nothing was compared: {options.tests} has no test with "
             "@caffe_parity.parametrize, or none of that name. `parity list TESTS` has them all; "
