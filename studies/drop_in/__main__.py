@@ -102,10 +102,9 @@ def main() -> int:
             change(here)
             code, said = parity(folder, ALL)
             must(code == 0 and "so a Caffe is built" in said, "it was not built, or disagrees")
-            began = time.monotonic()
             code, said = parity(folder, ALL)
-            must(code == 0 and "built with the files before" in said, "it was built again")
-            must(time.monotonic() - began < 30, "the second time took long")
+            again = "building a Caffe" in said or "with the files before" not in said
+            must(code == 0 and not again, "it was built again")
         wrong = (here / "ref.py").read_text().replace("3 * 5", "3 * 4")
         (here / "ref.py").write_text(wrong)
         code, said = parity(folder, ALL)
