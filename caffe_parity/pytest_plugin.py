@@ -105,9 +105,11 @@ def pytest_collection_modifyitems(
         if name not in known:
             from caffe_parity.cli import unknown
 
+            config.stash[COLLECTOR].mistyped = True
             raise pytest.UsageError(unknown(kind, name, known))
     kept = [item for item, names in compared if chosen.items() <= names.items()]
     if not kept:
+        config.stash[COLLECTOR].mistyped = True
         words = ", ".join(f"{kind} {name}" for kind, name in chosen.items())
         raise pytest.UsageError(f"nothing to compare: {words} do not meet")
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
@@ -258,6 +260,7 @@ class Collector:
         self.died: dict[str, str] = {}  # what is said of a test whose process has ended, by id
         self.lost: list[str] = []
         self.refused = False  # whether there was nothing to run with
+        self.mistyped = False  # whether an option names what does not exist
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
         self._places: dict[Key, list[Any]] = {}
@@ -429,8 +432,8 @@ class Collector:
             except OSError as error:  # pytest's own file, junit.xml
                 self.lost.append(f"a report could not be written: {error}")
             # A slip of the keyboard must not cost the report of the run before.
-            some = self.refused or bool(self.report.results)
-            replaces = some or not self.config.getoption("--parity-table")
+            some = bool(self.report.selected) and not self.mistyped
+            replaces = some or self.refused or not self.config.getoption("--parity-table")
             if self.file and replaces:
                 self._write("--parity-json", self.file, self.report.write)
             if self.page and replaces:
