@@ -109,8 +109,8 @@ def carried_out(options: argparse.Namespace) -> int:
         junit.write_bytes(before)
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print(
-            f"parity run: nothing was compared: {options.tests} has no test with "
-            "@caffe_parity.parametrize, or none of that name. `parity list TESTS` has them all; "
+            f"parity run: nothing was compared: no comparison has that name, or {options.tests} "
+            "has no test with @caffe_parity.parametrize. `parity list TESTS` has them all; "
             f"--layer, --variant and --case take whole names. What {options.report} held is as it "
             "was.",
             file=sys.stderr,
