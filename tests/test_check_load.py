@@ -247,7 +247,7 @@ def test_library_with_a_type_of_caffes_own_says_what_to_do(
         ("a.cpp:1:9: error: 'FooParameter' does not name a type", "--proto FILE"),
         ("a.cpp:1: error: 'const class caffe::LayerParameter' has no member named 'x'", "--proto"),
         ("a.cpp:1: error: 'class caffe::LayerParameter' has no member named 'mutable_x'", "read"),
-        ("a.cpp:1: error: 'class caffe::PoolingParameter' has no member named 'x'", "its own"),
+        ("a.cpp:1: error: 'class caffe::PoolingParameter' has no member named 'x'", "Caffe's own"),
         ("a.cpp:1: error: 'caffe_gpu_axpy' was not declared in this scope", "#ifndef CPU_ONLY"),
         ("a.cpp:1:10: fatal error: cuda_runtime.h: No such file or directory", "CPU_ONLY"),
         ("a.cpp:1:10: fatal error: thrust/sort.h: No such file or directory", "CPU_ONLY"),

@@ -27,6 +27,7 @@ from caffe_parity.cli.objects import load_object
 from caffe_parity.contract import BadRequest
 from caffe_parity.engine.judge import judge
 from caffe_parity.nets import located
+from caffe_parity.progress import Progress
 from caffe_parity.report.record import Record
 from tests.commands import check
 
@@ -449,7 +450,7 @@ def test_missing_gpu_functions_are_made_up_for(
             raise BuildFailed("make failed.", "", "", missing)
 
     monkeypatch.setattr(Tree, "compile", compile)
-    drop_in._compile(Plan(root), tree, install.Progress())
+    drop_in._compile(Plan(root), tree, Progress())
     assert tries == [False, True]
     assert "_ZN5caffe7ALayerIfE11Forward_gpuEi" in stubs.read_text()
 
@@ -474,7 +475,7 @@ def test_progress_has_a_line_every_ten_seconds(
             watch(said)
 
     monkeypatch.setattr(source_build, "run", run)
-    Tree(tmp_path, tmp_path, "log", "building").compile({}, install.Progress())
+    Tree(tmp_path, tmp_path, "log", "building").compile({}, Progress())
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6 and lines[-1].startswith("building 3 %, ")
 

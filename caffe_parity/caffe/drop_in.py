@@ -23,8 +23,8 @@ from caffe_parity.caffe import cache, debian, install, plugin, proto, source_bui
 from caffe_parity.caffe import compile as compiling
 from caffe_parity.caffe.compile import CompileError
 from caffe_parity.caffe.install import InstallError
-from caffe_parity.progress import Progress
 from caffe_parity.caffe.source_build import BuildFailed, Tree
+from caffe_parity.progress import Progress
 
 DATA = debian.DATA["drop_in"]
 LAYOUT = 1  # counts the changes of what this file makes out of the same files

@@ -247,7 +247,9 @@ def _checked(
     from caffe_parity.report import annotations, one_layer
     from caffe_parity.report.environment import environment
 
-    check = prepared(request, scratch)
+    with PROGRESS.shown():
+        PROGRESS.place = "preparing"
+        check = prepared(request, scratch)
     print("\n".join(inputs_lines(check, request)), flush=True)
     start = time.perf_counter()
     records: list[Record] = []

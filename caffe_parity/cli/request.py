@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_parity.contract import PARAM, STATE, BadRequest, Shape
-from caffe_parity.progress import PROGRESS
 
 if TYPE_CHECKING:
     from caffe_parity.caffe.client import CaffeError

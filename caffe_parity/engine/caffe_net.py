@@ -150,7 +150,7 @@ class CaffeNet:
         ]
         return "; ".join(parts)
 
-    def described(self, case: Case) -> Mapping[str, Any]:
+    def described(self, case: Case, phase: str = "TRAIN") -> Mapping[str, Any]:
         """What Caffe's own parser says of the net's text; the worker's op "describe".
 
         Raises:
@@ -158,7 +158,7 @@ class CaffeNet:
             NoCaffe, InstallError: there is no Caffe.
         """
         try:
-            return described(self.prototxt(case), case.names, self.made.drop_in)
+            return described(self.prototxt(case), case.names, self.made.drop_in, phase)
         except BadRequest as error:
             raise BadRequest(f"{self.spec}: {error}") from error
 
@@ -402,18 +402,21 @@ layer {{
 
 
 @lru_cache(maxsize=256)
-def described(text: str, fed: tuple[str, ...], built: Path | None = None) -> Mapping[str, Any]:
+def described(
+    text: str, fed: tuple[str, ...], built: Path | None = None, phase: str = "TRAIN"
+) -> Mapping[str, Any]:
     """What Caffe's own parser says of a net's text; the worker's op "describe".
 
     Args:
         text: prototxt.
         fed: tops that are fed, though no Input layer makes them.
         built: the folder of the Caffe that reads it, if it was built with a user's files.
+        phase: the phase that it is built in; TEST also where there is no other.
 
     Raises:
         BadRequest: it is no net.
     """
-    op: Op = {"op": "describe", "text": text, "fed": fed}
+    op: Op = {"op": "describe", "text": text, "fed": fed, "phase": phase}
     try:
         said: Mapping[str, Any] = SESSION.running(built=built).request([op])[0]
     except NetError as error:

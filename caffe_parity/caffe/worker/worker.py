@@ -277,9 +277,9 @@ class Worker:
         self.written, said = prepared.said(self.net, counts)
         return dict(said, inputs=shapes)
 
-    def op_describe(self, text, fed=()):
+    def op_describe(self, text, fed=(), phase="TRAIN"):
         unshaped = {}
-        proto = parsed(text, fed, unshaped)
+        proto = parsed(text, fed, unshaped, phase)
         inputs = {
             top: declared_shape(layer, index)
             for layer in proto.layer
