@@ -30,7 +30,7 @@ from parity_tests.layers import LAYERS
 from parity_tests.machine import cpu_caffe, not_run
 from studies.benchmarks import gpu as benchmark
 from tests.test_cli import MAIN_JOB, PARITY, python, results
-from torch_impl import cuda_op
+from torch_impl import kernels
 from torch_impl import variants as torch_variants
 
 ROOT = Path(__file__).parent.parent
@@ -201,7 +201,7 @@ def test_a_gpu_that_is_none_is_found_out(answers: tuple[str, int, int, float], w
 
 def nvcc() -> str:
     """The CUDA compiler; not run where there is none."""
-    found = cuda_op.nvcc()
+    found = kernels.nvcc()
     if found is None:
         not_run("no nvcc")
     return found
@@ -210,14 +210,14 @@ def nvcc() -> str:
 def build(name: str, source: Path, *flags: str) -> Path:
     """What nvcc makes of a source file, from the cache if it has been made before."""
     command = [nvcc(), *flags, "-std=c++17", "-Werror=all-warnings"]
-    folders = [f"-I{file.parent}" for file in (cuda_op.KERNELS, cuda_op.SOURCE)]
+    folders = [f"-I{file.parent}" for file in (kernels.KERNELS, kernels.CUDA_SOURCE)]
 
     def make(folder: Path) -> None:
         built = [*command, *folders, str(source), "-o", str(folder / name)]
         ran = subprocess.run(built, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]
 
-    files = (source, cuda_op.KERNELS, cuda_op.SOURCE)
+    files = (source, kernels.KERNELS, kernels.CUDA_SOURCE)
     key = ([file.read_bytes() for file in files], command)
     return cached("on-gpu", key, make) / name
 

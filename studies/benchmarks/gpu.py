@@ -39,7 +39,8 @@ from studies.benchmarks.workloads import (
     time_caffe,
     timed,
 )
-from torch_impl.cuda_op import NoKernels, fused_channel_sum_euclidean_loss, kernels_of
+from torch_impl.fused import fused_channel_sum_euclidean_loss
+from torch_impl.kernels import NoKernels, kernels_of
 from torch_impl.module import channel_sum_euclidean_loss
 from torch_impl.variants import variants as torch_variants
 
