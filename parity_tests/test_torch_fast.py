@@ -1,4 +1,4 @@
-"""The port on the kernels on the CPU: its build, its threads, and which way a call takes to them."""
+"""The port on the kernels, on the CPU: its build, its threads, and the way that a call takes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch.func import grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from caffe_parity.engine.judge import variant_of
 from parity_tests.layers import LAYERS
 from parity_tests.machine import not_run
 from reference import channel_sum
@@ -59,16 +60,14 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
-class Ops(TorchDispatchMode):
+class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The suite's own ops that PyTorch dispatches."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[str] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Notes it, and goes on."""
         if func.namespace == "caffe_parity":
             self.seen.append(func.name())
@@ -103,7 +102,8 @@ def test_compiled_and_exported_without_a_break(count: list[str]) -> None:
             return around(x1, x2)
 
     exported = torch.export.export(Net(), (x1.detach(), x2.detach()))
-    ours = [node for node in exported.graph.nodes if fused.OP in str(node.target).replace(".", "::")]
+    targets = [str(node.target).replace(".", "::") for node in exported.graph.nodes]
+    ours = [target for target in targets if fused.OP in target]
     assert len(ours) == 1
     assert torch.equal(exported.module()(x1.detach(), x2.detach()), expected[0])
 
@@ -192,7 +192,7 @@ def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
 
 def test_torch_fast_is_the_kernels_or_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variant stays on the CPU, and is no plain PyTorch where there is no compiler."""
-    fast = LAYERS["channel_sum"].variants["torch-fast"]
+    fast = variant_of(LAYERS["channel_sum"], "torch-fast")
     assert fast.cannot_run() is None
     monkeypatch.setattr(kernels, "compiler", lambda: None)
     kernels._kernels.cache_clear()

@@ -1,8 +1,8 @@
 """The port on the compiled layer's own kernels: the fastest one, on the CPU and on a GPU.
 
 Forward reads each input once and keeps d, N*S values; backward writes each gradient once. The same
-input gives the same bits every time. The kernels are built on demand (kernels.py); where nothing can
-be built, plain PyTorch computes.
+input gives the same bits every time. The kernels are built on demand (kernels.py); where nothing
+can be built, plain PyTorch computes.
 
 Two ways lead to them. A call as a training loop makes it goes through an `autograd.Function`, which
 costs Python the least. What traces the call, torch.compile or torch.export, sees one op of
@@ -10,9 +10,9 @@ costs Python the least. What traces the call, torch.compile or torch.export, see
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.autograd import Function
@@ -20,9 +20,6 @@ from torch.autograd import Function
 from torch_impl.kernels import TYPES, NoKernels, empty_outputs, kernels_of, with_channels
 
 OP = "caffe_parity::channel_sum_euclidean_loss"
-Gradients = Callable[
-    [torch.Tensor, torch.Tensor, Sequence[int], Sequence[bool]], list[torch.Tensor]
-]
 
 
 @cache
@@ -65,7 +62,7 @@ def _compute_gradients(
     except NoKernels as reason:
         _fall_back(str(reason))
         return _plain_backward(d, weight, channels, wanted)
-    return found.backward(d, weight, channels, wanted)
+    return [each for each in found.backward(d, weight, channels, wanted) if each is not None]
 
 
 _forward = torch.library.custom_op(OP, _compute, mutates_args=())
@@ -92,14 +89,13 @@ def _differentiate(
     ctx: Any,
     weight: torch.Tensor | None,
     d_gradient: torch.Tensor | None,
-    gradients_of: Gradients = _backward,
 ) -> tuple[torch.Tensor | None, ...]:
     """The gradients of x1 and x2, from that of the loss, and of d in a backward of the backward."""
     (d,) = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad)
     gradients: list[torch.Tensor | None] = [None, None]
     if weight is not None:
-        made: Iterator[torch.Tensor] = iter(gradients_of(d, weight, ctx.channels, wanted))
+        made: Iterator[torch.Tensor] = iter(_backward(d, weight, ctx.channels, wanted))
         gradients = [next(made) if want else None for want in wanted]
     if d_gradient is not None:
         for i, sign in enumerate((1, -1)):
@@ -139,9 +135,7 @@ class _Straight(Function):
     """The kernels without the dispatch of torch.library, which costs more than they do."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x1: torch.Tensor, x2: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = _compute(x1, x2)
         _remember(ctx, (x1, x2), output)
         return output
@@ -149,22 +143,30 @@ class _Straight(Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         weight, d_gradient = grads
-        way = _backward  # differentiable
-        if weight is not None and not torch.is_grad_enabled():
-            way = _way(weight, _compute_gradients, _backward, _plain_backward)
-        return _differentiate(ctx, weight, d_gradient, way)
+        if weight is None or d_gradient is not None or torch.is_grad_enabled():
+            return _differentiate(ctx, weight, d_gradient)  # a backward of the backward
+        (d,) = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        if _is_transformed():
+            made = iter(_plain_backward(d, weight, ctx.channels, wanted))
+        elif _is_plain(weight):
+            made = iter(_compute_gradients(d, weight, ctx.channels, wanted))
+        else:
+            made = iter(_backward(d, weight, ctx.channels, list(wanted)))
+        return tuple(next(made) if want else None for want in wanted)
 
 
-T = TypeVar("T")
+def _is_transformed() -> bool:
+    """Whether this is within vmap, grad, jvp or the like, to which an op is opaque."""
+    return torch._C._are_functorch_transforms_active()
 
 
-def _way(tensor: torch.Tensor, straight: T, op: T, plain: T) -> T:
-    """How a tensor can be computed with: as it is, as one that is traced, or as torch.func's."""
-    if torch._C._are_functorch_transforms_active():  # vmap, grad, jvp: for them an op is opaque
-        return plain
-    if torch.compiler.is_compiling() or tensor.is_meta or tensor.is_neg():
-        return op
-    return straight if type(tensor) in (torch.Tensor, torch.nn.Parameter) else op
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether memory holds the numbers of a tensor as they are, and nobody traces it."""
+    return type(x) in _PLAIN and not x.is_meta and not x.is_neg()
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def fused_channel_sum_euclidean_loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
@@ -181,7 +183,8 @@ def fused_channel_sum_euclidean_loss(x1: torch.Tensor, x2: torch.Tensor) -> torc
         RuntimeError: CUDA refuses.
     """
     shape1, shape2 = x1.shape, x2.shape
-    fit = len(shape1) >= 2 and (shape1[0], shape1[2:]) == (shape2[0], shape2[2:])
+    same = shape1 == shape2 or (shape1[:1], shape1[2:]) == (shape2[:1], shape2[2:])
+    fit = len(shape1) >= 2 and same
     if not fit or shape1[0] == 0:
         raise ValueError(f"x1 {tuple(shape1)} and x2 {tuple(shape2)} do not fit, or are empty")
     if x1.dtype not in TYPES or x1.dtype != x2.dtype:
@@ -191,8 +194,12 @@ def fused_channel_sum_euclidean_loss(x1: torch.Tensor, x2: torch.Tensor) -> torc
             "x1 and x2 must both be float32 or both float64, on one device; got "
             f"{x1.dtype} on {x1.device} and {x2.dtype} on {x2.device}"
         )
-    way = _way(x2, _way(x1, _Straight.apply, _forward, _plain_forward), _forward, _plain_forward)
-    return way(x1, x2)[0]
+    if _is_transformed():
+        return _plain_forward(x1, x2)[0]
+    straight = not torch.compiler.is_compiling() and _is_plain(x1) and _is_plain(x2)
+    run = _Straight.apply if straight else _forward
+    loss: torch.Tensor = run(x1, x2)[0]  # type: ignore[no-untyped-call]
+    return loss
 
 
 def _in_full(x: torch.Tensor) -> torch.Tensor:

@@ -44,8 +44,8 @@ class Kernels(Protocol):
 
     def backward(
         self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
-    ) -> list[torch.Tensor]:
-        """The gradients that are wanted: of (N, C1, S...) and (N, C2, S...)."""
+    ) -> list[torch.Tensor | None]:
+        """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
 
 
 def nvcc() -> str | None:
@@ -70,8 +70,9 @@ def build(target: str) -> Path:
     Raises:
         NoKernels: there is no compiler, it refuses, or the cache cannot be written.
     """
+    flags: tuple[str, ...] = CPU_FLAGS
     if target == CPU:
-        program, source, flags = compiler(), CPU_SOURCE, CPU_FLAGS
+        program, source = compiler(), CPU_SOURCE
     else:
         program, source, flags = nvcc(), CUDA_SOURCE, (f"-arch={target}", *CUDA_FLAGS)
     if program is None:
@@ -129,24 +130,27 @@ class CpuKernels:
     def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, shape (), and d, (N, S...)."""
         x1, x2 = x1.contiguous(), x2.contiguous()
-        loss, d = empty_outputs(x1)
-        n, c, *_ = shape = x1.shape
-        addresses = (x1.data_ptr(), x2.data_ptr(), d.data_ptr(), loss.data_ptr())
-        run, threads = self.run["forward", x1.dtype], torch.get_num_threads()
-        run(threads, n, c, x2.shape[1], shape[2:].numel(), *addresses)
+        shape = x1.shape
+        positions = shape[2:]
+        loss, d = x1.new_empty(()), x1.new_empty((shape[0], *positions))
+        self.run["forward", x1.dtype](
+            *(torch.get_num_threads(), shape[0], shape[1], x2.shape[1], positions.numel()),
+            *(x1.data_ptr(), x2.data_ptr(), d.data_ptr(), loss.data_ptr()),
+        )
         return loss, d
 
     def backward(
         self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
-    ) -> list[torch.Tensor]:
-        """The gradients that are wanted: of (N, C1, S...) and (N, C2, S...)."""
+    ) -> list[torch.Tensor | None]:
+        """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
         d = d.contiguous()
         diffs = empty_diffs(d, channels, wanted)
         addresses = [None if each is None else each.data_ptr() for each in diffs]
-        n, *_ = shape = d.shape
-        run, threads = self.run["backward", d.dtype], torch.get_num_threads()
-        run(threads, n, *channels, shape[1:].numel(), d.data_ptr(), weight.data_ptr(), *addresses)
-        return [diff for diff in diffs if diff is not None]
+        self.run["backward", d.dtype](
+            *(torch.get_num_threads(), d.shape[0], *channels, d.shape[1:].numel()),
+            *(d.data_ptr(), weight.data_ptr(), *addresses),
+        )
+        return diffs
 
 
 class CudaKernels:
@@ -178,13 +182,13 @@ class CudaKernels:
 
     def backward(
         self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
-    ) -> list[torch.Tensor]:
-        """The gradients that are wanted: of (N, C1, S...) and (N, C2, S...)."""
+    ) -> list[torch.Tensor | None]:
+        """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
         d, weight = d.contiguous(), weight.contiguous()
         diffs = empty_diffs(d, channels, wanted)
         extents = (d.shape[0], *channels, d.shape[1:].numel())
         self._launch("backward", extents, d, weight, *diffs)
-        return [diff for diff in diffs if diff is not None]
+        return diffs
 
     def _launch(
         self, direction: str, extents: Sequence[int], *tensors: torch.Tensor | None
