@@ -191,7 +191,7 @@ def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
 
 
 def test_torch_fast_is_the_kernels_or_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variant stays on the CPU, and is no plain PyTorch where there is no compiler."""
+    """The variant is no plain PyTorch where there is no compiler."""
     fast = variant_of(LAYERS["channel_sum"], "torch-fast")
     assert fast.cannot_run() is None
     monkeypatch.setattr(kernels, "compiler", lambda: None)

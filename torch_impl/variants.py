@@ -24,6 +24,11 @@ def _no_compiler() -> str | None:
     return no_compiler()
 
 
+def _no_kernels() -> str | None:
+    """Why the compiled layer's kernels cannot be built for the chosen device, or None."""
+    return kernels.no_nvcc() if SESSION.device == "cuda" else kernels.no_compiler()
+
+
 def _never_uncompiled(x1: torch.Tensor, x2: torch.Tensor, sum: str) -> torch.Tensor:
     """The compiled port; what torch.compile gave up on must not be taken for compiled code."""
     import torch._dynamo  # takes a second, which other variants need not wait for
@@ -36,7 +41,8 @@ def variants() -> dict[str, dict[str, Port]]:
     """Every PyTorch variant of every layer: by layer and name.
 
     Their gradients are held against their own forwards in parity_tests/test_ports.py, once, and not
-    in each case. `torch-fast` and `torch-cuda` are one port, on the CPU and on a GPU.
+    in each case. `torch-fast` and `torch-cuda` are one port, the latter on a GPU whatever the
+    session has chosen.
     """
     found = {}
     for layer, summed in SUMMED.items():
@@ -46,9 +52,7 @@ def variants() -> dict[str, dict[str, Port]]:
             "torch-function": Port(partial(summed_euclidean_loss, sum=summed), gradcheck=False),
             "torch-compiled": Port(compiled, gradcheck=False, obstacle=_no_compiler),
         }
-    found["channel_sum"]["torch-fast"] = Port(
-        on_the_kernels, gradcheck=False, obstacle=kernels.no_compiler, device="cpu"
-    )
+    found["channel_sum"]["torch-fast"] = Port(on_the_kernels, gradcheck=False, obstacle=_no_kernels)
     found["channel_sum"]["torch-cuda"] = Port(
         on_the_kernels, gradcheck=False, obstacle=kernels.no_nvcc, device="cuda"
     )

@@ -41,10 +41,7 @@
 #define CHANNEL_SUM_LOOP inline __attribute__((always_inline))
 #ifdef __x86_64__
 #include <emmintrin.h>
-#define CHANNEL_SUM_STREAM
-#ifndef __AVX2__
-#define CHANNEL_SUM_AVX2 __attribute__((target("avx2")))
-#endif
+#define CHANNEL_SUM_X86
 #endif
 #else
 #define CHANNEL_SUM_LOOP inline
@@ -414,8 +411,8 @@ inline double TreeSum(std::vector<double>* values) {
 }
 
 // The CPU's inner loops, which a compiler turns into vector code at -O3. Each
-// is there for AVX2 as well, and taken where that runs, whatever the flags: it
-// makes the same bits, for nothing is added in another order.
+// is there for AVX2 and AVX-512 as well, and taken where that runs, whatever
+// the flags: it makes the same bits, for nothing is added in another order.
 
 // sum[i] gets number i of kRuns runs, one after the other; they begin `stride`
 // apart, in the inputs that have them.
@@ -450,57 +447,66 @@ CHANNEL_SUM_LOOP void ScaleLoop(Dtype scale, const Dtype* __restrict__ d,
   for (Index i = 0; i < count; ++i) { diff[i] = Gradient(scale, d[i]); }
 }
 
-#ifdef CHANNEL_SUM_AVX2
+#ifdef CHANNEL_SUM_X86
 
-template <typename Dtype, int kRuns, bool kFirst, bool kSecond>
-CHANNEL_SUM_AVX2 inline void AddRunsAvx2(const Dtype* x1, const Dtype* x2,
-    Index stride, Index count, Dtype* sum) {
-  AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum);
-}
+#define CHANNEL_SUM_LOOPS_FOR(Processor, features) \
+  template <typename Dtype, int kRuns, bool kFirst, bool kSecond> \
+  __attribute__((target(features))) inline void AddRuns##Processor( \
+      const Dtype* x1, const Dtype* x2, Index stride, Index count, \
+      Dtype* sum) { \
+    AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum); \
+  } \
+  template <typename Dtype> \
+  __attribute__((target(features))) inline void Scale##Processor( \
+      Dtype scale, const Dtype* d, Index count, Dtype* diff) { \
+    ScaleLoop(scale, d, count, diff); \
+  }
 
+CHANNEL_SUM_LOOPS_FOR(Avx2, "avx2")
+CHANNEL_SUM_LOOPS_FOR(Avx512, "avx512f")
+
+// Not for AVX-512, which can fuse the product with the sum.
 template <typename Dtype, int kVector>
-CHANNEL_SUM_AVX2 inline void AddSquaresAvx2(const Dtype* d, Index count,
-    double* squares) {
+__attribute__((target("avx2"))) inline void AddSquaresAvx2(const Dtype* d,
+    Index count, double* squares) {
   AddSquaresLoop<Dtype, kVector>(d, count, squares);
 }
 
-template <typename Dtype>
-CHANNEL_SUM_AVX2 inline void ScaleAvx2(Dtype scale, const Dtype* d,
-    Index count, Dtype* diff) {
-  ScaleLoop(scale, d, count, diff);
-}
-
-#define CHANNEL_SUM_CHOOSE(avx2, loop) \
-  if (__builtin_cpu_supports("avx2")) { avx2; } else { loop; }
+#define CHANNEL_SUM_CHOOSE(processor, call) \
+  if (__builtin_cpu_supports(processor)) { return call; }
 #else
-#define CHANNEL_SUM_CHOOSE(avx2, loop) loop;
+#define CHANNEL_SUM_CHOOSE(processor, call)
 #endif
 
 template <typename Dtype, int kRuns, bool kFirst, bool kSecond>
 inline void AddRuns(const Dtype* x1, const Dtype* x2, Index stride,
     Index count, Dtype* sum) {
-  CHANNEL_SUM_CHOOSE(
-      (AddRunsAvx2<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum)),
-      (AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum)))
+  CHANNEL_SUM_CHOOSE("avx512f", (AddRunsAvx512<Dtype, kRuns, kFirst, kSecond>(
+      x1, x2, stride, count, sum)))
+  CHANNEL_SUM_CHOOSE("avx2", (AddRunsAvx2<Dtype, kRuns, kFirst, kSecond>(
+      x1, x2, stride, count, sum)))
+  AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum);
 }
 
 template <typename Dtype, int kVector>
 inline void AddSquares(const Dtype* d, Index count, double* squares) {
-  CHANNEL_SUM_CHOOSE((AddSquaresAvx2<Dtype, kVector>(d, count, squares)),
-                     (AddSquaresLoop<Dtype, kVector>(d, count, squares)))
+  CHANNEL_SUM_CHOOSE("avx2",
+      (AddSquaresAvx2<Dtype, kVector>(d, count, squares)))
+  AddSquaresLoop<Dtype, kVector>(d, count, squares);
 }
 
 template <typename Dtype>
 inline void ScaleNumbers(Dtype scale, const Dtype* d, Index count,
     Dtype* diff) {
-  CHANNEL_SUM_CHOOSE(ScaleAvx2(scale, d, count, diff),
-                     ScaleLoop(scale, d, count, diff))
+  CHANNEL_SUM_CHOOSE("avx512f", ScaleAvx512(scale, d, count, diff))
+  CHANNEL_SUM_CHOOSE("avx2", ScaleAvx2(scale, d, count, diff))
+  ScaleLoop(scale, d, count, diff);
 }
 
 // Copies past the caches: memory that is written only is not read first.
 // to: aligned to 4 bytes, of which `bytes` is a multiple.
 inline void Stream(const void* from, Index bytes, void* to) {
-#ifdef CHANNEL_SUM_STREAM
+#ifdef CHANNEL_SUM_X86
   const char* source = static_cast<const char*>(from);
   char* target = static_cast<char*>(to);
   char* const end = target + bytes;
@@ -673,7 +679,7 @@ inline void MakeDiff(const Plan& plan, Index channels, Dtype scale,
       }
     }
   }
-#ifdef CHANNEL_SUM_STREAM
+#ifdef CHANNEL_SUM_X86
   _mm_sfence();  // what was streamed is there for other threads, too
 #endif
 }
@@ -692,8 +698,8 @@ inline void BackwardCPU(const Plan& plan, Index channels, Dtype scale,
 
 #undef CHANNEL_SUM_BOTH
 #undef CHANNEL_SUM_LOOP
-#undef CHANNEL_SUM_STREAM
-#undef CHANNEL_SUM_AVX2
+#undef CHANNEL_SUM_X86
+#undef CHANNEL_SUM_LOOPS_FOR
 #undef CHANNEL_SUM_CHOOSE
 
 #endif  // CAFFE_CHANNEL_SUM_EUCLIDEAN_LOSS_KERNELS_HPP_

@@ -30,13 +30,14 @@ from studies.benchmarks.workloads import (
     time_caffe,
 )
 from torch_impl.compiled import compiled_euclidean_loss, no_compiler
-from torch_impl.fused import on_the_kernels
+from torch_impl.fused import fused_channel_sum_euclidean_loss
+from torch_impl.kernels import CPU, NoKernels, kernels
 from torch_impl.module import channel_sum_euclidean_loss
 
 TURN = 0.05  # seconds
 NETS = ("caffe-cuda", "caffe-python", "caffe-convolution")
 PORTS: dict[str, Loss] = {
-    "torch-fast": on_the_kernels,
+    "torch-fast": fused_channel_sum_euclidean_loss,
     "torch-module": channel_sum_euclidean_loss,
     "torch-compiled": compiled_euclidean_loss,
 }
@@ -50,6 +51,16 @@ def steps(elements: int) -> dict[str, Callable[[], object]]:
     target = np.empty_like(source)
     made: dict[str, Callable[[], object]] = {"copy": lambda: np.copyto(target, source)}
     return made | {name: forward_and_backward(loss, x1, x2) for name, loss in PORTS.items()}
+
+
+def obstacle(name: str) -> str | None:
+    """Why a port cannot run here as what it is, or None."""
+    try:
+        if name == "torch-fast":
+            kernels(CPU)  # plain PyTorch must not pass for them
+    except NoKernels as reason:
+        return str(reason)
+    return no_compiler() if name == "torch-compiled" else None
 
 
 def turn(timer: Timer) -> list[float]:
@@ -76,11 +87,10 @@ def measure(elements: int, names: tuple[str, ...], budget: float) -> list[Timing
         name: Timer("run()", globals={"run": run}, timer=time.process_time, num_threads=1)
         for name, run in made.items()
     }
-    nets, obstacle, start, rounds = caffe_variants()["channel_sum"], no_compiler(), time.time(), 0
+    nets, start, rounds = caffe_variants()["channel_sum"], time.time(), 0
     for each in timings:
-        if each.name in ("torch-fast", "torch-compiled") and obstacle:
-            each.reason = obstacle
-        elif each.name in made:
+        each.reason = obstacle(each.name) or ""
+        if each.name in made and not each.reason:
             made[each.name]()  # builds, and warms up
     while rounds < 3 or time.time() - start < budget:
         for each in (each for each in timings if not each.reason):
