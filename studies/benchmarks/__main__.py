@@ -22,13 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pygal
-
 from caffe_parity import ParityError
 from caffe_parity.caffe.driver import DriverError, devices
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.engine.port import no_cuda
 from caffe_parity.report.environment import environment
+from caffe_parity.report.pictures import pygal_alone
 from studies.benchmarks import gpu, requests
 from studies.benchmarks.workloads import SHAPES, as_data
 
@@ -189,6 +188,7 @@ def plot(timings: list[dict[str, Any]]) -> bytes:
     """The same as a chart, SVG."""
     found = shares(timings)
     sizes = sorted({size for each in found.values() for size in each})
+    pygal = pygal_alone()
     config = pygal.Config(js=[], width=800, height=420, range=(0, 1.2))
     chart = pygal.Line(config, title="Forward and backward, as a part of a copy's speed")
     chart.x_title = "elements of both inputs"
