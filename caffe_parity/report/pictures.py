@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from typing import Any
 
 from caffe_parity.contract import Excerpt
@@ -54,11 +55,16 @@ def can_draw() -> bool:
 
 
 def pygal_alone() -> Any:
-    """The library, without the hook for its plugins, of which every later import would warn."""
-    hooks = list(sys.meta_path)
+    """The library, without the hook for its plugins, of which every later import would warn.
+
+    That hook takes the place of Python's own, which importlib.metadata needs to find any package.
+    """
+    hooks, own = list(sys.meta_path), PathFinder.__dict__.get("find_distributions")
     import pygal
 
     sys.meta_path[:] = [each for each in sys.meta_path if each in hooks]
+    if own is not None and "find_distributions" not in PathFinder.__dict__:
+        PathFinder.find_distributions = own  # type: ignore[method-assign]
     return pygal
 
 
