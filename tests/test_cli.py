@@ -114,8 +114,13 @@ def test_broken_line_is_found_and_explained(tmp_path: Path) -> None:
 def test_main_job_reproduces_by_the_name_that_it_has(tmp_path: Path) -> None:
     """What `tox -e parity` says fails is run again by `tox -e parity`; so with a spoilt plug-in."""
     (tmp_path / "plugin.so").write_text("no library")
+    tox = tmp_path / "bin" / "tox"
+    tox.parent.mkdir()
+    tox.write_text("#!/bin/sh\n")
+    tox.chmod(0o755)
     chosen = ("--variant", "caffe-cuda", "--case", "base")
     variables = {"PARITY_PLUGIN": "plugin.so", "TOX_ENV_NAME": "parity"}
+    variables["PATH"] = f"{tox.parent}{os.pathsep}{os.environ['PATH']}"
     status, said, _ = python(MAIN_JOB, *chosen, cwd=tmp_path, **variables)
     assert status == 1
     assert "reproduce: tox -e parity -- -k '[channel_sum-caffe-cuda-base]'" in said
