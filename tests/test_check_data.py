@@ -499,3 +499,15 @@ def test_layer_may_ask_for_what_is_not_finite(caffe: Caffe, tmp_path: Path) -> N
     record = judge(given, "net", given.all_cases()[0])
     assert record.verdict == "pass"
     assert record.tensors["gradient:x"].compared == 5  # all but the kink at 0
+
+
+def test_one_shape_of_an_input_layer_stands_for_all_its_tops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caffe: Caffe
+) -> None:
+    """As in Caffe; of several each top has its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ref.py").write_text("def add(x, y):\n    return x + y\n")
+    for shapes, status in (("shape { dim: 2 dim: 3 }", 0), (2 * "shape { dim: 4 dim: 3 } ", 0)):
+        text = 'layer { name: "in" type: "Input" top: "x" top: "y" input_param { %s } }\n' % shapes
+        (tmp_path / "net.prototxt").write_text(text + layer("Eltwise", "x y", "z"))
+        assert check("net.prototxt", "--reference", "ref.py:add", "--cases", "1") == status

@@ -81,6 +81,15 @@ def test_wrong_command_is_told_which_one_was_meant(capsys: pytest.CaptureFixture
     assert f"Known: {', '.join(COMMANDS)}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["diff", "", "a.json"], ["check", "n", "--json", " "]])
+def test_file_without_a_name_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """"" is no file, though `Path` takes it for the current folder."""
+    assert main(arguments) == 2
+    assert "expected the name of a file or a folder" in capsys.readouterr().err
+
+
 def test_list_names_layers_variants_and_cases(capsys: pytest.CaptureFixture[str]) -> None:
     """Those that `parity run` takes, in the order of the file."""
     assert main(["list", str(ROOT / "parity_tests" / "test_parity.py")]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -325,3 +326,230 @@ def test_picture_shows_where_it_is_wrong() -> None:
     assert lines[1] == "  N....."
     assert lines[4] == "  ....9."
     assert lines[5] == "  ......"
+
+
+def failed(
+    expected: Array64,
+    actual: Array64,
+    bound: Array64 | float = 1e-6,
+    shape: Shape | None = None,
+    is_loss: bool = False,
+) -> Failure:
+    """A tensor "y" that is wrong wherever it is beyond its bound."""
+    room = np.broadcast_to(np.asarray(bound, np.float64), expected.shape)
+    with np.errstate(invalid="ignore"):
+        off = ~(np.abs(actual - expected) <= room)
+        off &= ~((actual == expected) | (np.isnan(actual) & np.isnan(expected)))
+    return Failure(
+        "y", "y", False, expected, room, actual, off, shape or expected.shape, is_loss=is_loss
+    )
+
+
+def said(expected: Array64, actual: Array64, **more: Any) -> str:
+    """The code and the words of what is said of it."""
+    found = explain(failed(expected, actual, **more))
+    return f"{found.code}: {found.words}"
+
+
+def rich(*shape: int) -> Array64:
+    """Values between 1 and 2 of either sign, all different."""
+    size = int(np.prod(shape))
+    signs = np.where(np.arange(size) % 3 == 1, -1.0, 1.0)
+    values = signs * (1 + np.random.RandomState(0).permutation(size) / size)
+    return np.asarray(values.reshape(shape))
+
+
+AXES = {0: "the batch", 1: "the channels", 2: "spatial axis 2", 3: "spatial axis 3"}
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (5, 4, 6), (6, 9)])
+def test_values_in_the_wrong_places_are_told_by_axis(shape: Shape) -> None:
+    """Shifted either way, reversed, repeated, or two axes for one another."""
+    x = rich(*shape)
+    for axis, what in list(AXES.items())[: len(shape)]:
+        place = f"along {what} (axis {axis})"
+        for shift in (1, -1):
+            assert said(x, np.roll(x, shift, axis)) == f"rolled: y is shifted by {shift} {place}"
+        assert said(x, np.flip(x, axis)) == f"reversed: y is reversed {place}"
+        for index, name in ((0, "first"), (-1, "last")):
+            one = np.broadcast_to(np.take(x, [index], axis), shape)
+            assert said(x, one) == f"broadcast: y repeats its {name} slice along axis {axis}"
+        for name, of in (("mean", np.mean), ("sum", np.sum)):
+            one = np.broadcast_to(of(x, axis=axis, keepdims=True), shape)  # type: ignore[operator]
+            assert said(x, one) == f"broadcast: y repeats its {name} along axis {axis}"
+    for first in range(len(shape)):
+        for second in range(first + 1, len(shape)):
+            swapped = np.swapaxes(x, first, second).reshape(shape)
+            axes = "H and W" if (first, second) == (2, 3) else f"axes {first} and {second}"
+            assert said(x, swapped) == f"swapped-axes: y has {axes} swapped"
+
+
+@pytest.mark.parametrize("number", [0.25, -0.25, 3.0, 1e-3])
+def test_an_offset_is_told_with_its_direction(number: float) -> None:
+    """How much, and whether too much or too little."""
+    much = "much" if number > 0 else "little"
+    x = rich(4, 3, 5)
+    assert said(x, x + number) == f"offset: y is {abs(number):.7g} too {much}, everywhere"
+    assert said(x, 0 * x + 7.25) == "one-value: y is 7.25 everywhere"
+
+
+def test_limits_are_told_that_are_reached() -> None:
+    """One, or both; in how many elements."""
+    x = rich(4, 3, 5)
+    low, high = int(np.sum(x < -1.5)), int(np.sum(x > 1.5))
+    assert said(x, np.minimum(x, 1.5)) == f"saturated: {high} of 60 elements of y are cut off at 1.5"
+    assert said(x, np.maximum(x, -1.5)) == f"saturated: {low} of 60 elements of y are cut off at -1.5"
+    words = f"saturated: {low + high} of 60 elements of y are cut off at -1.5 or 1.5"
+    assert said(x, np.clip(x, -1.5, 1.5)) == words
+
+
+def test_factors_of_slices_are_listed() -> None:
+    """Up to six; a "?" where the truth is 0, so that there is none."""
+    x = rich(7, 5, 3)
+    by = 1 + np.arange(7.0)
+    words = "y has a factor of its own for each sample: 1, 2, 3, 4, 5, 6, ..."
+    assert said(x, x * by[:, None, None]) == f"per-sample-factor: {words}"
+    x[:, 2] = 0
+    by = np.array([1.0, 0.5, 9.0, -2.0, 0.25])
+    words = "y has a factor of its own for each channel: 1, 0.5, ?, -2, 0.25"
+    assert said(x, x * by[None, :, None]) == f"per-channel-factor: {words}"
+    few = np.sign(rich(7, 5, 3)) * (1 + np.arange(3))  # of three sizes in a slice
+    assert not said(few, few * (1 + np.arange(7.0))[:, None, None]).startswith("per-")
+
+
+@pytest.mark.parametrize("bits", range(2, 25))
+def test_bits_of_mantissa_are_counted(bits: int) -> None:
+    """From 4 to 21, the least that tells a format from a coincidence, and float32 from less."""
+    x = rich(6, 5, 7)
+    with_bits = np.round(x * 2.0 ** (bits - 1)) / 2.0 ** (bits - 1)
+    kind = {8: ", as bfloat16 has", 11: ", as float16 and TF32 have"}.get(bits, "")
+    words = f"precision: y has {bits} bits of mantissa{kind}; float32 has 24"
+    assert (said(x, with_bits, bound=1e-12) == words) == (4 <= bits <= 21)
+    off = with_bits.copy()
+    off[0, 0, 0] += 2.0 ** (2 - bits)  # it has as many bits, and is wrong by more than they explain
+    assert not said(x, off, bound=1e-12).startswith("precision")
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 63, 64, 65, 100])
+def test_a_factor_is_told_as_a_quotient_of_small_counts(count: int) -> None:
+    """Up to 64, beyond which one is found for any number."""
+    x = rich(4, 3, 5)
+    for above in (1, count - 1):
+        factor = above / count
+        quotient = f" ({above}/{count})" if count <= 64 else ""
+        if factor != 0.5:
+            words = f"y is {factor:.7g}{quotient} times what it should be, everywhere"
+            assert said(x, factor * x) == f"constant-factor: {words}"
+    assert said(x, x / 2) == "factor-2: y is half of what it should be: a 2 is missing"
+    assert said(x, 2 * x) == "factor-2: y is twice what it should be: a 1/2 is missing"
+    assert said(x, -x) == "sign: y has the wrong sign"
+    assert said(x, 3 * x) == "constant-factor: y is 3 times what it should be, everywhere"
+
+
+@pytest.mark.parametrize("different", [7, 8, 9, 10])
+def test_patterns_need_more_than_eight_different_values(different: int) -> None:
+    """Of fewer, any numbers have one."""
+    x = np.resize(1 + np.arange(float(different)), 60).reshape(4, 15)
+    patterns = (x + 0.3, 1.7 * x, np.minimum(x, different - 2), 0 * x + 2.3, np.flip(x, 1))
+    for actual in patterns:
+        code = explain(failed(x, actual)).code
+        plain = code in ("few", "elements")
+        assert plain == (different <= 8), (different, code)
+
+
+def test_what_is_not_finite_is_counted_and_placed() -> None:
+    """NaN and infinities on one side, and what else is wrong beside them."""
+    x = rich(4, 3, 5)
+    nan, inf = x.copy(), x.copy()
+    nan[2, 1], inf[3, 0, 4] = np.nan, -np.inf
+    assert said(x, nan) == "nan: 5 of 60 elements of y are NaN (axis 0: 2; axis 1: 1)"
+    assert said(x, inf) == "inf: 1 of 60 elements of y are infinite (at [3, 0, 4])"
+    assert said(nan, x) == (
+        "not-nan: 5 of 60 elements of y are no NaN where the reference's are NaN "
+        "(axis 0: 2; axis 1: 1)"
+    )
+    assert said(inf, x) == (
+        "finite: 1 of 60 elements of y are finite where the reference's are infinite (at [3, 0, 4])"
+    )
+    beside = "nan: 5 of 60 elements of y are NaN (axis 0: 2; axis 1: 1); beside them, y is twice what"
+    assert said(x, 2 * nan).startswith(beside)
+    number = np.asarray(2.5)
+    assert said(number, np.asarray(np.nan)) == "nan: y is NaN, expected 2.5"
+    assert said(number, np.asarray(-np.inf)) == "inf: y is -inf, expected 2.5"
+
+
+def test_some_elements_that_are_wrong_alike_are_told_so() -> None:
+    """One value, the wrong sign, or a factor, and where; two of them at least."""
+    x = rich(4, 5, 6)
+    for change, words in (
+        (lambda part: 0 * part + 3.5, "are 3.5"),
+        (lambda part: -part, "have the wrong sign"),
+        (lambda part: part / 3, "are 0.3333333 (1/3) times what they should be"),
+    ):
+        some, one = x.copy(), x.copy()
+        some[1:3, 2] = change(some[1:3, 2])
+        assert said(x, some) == f"elements: 12 of 120 elements of y {words} (axis 0: 1, 2; axis 1: 2)"
+        one[1, 2, 3] = change(one[1, 2, 3])
+        assert said(x, one).startswith("elements: 1 of 120 elements of y are wrong (at [1, 2, 3]);")
+
+
+def test_where_and_by_how_much_is_told_without_an_explanation() -> None:
+    """The axes along which only some are wrong, the first six; the worst, and what part of it."""
+    x = rich(9, 8, 3)
+    noise = 1e-2 * rich(9, 8, 3)[::-1, ::-1]
+    for rows, where in (
+        (slice(2, 4), " (axis 0: 2, 3)"),
+        (slice(0, 8), " (axis 0: 0, 1, 2, 3, 4, 5, ...)"),
+        (slice(3, 9), " (axis 0: 3, 4, 5, 6, 7, 8)"),
+        (slice(0, 9), ""),
+    ):
+        off = x.copy()
+        off[rows] += noise[rows]
+        count = off[rows].size
+        off[rows.start, 0, 0] = 3 * x[rows.start, 0, 0]
+        by, part = 2 * x[rows.start, 0, 0], 200
+        code = "elements" if count < 108 else "value"
+        words = f"{count} of 216 elements of y are wrong{where}; the worst by {by:.3g}, {part} % of it"
+        assert said(x, off) == f"{code}: {words}"
+    x[4, 5, 1] = 0
+    off = x.copy()
+    off[4, 5, 1] = -8
+    words = "1 of 216 elements of y are wrong (at [4, 5, 1]); the worst by -8"
+    assert said(x, off) == f"elements: {words}"
+    number = np.asarray(2.0)
+    assert said(number, np.asarray(2.6)) == "few: y is off by 0.3 of its value: 2.6, expected 2"
+    assert said(0 * number, np.asarray(2.6)) == "few: y is 2.6, expected 0"
+
+
+def test_an_explanation_must_fit_the_elements_that_are_known_alone() -> None:
+    """At a kink anything may stand; what lies just beyond the room of a prediction is no fit."""
+    x = rich(4, 5, 6)
+    bound = np.full(x.shape, 1e-6)
+    bound[1] = np.inf
+    kinked = 3 * x
+    kinked[1] = 1e3
+    known = failed(x, kinked, bound=bound)
+    assert explain(replace(known, wrong=known.wrong & np.isfinite(bound))).words == (
+        "y is 3 times what it should be"
+    )
+    for by, fits in ((7e-6, True), (3e-5, False)):  # the room is 8 bounds, and 16 u of the value
+        off = 3 * x
+        off[2, 2, 2] += by
+        assert (explain(failed(x, off)).code == "constant-factor") == fits
+    near = x * (1 + 2e-6)  # wrong, and yet the prediction is as near to the truth
+    assert explain(failed(x, near)).code == "value"
+
+
+def test_picture_has_twelve_rows_and_48_columns() -> None:
+    """The plane in which the worst element lies; each digit is a power of ten."""
+    x = np.zeros((2, 3, 15, 60))
+    off = x.copy()
+    off[1, 2, 0, :6] = (0.9e-6, 1.1e-6, 9e-6, 11e-6, 1e-3, 1e9)
+    off[1, 2, 1, 47], off[1, 2, 11, 48], off[1, 2, 12, 0] = -2e-6, 5.0, 5.0
+    lines = picture(failed(x, off)).splitlines()
+    assert lines[0] == "y[1, 2, :, :]" and len(lines) == 13
+    assert lines[1] == "  .11239" + "." * 42
+    assert lines[2] == "  " + "." * 47 + "1"
+    assert set("".join(lines[3:])) == {" ", "."}
+    assert picture(failed(rich(9), 2 * rich(9))) == ""
+    assert picture(failed(rich(2, 3), 2 * rich(2, 3))).splitlines()[0] == "y[:, :]"

@@ -286,7 +286,7 @@ def _rival(failure: Failure) -> Explanation | None:
 
 def _factors(failure: Failure) -> Explanation | None:
     """A factor of its own for each sample, or for each channel."""
-    if failure.expected.ndim < 2:
+    if failure.expected.ndim < 2 or not failure.is_rich:
         return None
     expected = np.where(failure.known, failure.expected, 0.0)
     actual = np.where(failure.known, failure.actual, 0.0)
