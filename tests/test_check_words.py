@@ -11,6 +11,7 @@ from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
 from caffe_parity.cli.objects import load_object
 from caffe_parity.errors import BadRequest
+from caffe_parity.nets import text_of
 
 LAYER = """
 import caffe
@@ -322,3 +323,9 @@ def test_object_that_cannot_be_had_is_named(
     with pytest.raises(BadRequest) as caught:
         load_object(spec, "--reference")
     assert words in str(caught.value) and ("there is no file" in words or "--reference" in str(caught.value))
+
+
+def test_net_that_is_a_device_is_refused() -> None:
+    """It need not have an end."""
+    with pytest.raises(BadRequest, match="cannot read the net /dev/null: it is a device"):
+        text_of(Path("/dev/null"))

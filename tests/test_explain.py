@@ -413,6 +413,12 @@ def test_factors_of_slices_are_listed() -> None:
     by = np.array([1.0, 0.5, 9.0, -2.0, 0.25])
     words = "y has a factor of its own for each channel: 1, 0.5, ?, -2, 0.25"
     assert said(x, x * by[None, :, None]) == f"per-channel-factor: {words}"
+    flat = rich(6, 5)
+    assert said(flat, flat * (1 + np.arange(6.0))[:, None]).startswith("per-sample-factor: ")
+    two = rich(2, 9, 5)
+    two[1] *= 3
+    words = "y has a factor of its own for each sample: 1, 3"
+    assert said(rich(2, 9, 5), two) == f"per-sample-factor: {words}"
     few = np.sign(rich(7, 5, 3)) * (1 + np.arange(3))  # of three sizes in a slice
     assert not said(few, few * (1 + np.arange(7.0))[:, None, None]).startswith("per-")
 
@@ -538,6 +544,25 @@ def test_an_explanation_must_fit_the_elements_that_are_known_alone() -> None:
         assert (explain(failed(x, off)).code == "constant-factor") == fits
     near = x * (1 + 2e-6)  # wrong, and yet the prediction is as near to the truth
     assert explain(failed(x, near)).code == "value"
+
+
+def test_a_divisor_beside_an_ignored_top_diff_is_told_with_it() -> None:
+    """Two mistakes of one line, of a gradient alone, at a weight that tells them apart."""
+    n, c, s = 7, 3, 55
+    x = rich(n, c, 5, 11)
+    divided = {
+        c * s: f"1/(C*S) = 1/{c * s}: divided by the count of the input, not by N",
+        c: f"1/C = 1/{c}: averaged over the channels, not summed",
+        s: f"1/S = 1/{s}: divided by the spatial extent as well",
+        n: f"1/N = 1/{n}: divided by N once too often",
+    }
+    for count, words in divided.items():
+        both = replace(failed(x, x / (3.7 * count), is_loss=True), weight=3.7, is_gradient=True)
+        assert explain(both).code == "ignores-top-diff"
+        ignored = "and by 1/loss_weight: the top diff is ignored"
+        assert explain(both).words == f"y is off by {words}; {ignored}"
+        assert explain(replace(both, is_gradient=False)).code == "constant-factor"
+        assert explain(replace(both, weight=1.0)).code == "constant-factor"
 
 
 def test_picture_has_twelve_rows_and_48_columns() -> None:
