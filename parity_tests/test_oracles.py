@@ -237,9 +237,9 @@ def test_every_extent(layer: str, name: str) -> None:
         only = Pass(FIRST, {"x1": x1, "x2": x2}, None, HUGE, expected=0)
         found = variant.observe(Plan(case, STRUCTURE, ((only,),))).tensors[FIRST]
         for tensor, truth in (("loss", total / (2 * n)), (DX1, -2 * d), (DX2, 2 * d)):
-            value = found[tensor]
-            assert value is not None
-            assert np.all(np.abs(value - truth) <= 3 * UNIT_ROUNDOFF * np.abs(truth)), shape
+            computed = found[tensor]
+            assert computed is not None
+            assert np.all(np.abs(computed - truth) <= 3 * UNIT_ROUNDOFF * np.abs(truth)), shape
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: layer.name)

@@ -508,6 +508,6 @@ def test_one_shape_of_an_input_layer_stands_for_all_its_tops(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ref.py").write_text("def add(x, y):\n    return x + y\n")
     for shapes, status in (("shape { dim: 2 dim: 3 }", 0), (2 * "shape { dim: 4 dim: 3 } ", 0)):
-        text = 'layer { name: "in" type: "Input" top: "x" top: "y" input_param { %s } }\n' % shapes
+        text = layer("Input", "", "x y", f"input_param {{ {shapes} }}")
         (tmp_path / "net.prototxt").write_text(text + layer("Eltwise", "x y", "z"))
         assert check("net.prototxt", "--reference", "ref.py:add", "--cases", "1") == status

@@ -317,12 +317,16 @@ def test_object_that_cannot_be_had_is_named(
 ) -> None:
     """What is missing, a file, a module or a name in it, and what there is instead."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "truth.py").write_text("import math\n_no = abs\ndef loss(x):\n    return x\nN = 1\n")
+    (tmp_path / "truth.py").write_text(
+        "import math\n_no = abs\ndef loss(x):\n    return x\nN = 1\n"
+    )
     (tmp_path / "broken.py").write_text("1 / 0\n")
     assert load_object("truth.py:loss", "--reference")(3) == 3
     with pytest.raises(BadRequest) as caught:
         load_object(spec, "--reference")
-    assert words in str(caught.value) and ("there is no file" in words or "--reference" in str(caught.value))
+    assert words in str(caught.value) and (
+        "there is no file" in words or "--reference" in str(caught.value)
+    )
 
 
 def test_net_that_is_a_device_is_refused() -> None:

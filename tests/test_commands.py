@@ -85,7 +85,7 @@ def test_wrong_command_is_told_which_one_was_meant(capsys: pytest.CaptureFixture
 def test_file_without_a_name_is_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """"" is no file, though `Path` takes it for the current folder."""
+    """Nothing is no file, though `Path` takes it for the current folder."""
     assert main(arguments) == 2
     assert "expected the name of a file or a folder" in capsys.readouterr().err
 
@@ -151,7 +151,7 @@ def test_package_for_caffes_python(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_pip_is_held_to_what_caffe_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It installs beside Caffe's own packages, whose versions stay; what would miss them is refused."""
+    """It installs beside Caffe's own packages, whose versions stay; what misses them is refused."""
     from caffe_parity.caffe import packages
     from caffe_parity.caffe.interpreter import find
 
@@ -168,7 +168,9 @@ def test_pip_is_held_to_what_caffe_runs_on(tmp_path: Path, monkeypatch: pytest.M
     assert (site / "packages").is_dir() and (site / "sitecustomize.py").read_text() == packages.HOOK
     assert packages.variables() == {"PYTHONPATH": str(site)}
     assert packages.pip(find(), ["list"])[-2:] == ["--path", str(site / "packages")]
-    with pytest.raises(BadRequest, match="pip uninstall: of pip there are install, list and freeze"):
+    with pytest.raises(
+        BadRequest, match="pip uninstall: of pip there are install, list and freeze"
+    ):
         packages.pip(find(), ["uninstall", "easydict"])
 
 

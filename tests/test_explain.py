@@ -285,9 +285,13 @@ def test_a_factor_of_n_is_no_missing_n_where_there_is_none(n: int, of: str) -> N
     """A reference that sums has no N to be forgotten, also where the factor happens to be N."""
     square = {"sum": lambda x1, x2: ((x1 - x2) ** 2).sum(), "mean": lambda x1, x2: (x1 * x2).mean()}
     for name, reference in square.items():
-        said = _of_a_loss(reference, lambda x1, x2, f=reference: n * f(x1, x2), (n, 5, 11))
-        assert ("not divided by N" in said[of]) == (name == "mean" and n != 2), said
-        assert name == "mean" or "N*C*S" not in said[of]
+
+        def larger(x1: Any, x2: Any, of: Callable[..., Any] = reference) -> Any:
+            return n * of(x1, x2)
+
+        told = _of_a_loss(reference, larger, (n, 5, 11))
+        assert ("not divided by N" in told[of]) == (name == "mean" and n != 2), told
+        assert name == "mean" or "N*C*S" not in told[of]
 
 
 def test_a_reference_of_one_batch_size_is_no_mean() -> None:
@@ -301,7 +305,10 @@ def test_what_is_flushed_to_0_is_told_as_that() -> None:
     """Not as a diff that nobody wrote; beside it, what is right stays right."""
     tiny = np.float32(2.0**-131) * np.arange(1, 25, dtype=np.float32).reshape(4, 6)
     bound = np.full(tiny.shape, 2.0**-149)
-    for expected, some in ((tiny, "24 of 24"), (np.where(tiny > tiny[1, 3], 1.0, tiny), "10 of 24")):
+    for expected, some in (
+        (tiny, "24 of 24"),
+        (np.where(tiny > tiny[1, 3], 1.0, tiny), "10 of 24"),
+    ):
         truth = expected.astype(np.float64)
         actual = np.where(truth < 2.0**-126, 0.0, truth)
         failure = Failure(DX1, "dx1", True, truth, bound, actual, actual != truth, (4, 6))
@@ -375,7 +382,7 @@ def test_values_in_the_wrong_places_are_told_by_axis(shape: Shape) -> None:
             one = np.broadcast_to(np.take(x, [index], axis), shape)
             assert said(x, one) == f"broadcast: y repeats its {name} slice along axis {axis}"
         for name, of in (("mean", np.mean), ("sum", np.sum)):
-            one = np.broadcast_to(of(x, axis=axis, keepdims=True), shape)  # type: ignore[operator]
+            one = np.broadcast_to(of(x, axis=axis, keepdims=True), shape)
             assert said(x, one) == f"broadcast: y repeats its {name} along axis {axis}"
     for first in range(len(shape)):
         for second in range(first + 1, len(shape)):
@@ -397,8 +404,12 @@ def test_limits_are_told_that_are_reached() -> None:
     """One, or both; in how many elements."""
     x = rich(4, 3, 5)
     low, high = int(np.sum(x < -1.5)), int(np.sum(x > 1.5))
-    assert said(x, np.minimum(x, 1.5)) == f"saturated: {high} of 60 elements of y are cut off at 1.5"
-    assert said(x, np.maximum(x, -1.5)) == f"saturated: {low} of 60 elements of y are cut off at -1.5"
+    assert (
+        said(x, np.minimum(x, 1.5)) == f"saturated: {high} of 60 elements of y are cut off at 1.5"
+    )
+    assert (
+        said(x, np.maximum(x, -1.5)) == f"saturated: {low} of 60 elements of y are cut off at -1.5"
+    )
     words = f"saturated: {low + high} of 60 elements of y are cut off at -1.5 or 1.5"
     assert said(x, np.clip(x, -1.5, 1.5)) == words
 
@@ -419,7 +430,7 @@ def test_factors_of_slices_are_listed() -> None:
     two[1] *= 3
     words = "y has a factor of its own for each sample: 1, 3"
     assert said(rich(2, 9, 5), two) == f"per-sample-factor: {words}"
-    few = np.sign(rich(7, 5, 3)) * (1 + np.arange(3))  # of three sizes in a slice
+    few = np.sign(rich(7, 5, 3)) * (1 + np.arange(3.0))  # of three sizes in a slice
     assert not said(few, few * (1 + np.arange(7.0))[:, None, None]).startswith("per-")
 
 
@@ -477,7 +488,9 @@ def test_what_is_not_finite_is_counted_and_placed() -> None:
     assert said(inf, x) == (
         "finite: 1 of 60 elements of y are finite where the reference's are infinite (at [3, 0, 4])"
     )
-    beside = "nan: 5 of 60 elements of y are NaN (axis 0: 2; axis 1: 1); beside them, y is twice what"
+    beside = (
+        "nan: 5 of 60 elements of y are NaN (axis 0: 2; axis 1: 1); beside them, y is twice what"
+    )
     assert said(x, 2 * nan).startswith(beside)
     number = np.asarray(2.5)
     assert said(number, np.asarray(np.nan)) == "nan: y is NaN, expected 2.5"
@@ -487,14 +500,17 @@ def test_what_is_not_finite_is_counted_and_placed() -> None:
 def test_some_elements_that_are_wrong_alike_are_told_so() -> None:
     """One value, the wrong sign, or a factor, and where; two of them at least."""
     x = rich(4, 5, 6)
-    for change, words in (
-        (lambda part: 0 * part + 3.5, "are 3.5"),
-        (lambda part: -part, "have the wrong sign"),
-        (lambda part: part / 3, "are 0.3333333 (1/3) times what they should be"),
-    ):
+    changes: dict[str, Callable[[Any], Any]] = {
+        "are 3.5": lambda part: 0 * part + 3.5,
+        "have the wrong sign": lambda part: -part,
+        "are 0.3333333 (1/3) times what they should be": lambda part: part / 3,
+    }
+    for words, change in changes.items():
         some, one = x.copy(), x.copy()
         some[1:3, 2] = change(some[1:3, 2])
-        assert said(x, some) == f"elements: 12 of 120 elements of y {words} (axis 0: 1, 2; axis 1: 2)"
+        assert (
+            said(x, some) == f"elements: 12 of 120 elements of y {words} (axis 0: 1, 2; axis 1: 2)"
+        )
         one[1, 2, 3] = change(one[1, 2, 3])
         assert said(x, one).startswith("elements: 1 of 120 elements of y are wrong (at [1, 2, 3]);")
 
@@ -515,7 +531,9 @@ def test_where_and_by_how_much_is_told_without_an_explanation() -> None:
         off[rows.start, 0, 0] = 3 * x[rows.start, 0, 0]
         by, part = 2 * x[rows.start, 0, 0], 200
         code = "elements" if count < 108 else "value"
-        words = f"{count} of 216 elements of y are wrong{where}; the worst by {by:.3g}, {part} % of it"
+        words = (
+            f"{count} of 216 elements of y are wrong{where}; the worst by {by:.3g}, {part} % of it"
+        )
         assert said(x, off) == f"{code}: {words}"
     x[4, 5, 1] = 0
     off = x.copy()

@@ -304,7 +304,7 @@ def test_what_a_tool_mutates_is_there_and_so_are_its_judges() -> None:
 
 
 def test_the_study_of_the_tool_has_every_file() -> None:
-    """None of these folders' files is left out, but for the tests themselves; nor is a judge idle."""
+    """None of these folders' files is left out, but for the tests themselves."""
     given = generated.settings(generated.TOOL)
     there = {
         str(each.relative_to(ROOT))
@@ -339,13 +339,13 @@ def imitated(monkeypatch: pytest.MonkeyPatch) -> None:
         place = positions(whole)[slot.number]
         lines = whole.encode().splitlines(keepends=True)
         line = lines[place.lineno - 1]
-        changed = b"%d" % (place.value + 1)  # type: ignore[operator]
+        changed = str(int(str(place.value)) + 1).encode()
         start, end = place.col_offset, place.end_col_offset
         lines[place.lineno - 1] = line[:start] + changed + line[end:]
         text = b"".join(lines).decode()
         return text[len(slot.head) : len(text) - len(slot.tail)]
 
-    monkeypatch.setattr(generated, "_counts", lambda s, o: Counter({"Number": len(positions(s))}))
+    monkeypatch.setattr(generated, "_counts", lambda s, _: Counter(Number=len(positions(s))))
     monkeypatch.setattr(generated.Slot, "edited", edited)
     given = {**generated.settings(generated.TOOL), "operators": ["Number"]}
     monkeypatch.setattr(generated, "settings", lambda file: given)
@@ -367,7 +367,7 @@ def test_a_draw_is_the_same_for_everybody() -> None:
     assert len(worker.mutants) == 10 and worker.places > 50
     [name] = [each.name for each in worker.mutants[:1]]
     assert [m.name for d in generated.drawn(7, [name]).values() for m in d.mutants] == [name]
-    with pytest.raises(CatalogueError, match="unknown mutant 'caffe_parity/x.py:-AddNot-0'"):
+    with pytest.raises(CatalogueError, match="unknown mutant 'caffe_parity/x"):
         generated.drawn(1, ["caffe_parity/x.py:-AddNot-0"])
 
 
@@ -403,7 +403,10 @@ def test_the_table_leaves_nothing_out() -> None:
     head, _, fills, empty, total = command.table(files, verdicts)
     assert head == "| file | places | drawn | killed | no end | survived | known | not run | |"
     assert fills == "| reference/fills.py | 9 | 5 | 1 | 1 | 1 | 1 | 1 | no CUDA device |"
-    assert empty == "| reference/__init__.py | 0 | 0 | 0 | 0 | 0 | 0 | 0 | nothing in it can be changed |"
+    assert (
+        empty
+        == "| reference/__init__.py | 0 | 0 | 0 | 0 | 0 | 0 | 0 | nothing in it can be changed |"
+    )
     assert total == "| all | 9 | 5 | 1 | 1 | 1 | 1 | 1 |  |"
 
 

@@ -145,7 +145,6 @@ class _Comparison:
             if self.layer.rivals is not None:
                 yield from self.layer.rivals(case, inputs)
 
-
     @cached_property
     def averages(self) -> bool:
         """Whether a loss stays the same when each sample is there twice, as a mean over them does.

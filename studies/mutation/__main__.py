@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="say which do not fit their files, and run none"
     )
     instead.add_argument(
-        "--write-docs", action="store_true", help="write docs/mutants.md, of which all must run, or mutants_tool.md"
+        "--write-docs",
+        action="store_true",
+        help="write docs/mutants.md, of which all must run, or mutants_tool.md",
     )
     return parser
 
@@ -241,7 +243,9 @@ def table(files: Mapping[str, Drawn], verdicts: Sequence[Verdict]) -> list[str]:
         rows.append((name, numbers, why))
     rows.append(("all", [sum(column) for column in zip(*(r[1] for r in rows), strict=True)], ""))
     lines = [f"| file | {' | '.join(COLUMNS)} | |", "|---" * (len(COLUMNS) + 2) + "|"]
-    lines += [f"| {name} | {' | '.join(map(str, numbers))} | {why} |" for name, numbers, why in rows]
+    lines += [
+        f"| {name} | {' | '.join(map(str, numbers))} | {why} |" for name, numbers, why in rows
+    ]
     return lines
 
 

@@ -2,8 +2,8 @@
 
 The catalogue holds the bugs that somebody thought of. Here a tool changes every operator,
 comparison, constant, condition and loop of a file in turn (cosmic-ray), or drops a statement.
-generated.toml has the files of which no mutant may survive; tool.toml has all of the tool and of the
-suite, draws some of each file's, the same for everybody, and names what is known to survive.
+generated.toml has the files of which no mutant may survive; tool.toml has all of the tool and of
+the suite, draws some of each file's, the same for everybody, and names what is known to survive.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ def _place(node: ast.stmt) -> str:
     if isinstance(node, ast.Assign | ast.AnnAssign):
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         return ast.unparse(target).replace(" ", "")
-    name = getattr(node, "name", "")
+    name: str = getattr(node, "name", "")
     return name or hashlib.sha256(ast.unparse(node).encode()).hexdigest()[:8]
 
 

@@ -78,8 +78,8 @@ Three figures, which do not say the same:
 |---|---|
 | the catalogue's, which this project wrote: [mutants.md](mutants.md) | {catalogue} |
 | a tool's, drawn from every file of the tool and of the suite (below) | {tool} |
-| unseen ones, written by somebody else and tried once, as the suite landed | 102 of 149: 42 by the \
-main job, 55 by the tool's tests, 5 by a search; 47 survived everything (3 more change nothing) |
+| unseen ones, written by somebody else and tried once, as the suite landed | 102 of 149: 42 by \
+the main job, 55 by the tool's tests, 5 by a search; 47 survived all (3 more change nothing) |
 
 The first says how well the suite knows its own list. The last one is history: these mutants were
 kept back, and tests of their kinds have been written since.
@@ -94,12 +94,12 @@ cosmic-ray changes every operator, comparison, constant, condition and loop of `
 statement that only does something is dropped, one at a time. Of each file some are drawn, in
 proportion to its length and at least {least}, the same for everybody (`--seed`, here {seed}); what
 must find them, by file, stands in [`tool.toml`](../studies/mutation/tool.toml): tests that take
-seconds, so a sample judged by a part of the tests, and no proof. `--budget` ends a run after that many
-seconds; `--resume` notes each verdict in a file, and goes on from there. `--only NAME` runs one, and
-`--list` names them.
+seconds, so a sample judged by a part of the tests, and no proof. `--budget` ends a run after that
+many seconds; `--resume` notes each verdict in a file, and goes on from there. `--only NAME` runs
+one, and `--list` names them.
 
-This page is written by `--write-docs`: of each file how many places there are, how many mutants were
-drawn, and what became of them. "no end" is a mutant that made its tests endless, which finds it, too.
+This page is written by `--write-docs`: of each file how many places there are, how many mutants
+were drawn, and what became of them. "no end" is one that made its tests endless, which finds it.
 
 {table}
 

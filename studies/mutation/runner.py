@@ -30,7 +30,7 @@ SECONDS = 120.0
 """How long one mutant may take before that alone is the answer."""
 
 AT_LEAST, TIMES = 30.0, 4.0
-"""It is less where its tests end sooner without it: so many times what they took, and so much more."""
+"""It is less where its tests end sooner without it: so many times what they took, and so much."""
 
 NO_END = "no end"
 """What a mutant was found by that made its tests endless."""
@@ -150,7 +150,7 @@ def _alone(judge: Judge, reply: Reply) -> Judge | None:
     return Judge(first, (first,), more)
 
 
-def _verdict(mutant: Mutant, reply: Reply, unmutated: Reply, judge: Judge) -> Verdict:
+def _verdict(mutant: Mutant, reply: Reply, unmutated: Reply, judge: Judge, whole: bool) -> Verdict:
     if unmutated["status"] != 0:
         words = f"without any mutant, {judge.text} does not pass either"
         return Verdict(mutant, BROKEN, f"{words}:\n{unmutated['said']}")
@@ -162,6 +162,8 @@ def _verdict(mutant: Mutant, reply: Reply, unmutated: Reply, judge: Judge) -> Ve
         # It was the mutant that made it endless: what judges it had ended without.
         return Verdict(mutant, KILLED, NO_END)
     if reply["status"] not in (0, 1):
+        if not whole:  # nobody chose this edit, so a program that does not start is found
+            return Verdict(mutant, KILLED, "nothing can be imported")
         return Verdict(mutant, BROKEN, f"pytest ended with {reply['status']}:\n{reply['said']}")
     failed = [name.rpartition("/")[2] for name in reply["failed"]]
     return Verdict(mutant, KILLED, failed[0]) if failed else Verdict(mutant, SURVIVED)
@@ -258,7 +260,7 @@ def run(
                         tasks.insert(0, (needed, None))
                 for known in [each for each in waiting if each[2] in unmutated]:
                     waiting.remove(known)
-                    verdict = _verdict(known[0], known[1], unmutated[known[2]], known[2])
+                    verdict = _verdict(*known[:2], unmutated[known[2]], known[2], whole)
                     verdicts[verdict.mutant.name] = verdict
                     notice(verdict)
     return list(verdicts.values())
