@@ -296,9 +296,12 @@ def test_a_factor_of_n_is_no_missing_n_where_there_is_none(n: int, of: str) -> N
 
 def test_a_reference_of_one_batch_size_is_no_mean() -> None:
     """Where it is not known whether the reference divides by N, no N is missing."""
-    fixed = lambda x1, x2: ((x1 - x2).reshape(3, 77) ** 2).mean()  # noqa: E731
-    said = _of_a_loss(fixed, lambda x1, x2: 3 * fixed(x1, x2), (3, 7, 11))
-    assert "divided" not in said["loss"] and "3" in said[DX1]
+
+    def fixed(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        return ((x1 - x2).reshape(3, 77) ** 2).mean()
+
+    told = _of_a_loss(fixed, lambda x1, x2: 3 * fixed(x1, x2), (3, 7, 11))
+    assert "divided" not in told["loss"] and "3" in told[DX1]
 
 
 def test_what_is_flushed_to_0_is_told_as_that() -> None:
@@ -424,7 +427,7 @@ def test_factors_of_slices_are_listed() -> None:
     by = np.array([1.0, 0.5, 9.0, -2.0, 0.25])
     words = "y has a factor of its own for each channel: 1, 0.5, ?, -2, 0.25"
     assert said(x, x * by[None, :, None]) == f"per-channel-factor: {words}"
-    flat = rich(6, 5)
+    flat = rich(6, 4)  # four different values in each, which is enough
     assert said(flat, flat * (1 + np.arange(6.0))[:, None]).startswith("per-sample-factor: ")
     two = rich(2, 9, 5)
     two[1] *= 3
@@ -442,6 +445,9 @@ def test_bits_of_mantissa_are_counted(bits: int) -> None:
     kind = {8: ", as bfloat16 has", 11: ", as float16 and TF32 have"}.get(bits, "")
     words = f"precision: y has {bits} bits of mantissa{kind}; float32 has 24"
     assert (said(x, with_bits, bound=1e-12) == words) == (4 <= bits <= 21)
+    zero, another = x.copy(), with_bits.copy()
+    zero[1, 2, 3] = another[1, 2, 3] = 0  # exactly right, with a bound of 0
+    assert (said(zero, another, bound=0.0) == words) == (4 <= bits <= 21)
     off = with_bits.copy()
     off[0, 0, 0] += 2.0 ** (2 - bits)  # it has as many bits, and is wrong by more than they explain
     assert not said(x, off, bound=1e-12).startswith("precision")
@@ -581,6 +587,31 @@ def test_a_divisor_beside_an_ignored_top_diff_is_told_with_it() -> None:
         assert explain(both).words == f"y is off by {words}; {ignored}"
         assert explain(replace(both, is_gradient=False)).code == "constant-factor"
         assert explain(replace(both, weight=1.0)).code == "constant-factor"
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor", "words"),
+    [
+        ((7, 1), 1 / 7, "1/N = 1/7: divided by N once too often"),
+        ((7, 1), 7, "N = 7: not divided by N"),
+        ((7, 1, 1), 1 / 7, "1/N = 1/7: divided by N once too often"),
+        ((1, 3, 5), 1 / 15, "1/(C*S) = 1/15: divided by the count of the input, not by N"),
+        ((1, 3, 5), 15, "C*S = 15: divided by N, not by the count of the input"),
+        ((1, 5), 1 / 5, "1/C = 1/5: averaged over the channels, not summed"),
+        ((7, 5), 1 / 5, "1/C = 1/5: averaged over the channels, not summed"),
+        ((7, 5), 1 / 25, "1/C^2 = 1/25: averaged over the channels, not summed, and squared"),
+        ((7, 5), 1 / 35, "1/(N*C*S) = 1/35: averaged over all elements, not summed"),
+        ((7, 5), 35, "N*C*S = 35: summed, not averaged over all elements"),
+        ((7, 1, 5), 1 / 5, "1/S = 1/5: divided by the spatial extent as well"),
+        ((7, 5, 3), 2 / 15, "2/(C*S) = 2/15: as torch's MSELoss divides"),
+    ],
+)
+def test_a_count_that_is_another_one_as_well_is_told_once(
+    shape: Shape, factor: float, words: str
+) -> None:
+    """Where an extent is 1, several counts are the same, and one cause is left."""
+    x = rich(*shape)
+    assert said(x, factor * x, is_loss=True) == f"normaliser: y is off by {words}"
 
 
 def test_picture_has_twelve_rows_and_48_columns() -> None:

@@ -328,7 +328,7 @@ def test_what_is_known_to_survive_has_its_reason_and_still_is_there() -> None:
 
 @pytest.fixture
 def imitated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator in the place of cosmic-ray's, which is not installed everywhere: a number more."""
+    """An operator in the place of cosmic-ray's, which not everybody has: a number more."""
 
     def positions(source: str) -> list[ast.Constant]:
         found = [each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Constant)]

@@ -235,13 +235,14 @@ def _place(node: ast.stmt) -> str:
     if isinstance(node, ast.Assign | ast.AnnAssign):
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         return ast.unparse(target).replace(" ", "")
-    name: str = getattr(node, "name", "")
-    return name or hashlib.sha256(ast.unparse(node).encode()).hexdigest()[:8]
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    return hashlib.sha256(ast.unparse(node).encode()).hexdigest()[:8]
 
 
 def _first_line(node: ast.stmt) -> int:
     """Where a statement begins, with its decorators, counted from 0."""
-    above = getattr(node, "decorator_list", ())
+    above: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(each.lineno for each in above)]) - 1
 
 
