@@ -511,3 +511,18 @@ def test_one_shape_of_an_input_layer_stands_for_all_its_tops(
         text = layer("Input", "", "x y", f"input_param {{ {shapes} }}")
         (tmp_path / "net.prototxt").write_text(text + layer("Eltwise", "x y", "z"))
         assert check("net.prototxt", "--reference", "ref.py:add", "--cases", "1") == status
+
+
+def test_files_of_a_net_start_at_the_folder_of_its_test(tmp_path: Path, caffe: Caffe) -> None:
+    """Its own, those of its Python layers, and what it loads; what is not there is named."""
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "my.cpp").touch()
+    (tmp_path / "net.prototxt").write_text(input_layer("x", 2, 3) + layer("ReLU", "x", "y"))
+    found = located(net("net.prototxt", path=["layers"], load=["my.cpp"]), tmp_path)
+    assert callable(found.libraries)
+    assert list(found.libraries(caffe)) == [str(tmp_path / "my.cpp")]
+    assert str(tmp_path / "layers") in found.path
+    for wrong in ({"load": ["no.cpp"]}, {"path": ["no"]}, {"path": ["my.cpp"]}):
+        with pytest.raises(BadRequest, match=r"no\b|my\.cpp"):
+            located(net("net.prototxt", **wrong), tmp_path)
+

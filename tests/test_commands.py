@@ -121,6 +121,7 @@ def test_python_is_that_of_caffe(tmp_path: Path) -> None:
     here = {"HOME": str(tmp_path), "PARITY_CACHE": str(cache.folder())}
     status, said = parity(tmp_path, "python", "-c", code, **here)
     assert (status, said.strip().lower()) == (7, "agg")
+    assert parity(tmp_path, "python", "-c", "pass", **here)[0] == 0
     for number in (15, 9):  # as a shell tells of a signal
         code = f"import os; os.kill(os.getpid(), {number})"
         assert parity(tmp_path, "python", "-c", code, **here)[0] == 128 + number
