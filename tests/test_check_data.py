@@ -522,7 +522,10 @@ def test_files_of_a_net_start_at_the_folder_of_its_test(tmp_path: Path, caffe: C
     assert callable(found.libraries)
     assert list(found.libraries(caffe)) == [str(tmp_path / "my.cpp")]
     assert str(tmp_path / "layers") in found.path
-    for wrong in ({"load": ["no.cpp"]}, {"path": ["no"]}, {"path": ["my.cpp"]}):
-        with pytest.raises(BadRequest, match=r"no\b|my\.cpp"):
-            located(net("net.prototxt", **wrong), tmp_path)
-
+    for path, library, words in (
+        ([], ["no.cpp"], "no.cpp"),
+        (["no"], [], "no"),
+        (["my.cpp"], [], "my"),
+    ):
+        with pytest.raises(BadRequest, match=words):
+            located(net("net.prototxt", path=path, load=library), tmp_path)

@@ -14,6 +14,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,24 @@ def files() -> list[str]:
     )
 
 
+def judges() -> dict[str, str]:
+    """What must find a mutant of each of these files: its own line in tool.toml, or its folder's.
+
+    Raises:
+        CatalogueError: a file has neither.
+    """
+    given = settings(TOOL)["judges"]
+    found: dict[str, str] = {}
+    for file in files():
+        patterns = [each for each in given if fnmatch(file, each)]
+        if not patterns:
+            raise CatalogueError(
+                f"{TOOL.name}: no judge of {file}: which tests find a mutant of it?"
+            )
+        found[file] = given[file if file in given else max(patterns, key=len)]
+    return found
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What the study of the tool takes of one file.
@@ -112,9 +131,10 @@ def drawn(seed: int, only: Sequence[str] | None = None) -> dict[str, Drawn]:
         CatalogueError: cosmic-ray is not there, or no mutant has one of the names.
     """
     given = settings(TOOL)
+    finders = judges()
     whys = {(each["file"], changed(each)): each["why"] for each in given.get("left_out", ())}
     found: dict[str, Drawn] = {}
-    for file, text in given["judges"].items():
+    for file, text in finders.items():
         names = [name for name in only or () if name.startswith(f"{file}:")]
         if only and not names:
             continue
