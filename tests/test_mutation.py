@@ -425,16 +425,20 @@ def test_the_table_leaves_nothing_out() -> None:
 
 
 def test_what_was_killed_is_not_run_again(tmp_path: Path) -> None:
-    """By the notes of an earlier run; one that survived is, and one that is another by now."""
+    """By the notes of an earlier run, of which the last counts; nothing is said of another edit."""
     notes = tmp_path / "notes.jsonl"
     lines = [
-        ["real", REAL.bug, KILLED, "test_a"],
+        ["real", REAL.bug, SURVIVED, ""],
+        ["real", REAL.bug, KILLED, "test_b"],
         ["harmless", HARMLESS.bug, SURVIVED, ""],
         ["nonsense", "another edit", KILLED, "test_b"],
     ]
     notes.write_text("".join(json.dumps(each) + "\n" for each in lines))
     found = command._noted(notes, [REAL, HARMLESS, NONSENSE])
-    assert found == {"real": Verdict(REAL, KILLED, "test_a")}
+    assert found == {
+        "real": Verdict(REAL, KILLED, "test_b"),
+        "harmless": Verdict(HARMLESS, SURVIVED),
+    }
     assert command._noted(None, [REAL]) == command._noted(tmp_path / "none", [REAL]) == {}
 
 

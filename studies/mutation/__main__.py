@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         type=Path,
         metavar="FILE",
-        help="with --tool, note each verdict in FILE; what was killed there is not run again",
+        help="with --tool, note each verdict in FILE; what was killed there is not run again, and "
+        "what this run does not come to is told as it stands there",
     )
     add("--jobs", type=_jobs, default=0, metavar="N", help="how many at a time (one a core)")
     instead = parser.add_mutually_exclusive_group()
@@ -197,26 +198,28 @@ def _tool(options: argparse.Namespace) -> int:
         return _checked(mutants, generated.stale())
     if options.write_docs and options.only:
         raise CatalogueError("--write-docs is for all mutants of a draw")
-    killed = _noted(options.resume, mutants)
-    left = [each for each in mutants if each.name not in known and each.name not in killed]
-    verdicts, seconds = _run(left, seed, options)
-    verdicts += killed.values()
+    noted = _noted(options.resume, mutants)
+    killed = {name for name, each in noted.items() if each.verdict == KILLED}
+    left = [each for each in mutants if each.name not in known | killed]
+    ran, seconds = _run(left, seed, options)
+    verdicts = [noted.get(v.mutant.name, v) if v.verdict == NOT_RUN else v for v in ran]
+    verdicts += [noted[name] for name in sorted(killed - known)]
     print("\n".join(["", *table(files, verdicts), *summary(verdicts, seconds)]))
     if options.write_docs:
         counts = Counter(each.verdict for each in verdicts)
-        ran = counts[KILLED] + counts[SURVIVED]
-        found = f"{counts[KILLED]} of {ran} that ran, of {len(mutants)} drawn"
+        judged = counts[KILLED] + counts[SURVIVED]
+        found = f"{counts[KILLED]} of {judged} that ran, of {len(mutants)} drawn"
         page.TOOL_PAGE.write_text(page.tool_page(table(files, verdicts), found, seed))
     return status(verdicts)
 
 
 def _noted(file: Path | None, mutants: Sequence[Mutant]) -> dict[str, Verdict]:
-    """The mutants that a file of --resume says were killed, by name."""
+    """What a file of --resume says last of each of these mutants, by name."""
     by_key = {(each.name, each.bug): each for each in mutants}
     found: dict[str, Verdict] = {}
     for text in file.read_text().splitlines() if file and file.exists() else ():
         name, bug, verdict, reason = json.loads(text)
-        if (name, bug) in by_key and verdict == KILLED:
+        if (name, bug) in by_key:
             found[name] = Verdict(by_key[name, bug], verdict, reason)
     return found
 
