@@ -27,6 +27,7 @@ from caffe_parity.contract import (
     Parameter,
     Structure,
 )
+from caffe_parity.engine import port
 from caffe_parity.engine.expected import question
 from caffe_parity.engine.functions import Evaluation, described, must_take, tops_of, with_params
 from caffe_parity.engine.judge import _differs
@@ -452,3 +453,21 @@ def test_a_tensor_that_one_observation_lacks_makes_two_of_them_different() -> No
     ):
         assert _differs(expected, one, another) == differ
         assert _differs(expected, another, one) == differ
+
+
+@pytest.mark.parametrize(
+    ("missing", "usable", "words"),
+    [
+        ("no CUDA device", False, "no CUDA device"),
+        (None, False, "this PyTorch cannot use the GPU"),
+        (None, True, None),
+    ],
+)
+def test_a_port_for_a_gpu_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None, usable: bool, words: str | None
+) -> None:
+    """A device, or a PyTorch for it; nothing where there are both."""
+    monkeypatch.setattr(port, "no_device", lambda: missing)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    said = port.no_cuda()
+    assert said is None if words is None else words in str(said)
