@@ -377,8 +377,10 @@ def test_a_draw_is_the_same_for_everybody() -> None:
         assert len(of.mutants) <= max(3, length // 120)
         assert len(of.mutants) >= min(of.places, 3) - 1, file  # one may change nothing
         assert list(misfits(of.mutants)) == []
-    worker = first["caffe_parity/caffe/worker/worker.py"]
-    assert len(worker.mutants) == 10 and worker.places > 50
+    file = "caffe_parity/caffe/worker/worker.py"
+    worker = first[file]
+    assert len(worker.mutants) == (ROOT / file).read_text().count("\n") // 120 > 3
+    assert worker.places > 50
     [name] = [each.name for each in worker.mutants[:1]]
     assert [m.name for d in generated.drawn(7, [name]).values() for m in d.mutants] == [name]
     with pytest.raises(CatalogueError, match="unknown mutant 'caffe_parity/x"):
