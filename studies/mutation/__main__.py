@@ -208,7 +208,8 @@ def _tool(options: argparse.Namespace) -> int:
     if options.write_docs:
         counts = Counter(each.verdict for each in verdicts)
         judged = counts[KILLED] + counts[SURVIVED]
-        found = f"{counts[KILLED]} of {judged} that ran, of {len(mutants)} drawn"
+        found = f"{counts[KILLED]} of {judged + len(known)} that were looked at ({len(known)} are "
+        found += f"known to survive), of {len(mutants)} drawn"
         page.TOOL_PAGE.write_text(page.tool_page(table(files, verdicts), found, seed))
     return status(verdicts)
 

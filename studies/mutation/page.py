@@ -103,6 +103,8 @@ were drawn, and what became of them. "no end" is one that made its tests endless
 
 {table}
 
+{history}
+
 ## Known survivors
 
 Each is a mutant that a run found, with its reason; a draw that meets it counts it as known, and
@@ -115,7 +117,6 @@ does not run it again.
 _FRESH = """\
 Twelve fresh ones asked for *words* (`tests/test_fresh_words.py`): what must be said of each was
 written down from the mistake alone, before any was run. {figure}
-
 """
 
 
@@ -133,6 +134,7 @@ def tool_page(table: Sequence[str], found: str, seed: int) -> str:
         catalogue=f"{count} of {count}",
         tool=found,
         fresh=_FRESH.format(figure=given["fresh"]),
+        history=given["history"],
         least=given["at_least"],
         seed=seed,
         table="\n".join(table),
