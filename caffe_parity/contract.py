@@ -149,12 +149,24 @@ class Expectation:
         text: what the refusal must say.
         layer: the name of the layer that it computes instead.
         reason: one sentence for the report.
+
+    Raises:
+        BadRequest: what a kind needs is missing: without a text any crash would be the refusal.
     """
 
     kind: str
     reason: str
     text: str = ""
     layer: str = ""
+
+    def __post_init__(self) -> None:
+        needed = {"refused": ("text", self.text), "as-layer": ("layer", self.layer)}
+        if self.kind not in needed:
+            raise BadRequest(f"an Expectation is {' or '.join(needed)}, not {self.kind!r}")
+        name, value = needed[self.kind]
+        if not value.strip():
+            words = "what the refusal must say" if name == "text" else "the layer that it computes"
+            raise BadRequest(f"Expectation({self.kind!r}) needs {name}=..., {words}")
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,24 @@ class Finding:
     words: str
     tensor: str = ""
     cause: str = ""
+
+
+LITTLE = ("", "few", "value", "elements", "one-of-several", "constant-factor")
+"""The causes that say little, least first: that something is wrong; a factor whose cause nobody
+knows. "few" is that of a tensor of too few values for a pattern, "one-of-several" that of a factor
+with more than one cause."""
+
+NUMBERED = ("one-of-several", "constant-factor", "offset", "one-value", "saturated")
+"""The causes that are others where their numbers are."""
+
+PLACED = ("nan", "not-nan", "inf", "finite", "ignores-top-diff")
+"""The causes whose words are others where they show elsewhere in a tensor, or at another weight."""
+
+PATTERNS = (
+    *("precision", "rolled", "reversed", "swapped-axes", "broadcast", "offset", "one-value"),
+    *("saturated", "constant-factor", "per-sample-factor", "per-channel-factor"),
+)
+"""The causes that are never told of a tensor of few values."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,6 +132,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     collector.keys = {name: each.key for name, each in wanted.items()}
     if not wanted or config.option.collectonly:
         return
+    for file in filter(None, (collector.file, collector.page)):
+        with contextlib.suppress(OSError):  # an exit past Python must not leave an earlier verdict
+            file.unlink()
     from caffe_parity.caffe.driver import DriverError, devices
     from caffe_parity.caffe.session import SESSION
     from caffe_parity.contract import ParityError

@@ -496,3 +496,56 @@ def test_layer_that_does_more_than_its_work(
     assert main([*layer_that(place), "--reference", "functions.py:good"]) == 0
     caffe.close()
     assert not children_of_a_layer()
+
+
+TESTED = """
+import caffe_parity
+from functions import exits_in_c, good
+
+LAYER = caffe_parity.Layer(
+    "l", reference=good, inputs={"x": (2, 3)}, cases=2, variants={"torch-port": PORT}
+)
+
+@caffe_parity.parametrize(LAYER)
+def test_parity(comparison):
+    comparison.check()
+"""
+
+
+PYTEST = ["pytest", "-p", "caffe_parity.pytest_plugin"]
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        (["caffe_parity", "run", "test_it.py"], 2, "ended the process (with exit status 0)"),
+        ([*PYTEST, "-n1", "--parity-json", "found.json", "test_it.py"], 1, "crashed while running"),
+        ([*PYTEST, "--parity-json", "found.json", "test_it.py"], 0, ""),
+    ],
+    ids=["parity run", "pytest -n1", "pytest"],
+)
+def test_exit_past_python_in_a_test(
+    place: Path, command: list[str], status: int, words: str
+) -> None:
+    """`parity run` and pytest-xdist see it; pytest alone has nobody left to see it.
+
+    Then no results of an earlier run are left that could be taken for this one's.
+    """
+    file = place / ("parity-report" if "run" in command else "") / "found.json"
+    test = place / "test_it.py"
+    for port in ("good", "exits_in_c"):
+        test.write_text(TESTED.replace("PORT", port))
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            capture_output=True,
+            text=True,
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(place.parent / "tmp")},
+            timeout=120,
+        )
+        said = done.stdout + done.stderr
+        if port == "good":
+            assert done.returncode == 0, said
+            assert file.exists() == (file.parent == place)
+    assert done.returncode == status and words in said, said
+    assert not file.exists() or not read(file).agrees
