@@ -81,6 +81,12 @@ def reference(spec: str) -> Callable[..., Any] | Layer:
         BadRequest: it cannot be had, or is neither.
     """
     found = load_object(spec, "--reference")
+    if inspect.isclass(found):
+        name = found.__name__
+        raise BadRequest(
+            f"--reference {spec!r} is a class: expected a function of the net's inputs, which get "
+            f"there as float64; for an nn.Module: def reference(x): return {name}().double()(x)"
+        )
     if not callable(found) and not isinstance(found, Layer):
         raise BadRequest(f"--reference {spec!r} is {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]

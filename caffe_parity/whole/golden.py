@@ -15,7 +15,7 @@ import numpy as np
 
 from caffe_parity.caffe.client import Op
 from caffe_parity.contract import Array32, Case, Shape
-from caffe_parity.engine.caffe_net import CaffeNet, described
+from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.progress import PROGRESS
 
 SPLIT = "Split"
@@ -122,7 +122,7 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
     *_, made, graph = net.request([*build, {"op": "graph"}])
     build += _statistics(net, build, graph, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
-    said = described(net.text(case), case.names)
+    said = net.described(case, phase)
     losses = said["losses"]
     plan = _Reading(graph, made, [] if losses else said["outputs"])
     PROGRESS.tell("running caffe, layer by layer")
@@ -185,7 +185,7 @@ def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list
         edits["weights"] = net.weights
     ops: list[Op] = [{"op": "load", "library": each} for each in net.loaded(case)]
     seed: Op = {"op": "seed", "seed": case.seed % 2**31}  # of the fillers
-    return [*ops, seed, {"op": "net", "text": net.text(case), "edits": edits, "path": net.path}]
+    return [*ops, seed, {"op": "net", "text": net.prototxt(case), "edits": edits, "path": net.path}]
 
 
 class _Reading:
