@@ -137,14 +137,22 @@ LABELS = {
     "InfogainLoss": (1, 2),
     "MultinomialLogisticLoss": (1,),
     "ContrastiveLoss": (2,),
+    "LSTM": (1,),
+    "RNN": (1,),
 }
 """By type, the bottoms for which Caffe's layer has no gradient: with one, it aborts."""
 
 
 def _labels(graph: Mapping[str, Any]) -> set[str]:
     """The blobs of which no gradient may be asked."""
+    copied = {
+        top: layer["bottoms"][0]
+        for layer in graph["layers"]
+        for top in layer["tops"]
+        if layer["type"] == SPLIT
+    }
     return {
-        name
+        copied.get(name, name)
         for layer in graph["layers"]
         for position, name in enumerate(layer["bottoms"])
         if position in LABELS.get(layer["type"], ())

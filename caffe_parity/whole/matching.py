@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffe_parity.contract import BadRequest, Shape
+from caffe_parity.contract import BadRequest
 from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
+from caffe_parity.whole.layouts import held
 from caffe_parity.whole.port import Call, Layout, Place
 
 TAKES_SCALE = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
@@ -150,32 +151,13 @@ def _last(name: str) -> str:
     return _plain(name.rpartition(".")[2])
 
 
-def layouts(step: Step, module: torch.nn.Module) -> dict[str, Shape] | None:
-    """The parameters of a module that a layer's blobs go into, in order, with their shapes.
-
-    None where the two are not known to keep their numbers alike.
-    """
-    own = {name: tuple(each.shape) for name, each in module.named_parameters(recurse=False)}
-    blobs = len(step.params)
-    order = [name for name in ("weight", "bias") if name in own]
-    if step.fields.get("transpose") and "weight" in own:  # of an InnerProduct
-        own["weight"] = own["weight"][::-1]
-    if not blobs or len(own) != len(order) or blobs != len(order):
-        return None
-    return {name: own[name] for name in order}
-
-
 def fits(net: Golden, step: Step, module: torch.nn.Module) -> bool:
-    """Whether a layer's parameters have the shapes of a module's."""
+    """Whether a module can hold a layer's parameters."""
     if step.type == "BatchNorm" or isinstance(module, TAKES_SCALE):
         channels = net.params[step.params[0]].size
         both = step.type == "BatchNorm" and isinstance(module, TAKES_SCALE)
         return both and getattr(module, "num_features", 0) == channels
-    known = layouts(step, module)
-    if known is None:
-        return False
-    shapes = [net.params[name].shape for name in step.params]
-    return all(alike(one, other) for one, other in zip(shapes, known.values(), strict=True))
+    return held(net, step, module) is not None
 
 
 def _by_weights(
@@ -269,17 +251,15 @@ def _scale_behind(net: Golden, step: Step) -> Step | None:
 
 
 def _same_numbers(net: Golden, step: Step, module: torch.nn.Module) -> bool:
-    known = layouts(step, module)
-    if known is None or not fits(net, step, module):
+    known = held(net, step, module) if fits(net, step, module) else None
+    if known is None or step.type == "BatchNorm":
         return False
-    values = dict(module.named_parameters(recurse=False))
-    turned = bool(step.fields.get("transpose"))
+    own = dict(module.named_parameters())
+    theirs = {name: each.back(own[name].detach().float()) for name, each in known.items()}
     return all(
-        np.array_equal(
-            (net.params[name].T if turned else net.params[name]).reshape(-1),
-            values[own].detach().float().numpy().reshape(-1),
-        )
-        for name, own in zip(step.params, known, strict=True)
+        np.array_equal(net.params[each.params[0]].reshape(-1), value.numpy().reshape(-1))
+        for each, value in ((known[name], value) for name, value in theirs.items())
+        if value is not None
     )
 
 

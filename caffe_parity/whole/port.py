@@ -135,6 +135,19 @@ class Port:
         known = inspect.signature(self.model.forward).parameters
         return tuple(self.inputs) if all(name in known for name in self.inputs) else ()
 
+    def _steps_first(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What a recurrent module takes or gives as Caffe has it, (T, N, ...), or back again."""
+        swapped = getattr(self.modules[name], "batch_first", False) and tensor.ndim > 2
+        return tensor.transpose(0, 1) if swapped else tensor
+
+    def _states(self, name: str, made: torch.Tensor, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The states that a recurrent module gives: its last output is that of Caffe's value."""
+        module = self.modules[name]
+        if not isinstance(module, torch.nn.RNNBase) or module.num_layers > 1 or len(rest) != 1:
+            return rest
+        last = made[-1:]
+        return ((last, *rest[0][1:]) if isinstance(rest[0], tuple) else last,)
+
     @contextmanager
     def _hooked(
         self,
@@ -233,18 +246,24 @@ class Port:
             changed = list(args)
             for position, value in enumerate(place.bottoms[: len(changed)]):
                 if _is_float(changed[position]):
-                    changed[position] = taken(f"the port's {call}", value, changed[position])
+                    steps_first = self._steps_first(name, changed[position])
+                    made = taken(f"the port's {call}", value, steps_first)
+                    changed[position] = self._steps_first(name, made)
             return tuple(changed)
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
-            if isinstance(result, torch.Tensor):
+            first = result[0] if type(result) is tuple and result else result  # of an nn.LSTM
+            if isinstance(first, torch.Tensor):
                 seen.calls.append(call)
             place = layout.calls.get(call)
             with ops.paused():
-                if place is None or not _is_float(result) or given.name(result) == place.top:
+                if place is None or not _is_float(first) or given.name(first) == place.top:
                     return None
-                return placed(place.top, result)
+                made = placed(place.top, self._steps_first(name, first))
+                if first is result:
+                    return made
+                return self._steps_first(name, made), *self._states(name, made, result[1:])
 
         with self._hooked(before, after), ops:
             try:
