@@ -55,6 +55,14 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         "most: give it four, or write shape(0), shape(1), ... in the layer",
     ),
     (
+        r"Cannot copy param \d+ weights from layer '(?P<layer>[^']*)'|"
+        r"Incompatible number of blobs for layer (?P<other>\S+)",
+        lambda found: (
+            "the file of weights is that of another net: its layer "
+            f"{found['layer'] or found['other']!r} has other parameters than the net's of that name"
+        ),
+    ),
+    (
         r"exceeds INT_MAX",
         "a blob would have more than 2^31 - 1 elements, which is more than Caffe can hold: give "
         "smaller shapes",

@@ -7,14 +7,14 @@ it, so that an in-place layer's input is known as well as its output.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from caffe_parity.caffe.client import Op
-from caffe_parity.contract import Array32, Case, Shape
+from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.progress import PROGRESS
 
@@ -71,6 +71,9 @@ class Golden:
         labels: the inputs that have no gradient, and that nothing rounds.
         losses: the values with a loss weight, and that.
         owned: the parameters that are no other layer's; those of a BatchNorm are not among them.
+        unfilled: the layers for whose parameters the file of weights has none, so that they are as
+            the fillers make them; none where there is no file.
+        others: the layers of that file that the net has not.
     """
 
     steps: Sequence[Step]
@@ -85,6 +88,8 @@ class Golden:
     labels: frozenset[str]
     losses: Mapping[str, float]
     owned: Sequence[str]
+    unfilled: Sequence[str] = ()
+    others: Sequence[str] = ()
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:
@@ -98,7 +103,7 @@ class Golden:
         return [top for step in self.steps for top in step.tops if top not in read]
 
 
-def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
+def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
     """Runs a net in Caffe, forward and backward, one layer after the other.
 
     The parameters are those of the net's weights, or what its fillers make. A net without a loss
@@ -108,10 +113,12 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
         net: the net.
         case: its inputs.
         phase: "TRAIN" or "TEST".
+        drawn: whether statistics that nothing gives are drawn, or stay 0.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
-        BadRequest: the net cannot be built, or not on these inputs.
+        BadRequest: the net cannot be built, or not on these inputs; or the file of weights has
+            parameters of no layer of it.
         NoCaffe, InstallError: there is no Caffe.
     """
     arrays = case.arrays(case)
@@ -120,14 +127,24 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
     wanted = [name for name in wanted if name not in _labels(graph)]
     build = _built(net, case, phase, wanted)
     *_, made, graph = net.request([*build, {"op": "graph"}])
-    build += _statistics(net, build, graph, case.seed)
+    layers = [layer for layer, _ in made["params"]]
+    if net.weights and not made["named"]:
+        raise BadRequest(net.no_weights(layers))
+    if drawn:
+        build += _statistics(net, build, graph, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
     plan = _Reading(graph, made, [] if losses else said["outputs"])
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
-    return plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+    found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+    if not net.weights:
+        return found
+    own = {name.rpartition("[")[0] for name in found.owned}
+    own |= {step.name for step in found.steps if step.type == "BatchNorm"}
+    unfilled = [name for name in dict.fromkeys(layers) if name in own - set(made["named"])]
+    return replace(found, unfilled=unfilled, others=made["others"])
 
 
 LABELS = {

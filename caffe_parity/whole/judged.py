@@ -499,6 +499,7 @@ def comparison(
     phase: str,
     asked: Mapping[str, str],
     left_out: frozenset[str] = frozenset(),
+    drawn: bool = True,
 ) -> Comparison:
     """A net, run in Caffe, beside a port whose modules are matched to its layers.
 
@@ -509,13 +510,14 @@ def comparison(
         phase: "TRAIN" or "TEST", which is the port's mode as well.
         asked: layer -> module, where the names do not say it.
         left_out: the layers that the port does without.
+        drawn: whether statistics that nothing gives are drawn, or stay 0.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
         BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
         NoCaffe, InstallError: there is no Caffe.
     """
-    made = golden(net, case, phase)
+    made = golden(net, case, phase, drawn)
     port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
     calls: list[Call] = []
     while True:  # a port that fails half-way shows what comes behind only with Caffe's values

@@ -118,9 +118,7 @@ def _statistics(step: Step, module: nn.Module) -> Mapping[str, Held] | None:
         if buffers.get(name) is not None
     }
     if not found and len(buffers) == len(step.params):  # Caffe's own three
-        return {
-            name: Held((param,)) for name, param in zip(buffers, step.params, strict=True)
-        }
+        return {name: Held((param,)) for name, param in zip(buffers, step.params, strict=True)}
     return found or None
 
 

@@ -88,9 +88,7 @@ def weights_of(
 
 def _misfit(net: Golden, step: Step, module: torch.nn.Module, name: str) -> Finding:
     theirs = ", ".join(str(net.params[each].shape) for each in step.params)
-    own = ", ".join(
-        f"{each} {tuple(value.shape)}" for each, value in module.named_parameters()
-    )
+    own = ", ".join(f"{each} {tuple(value.shape)}" for each, value in module.named_parameters())
     words = (
         f"the layer {step.name} has parameters {theirs}, the port's {name} "
         f"({type(module).__name__}) {own or 'none'}: they cannot be put there"

@@ -238,14 +238,16 @@ class Worker:
         self.net = self.caffe.Net(prepared.path, phase)
         self.fields = {layer.name: fields_of(layer) for layer in prepared.proto.layer}
         weights = edits.get("weights") if edits else None
-        named = self.with_weights(weights) if weights else []
-        return dict(self.described_net(prepared), named=named)
+        saved = self.with_weights(weights) if weights else set()
+        named = [name for name in self.net.params if name in saved]
+        others = sorted(saved - set(named))
+        return dict(self.described_net(prepared), named=named, others=others)
 
     def with_weights(self, file):
-        """Copies parameters from a .caffemodel; returns the layers that have them from there."""
+        """Copies parameters from a .caffemodel; returns the layers that it has some for."""
         saved = read_weights(file)
         self.net.copy_from(file)
-        return [name for name in self.net.params if name in saved]
+        return saved
 
     def op_solver(self, solver, text, edits=None, path=()):
         parameter = solver_parameter(solver)
@@ -708,7 +710,7 @@ def read_weights(file):
             )
         proto.ParseFromString(content)
     except (OSError, DecodeError, RuntimeWarning) as error:
-        raise NetError("the weights %s: no .caffemodel (%s)" % (file, error))
+        raise NetError("the weights %s: no .caffemodel, or a part of one (%s)" % (file, error))
     saved = {layer.name for layer in list(proto.layer) + list(proto.layers) if layer.blobs}
     if not saved:
         raise NetError("the weights %s: it has no layer with parameters" % file)
