@@ -16,6 +16,7 @@ import numpy as np
 from caffe_parity.caffe.client import Op
 from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
+from caffe_parity.engine.compare import Bools
 from caffe_parity.progress import PROGRESS
 
 SPLIT = "Split"
@@ -74,6 +75,8 @@ class Golden:
         unfilled: the layers for whose parameters the file of weights has none, so that they are as
             the fillers make them; none where there is no file.
         others: the layers of that file that the net has not.
+        masks: by the top of each Dropout that draws, where it keeps an element.
+        after: the parameters that a forward changes, as it leaves them: those of a BatchNorm.
     """
 
     steps: Sequence[Step]
@@ -90,6 +93,8 @@ class Golden:
     owned: Sequence[str]
     unfilled: Sequence[str] = ()
     others: Sequence[str] = ()
+    masks: Mapping[str, Bools] = field(default_factory=dict)
+    after: Mapping[str, Array32] = field(default_factory=dict)
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:
@@ -131,11 +136,11 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
     if net.weights and not made["named"]:
         raise BadRequest(net.no_weights(layers))
     if drawn:
-        build += _statistics(net, build, graph, case.seed)
+        build += _statistics(net, build, graph, phase, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
-    plan = _Reading(graph, made, [] if losses else said["outputs"])
+    plan = _Reading(graph, made, [] if losses else said["outputs"], phase)
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
     found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
@@ -176,25 +181,39 @@ def _labels(graph: Mapping[str, Any]) -> set[str]:
     }
 
 
-def _statistics(net: CaffeNet, build: list[Op], graph: Mapping[str, Any], seed: int) -> list[Op]:
+def _statistics(
+    net: CaffeNet, build: list[Op], graph: Mapping[str, Any], phase: str, seed: int
+) -> list[Op]:
     """Sets the statistics of each BatchNorm that has none yet: with 0 it multiplies by 316.
 
-    Means are normal, variances from 1/2 to 3/2, and both are divided by 1. Those of a file of
-    weights stay.
+    Means are normal, variances from 1/2 to 3/2. Both are sums over so many batches as a long
+    training comes to, 1 / (1 - moving_average_fraction): before that no `momentum` is Caffe's.
+    Those of a file of weights stay, and in phase TRAIN, where they only go on, get that divisor.
     """
-    names = [each["name"] for each in graph["layers"] if each["type"] == "BatchNorm"]
-    if net.weights or not names:
+    layers = [each for each in graph["layers"] if each["type"] == "BatchNorm"]
+    if not layers:
         return []
-    reads: list[Op] = [{"op": "param", "layer": name, "index": 0} for name in names]
-    values = net.request([*build, *reads])[len(build) :]
+    reads: list[Op] = [
+        {"op": "param", "layer": each["name"], "index": index}
+        for each in layers
+        for index in range(3)
+    ]
+    values = [each["array"] for each in net.request([*build, *reads])[len(build) :]]
     rng = np.random.RandomState(seed)
     ops: list[Op] = []
-    for name, value in zip(names, values, strict=True):
-        shape = value["array"].shape
-        drawn = rng.standard_normal(shape), rng.uniform(0.5, 1.5, shape), np.ones(1)
+    for layer, mean, var, divisor in zip(
+        layers, values[::3], values[1::3], values[2::3], strict=True
+    ):
+        fields = layer["fields"]
+        if net.weights and (phase == "TEST" or fields["use_global_stats"] or not divisor.any()):
+            continue
+        means = mean / divisor if net.weights else rng.standard_normal(mean.shape)
+        variances = var / divisor if net.weights else rng.uniform(0.5, 1.5, mean.shape)
+        fraction = fields["moving_average_fraction"]
+        batches = np.full(1, 1 / (1 - fraction) if fraction < 1 else 1.0)
         ops += [
-            {"op": "set_param", "layer": name, "index": index, "array": each.astype(np.float32)}
-            for index, each in enumerate(drawn)
+            {"op": "set_param", "layer": layer["name"], "index": index, "array": np.float32(each)}
+            for index, each in enumerate((means * batches, variances * batches, batches))
         ]
     return ops
 
@@ -217,7 +236,7 @@ class _Reading:
     """The ops that run a net layer by layer, and what their answers are."""
 
     def __init__(
-        self, graph: Mapping[str, Any], made: Mapping[str, Any], driven: Sequence[str]
+        self, graph: Mapping[str, Any], made: Mapping[str, Any], driven: Sequence[str], phase: str
     ) -> None:
         self.layers: list[Any] = [each for each in graph["layers"] if each["name"] != KEEPER]
         self.written = {*graph["written"], *driven}
@@ -235,6 +254,12 @@ class _Reading:
             self.ops.append({"op": "forward", "layer": number})
             for name in layer["tops"]:
                 self._read("data", number, name, {"blob": name})
+            if layer["type"] == "Dropout" and phase == "TRAIN":
+                self._read_mask(number, layer)
+        norms = [each["name"] for each in self.layers if each["type"] == "BatchNorm"]
+        self.counted = [each for each in self.params if each[0] in norms]
+        for layer, index in self.counted:
+            self._read("after", layer, index, {"op": "param", "layer": layer, "index": index})
         self.ops.append({"op": "clear_params"})
         self.ops += [
             {"op": "set_diff", "blob": name, "array": each} for name, each in self.driven.items()
@@ -250,8 +275,21 @@ class _Reading:
             self._read("param_diff", layer, index, {"layer": layer, "index": index})
 
     def _read(self, op: str, of: Any, name: Any, fields: Op) -> None:
+        """Reads something; `fields` has the op where that is not what it is kept under."""
         self.places[op, of, name] = len(self.ops)
         self.ops.append({"op": op, **fields})
+
+    def _read_mask(self, number: int, layer: Mapping[str, Any]) -> None:
+        """A Dropout's backward multiplies with its mask, and draws none.
+
+        The diffs are written anew by the backward that counts. Where nobody wants the bottom's,
+        Caffe does not write it, and the mask is seen in the top alone.
+        """
+        (top,), (bottom,) = layer["tops"], layer["bottoms"]
+        if bottom in self.written:
+            self.ops.append({"op": "fill_diff", "blob": top, "value": 1.0})
+            self.ops.append({"op": "backward", "layer": number})
+            self._read("mask", number, bottom, {"op": "diff", "blob": bottom})
 
     def golden(
         self,
@@ -271,7 +309,7 @@ class _Reading:
         for number, layer in enumerate(self.layers):
             makers |= dict.fromkeys(layer["tops"], number)
         current: dict[str, str] = {}  # blob -> the value that it holds
-        steps, values, diffs = [], {}, {}
+        steps, values, diffs, masks = [], {}, {}, {}
         inputs = []
         owned: dict[str, list[str]] = {}
         for layer, index in self.params:
@@ -312,6 +350,11 @@ class _Reading:
                 if ("diff", (number, position), name) in self.places:
                     step.bottom_diffs[position] = read("diff", (number, position), name)
             steps.append(step)
+            if step.type == "Dropout" and phase == "TRAIN":
+                (seen,) = layer["bottoms"]
+                place = "mask", number, seen
+                mask = read(*place) if place in self.places else values[tops[0]]
+                masks[tops[0]] = mask != 0
         names = [f"{layer}[{index}]" for layer, index in self.params]
         pairs = list(zip(names, self.params, strict=True))
         return Golden(
@@ -327,6 +370,8 @@ class _Reading:
             frozenset(name for name in inputs if name.removesuffix(" (input)") not in wanted),
             {name: float(diffs[name].flat[0]) for name in losses},
             self.owned,
+            masks=masks,
+            after={f"{layer}[{index}]": read("after", layer, index) for layer, index in self.counted},
         )
 
 

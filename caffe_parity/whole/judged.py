@@ -80,9 +80,9 @@ class Part:
         return f"{GRADIENT}{bottom} of {self.name}"
 
     @property
-    def is_random(self) -> bool:
-        """Whether a layer of it draws random numbers in phase TRAIN."""
-        return any(step.type in RANDOM for step in self.steps)
+    def random(self) -> list[str]:
+        """The tops of its layers that draw random numbers in phase TRAIN."""
+        return [step.tops[0] for step in self.steps if step.type in RANDOM]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Comparison:
             except BadRequest as error:
                 return str(error)
             torch.manual_seed(0)
-            watched = self._run(model, None, self._params(False)).results
+            watched = self._run(model, None, self._params(False), masked=False).results
         same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
         return (
             "" if same else "the port gives other bits when it is watched: it is not the same run"
@@ -252,13 +252,17 @@ class Comparison:
     def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
         return self.weights.state(self.port.model, params, dtype)
 
-    def _run(self, port: Port, values: Tensors | None, params: Tensors) -> Seen:
+    def _run(
+        self, port: Port, values: Tensors | None, params: Tensors, masked: bool = True
+    ) -> Seen:
         dtype = next(iter(params.values())).dtype if params else torch.float32
         source = self.values if values is None else values
         inputs = {name: source[name] for name in self.net.inputs}
         state = self._state(params, dtype)
         shapes = {name: each.shape for name, each in self.net.values.items()}
-        return port.forced(self.matched.layout, inputs, values, shapes, state)
+        masks = {top: torch.from_numpy(each) for top, each in self.net.masks.items()}
+        layout = self.matched.layout
+        return port.forced(layout, inputs, values, shapes, state, masks if masked else None)
 
     def _judgements(self) -> list[Judgement]:
         expected, actual, ported = self._expected(), self._actual(), self._ported()
@@ -298,17 +302,20 @@ class Comparison:
             for words in differences(step, self.port.modules[call.module])
         ]
         findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
-        why = "it draws random numbers in phase TRAIN: Caffe's cannot be those of the port"
+        why = (
+            "it draws random numbers in phase TRAIN, and the port does not take Caffe's mask, as "
+            "an nn.Dropout or F.dropout would"
+        )
         alone = all(step.type in RANDOM for step in part.steps) and part.calls
         if not alone:
-            why += "; with an nn.Dropout of the layer's name it would be left out alone"
+            why += "; of the layer's name it would be compared"
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
 
     @cached_property
     def _random(self) -> set[Part]:
         if self.net.phase != "TRAIN":
             return set()
-        return {part for part in self.parts if part.is_random}
+        return {part for part in self.parts if set(part.random) - self.first.masked}
 
     def _tensors(self, part: Part) -> list[str]:
         """What is compared of a part."""

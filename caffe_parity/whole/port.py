@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from caffe_parity.contract import BadRequest, Shape
@@ -78,6 +79,7 @@ class Seen:
         results: what the port returned, by name, or by number.
         named: which value of the net each result is; "" for none.
         failed: what the port raised; None where it came to its end.
+        masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
     """
@@ -88,6 +90,7 @@ class Seen:
     results: dict[str | int, torch.Tensor] = field(default_factory=dict)
     named: dict[str | int, str] = field(default_factory=dict)
     failed: BadRequest | None = None
+    masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
 
 
@@ -180,6 +183,7 @@ class Port:
         values: Tensors | None,
         shapes: Mapping[str, Shape],
         state: Tensors,
+        masks: Tensors | None = None,
     ) -> Seen:
         """Runs the port with Caffe's values in the places of its own.
 
@@ -188,7 +192,8 @@ class Port:
             inputs: what it is fed.
             values: the net's, by name; None lets the port go on with its own.
             shapes: of the net's values.
-            state: its parameters and buffers.
+            state: its parameters and buffers; it may write into them.
+            masks: by the top of a Dropout of the net's, which elements that keeps.
         """
         seen = Seen()
         given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
@@ -230,7 +235,21 @@ class Port:
             seen.wired.append((what, given.name(tensor), value))
             return known(value, tensor)
 
-        ops = _Operations(layout.ops, placed)
+        def mask_for(tensor: torch.Tensor) -> torch.Tensor | None:
+            """That of the layer which an open call computes; else the next that no call does."""
+            known = masks or {}
+            inside = {place.top for each in open_calls if (place := layout.calls.get(each))}
+            others = {place.top for place in layout.calls.values()} | seen.masked
+            free = [each for each in known if each in inside] or [
+                each for each in known if each not in others
+            ]
+            for top in free:
+                if known[top].numel() == tensor.numel():
+                    seen.masked.add(top)
+                    return known[top].reshape(tensor.shape)
+            return None
+
+        ops = _Operations(layout.ops, placed, mask_for)
 
         def before(name: str, args: Any) -> Any:
             with ops.paused():
@@ -290,8 +309,10 @@ class _Operations(TorchFunctionMode):
         self,
         at: Mapping[int, tuple[str, str]],
         placed: Callable[[str, torch.Tensor], torch.Tensor],
+        mask_for: Callable[[torch.Tensor], torch.Tensor | None],
     ) -> None:
         super().__init__()
+        self._mask_for = mask_for
         self._at = at
         self._placed = placed
         self._count = 0
@@ -299,6 +320,8 @@ class _Operations(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.dropout and not self._paused:
+            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if self._paused:
             return result
@@ -306,6 +329,16 @@ class _Operations(TorchFunctionMode):
         if type(result) in (tuple, list):  # of chunk, split, unbind
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
+
+    def _with_mask(
+        self, x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """What a Dropout does, with Caffe's mask where there is one: a call, not yet made."""
+        mask = self._mask_for(x) if training and 0 < p < 1 else None
+        if mask is None:
+            return functional.dropout, (x, p, training, inplace), {}
+        function = torch.Tensor.mul_ if inplace else torch.mul
+        return function, (x, mask.to(x.dtype) / (1 - p)), {}
 
     def _looked_at(self, result: Any, name: str) -> Any:
         """A result, or Caffe's value in its place."""
