@@ -269,7 +269,7 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(4)
+        self.bn1 = nn.BatchNorm2d(4, momentum=1e-3)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
@@ -282,7 +282,7 @@ class Port(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, bias=False)
-        self.norm = nn.BatchNorm2d(4)
+        self.norm = nn.BatchNorm2d(4, momentum=1e-3)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = nn.Sequential(Block())
         self.head = nn.Linear(144, 5)

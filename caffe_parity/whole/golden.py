@@ -371,7 +371,9 @@ class _Reading:
             {name: float(diffs[name].flat[0]) for name in losses},
             self.owned,
             masks=masks,
-            after={f"{layer}[{index}]": read("after", layer, index) for layer, index in self.counted},
+            after={
+                f"{layer}[{index}]": read("after", layer, index) for layer, index in self.counted
+            },
         )
 
 

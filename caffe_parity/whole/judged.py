@@ -140,10 +140,17 @@ class Comparison:
         """The net's, in float32."""
         return {name: torch.from_numpy(each) for name, each in self.net.values.items()}
 
-    @cached_property
+    @property
     def first(self) -> Seen:
         """A run in float32 with Caffe's values, to see what can be compared."""
-        return self._run(self.port.in_precision(torch.float32), self.values, self._params(False))
+        return self._first[0]
+
+    @cached_property
+    def _first(self) -> tuple[Seen, Tensors]:
+        """That run, and the state in which it leaves the port."""
+        state = self._state(self._params(False), torch.float32)
+        port = self.port.in_precision(torch.float32)
+        return self._run(port, self.values, self._params(False), state=state), state
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -253,12 +260,17 @@ class Comparison:
         return self.weights.state(self.port.model, params, dtype)
 
     def _run(
-        self, port: Port, values: Tensors | None, params: Tensors, masked: bool = True
+        self,
+        port: Port,
+        values: Tensors | None,
+        params: Tensors,
+        masked: bool = True,
+        state: Tensors | None = None,
     ) -> Seen:
         dtype = next(iter(params.values())).dtype if params else torch.float32
         source = self.values if values is None else values
         inputs = {name: source[name] for name in self.net.inputs}
-        state = self._state(params, dtype)
+        state = self._state(params, dtype) if state is None else state
         shapes = {name: each.shape for name, each in self.net.values.items()}
         masks = {top: torch.from_numpy(each) for top, each in self.net.masks.items()}
         layout = self.matched.layout
@@ -289,6 +301,7 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._finding(part, name, value, expected, side))
             findings += self._wired(part)
+            findings += self._counted(part)
             lost = {name: inherited[name] for name in names if name in inherited}
             found.append(Judgement(part, own, lost, findings))
         return found
@@ -431,6 +444,63 @@ class Comparison:
                 other = f"{came}, not {value}" if came else f"something else than {value}"
                 words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
                 yield Finding("wiring", words, value)
+
+    def _counted(self, part: Part) -> Iterator[Finding]:
+        """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.
+
+        Bounded by what rounding may do to sums over the batch, whatever their order (Higham, 2002,
+        section 4.2): (m + 8) u times the mean of |x|, or of x squared, of its m elements.
+        """
+        for call in part.calls:
+            step = self.matched.steps[call][0]
+            once = Call(call.module, 1) not in self.matched.steps
+            if step.type == "BatchNorm" and once and set(step.params) <= self.weights.known:
+                yield from self._counted_of(call, step)
+
+    def _counted_of(self, call: Call, step: Step) -> Iterator[Finding]:
+        old, new = ([side[name].astype(np.float64) for name in step.params] for side in self._norms)
+        fraction = float(step.fields["moving_average_fraction"])
+        if fraction >= 1 or not new[2].any() or not old[2].any():
+            return
+        x = np.moveaxis(self.net.values[step.bottoms[0]].astype(np.float64), 1, 0)
+        x = x.reshape(len(x), -1)
+        count = x.shape[1]
+        batch = x.mean(1), x.var(1) * count / max(count - 1, 1)
+        sizes = np.abs(x).mean(1), (x * x).mean(1) * count / max(count - 1, 1)
+        module = self.port.modules[call.module]
+        for index, what in enumerate(("mean", "variance")):
+            [name] = [
+                name
+                for name, each in self.weights.places.items()
+                if each.params[:1] == step.params[index : index + 1]
+            ][:1] or [""]
+            if not name:
+                continue
+            own = self._first[1][name].double().numpy().reshape(-1)
+            divided = len(self.weights.places[name].params) > 1
+            own = own if divided else own / new[2]
+            before, after = old[index] / old[2], new[index] / new[2]
+            rounding = (
+                (1 - fraction) * (count + 8) * sizes[index] + 8 * np.abs(before) + np.abs(after)
+            )
+            off = np.abs(own - after)  # of two that round, each in its own way
+            if np.all(off <= 2 * UNIT_ROUNDOFF * rounding):
+                continue
+            worst = int(np.argmax(off / rounding))
+            gap = batch[index][worst] - before[worst]
+            moved = (own[worst] - before[worst]) / gap if gap else 0.0
+            usual = f"{float(module.momentum):g}" if getattr(module, "momentum", None) else "none"
+            words = (
+                f"a forward moves the port's {name} by {moved:.3g} of the way to the batch's "
+                f"{what}, Caffe's by {1 - fraction:.3g} (moving_average_fraction {fraction:g}); "
+                f"{type(module).__name__} has momentum {usual}"
+            )
+            yield Finding("statistics", words, step.tops[0], "momentum")
+
+    @property
+    def _norms(self) -> tuple[Mapping[str, Array32], Mapping[str, Array32]]:
+        """The net's parameters before a forward, and behind it."""
+        return self.net.params, {**self.net.params, **self.net.after}
 
     def _finding(
         self, part: Part, name: str, value: Floating, expected: Expected, side: str

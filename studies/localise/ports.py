@@ -40,10 +40,10 @@ class ResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
-        self.bn_conv1 = nn.BatchNorm2d(4)
+        self.bn_conv1 = nn.BatchNorm2d(4, momentum=1e-3)
         self.res2a_branch1 = nn.Conv2d(4, 6, 1, bias=False)
         self.res2a_branch2a = nn.Conv2d(4, 6, 3, padding=1, bias=False)
-        self.bn2a_branch2a = nn.BatchNorm2d(6)
+        self.bn2a_branch2a = nn.BatchNorm2d(6, momentum=1e-3)
         self.pool5 = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(6, 4)
         self.coefficient = 0.5
