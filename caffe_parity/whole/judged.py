@@ -38,7 +38,7 @@ from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
 from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.golden import Golden, Step, golden
-from caffe_parity.whole.matching import Matched, ends_of, match, must_be_there
+from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
 from caffe_parity.whole.weights import Weights, weights_of
 
@@ -239,6 +239,17 @@ class Comparison:
                     f"{weight:g}"
                 )
                 yield Finding("total", words, name, "loss-weight")
+
+    @property
+    def losses_between(self) -> dict[str, frozenset[str]]:
+        """The losses that no call gives, and the known values that each is made of."""
+        cut = {*self.first.own, *self.net.inputs}
+        found = {}
+        for name in self.net.losses:
+            if name not in self.first.own and self.net.maker[name].name not in self.left_out:
+                read = {each for step in self._behind(name, cut) for each in step.bottoms}
+                found[name] = frozenset(read & cut)
+        return found
 
     def _behind(self, name: str, cut: set[str]) -> list[Step]:
         """The layers between a value and those that are known before it."""
@@ -607,6 +618,13 @@ def comparison(
     if seen.failed:
         raise seen.failed
     must_be_there(asked, made, calls, port.modules)
-    matched.ends = ends_of(made, seen.results, left_out)
-    matched.ops = Comparison(made, port, matched, weights, left_out).first.ops
+    ends = ends_of(made, seen.results, left_out)
+    weighed = [name for name in made.losses if made.losses[name] != 1]
+    matched.ends = {key: name for key, name in ends.items() if name not in weighed}
+    found = Comparison(made, port, matched, weights, left_out)
+    losses = losses_of(made, found.first.numbers, found.losses_between)
+    if not losses and matched.ends != ends:
+        matched.ends = ends
+        found = Comparison(made, port, matched, weights, left_out)
+    matched.ops = found.first.ops | losses
     return Comparison(made, port, matched, weights, left_out)

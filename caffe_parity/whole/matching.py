@@ -14,7 +14,7 @@ from caffe_parity.contract import BadRequest
 from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
 from caffe_parity.whole.layouts import held
-from caffe_parity.whole.port import Call, Layout, Place
+from caffe_parity.whole.port import Call, Layout, Made, Number, Place
 
 TAKES_SCALE = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
 """The modules that do what in Caffe a BatchNorm and a Scale behind it do."""
@@ -35,7 +35,7 @@ class Matched:
     steps: dict[Call, tuple[Step, ...]] = field(default_factory=dict)
     how: dict[Call, str] = field(default_factory=dict)
     ends: dict[str | int, str] = field(default_factory=dict)
-    ops: dict[int, tuple[str, str]] = field(default_factory=dict)
+    ops: dict[int, Made] = field(default_factory=dict)
 
     def add(self, call: Call, step: Step, how: str) -> None:
         """One pair more."""
@@ -277,6 +277,34 @@ def _with_scales(
         if scale in left:
             found.steps[call] = (steps[0], scale)
             left.remove(scale)
+
+
+CLOSE = 1e-3
+"""How near a number is that is taken for a loss of the net's, as a part of that; which one it is
+decides nothing but where the port is looked at."""
+
+
+def losses_of(
+    net: Golden, numbers: Sequence[Number], known: Mapping[str, frozenset[str]]
+) -> dict[int, Made]:
+    """The operations between modules that make losses which the port only adds up, as in `Layout`.
+
+    Args:
+        net: the net.
+        numbers: the operations of the port that made a number.
+        known: by loss, the values of the net that it is made of, and that are known in the port.
+    """
+    found = {}
+    for name, behind in known.items():
+        made = [each for each in numbers if each.behind == behind]
+        if not made:
+            continue
+        value = float(net.values[name].reshape(-1)[0])
+        near = [each for each in made if abs(each.value - value) <= CLOSE * abs(value)]
+        best = near[0] if near else made[-1]  # where it has its weight
+        number, operation = best.op
+        found[number] = Made(name, operation, 1.0 if near else net.losses[name])
+    return found
 
 
 def ends_of(

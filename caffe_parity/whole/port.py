@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
@@ -53,19 +54,48 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What an operation between modules makes.
+
+    Attributes:
+        value: the value of the net.
+        name: of the operation.
+        factor: how often it is that value, where the port weighs a loss before it is whole.
+    """
+
+    value: str
+    name: str
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the port's tensors are values of the net.
 
     Attributes:
         calls: which values the calls of modules take and give.
         ends: the value that each result is, by the result's name or number.
-        ops: the value that an operation between modules makes, by the operation's number in a run,
-            with the operation's name.
+        ops: what the operations between modules make, by an operation's number in a run.
     """
 
     calls: Mapping[Call, Place]
     ends: Mapping[str | int, str]
-    ops: Mapping[int, tuple[str, str]]
+    ops: Mapping[int, Made]
+
+
+@dataclass(frozen=True)
+class Number:
+    """An operation of the port that made one number, such as a loss.
+
+    Attributes:
+        op: its number in a run, and its name.
+        value: the number.
+        behind: the values of the net that it was made of.
+    """
+
+    op: tuple[int, str]
+    value: float
+    behind: frozenset[str]
 
 
 @dataclass
@@ -79,6 +109,7 @@ class Seen:
         results: what the port returned, by name, or by number.
         named: which value of the net each result is; "" for none.
         failed: what the port raised; None where it came to its end.
+        numbers: the operations that made a number each, in order.
         masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
@@ -86,10 +117,11 @@ class Seen:
 
     own: Tensors = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
-    ops: dict[int, tuple[str, str]] = field(default_factory=dict)
+    ops: dict[int, Made] = field(default_factory=dict)
     results: dict[str | int, torch.Tensor] = field(default_factory=dict)
     named: dict[str | int, str] = field(default_factory=dict)
     failed: BadRequest | None = None
+    numbers: list[Number] = field(default_factory=list)
     masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -249,7 +281,8 @@ class Port:
                     return known[top].reshape(tensor.shape)
             return None
 
-        ops = _Operations(layout.ops, placed, mask_for)
+        ops = _Operations(layout.ops, placed, mask_for, given.name)
+        seen.numbers = ops.numbers
 
         def before(name: str, args: Any) -> Any:
             with ops.paused():
@@ -307,11 +340,16 @@ class _Operations(TorchFunctionMode):
 
     def __init__(
         self,
-        at: Mapping[int, tuple[str, str]],
+        at: Mapping[int, Made],
         placed: Callable[[str, torch.Tensor], torch.Tensor],
         mask_for: Callable[[torch.Tensor], torch.Tensor | None],
+        name_of: Callable[[torch.Tensor], str],
     ) -> None:
         super().__init__()
+        self._name_of = name_of
+        self.numbers: list[Number] = []
+        self._behind: dict[int, frozenset[str]] = {}  # of the tensors in `_kept`
+        self._kept: list[torch.Tensor] = []
         self._mask_for = mask_for
         self._at = at
         self._placed = placed
@@ -326,9 +364,25 @@ class _Operations(TorchFunctionMode):
         if self._paused:
             return result
         name = getattr(func, "__name__", "")
+        if not self._at:
+            self._follow(name, result, args, kwargs or {})
         if type(result) in (tuple, list):  # of chunk, split, unbind
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
+
+    def _follow(self, name: str, result: Any, args: Any, kwargs: Any) -> None:
+        """Takes down which values of the net a result was made of."""
+        behind: frozenset[str] = frozenset()
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, torch.Tensor):
+                known = self._name_of(each)
+                behind |= frozenset([known]) if known else self._behind.get(id(each), frozenset())
+        for each in tree_leaves(result):
+            if isinstance(each, torch.Tensor):
+                self._kept.append(each)
+                self._behind[id(each)] = behind
+        if _is_float(result) and result.numel() == 1:
+            self.numbers.append(Number((self._count, name), float(result.detach()), behind))
 
     def _with_mask(
         self, x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -346,9 +400,11 @@ class _Operations(TorchFunctionMode):
             return result
         number = self._count
         self._count += 1
-        value, known = self._at.get(number, ("", ""))
-        if value and known == name:
-            return self._placed(value, result)
+        made = self._at.get(number)
+        if made and made.name == name:
+            if made.factor == 1:
+                return self._placed(made.value, result)
+            return self._placed(made.value, result / made.factor) * made.factor
         if not self._at:
             self._made[id(result)] = result, number, name
         return result
@@ -362,12 +418,12 @@ class _Operations(TorchFunctionMode):
         finally:
             self._paused = before
 
-    def of(self, tensor: torch.Tensor, value: str) -> dict[int, tuple[str, str]]:
+    def of(self, tensor: torch.Tensor, value: str) -> dict[int, Made]:
         """The operation that made a tensor, as in `Layout`; {} where it is not known."""
         for each in [tensor] if tensor._base is None else [tensor._base, tensor]:
             made = self._made.get(id(each))
             if made and _same_order(tensor, each):
-                return {made[1]: (value, made[2])}
+                return {made[1]: Made(value, made[2])}
         return {}
 
 
