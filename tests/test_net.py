@@ -97,6 +97,14 @@ QUICK = (
     "alpha of the ELU",
     "one branch is not learned from",
     "the shift of Power",
+    "RGB",
+    "the usual momentum",
+    "the ratio that is kept",
+    "Caffe's gates as they are",
+    "sequences go on",
+    "a ratio as a function",
+    "the legacy formula",
+    "no epsilon in the gradient",
 )
 
 

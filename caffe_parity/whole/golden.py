@@ -39,6 +39,7 @@ class Step:
         name, type: as the net says.
         bottoms, tops: the values that it reads and makes; see `Golden.values`.
         fields: of its own message, such as kernel_size, with Caffe's defaults.
+        said: the fields of LayerParameter that are set, as the catalogue takes them.
         params: the names of its parameters, "NAME[0]" and so on; of shared ones, the owner's.
         bottom_diffs: what its backward wrote, by bottom's position; only those that it writes.
     """
@@ -51,6 +52,7 @@ class Step:
     fields: Mapping[str, Any]
     params: tuple[str, ...] = ()
     bottom_diffs: dict[int, Array32] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,7 @@ class Golden:
         others: the layers of that file that the net has not.
         masks: by the top of each Dropout that draws, where it keeps an element.
         after: the parameters that a forward changes, as it leaves them: those of a BatchNorm.
+        messages: the fields of every message of caffe.proto.
     """
 
     steps: Sequence[Step]
@@ -95,6 +98,7 @@ class Golden:
     others: Sequence[str] = ()
     masks: Mapping[str, Bools] = field(default_factory=dict)
     after: Mapping[str, Array32] = field(default_factory=dict)
+    messages: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:
@@ -131,7 +135,7 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
     *_, graph = net.request([*_built(net, case, phase, wanted), {"op": "graph"}])
     wanted = [name for name in wanted if name not in _labels(graph)]
     build = _built(net, case, phase, wanted)
-    *_, made, graph = net.request([*build, {"op": "graph"}])
+    *_, made, graph, about = net.request([*build, {"op": "graph"}, {"op": "fields"}])
     layers = [layer for layer, _ in made["params"]]
     if net.weights and not made["named"]:
         raise BadRequest(net.no_weights(layers))
@@ -144,6 +148,7 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
     found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+    found = replace(found, messages=about["messages"])
     if not net.weights:
         return found
     own = {name.rpartition("[")[0] for name in found.owned}
@@ -345,6 +350,7 @@ class _Reading:
                 tuple(tops),
                 layer["fields"],
                 tuple(owned.get(layer["name"], ())),
+                said=layer["said"],
             )
             for position, name in enumerate(layer["bottoms"]):
                 if ("diff", (number, position), name) in self.places:

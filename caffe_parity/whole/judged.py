@@ -12,6 +12,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
+from caffe_parity.whole.rivals import rivals
 from caffe_parity.whole.weights import Weights, weights_of
 
 RESULT = "the port's result "
@@ -500,11 +502,11 @@ class Comparison:
             worst = int(np.argmax(off / rounding))
             gap = batch[index][worst] - before[worst]
             moved = (own[worst] - before[worst]) / gap if gap else 0.0
-            usual = f"{float(module.momentum):g}" if getattr(module, "momentum", None) else "none"
+            usual = getattr(module, "momentum", None)
             words = (
                 f"a forward moves the port's {name} by {moved:.3g} of the way to the batch's "
                 f"{what}, Caffe's by {1 - fraction:.3g} (moving_average_fraction {fraction:g}); "
-                f"{type(module).__name__} has momentum {usual}"
+                f"{type(module).__name__} has momentum {usual or 'none'}"
             )
             yield Finding("statistics", words, step.tops[0], "momentum")
 
@@ -538,16 +540,30 @@ class Comparison:
                 wrong=wrong(name, value, expected),
                 shape=self.net.values[part.bottoms[0]].shape if part.bottoms else (),
                 is_loss=part.steps[-1].type.endswith("Loss"),
-                rivals=partial(self._rivals, part, name),
+                rivals=lambda: chain(self._rivals(part, name), self._others(part)),
             )
             found = explain(failure)
             words, cause = found.words, found.code
+        words += self._gates(part, name, value, expected)
         said = [words, *(CLAMP for step in part.steps if clamps(step, self.net))]
         for call in part.calls:
             module = self.port.modules[call.module]
             for step in self.matched.steps[call]:
                 said += differences(step, module)
         return Finding(_code(name), side + "; ".join(said), name, cause)
+
+    def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
+        """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
+        of_lstm = {one for step in part.steps if step.type == "LSTM" for one in step.params}
+        if name.removeprefix(GRADIENT) not in of_lstm:
+            return ""
+        parts = np.split(wrong(name, value, expected), 4)
+        gates = [gate for gate, each in zip("ifog", parts, strict=True) if np.any(each)]
+        return f"; of the gates i, f, o, g in {', '.join(gates)}" if len(gates) < 4 else ""
+
+    def _others(self, part: Part) -> Iterator[Rival]:
+        """What the part would make if one of its layers were another."""
+        return rivals(self.net, part.steps, part.tops, part.bottoms, part.sent)
 
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
         """What the part would make without its bias."""

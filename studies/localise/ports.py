@@ -183,6 +183,63 @@ class Autoencoder(nn.Module):
         return entropy + 0.25 * self.l2(power, data.flatten(1))  # type: ignore[no-any-return]
 
 
+class Lstm(nn.Module):
+    """Caffe's LSTM: a sequence begins where `cont` is 0."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(size, hidden)
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The next output and cell."""
+        made: tuple[Tensor, Tensor] = self.cell(x, (h, c))
+        return made
+
+    def forward(self, data: Tensor, cont: Tensor) -> Tensor:
+        """The outputs (T, N, D)."""
+        h = c = data.new_zeros(data.shape[1], self.cell.hidden_size)
+        outputs = []
+        for x, keep in zip(data, cont.unsqueeze(-1), strict=True):
+            h, c = self.step(x, keep * h, keep * c)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+
+class Rnn(nn.Module):
+    """Caffe's RNN, whose outputs are those of another layer on the hidden states."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(size, hidden)
+        self.out = nn.Linear(hidden, hidden)
+
+    def forward(self, data: Tensor, cont: Tensor) -> Tensor:
+        """The outputs (T, N, D)."""
+        h = data.new_zeros(data.shape[1], self.cell.hidden_size)
+        outputs = []
+        for x, keep in zip(data, cont.unsqueeze(-1), strict=True):
+            h = self.cell(x, keep * h)
+            outputs.append(self.out(h).tanh())
+        return torch.stack(outputs)
+
+
+class Recurrent(nn.Module):
+    """An LSTM and an RNN with `cont`, a Dropout as a function, a loss of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = Lstm(5, 4)
+        self.rnn = Rnn(4, 3)
+        self.fc = nn.Linear(3, 4)
+        self.ratio = 0.2
+
+    def forward(self, data: Tensor, cont: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        x = self.rnn(self.lstm(data, cont), cont)
+        x = functional.dropout(x, self.ratio, self.training)
+        return functional.cross_entropy(self.fc(x).flatten(0, 1), label.flatten().long())
+
+
 PORTS: dict[str, Callable[[], nn.Module]] = {
     "lenet": LeNet,
     "resnet": ResNet,
@@ -190,6 +247,7 @@ PORTS: dict[str, Callable[[], nn.Module]] = {
     "fcn": Fcn,
     "siamese": Siamese,
     "autoencoder": Autoencoder,
+    "lstm": Recurrent,
 }
 """By the name of the net."""
 
@@ -199,5 +257,6 @@ DATA: dict[str, dict[str, str]] = {
     "fcn": {"label": "int:0,2"},
     "siamese": {"sim": "int:0,1"},
     "autoencoder": {"target": "uniform:0,1"},
+    "lstm": {"cont": "binary", "label": "int:0,3"},
 }
 """What inputs hold that are not normal."""
