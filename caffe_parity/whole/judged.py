@@ -42,6 +42,7 @@ from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
 from caffe_parity.whole.rivals import rivals
+from caffe_parity.whole.values import Pairs, by_values
 from caffe_parity.whole.weights import Weights, weights_of
 
 RESULT = "the port's result "
@@ -49,6 +50,11 @@ RESULT = "the port's result "
 
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
+
+
+FAR = 1e-2
+"""Of a value's largest element: a part that is further off has been matched wrongly, or is wrong
+itself; which of the two, another match tells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +159,24 @@ class Comparison:
         state = self._state(self._params(False), torch.float32)
         port = self.port.in_precision(torch.float32)
         return self._run(port, self.values, self._params(False), state=state), state
+
+    @cached_property
+    def looked(self) -> Seen:
+        """That run once more, to see what modules read that are not matched."""
+        port = self.port.in_precision(torch.float32)
+        return self._run(port, self.values, self._params(False), looking=True)
+
+    @cached_property
+    def doubts(self) -> int:
+        """How much speaks against the match: what reads something else, is far off, or is left."""
+        far = 0
+        for name, own in self.first.own.items():
+            value = self.values[name]
+            is_near = own.shape == value.shape and bool(
+                (own - value).abs().max() <= FAR * value.abs().max()
+            )
+            far += not is_near
+        return len(self.first.wired) + far + len(self.unmatched)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -279,6 +303,7 @@ class Comparison:
         params: Tensors,
         masked: bool = True,
         state: Tensors | None = None,
+        looking: bool = False,
     ) -> Seen:
         dtype = next(iter(params.values())).dtype if params else torch.float32
         source = self.values if values is None else values
@@ -287,7 +312,8 @@ class Comparison:
         shapes = {name: each.shape for name, each in self.net.values.items()}
         masks = {top: torch.from_numpy(each) for top, each in self.net.masks.items()}
         layout = self.matched.layout
-        return port.forced(layout, inputs, values, shapes, state, masks if masked else None)
+        known = masks if masked else None
+        return port.forced(layout, inputs, values, shapes, state, known, looking)
 
     def _judgements(self) -> list[Judgement]:
         expected, actual, ported = self._expected(), self._actual(), self._ported()
@@ -634,6 +660,14 @@ def comparison(
     if seen.failed:
         raise seen.failed
     must_be_there(asked, made, calls, port.modules)
+
+    def build(pairs: Pairs, guess: bool) -> Comparison:
+        matched = match(made, calls, port.modules, asked, pairs, guess)
+        weights = weights_of(made, matched, port.modules, calls)
+        return Comparison(made, port, matched, weights, left_out)
+
+    told = by_values(Comparison(made, port, matched, weights, left_out), build)
+    matched, weights, seen = told.matched, told.weights, told.first
     ends = ends_of(made, seen.results, left_out)
     weighed = [name for name in made.losses if made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}

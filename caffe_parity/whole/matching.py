@@ -26,8 +26,8 @@ class Matched:
 
     Attributes:
         steps: the layers that a call computes, in order: one, or a BatchNorm and its Scale.
-        how: in what way it was found: "name", "--map", "what they share",
-            "their weights" or "order".
+        how: in what way it was found: "name", "--map", "what they share", "their weights",
+            "their values" or "order".
         ends: the value that each of the port's results is, by the result's name or number.
         ops: the value that an operation between modules makes, as in `Layout`.
     """
@@ -60,6 +60,8 @@ def match(
     calls: Sequence[Call],
     modules: Mapping[str, torch.nn.Module],
     asked: Mapping[str, str],
+    told: Sequence[tuple[Step, Call]] = (),
+    guess: bool = True,
 ) -> Matched:
     """Matches layers to calls: as asked, by name, by what they share, by their weights.
 
@@ -68,7 +70,8 @@ def match(
         calls: of the port, in order.
         modules: of the port, by name.
         asked: layer -> module, of --map.
-
+        told: pairs, by their values.
+        guess: whether what is left is matched by its order.
     """
     found = Matched()
     left = list(net.steps)
@@ -93,15 +96,20 @@ def match(
             same = known.get(_plain(step.name), [])
             if len(same) == 1 and step.name not in asked:
                 pair(step, same[0], "name")
+    for step, computed in told:
+        if step in left and computed not in found.steps:
+            found.add(computed, step, "their values")
+            left.remove(step)
     for step in net.steps:
         owner = _owner(net, step)
         call = found.call_of(owner) if owner else None
         if call:
             pair(step, call.module, "what they share")
     _with_scales(net, left, modules, found)
-    _by_weights(net, left, calls, modules, found)
+    _by_weights(net, left, calls, modules, found, guess)
     _with_scales(net, left, modules, found)
-    _by_kind(left, calls, modules, found)
+    if guess:
+        _by_kind(left, calls, modules, found)
     return found
 
 
@@ -166,6 +174,7 @@ def _by_weights(
     calls: Sequence[Call],
     modules: Mapping[str, torch.nn.Module],
     found: Matched,
+    guess: bool,
 ) -> None:
     """Pairs what has the same numbers; else, where all of it fits, one after the other."""
     free = [
@@ -189,7 +198,11 @@ def _by_weights(
         if len(same) == 1:
             pair(step, same[0], "their weights")
     pairs = list(zip(steps, free, strict=False))
-    if len(steps) == len(free) and all(fits(net, one, modules[two.module]) for one, two in pairs):
+    if (
+        guess
+        and len(steps) == len(free)
+        and all(fits(net, one, modules[two.module]) for one, two in pairs)
+    ):
         for step, call in pairs:
             pair(step, call, "order")
 

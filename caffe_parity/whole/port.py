@@ -110,6 +110,8 @@ class Seen:
         named: which value of the net each result is; "" for none.
         failed: what the port raised; None where it came to its end.
         numbers: the operations that made a number each, in order.
+        reads: of the calls without a place, the values that lie near what they take.
+        near: how many of the results lie near a value.
         masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
@@ -122,6 +124,8 @@ class Seen:
     named: dict[str | int, str] = field(default_factory=dict)
     failed: BadRequest | None = None
     numbers: list[Number] = field(default_factory=list)
+    reads: dict[Call, set[str]] = field(default_factory=dict)
+    near: int = 0
     masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -216,6 +220,7 @@ class Port:
         shapes: Mapping[str, Shape],
         state: Tensors,
         masks: Tensors | None = None,
+        looking: bool = False,
     ) -> Seen:
         """Runs the port with Caffe's values in the places of its own.
 
@@ -226,6 +231,7 @@ class Port:
             shapes: of the net's values.
             state: its parameters and buffers; it may write into them.
             masks: by the top of a Dropout of the net's, which elements that keeps.
+            looking: whether what is no value of the net is compared with all of them.
         """
         seen = Seen()
         given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
@@ -294,6 +300,8 @@ class Port:
             open_calls.append(call)
             place = layout.calls.get(call)
             if place is None:
+                if looking and values is not None and args and _is_float(args[0]):
+                    seen.reads[call] = _near(self._steps_first(name, args[0]), values)
                 return None
             changed = list(args)
             for position, value in enumerate(place.bottoms[: len(changed)]):
@@ -326,6 +334,7 @@ class Port:
         seen.results = results_of(result)
         for key, each in seen.results.items():
             seen.named[key] = given.name(each) or raw.name(each)
+            seen.near += bool(looking and values is not None and _near(each, values))
             if key in layout.ends and not seen.named[key]:
                 taken(f"the port's result {key}", layout.ends[key], each)
                 seen.named[key] = layout.ends[key]
@@ -516,6 +525,22 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "
         f"{', '.join(inputs) or 'none'}: name its arguments like the inputs that it needs"
     )
+
+
+NEAR = 1e-3
+"""Of a blob's largest value: what is no further from it is taken for it, as long as nothing else
+tells. It decides which match is tried, and no verdict."""
+
+
+def _near(tensor: torch.Tensor, values: Tensors) -> set[str]:
+    """The values of the net that a tensor holds, but for rounding, in whatever shape."""
+    flat, found = tensor.detach().reshape(-1), set()
+    for name, each in values.items():
+        if each.numel() == flat.numel():
+            other = each.detach().reshape(-1).to(flat)
+            if bool((flat - other).abs().max() <= NEAR * other.abs().max()):
+                found.add(name)
+    return found
 
 
 def _is_float(value: Any) -> bool:

@@ -211,6 +211,7 @@ def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Ite
     elif about["type"] == "float":
         size = float(step.fields.get("local_size", 1))
         tried = [about["default"], *(EPS if name == "eps" else USUAL)]
+        tried += [each / 10 for each in range(1, 10) if name == "dropout_ratio"]
         tried += [theirs * size, theirs / size, -theirs, 2 * theirs, theirs / 2]
         yield from (each for each in dict.fromkeys(tried) if each != theirs)
     elif about["type"] in ("int32", "uint32"):

@@ -386,8 +386,8 @@ def _frozen(module: Any, x: Tensor) -> Tensor:
 
 
 def _no_shift(module: Any, x: Tensor) -> Tensor:
-    made: Tensor = nn.BatchNorm2d.forward(module, x)
-    return made - module.bias.detach().reshape(1, -1, 1, 1)
+    bias: Tensor = module.bias
+    return nn.BatchNorm2d.forward(module, x) - bias.detach().reshape(1, -1, 1, 1)
 
 
 def _unbiased(module: Any, x: Tensor) -> Tensor:
@@ -604,7 +604,8 @@ class _Clipped(torch.autograd.Function):
 
 def _over_all(module: Any, x: Tensor, label: Tensor) -> Tensor:
     each = functional.cross_entropy(x, label, ignore_index=2, reduction="none")
-    return each.mean()
+    made: Tensor = each.mean()
+    return made
 
 
 def _one_slope(module: Any, x: Tensor) -> Tensor:
