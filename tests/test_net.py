@@ -16,7 +16,7 @@ from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from studies.localise.__main__ import answer, compared_with
 from studies.localise.faults import Fault, faults
-from studies.localise.ports import PORTS
+from studies.localise.ports import NETS, PORTS
 from tests.net_text import input_layer, layer
 from tests.test_check import codes_in
 from tests.test_check_data import caffemodel
@@ -593,23 +593,20 @@ class Port(nn.Module):
         y = self.fc2(self.drop1(self.fc1(data).relu()))
         return self.fc3({drop})
 """
-DROPPED = (
-    input_layer("data", 5, 8)
-    + "".join(
-        f'layer {{ name: "fc{number}" type: "InnerProduct" bottom: "{bottom}" top: "fc{number}" '
-        'inner_product_param { num_output: 8 weight_filler { type: "xavier" } } }'
-        + after.replace("BLOB", f"fc{number}")
-        for number, bottom, after in (
-            (
-                1,
-                "data",
-                'layer { name: "r" type: "ReLU" bottom: "BLOB" top: "BLOB" } '
-                'layer { name: "drop1" type: "Dropout" bottom: "BLOB" top: "BLOB" '
-                "dropout_param { dropout_ratio: 0.4 } }",
-            ),
-            (2, "fc1", 'layer { name: "drop2" type: "Dropout" bottom: "BLOB" top: "d2" }'),
-            (3, "d2", ""),
-        )
+DROPPED = input_layer("data", 5, 8) + "".join(
+    f'layer {{ name: "fc{number}" type: "InnerProduct" bottom: "{bottom}" top: "fc{number}" '
+    'inner_product_param { num_output: 8 weight_filler { type: "xavier" } } }'
+    + after.replace("BLOB", f"fc{number}")
+    for number, bottom, after in (
+        (
+            1,
+            "data",
+            'layer { name: "r" type: "ReLU" bottom: "BLOB" top: "BLOB" } '
+            'layer { name: "drop1" type: "Dropout" bottom: "BLOB" top: "BLOB" '
+            "dropout_param { dropout_ratio: 0.4 } }",
+        ),
+        (2, "fc1", 'layer { name: "drop2" type: "Dropout" bottom: "BLOB" top: "d2" }'),
+        (3, "d2", ""),
     )
 )
 
@@ -637,3 +634,38 @@ def test_one_mask_in_both(
     Path("port.py").write_text(DROPPING.format(drop=drop))
     assert net("net.prototxt", "--port", "port.py:Port", "--phase", "TRAIN") == status
     assert words in capsys.readouterr().out
+
+
+STACKED = """
+import torch
+from studies.localise.ports import Siamese
+
+class Port(Siamese):
+    def forward(self, left, right, sim):
+        self.act.alpha = {alpha}
+        both = self.branch(torch.cat([{order}]))
+        one, two = {parts}
+        return self.loss(one, two, sim)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, set()),
+        ({"order": "right, left", "parts": "both[4:], both[:4]"}, set()),
+        ({"alpha": "1.0"}, {"act"}),
+        ({"parts": "both[::2], both[1::2]"}, {"feat & feat_p (Slice)"}),
+    ],
+    ids=["right", "the other order", "alpha", "mixed"],
+)
+def test_branches_as_one_batch(
+    caffe: Caffe, folder: Path, changes: dict[str, str], named: set[str]
+) -> None:
+    """A siamese port that runs both of its inputs at once."""
+    usual = {"alpha": "0.8", "order": "left, right", "parts": "both.chunk(2)"}
+    Path("port.py").write_text(STACKED.format(**(usual | changes)))
+    arguments = ("--data", "sim=binary", "--phase", "TEST", "--json", "found.json")
+    prototxt = str(NETS / "siamese.prototxt")
+    assert net(prototxt, "--port", "port.py:Port", *arguments) == bool(named)
+    assert {each.case for each in read(Path("found.json")).results if each.wrong} == named

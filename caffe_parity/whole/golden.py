@@ -80,6 +80,7 @@ class Golden:
         masks: by the top of each Dropout that draws, where it keeps an element.
         after: the parameters that a forward changes, as it leaves them: those of a BatchNorm.
         messages: the fields of every message of caffe.proto.
+        stacked: the layers of branches that are told as one, since the port runs them as one batch.
     """
 
     steps: Sequence[Step]
@@ -99,6 +100,7 @@ class Golden:
     masks: Mapping[str, Bools] = field(default_factory=dict)
     after: Mapping[str, Array32] = field(default_factory=dict)
     messages: Mapping[str, Any] = field(default_factory=dict)
+    stacked: Sequence[tuple[str, ...]] = ()
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:

@@ -110,6 +110,7 @@ class Seen:
         named: which value of the net each result is; "" for none.
         failed: what the port raised; None where it came to its end.
         numbers: the operations that made a number each, in order.
+        lengths: of what each call was given first, along the batch.
         reads: of the calls without a place, the values that lie near what they take.
         near: how many of the results lie near a value.
         masked: the Dropouts that took Caffe's mask, by their tops.
@@ -124,6 +125,7 @@ class Seen:
     named: dict[str | int, str] = field(default_factory=dict)
     failed: BadRequest | None = None
     numbers: list[Number] = field(default_factory=list)
+    lengths: dict[Call, int] = field(default_factory=dict)
     reads: dict[Call, set[str]] = field(default_factory=dict)
     near: int = 0
     masked: set[str] = field(default_factory=set)
@@ -299,6 +301,8 @@ class Port:
             counts[name] = call.number + 1
             open_calls.append(call)
             place = layout.calls.get(call)
+            if args and _is_float(args[0]) and args[0].ndim:
+                seen.lengths[call] = len(args[0])
             if place is None:
                 if looking and values is not None and args and _is_float(args[0]):
                     seen.reads[call] = _near(self._steps_first(name, args[0]), values)

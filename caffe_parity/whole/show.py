@@ -28,6 +28,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     for call, how in other.items():
         step = compared.matched.steps[call][0]
         said.append(f"  matched by {how}: {step.name} = {call}")
+    said += [f"  one batch in the port: {', '.join(layers)}" for layers in net.stacked]
     for each in found:
         if each.left_out:
             said.append(f"left out: {each.part.name}: {each.left_out}")
