@@ -196,8 +196,8 @@ def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
                 if value is None:
                     del layer[message][name]
                 shown = "left out" if value in (None, []) else _shown(value)
-                own = _shown(theirs) if name in given or value is not None else "its default"
-                yield f"is as with {message}.{name} {shown}; {step.name} has {own}", layer
+                own = f"has {_shown(theirs)}" if name in given else "does not say it"
+                yield f"is as with {message}.{name} {shown}; {step.name} {own}", layer
 
 
 def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Iterator[Any]:
@@ -207,7 +207,7 @@ def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Ite
     elif about["values"]:
         yield from (each for each in about["values"] if each != theirs)
     elif about["type"] == "bool":
-        yield not theirs
+        yield from (False, True)  # what is not said may be another one in each phase
     elif about["type"] == "float":
         size = float(step.fields.get("local_size", 1))
         tried = [about["default"], *(EPS if name == "eps" else USUAL)]

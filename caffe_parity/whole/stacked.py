@@ -211,5 +211,6 @@ def _seam(
     """A Concat or a Slice along the batch, which the net itself has not."""
     message = f"{type_.lower()}_param"
     said = {"name": type_, "type": type_, "top": list(tops), message: {"axis": 0}}
-    name = f"{JOINED.join(max(bottoms, tops, key=len))} ({type_})"
+    branches = bottoms if len(bottoms) > len(tops) else tops
+    name = f"{JOINED.join(branches)} ({type_})"
     return Step(0, name, type_, bottoms, tops, {"axis": 0}, (), sent, said)

@@ -563,6 +563,22 @@ def _of_fcn() -> Iterator[Fault]:
     )
     yield _fault(
         "fcn",
+        "statistics that are not divided",
+        "bn1",
+        BOTH,
+        "third blob",
+        _instead("bn1", lambda m, x: _normalised(m, x, 1000.0, False)),
+    )
+    yield _fault(
+        "fcn",
+        "statistics of the batch",
+        "bn1",
+        BOTH,
+        "use_global_stats false",
+        _instead("bn1", lambda m, x: _normalised(m, x, 1.0, True)),
+    )
+    yield _fault(
+        "fcn",
         "a mean over ignored labels, too",
         "loss",
         BOTH,
@@ -600,6 +616,13 @@ class _Clipped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return grads[0].clamp(-1e-4, 1e-4)
+
+
+def _normalised(module: Any, x: Tensor, batches: float, by_batch: bool) -> Tensor:
+    mean, variance = module.running_mean.clone(), module.running_var.clone()
+    return functional.batch_norm(
+        x, mean * batches, variance * batches, None, None, by_batch, 0.1, module.eps
+    )
 
 
 def _over_all(module: Any, x: Tensor, label: Tensor) -> Tensor:

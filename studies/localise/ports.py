@@ -89,11 +89,12 @@ class Inception(nn.Module):
 
 
 class Fcn(nn.Module):
-    """A Deconvolution, a Crop, a loss over places that ignores a label."""
+    """Statistics that are stored, a Deconvolution, a Crop, a loss that ignores a label."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(2, 4, 3, padding=3)
+        self.bn1 = nn.BatchNorm2d(4, affine=False, momentum=1e-3)
         self.prelu1 = nn.PReLU(4)
         self.pool1 = nn.MaxPool2d(2, 2, ceil_mode=True)
         self.score = nn.Conv2d(4, 3, 3, padding=2, dilation=2)
@@ -103,7 +104,7 @@ class Fcn(nn.Module):
 
     def forward(self, data: Tensor, label: Tensor) -> Tensor:
         """The loss."""
-        x = self.upscore(self.score(self.pool1(self.prelu1(self.conv1(data)))))
+        x = self.upscore(self.score(self.pool1(self.prelu1(self.bn1(self.conv1(data))))))
         high, wide = data.shape[2:]
         at = self.offset
         x = x[:, :, at : at + high, at : at + wide]
