@@ -14,6 +14,7 @@ from caffe_parity import whole
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
+from caffe_parity.whole.show import COLUMNS, table
 from studies.localise.__main__ import answer, compared_with
 from studies.localise.faults import Fault, faults
 from studies.localise.ports import NETS, PORTS
@@ -669,3 +670,16 @@ def test_branches_as_one_batch(
     prototxt = str(NETS / "siamese.prototxt")
     assert net(prototxt, "--port", "port.py:Port", *arguments) == bool(named)
     assert {each.case for each in read(Path("found.json")).results if each.wrong} == named
+
+
+def test_a_wide_table_leaves_out_what_can_be_told_without() -> None:
+    """On a terminal too narrow for it the types go first, then the modules; the figures stay."""
+    rows = [COLUMNS, ("inception_3a/output", "Concat", "net.inception.3a", "0", "0", "", "2.5")]
+    rows.append(("loss", "SoftmaxWithLoss", "loss", "2.8e+05 wrong", "1", "", "6.2e+04"))
+    assert [table(rows, width)[0].split() for width in (0, 110, 90, 70)] == [
+        [*COLUMNS],
+        [*COLUMNS],
+        [each for each in COLUMNS if each != "type"],
+        [each for each in COLUMNS if each not in ("type", "port")],
+    ]
+    assert all(len(line) <= 70 for line in table(rows, 70))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from shutil import get_terminal_size
 
 from caffe_parity.contract import GRADIENT, Agreement, Finding
 from caffe_parity.report.record import Record, Report
 from caffe_parity.report.table import many
+from caffe_parity.terminal import is_terminal
 from caffe_parity.whole.judged import Comparison, Judgement
+
+FEW = 3
+"""Names that a cell of a table has, one by one."""
 
 COLUMNS = ("layer", "type", "port", "forward", "backward", "params", "inherited")
 
@@ -20,10 +26,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     rows = [COLUMNS, *(_row(compared, each) for each in found)]
     for step in compared.unmatched:
         rows.append((step.name, step.type, "-", "not compared", "", "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        said.append(f"  {'  '.join(cells)}".rstrip())
+    said += table(rows, get_terminal_size().columns if is_terminal(sys.stdout) else 0)
     other = {call: how for call, how in compared.matched.how.items() if how != "name"}
     for call, how in other.items():
         step = compared.matched.steps[call][0]
@@ -46,6 +49,29 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     return said
 
 
+def table(rows: Sequence[Sequence[str]], width: int = 0) -> list[str]:
+    """A table of a net; without the types, and the port's modules, where those have no room.
+
+    Args:
+        rows: of equally many cells; the first has the titles.
+        width: of a line, in columns; 0 for any.
+    """
+    columns = list(range(len(rows[0])))
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    for title in ("type", "port"):
+        if width and sum(widths[each] + 2 for each in columns) > width:
+            columns.remove(list(rows[0]).index(title))
+    lines = ["  ".join(row[each].ljust(widths[each]) for each in columns) for row in rows]
+    return [f"  {line}".rstrip() for line in lines]
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Names, of which a long list has its ends alone."""
+    if len(names) <= FEW:
+        return ", ".join(names)
+    return f"{names[0]}, ... {names[-1]} ({len(names)})"
+
+
 def _of_the_whole(compared: Comparison) -> list[Finding]:
     """What is wrong, and no layer's."""
     alone = compared.by_itself()
@@ -59,10 +85,11 @@ def _layer(each: Judgement) -> str:
 
 def _row(compared: Comparison, each: Judgement) -> tuple[str, ...]:
     part = each.part
-    types = ", ".join(dict.fromkeys(step.type for step in part.steps))
-    calls = ", ".join(map(str, part.calls)) or "(between modules)"
+    layers = _shortened([step.name for step in part.steps])
+    types = _shortened([*dict.fromkeys(step.type for step in part.steps)])
+    calls = _shortened([*map(str, part.calls)]) or "(between modules)"
     if each.left_out:
-        return part.name, types, calls, "left out", "", "", ""
+        return layers, types, calls, "left out", "", "", ""
     forward = {name: own for name, own in each.own.items() if not name.startswith(GRADIENT)}
     backward = {name: own for name, own in each.own.items() if " of " in name}
     params = {
@@ -71,7 +98,7 @@ def _row(compared: Comparison, each: Judgement) -> tuple[str, ...]:
         if name.startswith(GRADIENT) and name not in backward
     }
     own = (_worst(some) for some in (forward, backward, params))
-    return part.name, types, calls, *own, _worst(each.inherited, False)
+    return layers, types, calls, *own, _worst(each.inherited, False)
 
 
 def _worst(some: Mapping[str, Agreement], judged: bool = True) -> str:
