@@ -93,7 +93,7 @@ class Fcn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(2, 4, 3, padding=3)
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(4, affine=False, momentum=1e-3)
         self.prelu1 = nn.PReLU(4)
         self.pool1 = nn.MaxPool2d(2, 2, ceil_mode=True)
