@@ -49,6 +49,8 @@ class Weights:
                 made[name] = torch.zeros_like(made[name])
                 continue
             value = each.of([params[one] for one in each.params])
+            if not isinstance(own[name], torch.nn.Parameter):  # a module writes into it
+                value = value.detach().clone()
             made[name] = value.reshape(own[name].shape)
         return made
 
@@ -72,6 +74,8 @@ def weights_of(
             }
             if step.params and not found and step.type != "BatchNorm":
                 findings.append(_misfit(net, step, module, call.module))
+    own = {*dict(modules[""].named_parameters()), *dict(modules[""].named_buffers())}
+    places = {name: each for name, each in places.items() if name in own}  # shared ones once
     misfits = {each.tensor for each in findings}
     for name, value in modules[""].named_parameters():
         owners = [owner for owner in misfits if name.startswith(f"{owner}.")]
