@@ -392,6 +392,37 @@ def test_exactly_the_wanted_gradients_are_asked_for(caffe: Caffe) -> None:
     assert np.all(dx2 == 5.0)
 
 
+ONE_PASS = {
+    "adds to a parameter's diff": (
+        'type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 1 }',
+        [{"op": "set_diff", "blob": "y", "array": np.ones((1, 1), np.float32)}],
+        {"op": "param_diff", "layer": "l", "index": 1},
+        1,
+    ),
+    "in place": (
+        'type: "Power" bottom: "x" top: "x" power_param { shift: 2 }',
+        [],
+        {"op": "data", "blob": "x"},
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+@pytest.mark.parametrize("what", ONE_PASS)
+def test_each_pass_is_made_once(caffe: Caffe, what: str, layer: int | None) -> None:
+    """However short it is: what a pass adds, it adds once."""
+    said, between, read, expected = ONE_PASS[what]
+    text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 } } }\n'
+    text += f'layer {{ name: "l" {said} }}'
+    one = np.ones((1, 1), np.float32)
+    net = {"op": "net", "text": text, "edits": {"outputs_as_losses": True}}
+    ops: list[Op] = [net, {"op": "set", "blob": "x", "array": one}]
+    ops += [{"op": "forward", "layer": layer}, {"op": "clear_params"}, *between]
+    ops += [{"op": "backward", "layer": layer}, read]
+    assert caffe.request(ops)[-1]["array"] == expected
+
+
 def test_poison_is_for_what_a_backward_writes(caffe: Caffe) -> None:
     """A layer that is told not to propagate down leaves its diff 0, not what was put there."""
     told = 'top: "loss" propagate_down: true propagate_down: false'
