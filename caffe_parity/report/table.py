@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from caffe_parity.contract import LITTLE, NUMBERED, PATTERNS, PLACED, Agreement, Finding, spoken
+from caffe_parity.contract import GRADIENT, LITTLE, NUMBERED, PATTERNS, PLACED, Agreement, Finding, spoken
 from caffe_parity.report.record import AGREEING, COMPARED, Key, Record, Report
 from caffe_parity.terminal import Grid, Part
 
@@ -299,6 +299,15 @@ def tensors(records: Iterable[Record], names: Collection[str] | None = None) -> 
 def worst_of(records: Iterable[Record], names: Collection[str]) -> float | None:
     """The worst error of some tensors as a fraction of its bound; None without one."""
     return largest(each.fraction for each in tensors(records, names))
+
+
+def passes(held: Mapping[str, Agreement]) -> dict[str, dict[str, Agreement]]:
+    """The tensors of a layer of a whole net: its tops, what it sends back, its parameters'."""
+    found: dict[str, dict[str, Agreement]] = {"forward": {}, "backward": {}, "params": {}}
+    for name, each in held.items():
+        back = "backward" if " of " in name else "params"
+        found[back if name.startswith(GRADIENT) else "forward"][name] = each
+    return found
 
 
 def largest(fractions: Iterable[float | None]) -> float | None:

@@ -62,14 +62,7 @@ def _row(compared: Comparison, each: Judgement) -> tuple[str, ...]:
     calls = ", ".join(map(str, part.calls)) or "(between modules)"
     if each.left_out:
         return part.name, types, calls, "left out", "", "", ""
-    forward = {name: own for name, own in each.own.items() if not name.startswith(GRADIENT)}
-    backward = {name: own for name, own in each.own.items() if " of " in name}
-    params = {
-        name: own
-        for name, own in each.own.items()
-        if name.startswith(GRADIENT) and name not in backward
-    }
-    own = (_worst(some) for some in (forward, backward, params))
+    own = map(_worst, passes(each.own).values())
     return part.name, types, calls, *own, _worst(each.inherited, False)
 
 
