@@ -392,37 +392,6 @@ def test_exactly_the_wanted_gradients_are_asked_for(caffe: Caffe) -> None:
     assert np.all(dx2 == 5.0)
 
 
-ONE_PASS = {
-    "adds to a parameter's diff": (
-        'type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 1 }',
-        [{"op": "set_diff", "blob": "y", "array": np.ones((1, 1), np.float32)}],
-        {"op": "param_diff", "layer": "l", "index": 1},
-        1,
-    ),
-    "in place": (
-        'type: "Power" bottom: "x" top: "x" power_param { shift: 2 }',
-        [],
-        {"op": "data", "blob": "x"},
-        3,
-    ),
-}
-
-
-@pytest.mark.parametrize("layer", [None, 1])
-@pytest.mark.parametrize("what", ONE_PASS)
-def test_each_pass_is_made_once(caffe: Caffe, what: str, layer: int | None) -> None:
-    """However short it is: what a pass adds, it adds once."""
-    said, between, read, expected = ONE_PASS[what]
-    text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 } } }\n'
-    text += f'layer {{ name: "l" {said} }}'
-    one = np.ones((1, 1), np.float32)
-    net = {"op": "net", "text": text, "edits": {"outputs_as_losses": True}}
-    ops: list[Op] = [net, {"op": "set", "blob": "x", "array": one}]
-    ops += [{"op": "forward", "layer": layer}, {"op": "clear_params"}, *between]
-    ops += [{"op": "backward", "layer": layer}, read]
-    assert caffe.request(ops)[-1]["array"] == expected
-
-
 def test_poison_is_for_what_a_backward_writes(caffe: Caffe) -> None:
     """A layer that is told not to propagate down leaves its diff 0, not what was put there."""
     told = 'top: "loss" propagate_down: true propagate_down: false'
@@ -434,6 +403,31 @@ def test_poison_is_for_what_a_backward_writes(caffe: Caffe) -> None:
     before1, before2, _, dx2 = (each["array"] for each in replies if "array" in each)
     assert np.all(before1 == 5.0)
     assert np.all(before2 == 0.0) and np.all(dx2 == 0.0)
+
+
+TINY = """
+input: "x" input_shape { dim: 1 dim: 1 dim: 2 dim: 1 }
+layer { name: "n" type: "BatchNorm" bottom: "x" top: "y" }
+layer { name: "b" type: "Bias" bottom: "y" top: "z" loss_weight: 1 }
+"""
+
+
+@pytest.mark.parametrize("layer", [None, 1, 2])
+def test_a_layer_runs_once_however_short_it_is(caffe: Caffe, layer: int | None) -> None:
+    """A forward in phase TRAIN counts in a BatchNorm, a backward adds to a parameter's diff."""
+    number = {} if layer is None else {"layer": layer}
+    ops: list[Op] = [
+        {"op": "net", "text": TINY},
+        {"op": "set", "blob": "x", "array": np.ones((1, 1, 2, 1), np.float32)},
+        {"op": "forward", **number},
+        {"op": "fill_diff", "blob": "z", "value": 1.0},
+        {"op": "backward", **number},
+        {"op": "param", "layer": "n", "index": 2},
+        {"op": "param_diff", "layer": "b", "index": 0},
+    ]
+    *_, factor, diff = (each["array"] for each in caffe.request(ops) if "array" in each)
+    assert factor == (layer != 2)
+    assert diff == 2 * (layer != 1)
 
 
 SCRIPT = """

@@ -363,7 +363,7 @@ class Worker:
         self.blob(blob).diff[...] = value
 
     def op_forward(self, layer=None):
-        if layer is None:  # once: a backward adds, and a layer may count its passes
+        if layer is None:
             self.net.forward()
         else:
             self.net._forward(layer, layer)
