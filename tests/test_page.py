@@ -31,7 +31,7 @@ from caffe_parity.report import page, pictures
 from caffe_parity.report.record import SCHEMA, VERDICTS, Record, Report, Unreadable, read
 from caffe_parity.terminal import visible
 from tests.commands import check
-from tests.pages import ENVIRONMENT, REPORTS, command, disagreeing, failed, green, half, tensor
+from tests.pages import ENVIRONMENT, REPORTS, command, disagreeing, failed, green, half, net, tensor
 
 ROOT = Path(__file__).parent.parent
 
@@ -280,6 +280,27 @@ def test_excerpt_is_in_the_file(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(Unreadable, match="excerpt"):
         read(path)
+
+
+def test_a_whole_net(tmp_path: Path) -> None:
+    """Its layers in the net's order, with what is their own and what they inherit; and the file."""
+    report = net()
+    text = page.html(report, command)
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", text.partition('id="failures"')[0])
+    rows = [re.sub(r"<[^>]*>", " ", each).split() for each in rows]
+    layers = [each for each in report.results if each.in_net]
+    assert [each[1] for each in rows] == [each.case for each in layers]
+    wrong = [each for each in rows if each[1] == "lrn2"]
+    assert len(wrong) == 2
+    assert all({"✗", "LRN", "self.lrn2", "0.1", "inf"} <= set(each) for each in wrong)
+    assert [("✗" in each, each[1]) for each in rows].count((True, "lrn2")) == 2
+    assert sum("✗" in each for each in rows) == 2
+    assert all("nan" in each for each in rows if each[1] == "softmaxwithloss5")
+    assert text.count('class="chart wide"') == 2 and "loss_weight in Caffe is 1" in text
+    path = tmp_path / "results.json"
+    report.write(path)
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+    assert read(path).as_json() == report.as_json()
 
 
 def _of(pairs: Sequence[tuple[float, float]]) -> Excerpt:

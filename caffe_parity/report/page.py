@@ -33,6 +33,7 @@ from caffe_parity.report.table import (
     kind_of,
     largest,
     many,
+    passes,
     suspicious,
     tensors,
     unproven,
@@ -309,12 +310,45 @@ class Page:
 
     def shade(self, record: Record) -> str:
         """The class of a cell: the verdict, and how near to the bound an agreeing one is."""
-        name = record.verdict.replace(" ", "-")
         worst = self.worst(record)
         if record.verdict != "pass" or worst is None:
-            return name
-        shade = next((i for i, limit in enumerate(SHADES) if worst <= limit), len(SHADES))
-        return f"{name} e{shade}"
+            return record.verdict.replace(" ", "-")
+        return _shade(worst)
+
+    @property
+    def nets(self) -> dict[Group, list[Record]]:
+        """Of `parity net`, by net and phase, the layers in the net's order; else nothing."""
+        found = {
+            group: [each for each in records if each.in_net]
+            for group, records in self.groups.items()
+        }
+        return {group: records for group, records in found.items() if records}
+
+    def errors(self, record: Record) -> Iterator[tuple[str, str]]:
+        """Of a layer in a net the cells forward, backward and params: their class and words."""
+        for some in passes(record.tensors).values():
+            worst = largest(each.fraction for each in some.values())
+            if worst is None:
+                yield "", ""
+            elif all(each.agrees for each in some.values()):
+                yield _shade(worst), fraction(worst)
+            else:
+                yield "fail", f"✗ {fraction(worst)}"
+
+    def inherited(self, record: Record) -> tuple[str, str]:
+        """The same of what it inherits, which judges nothing: beyond the bound like a picture."""
+        worst = record.in_net.inherited if record.in_net else None
+        if worst is None:
+            return "", ""
+        inside = worst <= 1
+        return _shade(worst) if inside else f"l{pictures.level(worst)}", fraction(worst)
+
+    def along(self) -> Iterator[tuple[Group, str]]:
+        """For each net and phase the chart of what is its layers' own, and what they inherit."""
+        for group, records in list(self.nets.items() if self.draws else ())[:VARIANTS]:
+            svg = pictures.along_a_net(records)
+            if svg:
+                yield group, svg
 
     def worst(self, record: Record) -> float | None:
         """The largest error of a result, as a fraction of its bound."""
@@ -441,6 +475,12 @@ class Page:
     def chosen(self) -> list[tuple[str, str]]:
         """The options that say what was compared."""
         return list(_flat(self.report.selection))
+
+
+def _shade(worst: float) -> str:
+    """The class of an error within its bound."""
+    shade = next((i for i, limit in enumerate(SHADES) if worst <= limit), len(SHADES))
+    return f"pass e{shade}"
 
 
 def _in_turn(groups: Any) -> list[Record]:

@@ -8,7 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from caffe_parity.contract import GRADIENT, LITTLE, NUMBERED, PATTERNS, PLACED, Agreement, Finding, spoken
+from caffe_parity.contract import (
+    GRADIENT,
+    LITTLE,
+    NUMBERED,
+    PATTERNS,
+    PLACED,
+    Agreement,
+    Finding,
+    spoken,
+)
 from caffe_parity.report.record import AGREEING, COMPARED, Key, Record, Report
 from caffe_parity.terminal import Grid, Part
 
