@@ -129,7 +129,8 @@ def net() -> Report:
             }
             if index % 3 == 0:
                 held[f"gradient:{case}[0]"] = tensor((6, 3), seed=index)
-            verdict, reason, found = "pass", "", ()
+            verdict, reason = "pass", ""
+            found: Sequence[Finding] = ()
             if index == 2:
                 words = "596 of 600 elements are wrong; it has alpha 0.02, Caffe's LRN 0.1"
                 verdict, reason, found = "fail", words, (Finding("forward", words, case, "factor"),)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from caffe_parity.caffe.check_failures import meaning, without_check
 from caffe_parity.caffe.client import CaffeCrash, CaffeError, LayerError
+from caffe_parity.errors import meant
 
 CONVERT = "--py2 checks a converted copy"
 
@@ -134,7 +135,8 @@ def _no_such_class(output: str, path: Sequence[str]) -> str:
         return f"the module {module!r} has no class {name!r}"
     text = file.read_text(errors="replace")
     classes = re.findall(r"^class\s+(\w+)", text, re.MULTILINE)
-    return f"{file.name} has no class {name!r}; it has {', '.join(classes) or 'none'}"
+    has = f"{', '.join(classes) or 'none'}{meant(name, classes)}"
+    return f"{file.name} has no class {name!r}; it has {has}"
 
 
 def theirs(text: str, libraries: bool = True) -> list[str]:

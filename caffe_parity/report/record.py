@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from caffe_parity.contract import Agreement, BadRequest, Excerpt, Finding, ParityError
-from caffe_parity.report import bits
+from caffe_parity.report import INDEX, bits
 from caffe_parity.report.bits import Kept, number
 from caffe_parity.report.schema import Misfit, Schema, check, unexpected
 
@@ -290,6 +290,8 @@ def must_be_writable(option: str, path: Path | None, mark: bytes = RESULTS) -> N
         content = path.read_bytes()[:NEAR] if path.exists() else b""
         if content and mark not in content:  # a slip, such as the net
             raise BadRequest(f"{option} {path} would replace a file that {option} did not write")
+        if path.parent.name == INDEX.parent.name:
+            path.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except FileNotFoundError as error:

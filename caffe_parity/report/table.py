@@ -128,6 +128,19 @@ def table(records: Sequence[Record]) -> list[Part]:
     return lines
 
 
+def each_tensor(records: Sequence[Record]) -> list[Part]:
+    """What -v tells: the worst place of each tensor of each result."""
+    rows = [("result", "tensor", "error/bound", "actual", "expected", "bound", "at", "wrong")]
+    for each in records:
+        for name, tensor in each.tensors.items():
+            place = ",".join(map(str, tensor.worst_index))
+            actual, expected = f"{tensor.actual:.9g}", f"{tensor.expected:.9g}"
+            near, bound = fraction(tensor.fraction), f"{tensor.bound:.3g}"
+            wrong = f"{tensor.wrong} of {tensor.size}"
+            rows.append((each.id, spoken(name), near, actual, expected, bound, place, wrong))
+    return [Grid(rows, right=range(2, 6)), ""] if len(rows) > 1 else []
+
+
 def refusals(records: Sequence[Record]) -> list[str]:
     """What was refused as expected and why, a line for each kind, with one case as the example."""
     kinds: dict[tuple[Group, str], Record] = {}
