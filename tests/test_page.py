@@ -27,7 +27,7 @@ from hypothesis.extra import numpy as arrays
 
 from caffe_parity.contract import Bound, Excerpt, Expected, Finding
 from caffe_parity.engine.compare import EVEN, PLANE, STRETCHES, WORST, compare
-from caffe_parity.report import page, pictures
+from caffe_parity.report import INDEX, page, pictures
 from caffe_parity.report.record import SCHEMA, VERDICTS, Record, Report, Unreadable, read
 from caffe_parity.terminal import visible
 from tests.commands import check
@@ -403,3 +403,10 @@ def test_check_writes_the_page(
     assert "parity check" in text and "all agree" in text
     assert check(*arguments, str(tmp_path)) == 2
     assert "--page" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    named = [each.replace("examples/", f"{ROOT}/examples/") for each in arguments]
+    assert check(*named, "-v") == 0  # without FILE, in a folder that is made
+    said = capsys.readouterr().out
+    assert f"page: {INDEX}" in said and INDEX.is_file()
+    rows = [line.split()[1] for line in said.splitlines() if "-caffe-0 " in line]
+    assert rows == ["top", "dx1", "dx2"]

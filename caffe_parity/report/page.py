@@ -165,14 +165,20 @@ def banner_of(words: str, old: bool = False, ended: bool = False) -> str:
     return f"{said} {'' if ended else again}</div>"
 
 
-def rendered(template: str, **given: Any) -> str:
-    """A page as text, of a template beside this file.
+def rendered(template: str | Path, **given: Any) -> str:
+    """A page as text.
 
     Args:
-        template: its name.
+        template: the name of one beside this file, or another file, which may extend these.
         given: what it asks for.
     """
-    return str(_environment().get_template(template).render({"banner": "", **given}))
+    environment = _environment()
+    made = (
+        environment.from_string(template.read_text("utf-8"))
+        if isinstance(template, Path)
+        else environment.get_template(template)
+    )
+    return str(made.render({"banner": "", **given}))
 
 
 @cache
@@ -470,11 +476,11 @@ class Page:
 
     def facts(self) -> list[tuple[str, str]]:
         """The environment, by name."""
-        return list(_flat(self.report.environment))
+        return list(flat(self.report.environment))
 
     def chosen(self) -> list[tuple[str, str]]:
         """The options that say what was compared."""
-        return list(_flat(self.report.selection))
+        return list(flat(self.report.selection))
 
 
 def _shade(worst: float) -> str:
@@ -490,10 +496,11 @@ def _in_turn(groups: Any) -> list[Record]:
     return [each[index] for index in range(longest) for each in lists if index < len(each)]
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What a mapping of mappings holds, as names and values in words."""
     for name, value in data.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}, ")
+            yield from flat(value, f"{prefix}{name}, ")
         elif isinstance(value, list | tuple):
             yield f"{prefix}{name}", ", ".join(map(str, value))
         else:

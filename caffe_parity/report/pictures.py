@@ -196,6 +196,24 @@ def along_a_net(records: Sequence[Record]) -> str:
     return _chart(lines, dots, words, (600, 240), up_only=True)
 
 
+def shares(points: Sequence[Point], target: Sequence[Point]) -> str:
+    """A part of the limit at each size, and what it shall be.
+
+    Args:
+        points: size, share, and words; one or more.
+        target: the same of what is aimed at; empty for none.
+
+    Returns:
+        SVG.
+    """
+    words = ("elements of both inputs", "part of the limit")
+    aims = {"target": target} if target else {}
+    dots = {"inside": points}
+    limits = [(x, 1.0, "") for x in (min(x for x, _, _ in points), max(x for x, _, _ in points))]
+    lines = {"expected": limits, "reached": points, **aims}
+    return _chart(lines, dots, words, (300, 220), logarithmic=True)
+
+
 def _held(worst: float) -> float:
     """An error as far as it is drawn."""
     return MOST if math.isnan(worst) else min(max(worst, LEAST), MOST)
