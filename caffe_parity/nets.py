@@ -113,6 +113,8 @@ def located(
     """
     path = [_existing(folder / each, "folder") for each in declared.path]
     if not declared.is_layer:
+        if declared.spec.partition(".py:")[2]:
+            raise BadRequest(f"{declared.spec!r} is a Python layer: caffe_parity.python_layer(...)")
         file = _existing(folder / declared.spec, "file")
         made = CaffeNet(
             lambda case: text_of(file), declared.spec, _folders([*path] or [file.parent])

@@ -61,6 +61,15 @@ _OTHER = {
         "the module is not there for Caffe's Python: --path DIR adds the folder that it lies in, "
         "`parity python -m pip install NAME` a package"
     ),
+    "converter found for C++ type: caffe::Blob": (
+        "Caffe's lists of blobs cannot be gone through, as `for b in bottom` or `a, b = bottom` "
+        "would: write bottom[0], or bottom[i] for i in range(len(bottom))"
+    ),
+    "can't set attribute": "a blob's data and diff are written in place: top[0].data[...] = value",
+    "maximum recursion depth exceeded": (
+        "has the layer its setup, reshape, forward and backward? Where one is missing, Caffe calls "
+        "itself without end"
+    ),
     "cannot import name": "the module that was found is another one, or an older one",
     "has no attribute": "the module does not have what the net asks for, or NumPy no longer has it",
 }

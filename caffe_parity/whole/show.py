@@ -39,9 +39,10 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
+        without = " ".join(f"--leave-out {step.name}" for step in compared.unmatched)
         said.append(
             f"not compared: {names}: no part of the port computes them; --map {first}=MODULE says "
-            f"which module does, --leave-out {first} that the port does without"
+            f"which module does, {without} that the port does without"
         )
     return said
 
