@@ -155,6 +155,7 @@ def test_options_of_one_name_are_one(name: str) -> None:
     if {"--page", "--report"} & set(options):
         wanted |= {"-q", "--quiet", "-v", "--verbose", "--summary"}
     assert wanted <= set(options)
+    assert "examples:\n" in (made.epilog or "")
     for option in {"-q", "--summary", "--color", "--page", "--annotations"} & set(options):
         others = [each._option_string_actions.get(option) for each in commands().values()]
         helps = {each.help for each in others if each} - {argparse.SUPPRESS}

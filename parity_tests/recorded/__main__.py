@@ -34,13 +34,18 @@ from torch_impl.variants import variants as torch_variants
 
 OWN = "torch-port"
 JOB = "tox -e parity-recorded --"
+EXAMPLES = f"""\
+  {JOB} --variant torch-module --case base
+  {JOB} --port my_port.py:MyLoss --layer channel_sum --page
+"""
 Choice = tuple[Layer, str, Case]  # with the name of a variant
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     ends = "exit status: 0 agrees, 1 disagrees, 2 not carried out (also: a damaged corpus)"
-    made = argparse.ArgumentParser(prog=JOB, description=__doc__, epilog=ends)
+    epilog = f"examples:\n{EXAMPLES}\n{ends}"
+    made = argparse.ArgumentParser(prog=JOB, description=__doc__, epilog=epilog)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     add = made.add_argument
     add("--layer", metavar="NAME", help=f"only this one: {', '.join(LAYERS)}")
