@@ -224,6 +224,13 @@ def test_what_people_stumble_over(
     assert max(map(len, said.splitlines())) < 2500
 
 
+def test_byte_order_mark_is_named(tmp_path: Path) -> None:
+    """Caffe refuses it, with a message in which nobody sees it."""
+    (tmp_path / "net.prototxt").write_text("name: 'x'", "utf-8-sig")
+    with pytest.raises(BadRequest, match="byte order mark"):
+        text_of(tmp_path / "net.prototxt")
+
+
 def test_traceback_of_a_layer_is_its_own_and_the_whole_one_on_request(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
