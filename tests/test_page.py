@@ -406,7 +406,7 @@ def test_check_writes_the_page(
     monkeypatch.chdir(tmp_path)
     named = [each.replace("examples/", f"{ROOT}/examples/") for each in arguments]
     assert check(*named, "-v") == 0  # without FILE, in a folder that is made
-    said = capsys.readouterr().out
-    assert f"page: {INDEX}" in said and INDEX.is_file()
+    said, told = capsys.readouterr()
+    assert told.endswith(f"page: {INDEX}\n") and INDEX.is_file()
     rows = [line.split()[1] for line in said.splitlines() if "-caffe-0 " in line]
     assert rows == ["top", "dx1", "dx2"]

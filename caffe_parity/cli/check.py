@@ -314,7 +314,7 @@ def write_files(
             except OSError as error:
                 raise BadRequest(f"cannot write {file}: {error.strerror}") from error
     if options.page and not options.quiet:
-        print(f"page: {options.page}")
+        print(f"page: {options.page}", file=sys.stderr)  # the verdict is stdout's last line
 
 
 def run(
