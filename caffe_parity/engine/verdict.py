@@ -59,7 +59,9 @@ class Judged:
         return {(each.code, each.tensor) for each in self.findings}
 
 
-def judged(layer: Layer, plan: Plan, asked: Question, seen: Observation) -> Judged:
+def judged(
+    layer: Layer, plan: Plan, asked: Question, seen: Observation, why: bool = True
+) -> Judged:
     """Holds an observation against what is expected.
 
     Args:
@@ -67,8 +69,9 @@ def judged(layer: Layer, plan: Plan, asked: Question, seen: Observation) -> Judg
         plan: what was carried out.
         asked: what each of its passes must give.
         seen: what came out.
+        why: whether what is wrong is explained; without, there are as many findings.
     """
-    return _Comparison(layer, plan, asked, seen).carried_out()
+    return _Comparison(layer, plan, asked, seen, why).carried_out()
 
 
 @dataclass
@@ -77,6 +80,7 @@ class _Comparison:
     plan: Plan
     asked: Question
     seen: Observation
+    why: bool = True
     result: Judged = field(default_factory=Judged)
 
     def carried_out(self) -> Judged:
@@ -127,6 +131,8 @@ class _Comparison:
 
     def explained(self, failure: Failure) -> Explanation:
         """Why a tensor is wrong, with a picture of it."""
+        if not self.why:
+            return Explanation("", "")
         drawn = picture(failure)
         if drawn:
             self.result.pictures.append(drawn)
