@@ -21,6 +21,7 @@ from caffe_parity.cli.run import make_folder
 from caffe_parity.contract import BadRequest
 from caffe_parity.report.changes import differing
 from caffe_parity.report.record import Key, Record, Report, read, write_whole
+from caffe_parity.terminal import say
 
 EXAMPLES = """\
   parity run tests/test_layers.py --shard 1/2 --report shard-1
@@ -66,7 +67,7 @@ def carried_out(options: argparse.Namespace) -> int:
         write_whole(options.report / "junit.xml", text)
     page.write(merged, reproduce, options.report / "index.html")
     for section in sections(merged, reproduce):
-        print("\n".join([section.title, *section.lines]))
+        say([section.title, *section.lines])
     print(f"\n{len(options.reports)} shards, {len(merged.results)} results: {options.report}")
     if merged.missing:
         print(f"{merged.missing} comparisons did not run")
