@@ -398,6 +398,7 @@ class Collector:
         self._began = time.monotonic()
         self._progress: Any = None
         self._has_bar = False
+        self._total = self._disagree = 0
         self.file = self._to_write("--parity-json", "RESULTS")
         self.page = self._to_write("--parity-page", "PAGE")
         self.summary = self._to_write("--parity-summary", "")
@@ -491,12 +492,13 @@ class Collector:
             self._progress.begin()
 
     def _tell(self) -> None:
-        total = len(set(self.keys.values())) if self._progress else 0
-        if total:
-            done = len(self._records)
-            wrong = sum(each.wrong for each in self._records.values())
-            self._progress.part = done / total
-            self._progress.tell(f"{done} of {total}" + (f", {wrong} disagree" if wrong else ""))
+        if self._progress and not self._total:  # known before the first test, and not counted again
+            self._total = len(set(self.keys.values()))
+        if self._total:
+            done, wrong = len(self._records), self._disagree
+            self._progress.part = done / self._total
+            words = f", {wrong} disagree" if wrong else ""
+            self._progress.tell(f"{done} of {self._total}{words}")
 
     @pytest.hookimpl(tryfirst=True)  # before junit.xml has it
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -508,6 +510,7 @@ class Collector:
             self._group(report, record)
             known = self._records.get(record.key)
             if known is None or not known.wrong:
+                self._disagree += record.wrong
                 self._records[record.key] = record
                 self._places[record.key] = getattr(report, "caffe_parity_places", [])
             self._tell()

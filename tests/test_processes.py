@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from caffe_parity.cli import run
 from caffe_parity.errors import ParityError
 from caffe_parity.pytest_plugin import LARGE, _turn
 from caffe_parity.report.record import read
+from studies.benchmarks.growth import exponent
 from tests.test_cli import PARITY, python
 
 
@@ -136,3 +138,11 @@ def test_what_takes_long_begins_first() -> None:
     ordered = sorted(items, key=_turn)
     assert ordered[:3] == [small[1], large[1], larger[1]]
     assert ordered[3:] == [larger[0], large[0], small[0], items[2]]
+
+
+def test_exponents_of_growth_are_those_of_the_formula() -> None:
+    """A constant and a line is 1, a square 2, and where nothing grows nothing is said."""
+    sizes = [100, 316, 1000, 3162, 10000]
+    assert abs(exponent(sizes, [3 + 0.01 * each for each in sizes]) - 1) < 1e-9
+    assert exponent(sizes, [3 + 1e-5 * each**2 for each in sizes]) > 1.5
+    assert math.isnan(exponent(sizes, [3.0] * 5))

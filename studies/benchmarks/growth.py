@@ -3,10 +3,9 @@
     python -m studies.benchmarks.growth [--largest N] [--cases N] [--rounds N]
 
 Each size is judged in a process of its own, the whole way from the inputs to the record: a Python
-layer in a real Caffe against `channel_sum`, whose memory is that process's and its Caffe's; and
-cases of a layer that costs next to nothing, under pytest. An exponent is the slope of the best line
-through the logarithms of what goes beyond the smallest size, which is what starting costs. CPU
-seconds count, so that other work on the machine does not.
+layer in a real Caffe against `channel_sum`, whose memory is that of the larger of both processes;
+and cases of a layer that costs next to nothing, by `parity run`. CPU seconds count, so that other
+work on the machine does not. The whole takes five minutes, and 8 GB at 1e8 elements.
 
 Written to results/: growth.json, growth-time.svg and growth-memory.svg. Exit status 1 if an
 exponent is larger than its target.
@@ -31,6 +30,9 @@ from caffe_parity.report.record import read
 
 TARGET = 1.05
 """The largest exponent."""
+
+FAR = 0.25
+"""How far beyond the first value others must be, as a part of it: start-up varies by some 5 %."""
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -113,11 +115,15 @@ def of_cases(size: int, folder: Path) -> tuple[float, float]:
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """The slope of the values above the first one over the sizes, both as logarithms."""
-    more = [(size, value - values[0]) for size, value in zip(sizes, values, strict=True)]
-    known = [(size, value) for size, value in more if value > 0.25 * values[0]]
+    """The slope of what is beyond the first value over what is beyond the first size.
+
+    Both as logarithms. What starting costs is in neither, and c + a*n has the exponent 1. NaN where
+    fewer than two values are far enough beyond the first one for that to mean anything.
+    """
+    more = [(size - sizes[0], value - values[0]) for size, value in zip(sizes, values, strict=True)]
+    known = [(size, value) for size, value in more if value > FAR * values[0]]
     if len(known) < 2:
-        return 0.0
+        return float("nan")
     x, y = np.log(np.array(known)).T
     return float(np.polyfit(x, y, 1)[0])
 
@@ -176,9 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
         for index, name in enumerate(("seconds", "megabytes"), 1):
             values = [each[index] for each in some]
             slope = exponent(sizes, values)
-            missed |= slope > TARGET
-            data["growth"][what] |= {name: values, f"exponent of {name}": slope}
-            verdict = "missed" if slope > TARGET else "reached"
+            missed |= not slope <= TARGET  # also where nothing could be said
+            data["growth"][what] |= {name: values, f"exponent of {name}": round(slope, 3)}
+            verdict = "reached" if slope <= TARGET else "missed"
             print(f"{what:9} {name:10} exponent {slope:.2f}, target <= {TARGET}: {verdict}")
             print("  " + ", ".join(f"{n:.0e}: {v:.4g}" for n, v in zip(sizes, values, strict=True)))
     (options.results / "growth.json").write_text(json.dumps(data, indent=1) + "\n")
