@@ -155,12 +155,24 @@ class Expectation:
         text: what the refusal must say.
         layer: the name of the layer that it computes instead.
         reason: one sentence for the report.
+
+    Raises:
+        BadRequest: what a kind needs is missing: without a text any crash would be the refusal.
     """
 
     kind: str
     reason: str
     text: str = ""
     layer: str = ""
+
+    def __post_init__(self) -> None:
+        needed = {"refused": ("text", self.text), "as-layer": ("layer", self.layer)}
+        if self.kind not in needed:
+            raise BadRequest(f"an Expectation is {' or '.join(needed)}, not {self.kind!r}")
+        name, value = needed[self.kind]
+        if not value.strip():
+            words = "what the refusal must say" if name == "text" else "the layer that it computes"
+            raise BadRequest(f"Expectation({self.kind!r}) needs {name}=..., {words}")
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,24 @@ class Finding:
     words: str
     tensor: str = ""
     cause: str = ""
+
+
+LITTLE = ("", "few", "value", "elements", "one-of-several", "constant-factor")
+"""The causes that say little, least first: that something is wrong; a factor whose cause nobody
+knows. "few" is that of a tensor of too few values for a pattern, "one-of-several" that of a factor
+with more than one cause."""
+
+NUMBERED = ("one-of-several", "constant-factor", "offset", "one-value", "saturated")
+"""The causes that are others where their numbers are."""
+
+PLACED = ("nan", "not-nan", "inf", "finite", "ignores-top-diff")
+"""The causes whose words are others where they show elsewhere in a tensor, or at another weight."""
+
+PATTERNS = (
+    *("precision", "rolled", "reversed", "swapped-axes", "broadcast", "offset", "one-value"),
+    *("saturated", "constant-factor", "per-sample-factor", "per-channel-factor"),
+)
+"""The causes that are never told of a tensor of few values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +247,7 @@ class Outline:
         bare: whether it is a layer alone, around which nobody wrote a net.
         keep_statistics: the layers that write running statistics in each forward.
         running: the exponents `beta` of its LRN layers across channels, which keep running sums.
+        undriven: the tops of layers without a backward, beside others.
     """
 
     tops: tuple[str, ...]
@@ -226,6 +257,7 @@ class Outline:
     bare: bool = False
     keep_statistics: tuple[str, ...] = ()
     running: frozenset[float] = frozenset()
+    undriven: frozenset[str] = frozenset()
 
 
 TOTAL = "total"
@@ -240,7 +272,8 @@ class Structure:
         outputs: the tops that are compared, in order; `TOTAL` alone for the sum of several losses.
         is_loss: whether its upstream gradient is a loss weight, of one loss or of the total.
         params: its parameter blobs, in order.
-        weightless: the compared tops that get no upstream gradient: their loss weight is 0.
+        weightless: the compared tops that get no upstream gradient: their loss weight is 0, or
+            their layer has no backward.
         untrained: whether the reference gives one number, and no layer of the net a loss weight.
         in_place: the inputs that a layer works on in place, so that they may change.
         unseen: the layers whose running statistics nobody compares.

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from caffe_parity.caffe.client import Caffe
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.caffe.sources import Sources
 from caffe_parity.contract import BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.layer import BadLayer
@@ -21,8 +22,8 @@ class Declared:
         is_layer: whether it is a Python layer.
         param_str: of that layer, if it takes one.
         path: folders with Python layers.
-        load: compiled layers.
-        called: what the user called each of these, if not by their paths.
+        load: compiled layers: libraries, C++ files, headers.
+        proto: the caffe.proto that they have of their own; None for Caffe's.
         tops: of that layer; empty for as many as the reference returns.
         weights: a .caffemodel with the net's parameters; "" for none.
     """
@@ -32,7 +33,7 @@ class Declared:
     param_str: str | None = None
     path: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
-    called: tuple[str, ...] = ()
+    proto: str | None = None
     tops: tuple[str, ...] = ()
     weights: str = ""
 
@@ -63,7 +64,12 @@ def python_layer(
 
 
 def net(
-    file: str, *, path: Sequence[str] = (), load: Sequence[str] = (), weights: str = ""
+    file: str,
+    *,
+    path: Sequence[str] = (),
+    load: Sequence[str] = (),
+    proto: str | None = None,
+    weights: str = "",
 ) -> Declared:
     """A variant: a net with Input layers named like the layer's inputs; they get its shapes.
 
@@ -72,13 +78,14 @@ def net(
     Args:
         file: a .prototxt file.
         path: folders with its Python layers; by default its own folder.
-        load: compiled layers, as plug-ins.
+        load: compiled layers, as `parity check --load` takes them: .so or .cpp.
+        proto: the caffe.proto that a .cpp of `load` has of its own, or the part added to Caffe's.
         weights: a .caffemodel, from which layers of its names get their parameters.
 
     Relative paths start at the folder of the test file.
     """
     several = _several(path, "path"), _several(load, "load")
-    return Declared(str(file), False, None, *several, weights=str(weights))
+    return Declared(str(file), False, None, *several, proto=proto, weights=str(weights))
 
 
 def _several(names: Sequence[str], what: str) -> tuple[str, ...]:
@@ -87,22 +94,24 @@ def _several(names: Sequence[str], what: str) -> tuple[str, ...]:
     return tuple(str(each) for each in names)
 
 
-def located(declared: Declared, folder: Path) -> CaffeNet:
+def located(
+    declared: Declared,
+    folder: Path,
+    say: Callable[[str], None] = lambda text: None,
+    dashes: str = "",
+) -> CaffeNet:
     """The variant, with absolute paths.
 
     Args:
         declared: as the user wrote it.
         folder: where relative paths start.
+        say: told, in a line, what becomes of compiled layers.
+        dashes: of the names `load` and `proto`, where they are options of a command.
 
     Raises:
         BadRequest: a file or a folder is not there, cannot be read, or a class is not named.
     """
     path = [_existing(folder / each, "folder") for each in declared.path]
-    load = tuple(str(_existing(folder / each, "file")) for each in declared.load)
-
-    def libraries(caffe: Caffe) -> Sequence[str]:
-        return load
-
     if not declared.is_layer:
         file = _existing(folder / declared.spec, "file")
         made = CaffeNet(
@@ -113,7 +122,20 @@ def located(declared: Declared, folder: Path) -> CaffeNet:
     if declared.weights:
         weights = _existing(folder / declared.weights, "file").resolve()
         made = replace(made, weights=str(weights))
-    return replace(made, libraries=libraries, called=declared.called) if load else made
+    if not declared.load and declared.proto is None:
+        return made
+    sources = Sources(
+        declared.load,
+        declared.proto,
+        declared.path,
+        lambda: SESSION.running().interpreter.root,
+        lambda: "" if declared.is_layer else text_of(folder / declared.spec),
+        folder,
+        say,
+        dashes,
+    )
+    sources.check()
+    return replace(made, sources=sources)
 
 
 def text_of(file: Path) -> str:

@@ -77,6 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    for name in (*CHOICES, "json", "page", "timeout", "command"):
+        if isinstance(config.getoption(f"--parity-{name}"), list):  # argparse makes one of `--`
+            raise pytest.UsageError(f"--parity-{name}=--: expected a value")
     if not 0 < config.getoption("--parity-timeout") < float("inf"):
         raise pytest.UsageError("--parity-timeout must be greater than 0, and finite")
     collector = config.stash[COLLECTOR] = Collector(config)
@@ -155,9 +158,11 @@ def _keep_chosen(session: pytest.Session, config: pytest.Config, items: list[pyt
         if name not in known:
             from caffe_parity.cli import unknown
 
+            config.stash[COLLECTOR].mistyped = True
             raise pytest.UsageError(unknown(kind, name, known))
     kept = [item for item, names in compared if chosen.items() <= names.items()]
     if not kept:
+        config.stash[COLLECTOR].mistyped = True
         words = ", ".join(f"{kind} {name}" for kind, name in chosen.items())
         raise pytest.UsageError(f"nothing to compare: {words} do not meet")
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
@@ -267,6 +272,9 @@ def _start(session: pytest.Session) -> None:
     collector.keys = {name: each.key for name, each in wanted.items()}
     if not wanted or config.option.collectonly:
         return
+    for file in filter(None, (collector.file, collector.page)):
+        with contextlib.suppress(OSError):  # an exit past Python must not leave an earlier verdict
+            file.unlink()
     from caffe_parity.caffe.driver import DriverError, devices
     from caffe_parity.caffe.session import SESSION
     from caffe_parity.contract import ParityError
@@ -289,6 +297,8 @@ def _start(session: pytest.Session) -> None:
     try:
         with _shown(config):
             SESSION.start()
+            for each in wanted.values():  # a Caffe that is built with a layer takes minutes
+                each.compile()
     except ParityError as error:
         if config.getoption("--parity-table"):  # the run as a whole is about Caffe
             config.stash[COLLECTOR].refuse(session, f"no Caffe to compare with.\n{error}")
@@ -392,6 +402,8 @@ class Collector:
         self.died: dict[str, str] = {}  # what is said of a test whose process has ended, by id
         self.lost: list[str] = []
         self.shard: dict[str, str] = {}  # which this is, and what all of them have in common
+        self.refused = False  # whether there was nothing to run with
+        self.mistyped = False  # whether an option names what does not exist
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
         self._places: dict[Key, list[Any]] = {}
@@ -465,6 +477,7 @@ class Collector:
 
     def refuse(self, session: pytest.Session, words: str) -> None:
         """Ends a run that has nothing to run with; with xdist, tells its other side."""
+        self.refused = True
         if not hasattr(self.config, "workeroutput"):
             raise pytest.UsageError(words)
         self.config.workeroutput["parity_refusal"] = words
@@ -542,6 +555,7 @@ class Collector:
             facts = json.loads(said["parity_environment"])
             if not self.environment or facts["caffe"]:
                 self.environment = facts
+        self.refused |= "parity_refusal" in said
         if said.get("parity_refusal", "") not in ["", *self.lost]:
             self.lost.append(said["parity_refusal"])
 
@@ -565,9 +579,12 @@ class Collector:
                 yield
             except OSError as error:  # pytest's own file, junit.xml
                 self.lost.append(f"a report could not be written: {error}")
-            if self.file:
+            # A slip of the keyboard must not cost the report of the run before.
+            some = bool(self.report.selected) and not self.mistyped
+            replaces = some or self.refused or not self.config.getoption("--parity-table")
+            if self.file and replaces:
                 self._write("--parity-json", self.file, self.report.write)
-            if self.page:
+            if self.page and replaces:
                 self._write("--parity-page", self.page, self._write_page)
             if self.summary:
                 self._write("--parity-summary", self.summary, self._write_summary)
@@ -579,6 +596,8 @@ class Collector:
             return
         if self.lost:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        elif not replaces and not hasattr(self.config, "workeroutput"):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         elif self.keys and not hasattr(self.config, "workeroutput") and self.report.status == 1:
             self.lost.append(_left_open(self.report))
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

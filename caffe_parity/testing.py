@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -54,6 +55,13 @@ class Comparison:
         """Whether it runs in Caffe, here; a port does not."""
         variant = variant_of(self.layer, self.variant)
         return isinstance(variant, CaffeNet) and not variant.cannot_run()
+
+    def compile(self) -> None:
+        """Compiles what its variant loads; what goes wrong there is told by its test."""
+        variant = variant_of(self.layer, self.variant)
+        if isinstance(variant, CaffeNet) and not variant.cannot_run():
+            with contextlib.suppress(ParityError, OSError):
+                variant.made  # noqa: B018
 
     def check(self) -> None:
         """Runs it; the test fails unless the variant agrees with the reference.

@@ -34,7 +34,8 @@ VARIANTS = {
     ),
     "channel_sum": (
         *("caffe-python", "caffe-convolution", "caffe-slice-eltwise", "caffe-cuda"),
-        *("caffe-reduction", "torch-module", "torch-function", "torch-compiled", "torch-cuda"),
+        *("caffe-reduction", "torch-module", "torch-function", "torch-compiled"),
+        *("torch-fast", "torch-cuda"),
     ),
     "tail_sum": (
         *("caffe-python", "caffe-reduction"),

@@ -21,6 +21,7 @@ from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import (
     GRADIENT,
     SHARED_GRADIENT,
+    UNIT_ROUNDOFF,
     Arrays,
     Floating,
     Observation,
@@ -188,6 +189,57 @@ def test_more_than_2_to_the_24_elements(layer: str, name: str) -> None:
     assert loss is not None and loss.sum() == np.sum(d * d) / 4
     assert dx1 is not None and np.all(dx1 == -d)
     assert dx2 is not None and np.all(dx2 == d)
+
+
+LONGEST = 66
+"""Up to here every extent is tried: a warp, a vector or an unrolled loop has an end before it."""
+
+
+def extents() -> Iterator[Shape]:
+    """Shapes in which each of N, C and S, H and W takes every value up to LONGEST."""
+    for one in range(1, LONGEST + 1):
+        another = LONGEST + 1 - one
+        yield (one, another)
+        yield (another, one, 7 * one % (LONGEST + 1))
+        yield (2, 3, one, another)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"), [(layer, name) for layer in LAYERS for name in LAYERS[layer].variants]
+)
+def test_every_extent(layer: str, name: str) -> None:
+    """What is wrong for some number of samples, channels or places alone is wrong here.
+
+    x2 has the values of x1 in another order of the channels, but for a few, so that no sum is
+    large, and the loss weight is a multiple of N. So a reciprocal and two products may round.
+    """
+    variant = variant_of(LAYERS[layer], name)
+    obstacle = variant.cannot_run()
+    if obstacle:
+        not_run(obstacle)
+    rng = np.random.RandomState(0)
+    for shape in extents():
+        if name == "torch-compiled" and (len(shape) != 3 or 1 in shape or shape[0] % 13):
+            continue  # each new pattern of extents takes seconds
+        n = shape[0]
+        x1 = rng.randint(-8, 9, shape).astype(np.float32)
+        x2 = np.roll(x1, 1, axis=1) if layer != "euclidean" else x1.copy()
+        for sample in range(n):
+            for value in (1, -2):
+                x2[(sample, *(rng.randint(each) for each in shape[1:]))] += np.float32(value)
+        case = given(case_of("extents", shape, loss_weight=-2 * n), {"x1": x1, "x2": x2})
+        claim = variant.expects(case)
+        summed = SUMMED[claim.layer if claim and claim.layer else layer]
+        axes = {"none": (), "channel": (1,), "tail": tuple(range(1, len(shape)))}[summed]
+        d = (x1 - x2).sum(axes, dtype=np.float64, keepdims=True) if axes else x1 - x2
+        total = np.sum(np.square(d, dtype=np.float64))
+        assert total < LARGE  # nothing is rounded
+        only = Pass(FIRST, {"x1": x1, "x2": x2}, None, HUGE, expected=0)
+        found = variant.observe(Plan(case, STRUCTURE, ((only,),))).tensors[FIRST]
+        for tensor, truth in (("loss", total / (2 * n)), (DX1, -2 * d), (DX2, 2 * d)):
+            computed = found[tensor]
+            assert computed is not None
+            assert np.all(np.abs(computed - truth) <= 3 * UNIT_ROUNDOFF * np.abs(truth)), shape
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: layer.name)

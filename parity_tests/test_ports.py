@@ -17,8 +17,8 @@ from torch import nn
 from reference import channel_sum, euclidean, tail_sum
 from torch_impl import compiled
 from torch_impl.compiled import compiled_euclidean_loss
-from torch_impl.cuda_op import fused_channel_sum_euclidean_loss
 from torch_impl.function import summed_euclidean_loss
+from torch_impl.fused import fused_channel_sum_euclidean_loss
 from torch_impl.module import LOSSES, SummedEuclideanLoss
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -18,8 +18,9 @@ from caffe_parity.engine.judge import judge
 from parity_tests.layers import LAYERS
 from parity_tests.machine import not_run
 from reference.cases import by_name
-from torch_impl import cuda_op
-from torch_impl.cuda_op import Kernels, fused_channel_sum_euclidean_loss
+from torch_impl import fused, kernels
+from torch_impl.fused import fused_channel_sum_euclidean_loss
+from torch_impl.kernels import CudaKernels
 
 CHANNEL_SUM = LAYERS["channel_sum"]
 HERE = Path(__file__).parent / "cuda"
@@ -36,17 +37,17 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, to
     return x1.requires_grad_(), x2.requires_grad_()
 
 
-@pytest.mark.parametrize("dtype", cuda_op.TYPES, ids=str)
+@pytest.mark.parametrize("dtype", kernels.TYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_op_keeps_its_promises(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """opcheck finds nothing: schema, fake tensors, autograd registration, and torch.compile."""
     x1, x2 = inputs(shape, dtype)
-    torch.library.opcheck(cuda_op._forward, (x1, x2))
+    torch.library.opcheck(fused._forward, (x1, x2))
     d = torch.ones(shape[0], *shape[2:], dtype=dtype, requires_grad=True)
     weight = torch.tensor(1.5, dtype=dtype, requires_grad=True)
     for wanted in WANTED:
         arguments = (d, weight, [x1.shape[1], x2.shape[1]], list(wanted))
-        torch.library.opcheck(cuda_op._backward, arguments)
+        torch.library.opcheck(fused._backward, arguments)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -82,92 +83,91 @@ def test_wrong_inputs_are_named() -> None:
 def test_plain_pytorch_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be built plain PyTorch computes, with one warning that says why."""
 
-    def refuse(tensor: torch.Tensor) -> Kernels:
-        raise cuda_op.NoKernels("no nvcc")
+    def refuse(tensor: torch.Tensor) -> CudaKernels:
+        raise kernels.NoKernels("no nvcc")
 
-    monkeypatch.setattr(cuda_op, "kernels_of", refuse)
-    cuda_op._fall_back.cache_clear()
+    monkeypatch.setattr(fused, "kernels_of", refuse)
+    fused._fall_back.cache_clear()
     x1, x2 = (x.detach() for x in inputs((2, 3, 4), torch.float32))
     with pytest.warns(RuntimeWarning, match="plain PyTorch.*no nvcc"):
-        loss, d = cuda_op._forward_on_cuda(x1, x2)
+        loss, d = fused._compute(x1, x2)
     assert torch.equal(loss, fused_channel_sum_euclidean_loss(x1, x2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cuda_op._backward_on_cuda(d, loss, [3, 4], [True, True])
-        cuda_op._forward_on_cuda(x1, x2)
-    with pytest.raises(cuda_op.NoKernels):
-        cuda_op.on_the_kernels(x1, x2)
-    cuda_op._fall_back.cache_clear()
+        fused._compute_gradients(d, loss, [3, 4], [True, True])
+        fused._compute(x1, x2)
+    with pytest.raises(kernels.NoKernels):
+        fused.on_the_kernels(x1, x2)
+    fused._fall_back.cache_clear()
 
 
 def test_nvcc_builds_the_launches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nvcc takes launch.cu for sm_90 with warnings as errors; what it makes loads, and is kept."""
-    if cuda_op.nvcc() is None:
+    if kernels.nvcc() is None:
         not_run("no nvcc")
-    library = cuda_op.build("sm_90")
-    assert Kernels(library).partials[torch.float32](4, 3, 3, 30) >= 1
+    library = kernels.build("sm_90")
+    assert CudaKernels(library).partials[torch.float32](4, 3, 3, 30) >= 1
     assert not [file for file in library.parent.iterdir() if file.name.startswith("tmp")]
 
     def refuse(command: list[str]) -> str:
         assert command[1:] == ["--version"], "it was compiled again"
         return version
 
-    version = cuda_op._run([str(cuda_op.nvcc()), "--version"])
-    monkeypatch.setattr(cuda_op, "_run", refuse)
-    assert cuda_op.build("sm_90") == library
+    version = kernels._run([str(kernels.nvcc()), "--version"])
+    monkeypatch.setattr(kernels, "_run", refuse)
+    assert kernels.build("sm_90") == library
 
 
 def test_what_nvcc_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that does not compile, and an nvcc that is not there, are reasons in words."""
-    if cuda_op.nvcc() is not None:
+    if kernels.nvcc() is not None:
         broken = tmp_path / "launch.cu"
-        broken.write_text(f"{cuda_op.SOURCE.read_text()}\nint broken = undefined_name;\n")
-        monkeypatch.setattr(cuda_op, "SOURCE", broken)
+        broken.write_text(f"{kernels.CUDA_SOURCE.read_text()}\nint broken = undefined_name;\n")
+        monkeypatch.setattr(kernels, "CUDA_SOURCE", broken)
         monkeypatch.setenv("PARITY_CACHE", str(tmp_path / "cache"))
-        with pytest.raises(cuda_op.NoKernels, match="undefined_name"):
-            cuda_op.build("sm_90")
+        with pytest.raises(kernels.NoKernels, match="undefined_name"):
+            kernels.build("sm_90")
         assert list((tmp_path / "cache").iterdir()) == []
-    monkeypatch.setattr(cuda_op, "nvcc", lambda: None)
-    with pytest.raises(cuda_op.NoKernels, match="no nvcc"):
-        cuda_op.build("sm_90")
+    monkeypatch.setattr(kernels, "nvcc", lambda: None)
+    with pytest.raises(kernels.NoKernels, match="no nvcc"):
+        kernels.build("sm_90")
 
 
 def test_what_cuda_says_is_passed_on() -> None:
     """Without a device the kernels' own library refuses in CUDA's words, and touches nothing."""
-    if cuda_op.nvcc() is None:
+    if kernels.nvcc() is None:
         not_run("no nvcc")
     if no_device() is None:
         not_run("there is a CUDA device")
     x1, x2 = (x.detach() for x in inputs((2, 3, 4), torch.float32))
     with pytest.raises(RuntimeError, match=r"forward: .*(CUDA|device)"):
-        cuda_op.kernels("sm_90").forward(x1, x2)
+        kernels.kernels("sm_90").forward(x1, x2)
 
 
-def kernels_on_cpu() -> Kernels:
+def kernels_on_cpu() -> CudaKernels:
     """The functions of launch.cu, with every GPU thread a thread of the system."""
     compiler = next(filter(None, map(shutil.which, ("g++", "c++"))), None)
     if compiler is None:
         not_run("no g++")
     source = HERE / "launch_on_cpu.cpp"
     flags = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-shared", "-fPIC")
-    folders = [f"-I{file.parent}" for file in (cuda_op.KERNELS, cuda_op.SOURCE)]
+    folders = [f"-I{file.parent}" for file in (kernels.KERNELS, kernels.CUDA_SOURCE)]
 
     def make(folder: Path) -> None:
         command = [compiler, *flags, *folders, str(source), "-o", str(folder / "launch.so")]
         ran = subprocess.run(command, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]
 
-    files = (source, cuda_op.KERNELS, cuda_op.SOURCE)
+    files = (source, kernels.KERNELS, kernels.CUDA_SOURCE)
     key = ([file.read_bytes() for file in files], flags, compiler)
-    return Kernels(cached("launch", key, make) / "launch.so")
+    return CudaKernels(cached("launch", key, make) / "launch.so")
 
 
 @pytest.fixture
-def emulated(monkeypatch: pytest.MonkeyPatch) -> Kernels:
-    """The op with its CUDA side in place of the CPU's, on the emulated kernels."""
+def emulated(monkeypatch: pytest.MonkeyPatch) -> CudaKernels:
+    """The port with the emulated kernels in place of the CPU's own."""
     found = kernels_on_cpu()
-    monkeypatch.setattr(cuda_op, "_plain_forward", found.forward)
-    monkeypatch.setattr(cuda_op, "_plain_backward", found.backward)
+    monkeypatch.setattr(fused, "kernels_of", lambda tensor: found)
     return found
 
 
@@ -192,9 +192,9 @@ def test_parity_on_emulated_kernels(case: str) -> None:
     assert judge(layer, "torch-cuda", by_name(case)).verdict == ("unproven" if weak else "pass")
 
 
-def test_any_layout_and_place_gives_the_same_bits(emulated: Kernels) -> None:
+def test_any_layout_and_place_gives_the_same_bits(emulated: CudaKernels) -> None:
     """Views that are transposed, or begin at an odd address, give the bits of contiguous ones."""
-    for dtype in cuda_op.TYPES:
+    for dtype in kernels.TYPES:
         x1, x2 = (x.detach() for x in inputs((2, 3, 8, 8), dtype))
         weight = torch.tensor([0.7, 1.5], dtype=dtype)[1]  # not at the beginning of its storage
         loss, d = emulated.forward(x1, x2)
@@ -203,10 +203,10 @@ def test_any_layout_and_place_gives_the_same_bits(emulated: Kernels) -> None:
             again, again_d = emulated.forward(move(x1), move(x2))
             assert torch.equal(again, loss)
             assert torch.equal(again_d, d)
-            (alone,) = emulated.backward(move(d), weight, [3, 4], [False, True])
-            assert torch.equal(alone, dx2)
-        (alone,) = emulated.backward(d, weight, [3, 4], [True, False])
-        assert torch.equal(alone, dx1)
+            _, alone = emulated.backward(move(d), weight, [3, 4], [False, True])
+            assert alone is not None and dx2 is not None and torch.equal(alone, dx2)
+        alone, _ = emulated.backward(d, weight, [3, 4], [True, False])
+        assert alone is not None and dx1 is not None and torch.equal(alone, dx1)
 
 
 def transposed(x: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from caffe_parity.caffe import drop_in
+from caffe_parity.caffe.compile import CompileError
+from caffe_parity.caffe.drop_in import Plan
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = (
     "caffe_parity",
@@ -96,3 +100,16 @@ def crowded(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     subprocess.run([*pip, *CROWD], check=True)
     subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
     return Installed(python)
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """The Caffes that would be built with a user's files; that takes minutes, so it is refused."""
+    plans: list[Plan] = []
+
+    def build(plan: Plan) -> Path:
+        plans.append(plan)
+        raise CompileError("none is built in tests")
+
+    monkeypatch.setattr(drop_in, "build", build)
+    return plans

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,10 +186,7 @@ def test_finding_is_at_the_line_of_its_layer(
         if "Mine" in what
         else caffe_parity.net(what, load=["own.cpp"])
     )
-    called = (f"--load {tmp_path / 'own.cpp'}",)
-
-    variant = replace(located(declared, tmp_path), called=called)
-    found = place(variant, Finding("value", "wrong", tensor), "", tmp_path)
+    found = place(located(declared, tmp_path), Finding("value", "wrong", tensor), "", tmp_path)
     assert found is not None
     assert (Path(found[0]).name, found[1]) == (name, line)
 

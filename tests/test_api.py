@@ -485,7 +485,7 @@ def test_wrong_use_is_named(declared: Callable[[], object], words: str) -> None:
         (caffe_parity.python_layer("no.py:Layer"), "there is no file .*/no.py"),
         (caffe_parity.python_layer("test_api.py"), "'test_api.py': expected FILE.py:CLASS"),
         (caffe_parity.python_layer("test_api.py:L", path=["no"]), "there is no folder .*/no "),
-        (caffe_parity.net("test_api.py", load=["no.so"]), "there is no file .*/no.so"),
+        (caffe_parity.net("test_api.py", load=["no.so"]), "load no.so: there is no such file"),
     ],
 )
 def test_wrong_files_are_named(variant: object, words: str) -> None:

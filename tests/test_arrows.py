@@ -23,7 +23,7 @@ BELOW: dict[str, tuple[str, ...]] = {
 studies, and the tests of the tool, which may import all."""
 
 FILES = {
-    ("torch_impl/cuda_op.py", "caffe_impl"): (
+    ("torch_impl/kernels.py", "caffe_impl"): (
         "the port on the kernels reads their header, as a file, so that both frameworks run the "
         "same ones"
     ),

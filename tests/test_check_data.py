@@ -499,3 +499,33 @@ def test_layer_may_ask_for_what_is_not_finite(caffe: Caffe, tmp_path: Path) -> N
     record = judge(given, "net", given.all_cases()[0])
     assert record.verdict == "pass"
     assert record.tensors["gradient:x"].compared == 5  # all but the kink at 0
+
+
+def test_one_shape_of_an_input_layer_stands_for_all_its_tops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caffe: Caffe
+) -> None:
+    """As in Caffe; of several each top has its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ref.py").write_text("def add(x, y):\n    return x + y\n")
+    for shapes, status in (("shape { dim: 2 dim: 3 }", 0), (2 * "shape { dim: 4 dim: 3 } ", 0)):
+        text = layer("Input", "", "x y", f"input_param {{ {shapes} }}")
+        (tmp_path / "net.prototxt").write_text(text + layer("Eltwise", "x y", "z"))
+        assert check("net.prototxt", "--reference", "ref.py:add", "--cases", "1") == status
+
+
+def test_files_of_a_net_start_at_the_folder_of_its_test(tmp_path: Path, caffe: Caffe) -> None:
+    """Its own, those of its Python layers, and what it loads; what is not there is named."""
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "my.cpp").touch()
+    (tmp_path / "net.prototxt").write_text(input_layer("x", 2, 3) + layer("ReLU", "x", "y"))
+    found = located(net("net.prototxt", path=["layers"], load=["my.cpp"]), tmp_path)
+    assert callable(found.libraries)
+    assert list(found.libraries(caffe)) == [str(tmp_path / "my.cpp")]
+    assert str(tmp_path / "layers") in found.path
+    for path, library, words in (
+        ([], ["no.cpp"], "no.cpp"),
+        (["no"], [], "no"),
+        (["my.cpp"], [], "my"),
+    ):
+        with pytest.raises(BadRequest, match=words):
+            located(net("net.prototxt", path=path, load=library), tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from caffe_parity.caffe import install, plugin
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.caffe.compile import compile_with, toolchain
+from caffe_parity.caffe.drop_in import Plan
 from caffe_parity.caffe.interpreter import Interpreter, find
 from caffe_parity.caffe.session import SESSION
 from tests.commands import check
@@ -94,8 +95,8 @@ def test_source_in_a_forks_tree_finds_its_headers(
     assert check(*CHECK, "--load", "fork/src/caffe/layers/mine_layer.cpp") == 0
 
 
-def test_base_class_that_is_another_than_caffes_is_refused(
-    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_base_class_that_is_another_than_caffes_is_built(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], wanted: list[Plan]
 ) -> None:
     """With a member more, its code in libcaffe would write beside it; a comment more is nothing."""
     own = (install.ensure() / "usr/include/caffe/layers/loss_layer.hpp").read_text()
@@ -105,9 +106,11 @@ def test_base_class_that_is_another_than_caffes_is_refused(
     changed = own.replace(" public:", " public:\n  Dtype mine_;", 1)
     (folder / "loss_layer.hpp").write_text(changed)
     assert check(*CHECK, "--load", "mine_layer.cpp") == 2
-    said = capsys.readouterr().err
-    assert "loss_layer.hpp is another than that of Caffe 1.0" in said
-    assert "--load loss_layer.cpp" in said
+    assert "a plug-in cannot have another loss_layer.hpp than Caffe 1.0's, so a Caffe is built" in (
+        capsys.readouterr().out
+    )
+    places = ["include/caffe/layers/loss_layer.hpp", "src/caffe/layers/mine_layer.cpp"]
+    assert [sorted(each.files) for each in wanted] == [places]
 
 
 def test_source_for_a_caffe_that_is_not_ours_is_refused(
@@ -244,7 +247,7 @@ def test_library_with_a_type_of_caffes_own_says_what_to_do(
         ("a.cpp:1:9: error: 'FooParameter' does not name a type", "--proto FILE"),
         ("a.cpp:1: error: 'const class caffe::LayerParameter' has no member named 'x'", "--proto"),
         ("a.cpp:1: error: 'class caffe::LayerParameter' has no member named 'mutable_x'", "read"),
-        ("a.cpp:1: error: 'class caffe::PoolingParameter' has no member named 'x'", "its own"),
+        ("a.cpp:1: error: 'class caffe::PoolingParameter' has no member named 'x'", "Caffe's own"),
         ("a.cpp:1: error: 'caffe_gpu_axpy' was not declared in this scope", "#ifndef CPU_ONLY"),
         ("a.cpp:1:10: fatal error: cuda_runtime.h: No such file or directory", "CPU_ONLY"),
         ("a.cpp:1:10: fatal error: thrust/sort.h: No such file or directory", "CPU_ONLY"),

@@ -114,7 +114,7 @@ def test_layer_reads_its_own_messages(
     assert check(*focus, "--proto", "fork.proto") == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert "--proto: FocusParameter, Level, Box, focus_param, anchors, kind, spots" in said
-    assert "--proto: left out: PoolingParameter.ceil, PoolingParameter.pad: a plug-in" in said
+    assert "left out: PoolingParameter.ceil, PoolingParameter.pad, which neither the net" in said
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,6 @@ def test_proto_that_does_not_fit(
     file.write_text(PROTO.replace(old, new, 1))
     assert check(*focus, "--proto", "fork.proto") == 2
     assert words in capsys.readouterr().err
-
-
-def test_field_of_a_message_of_caffes_own_cannot_be_had(
-    caffe: Caffe, focus: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is said what a plug-in cannot do, and what to do instead."""
-    text = LAYER.replace("return factor +", "return factor + layer.pooling_param().ceil() +")
-    Path("focus_layer.cpp").write_text(text)
-    assert check(*focus, "--proto", "fork.proto") == 2
-    said = capsys.readouterr().err
-    assert "a field that a fork added to a message of Caffe's own: a plug-in cannot have it" in said
 
 
 def test_proto_that_adds_nothing_or_belongs_to_nothing(

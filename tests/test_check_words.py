@@ -9,6 +9,9 @@ import pytest
 from caffe_parity.caffe.check_failures import meaning
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
+from caffe_parity.cli.objects import load_object
+from caffe_parity.errors import BadRequest
+from caffe_parity.nets import text_of
 
 LAYER = """
 import caffe
@@ -276,3 +279,57 @@ def test_failed_check_that_nobody_knows_is_told_as_it_is() -> None:
     assert meaning("new_layer.cpp:7] Check failed: a == b (1 vs. 2) ") == (
         "new_layer.cpp:7] Check failed: a == b (1 vs. 2) "
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("EuclideanLos", "did you mean EuclideanLoss?"),
+        ("relu", "did you mean ReLU?"),
+        ("Poolin", "did you mean Pooling?"),
+        ("WarpDistort", ""),
+    ],
+)
+def test_layer_type_that_caffe_has_not_is_told_with_the_one_that_was_meant(
+    given: str, meant: str
+) -> None:
+    """One that only looks like it, whatever its case; of nothing like it nothing is guessed."""
+    known = "Concat, EuclideanLoss, Eltwise, Pooling, Python, ReLU, Scale"
+    said = meaning(f"layer_factory.hpp:81] Unknown layer type: {given} (known types: {known})")
+    assert f"this Caffe has no layer type {given!r}" in said and known not in said
+    assert (meant in said) if meant else ("did you mean" not in said)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("no.py:loss", "there is no file no.py"),
+        ("truth.py:los", "truth.py has no 'los'; it has loss"),
+        ("truth.py", "expected MODULE:NAME or FILE.py:NAME"),
+        (":loss", "expected MODULE:NAME"),
+        ("truth.py:", "expected MODULE:NAME"),
+        ("broken.py:loss", "broken.py cannot be imported: ZeroDivisionError: division by zero"),
+        ("no_such_module_:loss", "no_such_module_"),
+    ],
+)
+def test_object_that_cannot_be_had_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, words: str
+) -> None:
+    """What is missing, a file, a module or a name in it, and what there is instead."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "truth.py").write_text(
+        "import math\n_no = abs\ndef loss(x):\n    return x\nN = 1\n"
+    )
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    assert load_object("truth.py:loss", "--reference")(3) == 3
+    with pytest.raises(BadRequest) as caught:
+        load_object(spec, "--reference")
+    assert words in str(caught.value) and (
+        "there is no file" in words or "--reference" in str(caught.value)
+    )
+
+
+def test_net_that_is_a_device_is_refused() -> None:
+    """It need not have an end."""
+    with pytest.raises(BadRequest, match="cannot read the net /dev/null: it is a device"):
+        text_of(Path("/dev/null"))

@@ -13,6 +13,7 @@ import pytest
 from caffe_parity import checkout
 from caffe_parity.caffe import cache
 from caffe_parity.cli.main import COMMANDS, main, parser
+from caffe_parity.errors import BadRequest
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +81,15 @@ def test_wrong_command_is_told_which_one_was_meant(capsys: pytest.CaptureFixture
     assert f"Known: {', '.join(COMMANDS)}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["diff", "", "a.json"], ["check", "n", "--json", " "]])
+def test_file_without_a_name_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is no file, though `Path` takes it for the current folder."""
+    assert main(arguments) == 2
+    assert "expected the name of a file or a folder" in capsys.readouterr().err
+
+
 def test_list_names_layers_variants_and_cases(capsys: pytest.CaptureFixture[str]) -> None:
     """Those that `parity run` takes, in the order of the file."""
     assert main(["list", str(ROOT / "parity_tests" / "test_parity.py")]) == 0
@@ -111,6 +121,10 @@ def test_python_is_that_of_caffe(tmp_path: Path) -> None:
     here = {"HOME": str(tmp_path), "PARITY_CACHE": str(cache.folder())}
     status, said = parity(tmp_path, "python", "-c", code, **here)
     assert (status, said.strip().lower()) == (7, "agg")
+    assert parity(tmp_path, "python", "-c", "pass", **here)[0] == 0
+    for number in (15, 9):  # as a shell tells of a signal
+        code = f"import os; os.kill(os.getpid(), {number})"
+        assert parity(tmp_path, "python", "-c", code, **here)[0] == 128 + number
     assert os.listdir(tmp_path) == []
 
 
@@ -135,6 +149,30 @@ def test_package_for_caffes_python(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         text=True,
     )
     assert done.stdout.split() == ["5"], done.stderr
+
+
+def test_pip_is_held_to_what_caffe_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It installs beside Caffe's own packages, whose versions stay; what misses them is refused."""
+    from caffe_parity.caffe import packages
+    from caffe_parity.caffe.interpreter import find
+
+    site = tmp_path / "added"
+    monkeypatch.setattr(packages, "folder", lambda: site)
+    assert packages.variables() == {}
+    command = packages.pip(find(), ["install", "easydict", "--no-deps"])
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert command[-2:] == ["easydict", "--no-deps"]
+    options = dict(zip(command[4:-2:2], command[5:-2:2], strict=False))
+    assert options["--target"] == str(site / "packages")
+    fixed = command[command.index("--constraint") + 1]
+    assert "numpy==" in Path(fixed).read_text()
+    assert (site / "packages").is_dir() and (site / "sitecustomize.py").read_text() == packages.HOOK
+    assert packages.variables() == {"PYTHONPATH": str(site)}
+    assert packages.pip(find(), ["list"])[-2:] == ["--path", str(site / "packages")]
+    with pytest.raises(
+        BadRequest, match="pip uninstall: of pip there are install, list and freeze"
+    ):
+        packages.pip(find(), ["uninstall", "easydict"])
 
 
 NOT_LINUX = """

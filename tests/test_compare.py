@@ -77,6 +77,18 @@ def test_agreement(
     assert (not wrong(DX1, values, expected).any()) is agrees
 
 
+@pytest.mark.parametrize("exponent", [*range(-149, -120), -60, 0, 60, 120])
+def test_error_within_the_bound_agrees_at_any_size(exponent: int) -> None:
+    """And no other: a bound of 0, or a subnormal one, is no wider than it is."""
+    error = 2.0**exponent
+    for bound in (0.0, error / 2, np.nextafter(error, 0), error, np.nextafter(error, 1), 2 * error):
+        for truth in (0.0, -3 * error):
+            values, expected = np.array([truth + error], np.float32), of_dx1([truth], [bound])
+            assert float(values[0]) - truth == error
+            assert compare(DX1, values, expected).agrees == (error <= bound), bound
+            assert bool(wrong(DX1, values, expected).any()) == (error > bound), bound
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_truth_overflows_where_float32_does(sign: int) -> None:
     """Infinite from the midpoint on that IEEE 754 rounds up, and not one bit sooner."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from caffe_parity.caffe import apt, cuda_build, cuda_pack, install, interpreter
+from caffe_parity.caffe import apt, cuda_build, cuda_pack, install, interpreter, source_build
 from caffe_parity.caffe.client import Caffe, NoDevice
 from caffe_parity.caffe.install import InstallError
 from caffe_parity.caffe.interpreter import Interpreter, NoCaffe
@@ -156,7 +156,7 @@ def test_source_is_unpacked_with_debians_patches(tmp_path: Path) -> None:
         archive.add(tmp_path / "debian", "debian")
     (tools / "patch").write_text('#!/bin/sh\necho "$(basename "$4")" >> applied\n')
     (tools / "patch").chmod(0o755)
-    assert cuda_build._unpack_source(fetched, source, tools) == "1.0+git-8"
+    assert source_build.unpack_source(fetched, source, tools) == "1.0+git-8"
     assert (source / "code").read_text() == "code"
     assert (source / "applied").read_text() == "second\nfirst\n"
 
@@ -282,7 +282,7 @@ def test_failed_step_is_quoted_and_its_log_kept(cache: Path, tmp_path: Path) -> 
     seen: list[str] = []
     log = tmp_path / cuda_build.LOG
     with pytest.raises(InstallError) as caught:
-        cuda_build._run(["sh", "-c", script], tmp_path, log, watch=seen.append)
+        source_build.run(["sh", "-c", script], tmp_path, log, watch=seen.append)
     assert "said:     a.cu(3): error: bad\n" in str(caught.value)
     assert str(cache / cuda_build.LOG) in str(caught.value)
     assert "fine\na.cu(3): error: bad\nmake" in (cache / cuda_build.LOG).read_text()
@@ -293,7 +293,7 @@ def test_full_disk_is_told_from_a_failed_step(cache: Path, tmp_path: Path) -> No
     """A disk that fills up during the build is reported as that."""
     script = "echo 'fatal error: x.o: No space left on device'; exit 1"
     with pytest.raises(InstallError, match=r"disk is full(.|\n)*5 GB"), install.understood(5):
-        cuda_build._run(["sh", "-c", script], tmp_path, None)
+        source_build.run(["sh", "-c", script], tmp_path, None)
 
 
 def test_python_without_pip(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,21 @@ def only_difference(content: Content) -> Content:
     return dict(one)
 
 
+@pytest.mark.parametrize("more", [[], ["--all"], ["--json", "diff.json"]], ids=" ".join)
+def test_nothing_is_written_but_what_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """A comparison leaves both reports as they are, and no file beside them."""
+    monkeypatch.chdir(tmp_path)
+    report(result("base", f32(1, 2))).write(tmp_path / "before.json")
+    report(result("base", f32(1, 3))).write(tmp_path / "after.json")
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    main(["diff", "before.json", "after.json", *more])
+    after = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert after.pop("diff.json", None) is not None or "--json" not in more
+    assert after == before
+
+
 def test_ulps_count_the_float32_numbers_between() -> None:
     """Neighbours are 1 apart, on both sides of 0 and of a power of two, and up to infinity."""
     largest, tiny = float(np.finfo(np.float32).max), 2.0**-149

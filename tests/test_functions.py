@@ -12,21 +12,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from caffe_parity import Case, Layer
 from caffe_parity.contract import (
     GRADIENT,
     SHARED_GRADIENT,
     TOTAL,
+    UNIT_ROUNDOFF,
     BadRequest,
+    Bound,
+    Expected,
     Outline,
     Parameter,
     Structure,
 )
+from caffe_parity.engine import port
 from caffe_parity.engine.expected import question
 from caffe_parity.engine.functions import Evaluation, described, must_take, tops_of, with_params
+from caffe_parity.engine.judge import _differs
 from caffe_parity.engine.random_rounding import as_inputs, expect
 from caffe_parity.engine.structure import structure_of
+from caffe_parity.layer import batched
 
 X = np.array([[1, -2, 3], [0.5, 4, -1]], np.float32)
 Y = np.array([[2, 5, -3], [-0.25, 1, 7]], np.float32)
@@ -375,3 +382,92 @@ def test_a_strong_curvature_is_no_kink() -> None:
 
     x = np.linspace(0.1, 1, 20, dtype=np.float32)
     assert not expect(evaluate, as_inputs({"x": x}), set()).bound.kinks
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_gradients_of_a_convolution_round_as_sums(transposed: bool, groups: int) -> None:
+    """Each of the input, the weight and the bias, with the root of how many terms it adds up.
+
+    All terms are positive, so that the sum of their sizes is the value.
+    """
+    rng = np.random.RandomState(0)
+    many, few, k = 32, 16, 3
+    weight = (few, many // groups, k, k) if transposed else (many, few // groups, k, k)
+    inputs = {
+        "x": rng.uniform(1, 2, (2, few, 7, 6)),
+        "w": rng.uniform(1, 2, weight),
+        "b": rng.uniform(1, 2, many),
+    }
+    arrays = {name: each.astype(np.float32) for name, each in inputs.items()}
+    convolve = functional.conv_transpose2d if transposed else functional.conv2d
+
+    def reference(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return convolve(x, w, b, groups=groups)
+
+    tensors = as_inputs(arrays)
+    places = reference(**tensors).numel() / many
+    reached = many // groups * k * k
+    terms = {"x": reached, "w": places, "b": places}
+
+    def gradients(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        leaves = {name: each.detach().clone().requires_grad_() for name, each in given.items()}
+        result = reference(**leaves)
+        found = torch.autograd.grad(result, list(leaves.values()), torch.ones_like(result))
+        return dict(zip(leaves, found, strict=True))
+
+    expected = expect(gradients, tensors, set())
+    for name, count in terms.items():
+        parts = expected.bound.worst[name] / (UNIT_ROUNDOFF * np.abs(expected.truth[name]))
+        inner = parts[:, :, 3, 3] if name == "x" else parts  # at the edge fewer terms meet
+        walk = count**0.5
+        assert 1.5 * walk < np.median(inner) < 6 * walk, (name, np.median(inner), walk)
+
+
+def test_samples_are_as_many_in_all_inputs_or_it_is_no_batch() -> None:
+    """Whatever their other axes are."""
+    for shapes, same in (
+        ({"x": (2, 3), "y": (2, 5)}, True),
+        ({"x": (2, 3), "y": (4, 3)}, False),
+        ({"x": (2, 3), "y": (2,)}, True),
+        ({"x": (2, 3), "y": ()}, False),
+    ):
+        made = Layer("l", lambda x, y: x.sum() + y.sum(), shapes)
+        assert batched(replace(made.case(0), shapes=shapes)) == same
+
+
+def test_a_tensor_that_one_observation_lacks_makes_two_of_them_different() -> None:
+    """Whichever lacks it; what both lack makes no difference, nor does what rounds."""
+    worst = {"y": np.full(3, 1e-6), "z": np.full(3, 1e-6)}
+    expected = Expected({"y": np.ones(3), "z": np.ones(3)}, Bound(worst, worst))
+    one = {"y": np.ones(3, np.float32), "z": None}
+    for another, differ in (
+        ({**one, "z": None}, False),
+        ({"y": one["y"]}, False),
+        ({**one, "z": one["y"]}, True),
+        ({"z": None}, True),
+        ({"y": None}, True),
+        ({"y": np.ones(4, np.float32)}, True),
+        ({"y": np.float32(1 + 5e-7) * np.ones(3, np.float32)}, False),
+        ({"y": np.array([1, 1, 1.00001], np.float32)}, True),
+    ):
+        assert _differs(expected, one, another) == differ
+        assert _differs(expected, another, one) == differ
+
+
+@pytest.mark.parametrize(
+    ("missing", "usable", "words"),
+    [
+        ("no CUDA device", False, "no CUDA device"),
+        (None, False, "this PyTorch cannot use the GPU"),
+        (None, True, None),
+    ],
+)
+def test_a_port_for_a_gpu_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None, usable: bool, words: str | None
+) -> None:
+    """A device, or a PyTorch for it; nothing where there are both."""
+    monkeypatch.setattr(port, "no_device", lambda: missing)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    said = port.no_cuda()
+    assert said is None if words is None else words in str(said)

@@ -30,7 +30,7 @@ from parity_tests.layers import LAYERS
 from parity_tests.machine import cpu_caffe, not_run
 from studies.benchmarks import gpu as benchmark
 from tests.test_cli import MAIN_JOB, PARITY, python, results
-from torch_impl import cuda_op
+from torch_impl import kernels
 from torch_impl import variants as torch_variants
 
 ROOT = Path(__file__).parent.parent
@@ -122,11 +122,15 @@ def test_unknown_device_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_device")
 def test_the_benchmark_says_so_too(tmp_path: Path) -> None:
-    """studies.benchmarks.gpu prints why it measured nothing, exits 0, and writes no results."""
-    options = ("--results", str(tmp_path / "results"))
-    status, said, errors = python("studies.benchmarks.gpu", *options, cwd=tmp_path)
-    assert (status, said.strip()) == (0, REASON), errors
-    assert not (tmp_path / "results").exists()
+    """studies.benchmarks gives every ratio on a GPU as not run, with the reason, and exits 0."""
+    options = ("--only", "gpu", "--results", str(tmp_path))
+    status, said, errors = python("studies.benchmarks", *options, cwd=tmp_path)
+    assert status == 0, said + errors
+    rows = [line for line in said.splitlines() if line.startswith("| gpu |")]
+    assert len(rows) >= 17
+    assert all(row.endswith(f"| - | {row.split('|')[6].strip()} | {REASON} |") for row in rows)
+    written = json.loads((tmp_path / "speed-gpu.json").read_text())
+    assert [each["verdict"] for each in written["ratios"]] == [REASON] * len(rows)
 
 
 def test_a_driver_that_does_not_start_is_no_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +159,17 @@ def test_a_machine_that_cannot_have_one_says_why(
     monkeypatch.setenv("PARITY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(pytest.skip.Exception, match=r"^not run: apt-get and .* not found"):
+        cpu_caffe()
+
+
+def test_a_machine_without_debians_keys_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one with a GPU: nothing is fetched there, and the tests are not run, not failed."""
+    exists = os.path.exists
+    monkeypatch.setenv("PARITY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os.path, "exists", lambda path: "keyring" not in str(path) and exists(path))
+    with pytest.raises(pytest.skip.Exception, match=r"^not run: the keys that Debian signs"):
         cpu_caffe()
 
 
@@ -201,7 +216,7 @@ def test_a_gpu_that_is_none_is_found_out(answers: tuple[str, int, int, float], w
 
 def nvcc() -> str:
     """The CUDA compiler; not run where there is none."""
-    found = cuda_op.nvcc()
+    found = kernels.nvcc()
     if found is None:
         not_run("no nvcc")
     return found
@@ -210,14 +225,14 @@ def nvcc() -> str:
 def build(name: str, source: Path, *flags: str) -> Path:
     """What nvcc makes of a source file, from the cache if it has been made before."""
     command = [nvcc(), *flags, "-std=c++17", "-Werror=all-warnings"]
-    folders = [f"-I{file.parent}" for file in (cuda_op.KERNELS, cuda_op.SOURCE)]
+    folders = [f"-I{file.parent}" for file in (kernels.KERNELS, kernels.CUDA_SOURCE)]
 
     def make(folder: Path) -> None:
         built = [*command, *folders, str(source), "-o", str(folder / name)]
         ran = subprocess.run(built, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]
 
-    files = (source, cuda_op.KERNELS, cuda_op.SOURCE)
+    files = (source, kernels.KERNELS, kernels.CUDA_SOURCE)
     key = ([file.read_bytes() for file in files], command)
     return cached("on-gpu", key, make) / name
 
@@ -283,10 +298,8 @@ def test_the_workers_stopwatch(caffe: Caffe) -> None:
     assert min(few["seconds"]) > 0
 
 
-def test_the_benchmark_runs_through(
-    caffe: Caffe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """With stand-ins for the GPU it measures every way, says what was not run, and writes it."""
+def test_the_benchmark_runs_through(caffe: Caffe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for the GPU it measures every way, and says what was not run."""
 
     def host_seconds(run: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -305,25 +318,20 @@ def test_the_benchmark_runs_through(
         "event_seconds": host_seconds,
         "as_graph": lambda run: run,
         "kernels_of": lambda tensor: None,
-        "no_cuda": lambda: None,
-        "devices": lambda: ("Model 1 (TM)",),
         "caffe_obstacle": lambda: None,
         "torch_variants": ports,
-        "environment": lambda: {"device": SESSION.device},
         "BUDGET": 0.0,
     }.items():
         monkeypatch.setattr(benchmark, name, stand_in)
-    assert benchmark.main(["--largest", "1e4", "--results", str(tmp_path)]) == 0
-    (path,) = tmp_path.iterdir()
-    assert path.name.startswith("gpu-model-1-tm-")
-    content = json.loads(path.read_text())
-    assert content["environment"] == {"device": "cuda"}
-    measured = {each["variant"]: each for each in content["results"]}
+    measured = {each.name: each for each in benchmark.measure(1e4)}
     nets = ("caffe-python", "caffe-convolution", "caffe-cuda", "caffe-reduction")
     for name in ("copy", "torch-cuda graph", "torch-cuda call", "torch-module call", *nets):
-        assert measured[name]["repeats"] >= 3
+        assert len(measured[name].seconds) >= 3
     if driver.no_device():
-        assert measured["torch-compiled call"]["not_run"] == "no CUDA device"
+        assert measured["torch-compiled call"].reason == "no CUDA device"
+    monkeypatch.setattr(benchmark, "caffe_obstacle", lambda: "no Caffe with CUDA")
+    again = {each.name: each for each in benchmark.measure(1e4)}
+    assert {again[name].reason for name in nets} == {"no Caffe with CUDA"}
 
 
 def test_the_program_for_the_gpu_compiles() -> None:

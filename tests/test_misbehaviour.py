@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -331,9 +333,237 @@ def test_interrupted_run_says_how_far_it_came(place: Path, number: signal.Signal
     assert not left(place)
 
 
+def test_what_nohup_has_ignored_stays_ignored(place: Path) -> None:
+    """A run that is to outlive its terminal goes on when that hangs up."""
+    step = "time.sleep(0 if len(calls) > 101 else 11)\n            break"  # longer than patience
+    (place / "slow.py").write_text(SLOW.replace("STEP", step))
+    options = ("check", "net.prototxt", "--reference", "slow.py:slow")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = started(place, *options)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with process:
+        wait_for(place / "begun")
+        process.send_signal(signal.SIGHUP)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said.splitlines()[-1].startswith("agrees, 8 cases")
+
+
 def wait_for(file: Path) -> None:
     """Waits until a file is there."""
     deadline = time.monotonic() + 60
     while not file.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+LAYER = """
+import ctypes, os, sys, time
+import caffe
+
+class Bad(caffe.Layer):
+    def setup(self, bottom, top):
+        self.shaped = 0
+        SETUP
+    def reshape(self, bottom, top):
+        self.shaped += 1
+        RESHAPE
+        top[0].reshape(*bottom[0].shape)
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data ** 2
+        FORWARD
+    def backward(self, top, down, bottom):
+        bottom[0].diff[...] = 2 * bottom[0].data * top[0].diff
+        BACKWARD
+"""
+PLACES = ("SETUP", "RESHAPE", "FORWARD", "BACKWARD")
+ENDLESS = '\n        while True: print("again " * 1000)'
+DEEDS = {
+    "raises": ('raise LookupError("found nothing")', "LookupError: found nothing"),
+    "exits": ("sys.exit(0)", "SystemExit: 0"),
+    "exits past Python": ("os._exit(0)", "exit status 0"),
+    "aborts": ("os.abort()", "SIGABRT"),
+    "reads zero": ("ctypes.string_at(0)", "memory that is not its own"),
+    "hangs": ("time.sleep(1000)", "no answer from Caffe within 1.5 s"),
+    "prints without end": (ENDLESS, "no answer from Caffe within 1.5 s"),
+}
+"""What a layer does that ends its net, and what is said of it."""
+
+
+def layer_that(place: Path, **does: str) -> list[str]:
+    """The command that checks a layer which does these things, by where."""
+    text = LAYER
+    for each in PLACES:
+        text = text.replace(each, does.get(each, "pass"))
+    name = f"bad{next(NUMBERS)}_layer.py"  # Caffe's Python imports a module of one name once
+    (place / name).write_text(text)
+    return ["check", f"{name}:Bad", "--bottom", "x=2,3", "--cases", "1"]
+
+
+NUMBERS = itertools.count()
+
+
+def said_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, without the numbers in the layers' names."""
+    return re.sub(r"\bbad\d+_layer", "bad_layer", "".join(capsys.readouterr()))
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_layer_that_ends_its_net(
+    place: Path,
+    caffe: Caffe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    deed: str,
+    where: str,
+) -> None:
+    """A crash or a hang, or a net that cannot be built: named, with the layer's line if it has one.
+
+    The next check has a fresh process, and agrees.
+    """
+    monkeypatch.chdir(place)
+    code, words = DEEDS[deed]
+    command = layer_that(place, **{where: code})
+    with_reference = [*command, "--reference", "functions.py:good"]
+    status = main([*with_reference, "--timeout", "1.5"])
+    said = said_of(capsys)
+    assert "Traceback" not in said and "internal error" not in said, said
+    assert words in said and status == (2 if where in ("SETUP", "RESHAPE") else 1), said
+    assert len(said) < 25_000
+    if deed in ("raises", "exits"):
+        assert "bad_layer.py" in said
+    assert main([*layer_that(place), "--reference", "functions.py:good"]) == 0
+    assert not children_of_a_layer()
+
+
+def children_of_a_layer() -> list[str]:
+    """Programs that a layer has started and left."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = each.read_text()
+        except OSError:
+            continue
+        found += [text] if "sleep\x004322" in text else []
+    return found
+
+
+BESIDE = {
+    "forks": ("FORWARD", "os.fork()", 0, ""),
+    "leaves a program": ("FORWARD", "os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '4322')", 0, ""),
+    "changes the folder": ("FORWARD", "os.chdir('/')", 0, ""),
+    "closes all descriptors": ("FORWARD", "os.closerange(0, 64)", 1, "crash: "),
+    "closes its output": ("FORWARD", "os.closerange(1, 3)", 0, ""),
+    "writes its bottom": ("FORWARD", "bottom[0].data[...] = 0", 1, "mutates-bottom:x"),
+    "writes its bottom in backward": ("BACKWARD", "bottom[0].data[...] = 0", 1, "mutates-bottom:x"),
+    "writes the top in backward": ("BACKWARD", "top[0].data[...] = 0", 0, ""),
+    "adds to the diff": (
+        "BACKWARD",
+        "bottom[0].diff[...] += 2 * bottom[0].data * top[0].diff",
+        1,
+        "gradient:x",
+    ),
+    "changes a bottom's shape": (
+        "FORWARD",
+        "bottom[0].reshape(3, 2)",
+        1,
+        "",
+    ),
+    "gives another shape later": (
+        "FORWARD",
+        "top[0].reshape(3, 2)",
+        1,
+        "crash: a layer raised: bad_layer.py:17: ValueError: operands could not be broadcast",
+    ),
+    "counts": ("FORWARD", "self.shaped += 1; top[0].data[0, 0] += self.shaped", 1, ""),
+    "raises for another batch": (
+        "RESHAPE",
+        "assert bottom[0].shape[0] == 2, 'two'",
+        0,
+        "note: it cannot be given another batch: a layer raised: bad_layer.py:11: AssertionError",
+    ),
+    "raises in a later reshape": (
+        "RESHAPE",
+        "assert self.shaped < 4, 'four'",
+        1,
+        "a layer raised: bad_layer.py:11: AssertionError: four",
+    ),
+}
+"""What a layer does beside its work: where, the exit status, and what is said."""
+
+
+@pytest.mark.parametrize("deed", BESIDE)
+def test_layer_that_does_more_than_its_work(
+    place: Path,
+    caffe: Caffe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    deed: str,
+) -> None:
+    """What it computes counts, or the finding has the name of what it did; nothing is left."""
+    monkeypatch.chdir(place)
+    where, code, status, words = BESIDE[deed]
+    command = [*layer_that(place, **{where: code}), "--reference", "functions.py:good"]
+    found = main([*command, "--timeout", "20"])
+    said = said_of(capsys)
+    assert "Traceback" not in said and "internal error" not in said, said
+    assert found == status and words in said, said
+    assert main([*layer_that(place), "--reference", "functions.py:good"]) == 0
+    caffe.close()
+    assert not children_of_a_layer()
+
+
+TESTED = """
+import caffe_parity
+from functions import exits_in_c, good
+
+LAYER = caffe_parity.Layer(
+    "l", reference=good, inputs={"x": (2, 3)}, cases=2, variants={"torch-port": PORT}
+)
+
+@caffe_parity.parametrize(LAYER)
+def test_parity(comparison):
+    comparison.check()
+"""
+
+
+PYTEST = ["pytest", "-p", "caffe_parity.pytest_plugin"]
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        (["caffe_parity", "run", "test_it.py"], 2, "ended the process (with exit status 0)"),
+        ([*PYTEST, "-n1", "--parity-json", "found.json", "test_it.py"], 1, "crashed while running"),
+        ([*PYTEST, "--parity-json", "found.json", "test_it.py"], 0, ""),
+    ],
+    ids=["parity run", "pytest -n1", "pytest"],
+)
+def test_exit_past_python_in_a_test(
+    place: Path, command: list[str], status: int, words: str
+) -> None:
+    """`parity run` and pytest-xdist see it; pytest alone has nobody left to see it.
+
+    Then no results of an earlier run are left that could be taken for this one's.
+    """
+    file = place / ("parity-report" if "run" in command else "") / "found.json"
+    test = place / "test_it.py"
+    for port in ("good", "exits_in_c"):
+        test.write_text(TESTED.replace("PORT", port))
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            capture_output=True,
+            text=True,
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(place.parent / "tmp")},
+            timeout=120,
+        )
+        said = done.stdout + done.stderr
+        if port == "good":
+            assert done.returncode == 0, said
+            assert file.exists() == (file.parent == place)
+    assert done.returncode == status and words in said, said
+    assert not file.exists() or not read(file).agrees

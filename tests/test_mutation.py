@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 import time
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +25,17 @@ from studies.mutation.catalogue import (
     mutated,
     read,
 )
-from studies.mutation.runner import BROKEN, KILLED, NOT_RUN, SURVIVED, Verdict, run, spread
+from studies.mutation.generated import Drawn
+from studies.mutation.runner import (
+    BROKEN,
+    KILLED,
+    NO_END,
+    NOT_RUN,
+    SURVIVED,
+    Verdict,
+    run,
+    spread,
+)
 
 CATALOGUE = read()
 
@@ -253,7 +266,7 @@ def f(x):
 
 def test_each_statement_that_does_something_is_dropped() -> None:
     """One at a time; what binds a name, a docstring, and what is returned at the end all stay."""
-    made = list(generated._edited(SOURCE, generated.DROPPED))
+    made = list(generated._without_statements(SOURCE))
     gone = [
         before.strip()
         for text in made
@@ -269,10 +282,14 @@ def test_the_pieces_of_a_module_are_the_module() -> None:
     file = ROOT / "caffe_parity" / "engine" / "verdict.py"
     source = file.read_text()
     pieces = list(generated._pieces(source))
-    assert all(before + piece + after == source for before, piece, after in pieces)
-    assert pieces[0][0] == "" or not pieces[0][0].strip()
-    assert "".join(piece for _, piece, _ in pieces) == source[len(pieces[0][0]) :]
-    assert any(piece.startswith("@dataclass\nclass _View") for _, piece, _ in pieces)
+    assert all(before + piece + after == source for _, before, piece, after, _, _ in pieces)
+    assert not pieces[0][1].strip()
+    assert "".join(piece for _, _, piece, *_ in pieces) == source[len(pieces[0][1]) :]
+    by_place = {where: (piece, head + piece + tail) for where, _, piece, _, head, tail in pieces}
+    assert by_place["_View.of"][0].startswith("    @cached_property\n    def of(self)")
+    assert by_place["Judged"][0].startswith("@dataclass\nclass Judged")
+    for _, program in by_place.values():
+        ast.parse(program)
 
 
 def test_what_a_tool_mutates_is_there_and_so_are_its_judges() -> None:
@@ -280,10 +297,174 @@ def test_what_a_tool_mutates_is_there_and_so_are_its_judges() -> None:
     for file in (generated.FILE, generated.TOOL):
         given = generated.settings(file)
         for name, text in given["judges"].items():
-            assert (ROOT / name).is_file(), name
+            assert (ROOT / name).is_file() or name.endswith("/*"), name
             assert all((ROOT / each).is_file() for each in judge(text).files), text
         for each in given.get("left_out", ()):
-            assert each["why"] and each["file"] in given["judges"]
+            assert each["why"] and (ROOT / each["file"]).is_file()
+
+
+def test_the_study_of_the_tool_has_every_file() -> None:
+    """None of these folders' files is left out, but for the tests themselves."""
+    given = generated.settings(generated.TOOL)
+    there = {
+        str(each.relative_to(ROOT))
+        for folder in ("caffe_parity", "reference", "caffe_impl", "torch_impl", "parity_tests")
+        for each in (ROOT / folder).glob("**/*.py")
+        if not each.name.startswith("test_")
+    }
+    assert len(there) > 100 and set(generated.judges()) == there == set(generated.files())
+    assert given["at_least"] >= 3 and not any("*" in each for each in there)
+
+
+def test_a_file_without_a_judge_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its own goes before that of its folder; with neither, the study does not begin."""
+    given = {"judges": {"reference/*": "tests b.py", "reference/fills.py": "tests a.py"}}
+    monkeypatch.setattr(generated, "settings", lambda file: given)
+    monkeypatch.setattr(generated, "files", lambda: ["reference/cases.py", "reference/fills.py"])
+    assert generated.judges() == {
+        "reference/cases.py": "tests b.py",
+        "reference/fills.py": "tests a.py",
+    }
+    monkeypatch.setattr(generated, "files", lambda: ["torch_impl/module.py"])
+    with pytest.raises(CatalogueError, match=r"no judge of torch_impl/module.py"):
+        generated.judges()
+
+
+def test_what_is_known_to_survive_has_its_reason_and_still_is_there() -> None:
+    """Each has a kind and words, and its line stands in its file; none is given twice."""
+    left_out = generated.settings(generated.TOOL)["left_out"]
+    assert len({(each["file"], generated.changed(each)) for each in left_out}) == len(left_out)
+    for each in left_out:
+        assert each["kind"] in page.KINDS and each["why"], each
+        source = " ".join((ROOT / each["file"]).read_text().split())
+        assert " ".join(each["before"].split()) in source, each
+
+
+@pytest.fixture
+def imitated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator in the place of cosmic-ray's, which not everybody has: a number more."""
+
+    def positions(source: str) -> list[ast.Constant]:
+        found = [each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Constant)]
+        return [each for each in found if type(each.value) is int]
+
+    def edited(slot: generated.Slot) -> str:
+        whole = slot.head + slot.piece + slot.tail
+        place = positions(whole)[slot.number]
+        lines = whole.encode().splitlines(keepends=True)
+        line = lines[place.lineno - 1]
+        changed = str(int(str(place.value)) + 1).encode()
+        start, end = place.col_offset, place.end_col_offset
+        lines[place.lineno - 1] = line[:start] + changed + line[end:]
+        text = b"".join(lines).decode()
+        return text[len(slot.head) : len(text) - len(slot.tail)]
+
+    monkeypatch.setattr(generated, "_counts", lambda s, _: Counter(Number=len(positions(s))))
+    monkeypatch.setattr(generated.Slot, "edited", edited)
+    given = {**generated.settings(generated.TOOL), "operators": ["Number"]}
+    monkeypatch.setattr(generated, "settings", lambda file: given)
+
+
+@pytest.mark.usefixtures("imitated")
+def test_a_draw_is_the_same_for_everybody() -> None:
+    """Of every file in proportion to its length, at least three where there are so many."""
+    first, second, other = (generated.drawn(seed) for seed in (1, 1, 2))
+    names = [{m.name for d in each.values() for m in d.mutants} for each in (first, second, other)]
+    assert names[0] == names[1] != names[2]
+    assert list(first) == generated.files()
+    for file, of in first.items():
+        length = (ROOT / file).read_text().count("\n")
+        assert len(of.mutants) <= max(3, length // 120)
+        assert len(of.mutants) >= min(of.places, 3) - 1, file  # one may change nothing
+        assert list(misfits(of.mutants)) == []
+    file = "caffe_parity/caffe/worker/worker.py"
+    worker = first[file]
+    assert len(worker.mutants) == (ROOT / file).read_text().count("\n") // 120 > 3
+    assert worker.places > 50
+    [name] = [each.name for each in worker.mutants[:1]]
+    assert [m.name for d in generated.drawn(7, [name]).values() for m in d.mutants] == [name]
+    with pytest.raises(CatalogueError, match="unknown mutant 'caffe_parity/x"):
+        generated.drawn(1, ["caffe_parity/x.py:-AddNot-0"])
+
+
+@pytest.mark.usefixtures("imitated")
+def test_an_edit_elsewhere_leaves_the_draw_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mutant is named by its function: a line more above it changes nothing."""
+    file = "torch_impl/cuda_op.py"
+    source = (ROOT / file).read_text()
+    before = {each.name for each in generated.slots(file, ["Number"])}
+    (tmp_path / "torch_impl").mkdir()
+    (tmp_path / file).write_text(source.replace("import torch\n", "import torch\n\nMORE = 3\n", 1))
+    monkeypatch.setattr(generated, "ROOT", tmp_path)
+    assert {each.name for each in generated.slots(file, ["Number"])} - before == {
+        f"{file}:MORE-Number-0"
+    }
+
+
+def test_the_table_leaves_nothing_out() -> None:
+    """Each mutant of a draw stands in one column; what was not run says why."""
+    known = replace(HARMLESS, name="known", file="reference/fills.py")
+    verdicts = [
+        Verdict(replace(HARMLESS, file="reference/fills.py"), KILLED, "test_a"),
+        Verdict(replace(REAL, file="reference/fills.py"), KILLED, NO_END),
+        Verdict(replace(UNJUDGED, file="reference/fills.py"), NOT_RUN, "no CUDA device"),
+        Verdict(replace(NONSENSE, file="reference/fills.py"), SURVIVED),
+    ]
+    files = {
+        "reference/fills.py": Drawn(9, (known, *(v.mutant for v in verdicts)), {"known": "why"}),
+        "reference/__init__.py": Drawn(0, (), {}),
+    }
+    head, _, fills, empty, total = command.table(files, verdicts)
+    assert head == "| file | places | drawn | killed | no end | survived | known | not run | |"
+    assert fills == "| reference/fills.py | 9 | 5 | 1 | 1 | 1 | 1 | 1 | no CUDA device |"
+    assert (
+        empty
+        == "| reference/__init__.py | 0 | 0 | 0 | 0 | 0 | 0 | 0 | nothing in it can be changed |"
+    )
+    assert total == "| all | 9 | 5 | 1 | 1 | 1 | 1 | 1 |  |"
+
+
+def test_what_was_killed_is_not_run_again(tmp_path: Path) -> None:
+    """By the notes of an earlier run, of which the last counts; nothing is said of another edit."""
+    notes = tmp_path / "notes.jsonl"
+    lines = [
+        ["real", REAL.bug, SURVIVED, ""],
+        ["real", REAL.bug, KILLED, "test_b"],
+        ["harmless", HARMLESS.bug, SURVIVED, ""],
+        ["nonsense", "another edit", KILLED, "test_b"],
+    ]
+    notes.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    found = command._noted(notes, [REAL, HARMLESS, NONSENSE])
+    assert found == {
+        "real": Verdict(REAL, KILLED, "test_b"),
+        "harmless": Verdict(HARMLESS, SURVIVED),
+    }
+    assert command._noted(None, [REAL]) == command._noted(tmp_path / "none", [REAL]) == {}
+
+
+def test_what_finds_a_mutant_must_pass_without_it() -> None:
+    """With few mutants for each judge the test that failed runs alone, and tells the same."""
+    killed, survived, nonsense, unjudged = run(
+        [REAL, HARMLESS, NONSENSE, UNJUDGED], jobs=1, whole=False
+    )
+    assert (killed.verdict, survived.verdict) == (KILLED, SURVIVED)
+    assert "base" in killed.reason
+    assert (nonsense.verdict, unjudged.verdict) == (KILLED, BROKEN)
+    assert "cannot be collected" in nonsense.reason
+
+
+def test_page_of_the_tool_has_every_file_and_survivor() -> None:
+    """docs/mutants_tool.md is as `--tool --write-docs` wrote it, for the files of that day."""
+    text = page.TOOL_PAGE.read_text()
+    rows = [line for line in text.splitlines() if re.match(r"\| (\w+/\S+\.py|all) \|", line)]
+    [found] = re.findall(r"\(below\) \| (.*) \|", text)
+    table = [text.partition("\n| file |")[2].partition("\n")[0], "|---" * 9 + "|"]
+    table = [f"| file |{table[0]}", table[1], *rows]
+    seed = generated.settings(generated.TOOL)["seed"]
+    assert text == page.tool_page(table, found, seed)
+    assert len(rows) > 100 and rows[-1].startswith("| all |")
 
 
 def test_fast_judges_start_no_caffe() -> None:

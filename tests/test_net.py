@@ -17,6 +17,7 @@ from caffe_parity.report.record import read
 from studies.localise.__main__ import answer, compared_with
 from studies.localise.faults import Fault, faults
 from studies.localise.ports import PORTS
+from tests.net_text import input_layer, layer
 from tests.test_check import codes_in
 from tests.test_check_data import caffemodel
 
@@ -192,7 +193,10 @@ def test_modules_of_other_names(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((NET, "--port", "examples/softmax.py:loss"), "is function: expected an nn.Module"),
+        (
+            (NET, "--port", "examples/softmax.py:loss"),
+            "function: expected an nn.Module, its class",
+        ),
         (("examples/forgetful.py:Layer", "--port", "x.py:Y"), "is no prototxt"),
         (("none.prototxt", "--port", "port.py:Port"), "cannot read the net none.prototxt"),
         ((NET, "--port", "port.py:Port", "--map", "conv9=fc2"), "the net's layers are conv1"),
@@ -254,6 +258,154 @@ def test_weights_of_a_file_are_taken(
     assert net(*arguments, "--weights", "some.caffemodel", "--json", "found.json") == 0
     records = {each.case: each for each in read(folder / "found.json").results}
     assert records["fc2"].tensors["fc2"].expected > 1e5
+
+
+BLOCK = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        identity = x{detached}
+        out = self.bn1(self.conv1(x))
+        out += identity
+        return self.relu(out)
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = nn.Sequential(Block())
+        self.head = nn.Linear(144, 5)
+
+    def forward(self, data, label):
+        x = self.layer1(self.relu(self.norm(self.stem(data))))
+        return functional.cross_entropy(self.head(x.flatten(1)), label.long()){times}
+
+def make():
+    return Port()
+"""
+RESIDUAL = (
+    input_layer("data", 3, 3, 8, 8)
+    + input_layer("label", 3)
+    + layer(
+        "Convolution",
+        "data",
+        "a",
+        "convolution_param { num_output: 4 kernel_size: 3 "
+        'bias_term: false weight_filler { type: "xavier" } }',
+    )
+    + layer("BatchNorm", "a", "b")
+    + layer("Scale", "b", "c", "scale_param { bias_term: true }")
+    + layer("ReLU", "c", "d")
+    + layer(
+        "Convolution",
+        "d",
+        "e",
+        "convolution_param { num_output: 4 kernel_size: 3 pad: 1 "
+        'bias_term: false weight_filler { type: "xavier" } }',
+    )
+    + layer("BatchNorm", "e", "f")
+    + layer("Scale", "f", "g", "scale_param { bias_term: true }")
+    + layer("Eltwise", "g d", "h")
+    + layer("ReLU", "h", "i")
+    + layer(
+        "InnerProduct",
+        "i",
+        "j",
+        'inner_product_param { num_output: 5 weight_filler { type: "xavier" } }',
+    )
+    + layer("SoftmaxWithLoss", "j label", "loss")
+)
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, set()),
+        ({"detached": ".detach()"}, {"Eltwise-h"}),
+        ({"times": " * 2"}, {"SoftmaxWithLoss-loss"}),
+    ],
+    ids=["right", "detached", "twice"],
+)
+def test_a_residual_block_as_people_write_it(
+    caffe: Caffe, folder: Path, phase: str, changes: dict[str, str], named: set[str]
+) -> None:
+    """Other names, `out += identity`, a ReLU in place that is used again, a loss as a function."""
+    Path("net.prototxt").write_text(RESIDUAL)
+    Path("block.py").write_text(BLOCK.format(**{"detached": "", "times": "", **changes}))
+    arguments = ["net.prototxt", "--port", "block.py:make", *LABELS, "--phase", phase]
+    assert net(*arguments, "--json", "found.json") == bool(named)
+    assert {each.case for each in read(Path("found.json")).results if each.wrong} == named
+
+
+PARTS = """
+import torch
+from torch import nn
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2, 2, ceil_mode=True))
+        self.act = nn.PReLU(4)
+        self.end = nn.Sequential(nn.Flatten(), nn.Dropout({ratio}), nn.Linear(36, 5))
+
+    def forward(self, data):
+        one, two = self.body(data).chunk(2, 1)
+        both = self.act(one) * torch.sigmoid(two){detached} - 0.5 * torch.max(one, two)
+        return {{"{key}": self.end(both)}}
+"""
+SLICED = (
+    input_layer("data", 3, 3, 8, 8)
+    + layer(
+        "Convolution",
+        "data",
+        "a",
+        'convolution_param { num_output: 8 kernel_size: 3 weight_filler { type: "xavier" } }',
+    )
+    + layer("Pooling", "a", "b", "pooling_param { kernel_size: 2 stride: 2 }")
+    + layer("Slice", "b", "one two", "slice_param { axis: 1 slice_point: 4 }")
+    + layer("PReLU", "one", "c")
+    + layer("Sigmoid", "two", "d")
+    + layer("Eltwise", "c d", "e", "eltwise_param { operation: PROD }")
+    + layer("Eltwise", "one two", "f", "eltwise_param { operation: MAX }")
+    + layer("Eltwise", "e f", "g", "eltwise_param { operation: SUM coeff: 1 coeff: -0.5 }")
+    + layer("Dropout", "g", "h", "dropout_param { dropout_ratio: 0.5 }")
+    + layer(
+        "InnerProduct",
+        "h",
+        "last",
+        'inner_product_param { num_output: 5 transpose: true weight_filler { type: "xavier" } }',
+    )
+)
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [({}, 0), ({"key": "one"}, 0), ({"detached": ".detach()"}, 1), ({"ratio": "0.3"}, 1)],
+    ids=["right", "a blob's name for another", "detached", "ratio"],
+)
+def test_a_net_in_pieces_as_people_write_it(
+    caffe: Caffe, folder: Path, phase: str, changes: dict[str, str], status: int
+) -> None:
+    """Modules without names, a Slice as a chunk, a transposed weight, a dict as the result."""
+    Path("net.prototxt").write_text(SLICED)
+    usual = {"ratio": "0.5", "detached": "", "key": "last"}
+    Path("parts.py").write_text(PARTS.format(**(usual | changes)))
+    if "ratio" in changes and phase == "TEST":  # where a Dropout does nothing
+        status = 0
+    assert net("net.prototxt", "--port", "parts.py:Port", "--phase", phase) == status
 
 
 def test_two_runs_are_the_same(caffe: Caffe, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from caffe_parity.contract import Agreement, Finding
+from caffe_parity.engine.explain import Failure, explain
 from caffe_parity.report import one_layer, table
 from caffe_parity.report.bits import digest, keep
 from caffe_parity.report.record import (
@@ -522,3 +524,67 @@ def test_failure_of_a_test_is_told_by_its_findings() -> None:
     assert crash == ["crash: because of crash", "", "what was printed:", "F1123", "end"]
     assert one_layer.failure(record("unproven")) == ["unproven: because of unproven"]
     assert one_layer.failure(record()) == []
+
+
+def _scalar(case: int, factor: float) -> tuple[Finding, str]:
+    """What is said of a loss that is so many times what it should be."""
+    truth = np.asarray(0.731 + case)
+    where = np.ones((), np.bool_)
+    failure = Failure(
+        "loss", "loss", False, truth, 1e-7 * truth, factor * truth, where, (4, 3), is_loss=False
+    )
+    found = explain(failure)
+    return Finding("forward-value", found.words, "loss", found.code), f"case{case}"
+
+
+FACTORS = (0.5, 2.0, -1.0, 0.0, 0.313)
+
+
+def test_an_explanation_holds_in_each_case_that_it_is_told_of() -> None:
+    """One that another case contradicts is given up: an accuracy is not "half" of anything."""
+    for factors in itertools.product(FACTORS, repeat=3):
+        found = [_scalar(case, factor) for case, factor in enumerate(factors)]
+        [(merged, cases)] = table.with_cases(found, lambda each: (each.code, each.tensor))
+        assert cases == ["case0", "case1", "case2"]
+        if len(set(factors)) == 1:
+            assert merged.words in {each.words for each, _ in found}
+        elif 0.313 in factors:
+            assert "expected" in merged.words and merged.cause == "few"
+        else:
+            assert merged.words.startswith("not the same in every case: ") and not merged.cause
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (("normaliser", "by 1/C = 1/3: averaged"), ("normaliser", "by 1/C = 1/5: averaged"), True),
+        (("normaliser", "by 1/C = 1/3: averaged"), ("normaliser", "by 1/S = 1/3: divided"), False),
+        (("normaliser", "by 1/C = 1/3"), ("one-of-several", "0.25 (1/4) times"), True),
+        (("constant-factor", "0.7 (7/10) times"), ("constant-factor", "0.7000001 times"), True),
+        (("constant-factor", "is 0.7 (7/10) times"), ("constant-factor", "is 0.3 times"), False),
+        (("one-of-several", "is 0.7 times"), ("one-of-several", "is 0.3 times"), False),
+        (("offset", "x is 3 too much"), ("offset", "x is 4 too much"), False),
+        (("saturated", "3 of 9 elements are cut off at 6"),
+         ("saturated", "4 of 8 elements are cut off at 6"), True),
+        (("saturated", "3 of 9 elements are cut off at 6"),
+         ("saturated", "4 of 8 elements are cut off at 5"), False),
+        (("rolled", "by 1 along axis 1"), ("few", "2 of 3 elements are wrong"), True),
+        (("rolled", "by 1 along axis 1"), ("value", "2 of 30 elements are wrong"), False),
+        (("sign", "has the wrong sign"), ("few", "2 of 3 elements are wrong"), False),
+        (("sign", "has the wrong sign"),
+         ("sign", "right at loss weight 1, at 3.7 not: has the wrong sign"), True),
+        (("per-channel-factor", "for each channel: 1, 1.1"),
+         ("per-channel-factor", "for each channel: 1, 1.1, 1.2, ..."), True),
+        (("nan", "3 of 9 elements are NaN (axis 0: 1)"),
+         ("nan", "1 of 4 elements are NaN (at [1])"), True),
+    ],
+)  # fmt: skip
+def test_explanations_of_two_cases_are_one_or_none(
+    first: tuple[str, str], second: tuple[str, str], same: bool
+) -> None:
+    """What differs with the size of a case alone is the same explanation."""
+    found = [Finding("gradient:x", words, "gradient:x", cause) for cause, words in (first, second)]
+    for order in (found, found[::-1]):
+        told = [(each, str(number)) for number, each in enumerate(order)]
+        [(merged, _)] = table.with_cases(told, lambda each: each.code)
+        assert (merged.cause == first[0]) == same

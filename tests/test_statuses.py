@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import caffe_parity
-from caffe_parity import Bound, Case, Expectation, Layer
+from caffe_parity import Bound, Case, Expectation, Layer, testing
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.cli import check as checking
 from caffe_parity.cli import request
@@ -258,3 +258,17 @@ def test_what_does_not_agree_forces_a_status(verdicts: list[str], selected: int)
     assert all(any(each in row for row in rows) for each in bad)
     assert bool(table.failures(made, command)) == bool(bad)
     assert bool(table.unproven(found)) == (not proved)
+
+
+def test_comparison_that_cannot_be_made_fails_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason, also where the test only looks at the findings: none is not the answer."""
+
+    def judged(*_: Any) -> Record:
+        raise BadRequest("the net has no such top")
+
+    monkeypatch.setattr(testing, "judge", judged)
+    layer = LAYERS["euclidean"]
+    comparison = caffe_parity.Comparison(layer, "torch-module", by_name("base"))
+    with pytest.raises(pytest.fail.Exception, match="could not be compared: the net has no such"):
+        comparison.findings()
+    assert comparison.record is not None and not comparison.record.agrees

@@ -12,13 +12,19 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from caffe_parity import pytest_plugin
 from caffe_parity.caffe.client import Caffe
+from caffe_parity.caffe.session import SESSION
+from caffe_parity.cli import run
 from caffe_parity.cli.main import COMMANDS, main, parser
+from parity_tests.recorded import __main__ as recorded
 from tests.net_text import input_layer, layer
 
 FILES = {
@@ -97,12 +103,17 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "doctor": (("doctor",),),
     "completion": (("completion", "bash"),),
     "install-caffe": (("install-caffe",),),
-    "python": (),  # what follows is for Python
+    "python": (),  # what follows is for Python; `test_pip_...` has what is for pip
 }
 """For each command, lines that can be carried out."""
 
-SLOW = ("run", "list")
-"""They run pytest: with every fourteenth value."""
+STEPS = {
+    ("run", "tests"): 3,
+    ("run", "report"): 6,
+    ("list", "tests"): 4,
+    **{("run", name): 14 for name in ("layer", "variant", "case", "called")},
+}
+"""Where pytest collects tests, or runs them, before it is refused: with each how many-th value."""
 
 
 def options_of(name: str) -> list[argparse.Action]:
@@ -183,23 +194,100 @@ def test_nonsense_is_named(
     action: argparse.Action,
 ) -> None:
     """Status 2 with words about it, or what was asked is carried out; nothing else, ever."""
-    step = 14 if base[0] in SLOW else 1
+    step = STEPS.get((base[0], action.dest), 1)
     called = [*action.option_strings, action.metavar or "", action.dest.replace("_", "-")]
+    lines = [(value, lines_with(base, action, value)) for value in NONSENSE[::step]]
+    assert not swept(caffe, capsys, main, lines, called)
+
+
+def swept(
+    caffe: Caffe,
+    capsys: pytest.CaptureFixture[str],
+    command: Callable[[list[str]], int],
+    lines: Iterable[tuple[str, list[str]]],
+    called: Sequence[object],
+) -> str:
+    """What is wrong with the answers to command lines, each with the value that is nonsense."""
     for each in (sys.stdout, sys.stderr):  # as those of the program are
         assert isinstance(each, io.TextIOWrapper)
         each.reconfigure(errors="backslashreplace")
     wrong, files = [], set(os.listdir())
-    for value in NONSENSE[::step]:
-        line = lines_with(base, action, value)
+    for value, line in lines:
         before = traces(caffe)
-        status = main(line)
+        status = command(line)
         said = "".join(capsys.readouterr())
         left = traces(caffe) - before
         for new in set(os.listdir()) - files:  # what --json was to write
             shutil.rmtree(new) if Path(new).is_dir() else Path(new).unlink()
         names = [*called, value.strip("/ "), repr(value)[1:-1], value.partition(":")[0]]
         named = status != 2 or any(str(each) in said for each in names if str(each))
-        unknown = "Traceback" in said or "internal error" in said
+        unknown = "Traceback" in said or "internal error" in said or "INTERNALERROR" in said
         if status not in (0, 1, 2) or unknown or left or not named:
             wrong.append(f"{line}: status {status}, left {left}\n{said[-2000:]}")
-    assert not wrong, "\n".join(wrong)
+    return "\n".join(wrong)
+
+
+class Options:
+    """Gathers what a plugin adds to pytest's options, as pytest's own parser would."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def getgroup(self, name: str) -> Options:
+        return self
+
+    def addoption(self, name: str, **more: object) -> None:
+        if more.get("action") != "store_true":
+            self.found.append(name)
+
+
+def plugin_options() -> list[str]:
+    """The options of the pytest plugin that take a value."""
+    options: Any = Options()
+    pytest_plugin.pytest_addoption(options)
+    return list(options.found)
+
+
+@pytest.mark.parametrize("option", plugin_options())
+def test_nonsense_for_the_plugin_is_named(
+    place: Path, caffe: Caffe, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """pytest with the plugin, as a user's own runs call it: the same."""
+    alone = [*run._alone(Path(TESTS)), TESTS, "-q", "-p", "no:cacheprovider"]
+    alone += [f"--basetemp={place.parent / 'base'}"]
+
+    def command(line: list[str]) -> int:
+        status = int(pytest.main(line))
+        SESSION.use(caffe)
+        return 2 if status > 1 else status
+
+    step = 1 if option in ("--parity-device", "--parity-timeout") else 14  # refused at once
+    lines = [(value, [*alone, f"{option}={value}"]) for value in NONSENSE[::step]]
+    assert not swept(caffe, capsys, command, lines, [option, option.removeprefix("--parity-")])
+
+
+RECORDED = ("--layer", "euclidean", "--variant", "torch-module", "--case", "base")
+
+
+@pytest.mark.parametrize("action", recorded.parser()._actions[1:], ids=lambda each: str(each.dest))
+def test_nonsense_for_the_recorded_comparison_is_named(
+    place: Path, caffe: Caffe, capsys: pytest.CaptureFixture[str], action: argparse.Action
+) -> None:
+    """The comparison without a Caffe: the same."""
+    called = [*action.option_strings, action.metavar or "", action.dest]
+    lines = []
+    for value in NONSENSE[::7]:
+        rest = list(RECORDED)
+        option = action.option_strings[-1]
+        if option in rest:
+            del rest[rest.index(option) : rest.index(option) + 2]
+        lines.append((value, [*rest, f"{option}={value}" if option != "-k" else f"-k{value}"]))
+    assert not swept(caffe, capsys, recorded.main, lines, called)
+
+
+def test_pip_for_caffes_python_takes_three_commands(
+    place: Path, caffe: Caffe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`parity python -m pip NONSENSE` is refused before anything is run, with what there is."""
+    lines = [(value, ["python", "-m", "pip", value]) for value in NONSENSE]
+    assert not swept(caffe, capsys, main, lines, ["install, list and freeze"])

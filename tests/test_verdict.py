@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from caffe_parity.contract import (
     SHARED_GRADIENT,
     Array32,
     Array64,
+    BadRequest,
     Expected,
     Observation,
     Outline,
@@ -308,3 +310,20 @@ def test_a_random_number_that_shows_in_a_later_pass_is_told_from_memory() -> Non
     """What a fresh net does not give again is not deterministic, whichever pass shows it."""
     record = judge(with_stub(Seldom(Observation())), "stub", by_name("base"))
     assert [each.code for each in record.findings] == ["not-deterministic"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "refused"}, "needs text=..., what the refusal must say"),
+        ({"kind": "refused", "text": " "}, "needs text"),
+        ({"kind": "as-layer"}, "needs layer=..., the layer that it computes"),
+        ({"kind": "as_layer", "layer": "tail_sum"}, "is refused or as-layer, not 'as_layer'"),
+    ],
+)
+def test_expectation_that_anything_would_fulfil_is_refused(
+    fields: dict[str, str], words: str
+) -> None:
+    """Any crash says "", so that a refusal without a text would be seen in each of them."""
+    with pytest.raises(BadRequest, match=re.escape(words)):
+        Expectation(reason="-", **fields)

@@ -7,9 +7,10 @@ import torch
 
 from caffe_parity import Port
 from caffe_parity.caffe.session import SESSION
-from torch_impl import cuda_op
+from torch_impl import kernels
 from torch_impl.compiled import compiled_euclidean_loss, no_compiler
 from torch_impl.function import summed_euclidean_loss
+from torch_impl.fused import on_the_kernels
 from torch_impl.module import SummedEuclideanLoss
 
 SUMMED = {"euclidean": "none", "channel_sum": "channel", "tail_sum": "tail"}
@@ -23,9 +24,9 @@ def _no_compiler() -> str | None:
     return no_compiler()
 
 
-def _no_nvcc() -> str | None:
-    """Why the compiled layer's kernels cannot be built here, or None where they can."""
-    return None if cuda_op.nvcc() else "no nvcc"
+def _no_kernels() -> str | None:
+    """Why the compiled layer's kernels cannot be built for the chosen device, or None."""
+    return kernels.no_nvcc() if SESSION.device == "cuda" else kernels.no_compiler()
 
 
 def _never_uncompiled(x1: torch.Tensor, x2: torch.Tensor, sum: str) -> torch.Tensor:
@@ -40,7 +41,8 @@ def variants() -> dict[str, dict[str, Port]]:
     """Every PyTorch variant of every layer: by layer and name.
 
     Their gradients are held against their own forwards in parity_tests/test_ports.py, once, and not
-    in each case. `torch-cuda` knows no other place than a GPU.
+    in each case. `torch-fast` and `torch-cuda` are one port, the latter on a GPU whatever the
+    session has chosen.
     """
     found = {}
     for layer, summed in SUMMED.items():
@@ -50,7 +52,8 @@ def variants() -> dict[str, dict[str, Port]]:
             "torch-function": Port(partial(summed_euclidean_loss, sum=summed), gradcheck=False),
             "torch-compiled": Port(compiled, gradcheck=False, obstacle=_no_compiler, together=True),
         }
+    found["channel_sum"]["torch-fast"] = Port(on_the_kernels, gradcheck=False, obstacle=_no_kernels)
     found["channel_sum"]["torch-cuda"] = Port(
-        cuda_op.on_the_kernels, gradcheck=False, obstacle=_no_nvcc, device="cuda"
+        on_the_kernels, gradcheck=False, obstacle=kernels.no_nvcc, device="cuda"
     )
     return found

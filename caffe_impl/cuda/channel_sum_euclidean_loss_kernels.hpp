@@ -24,13 +24,27 @@
 
 #ifndef __CUDACC_RTC__
 #include <algorithm>
+#include <cstring>
 #include <vector>
 #endif
 
 #ifdef __CUDACC__
 #define CHANNEL_SUM_BOTH __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define CHANNEL_SUM_BOTH inline __attribute__((always_inline))
 #else
 #define CHANNEL_SUM_BOTH inline
+#endif
+
+// What the CPU's loops may use: GCC's and Clang's, on x86-64.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define CHANNEL_SUM_LOOP inline __attribute__((always_inline))
+#ifdef __x86_64__
+#include <emmintrin.h>
+#define CHANNEL_SUM_X86
+#endif
+#else
+#define CHANNEL_SUM_LOOP inline
 #endif
 
 namespace caffe {
@@ -43,6 +57,11 @@ const int kThreads = 256;  // of a block; a power of two
 const int kMaxBlocks = 4096;
 const int kVectorBytes = 16;  // the widest load of all GPUs up to sm_90
 const int kAhead = 4;  // channels whose loads are under way at a time
+
+// Measured on the CPU: the sums that fit into a second-level cache beside what
+// is added to them, and from which size a diff is written past the caches.
+const Index kSumBytes = 1 << 17;
+const Index kLargeBytes = 1 << 24;
 
 // How the work is laid out. A group of lanes * rows threads makes the d of
 // lanes * vector neighbouring positions of one sample: a lane takes `vector`
@@ -391,108 +410,285 @@ inline double TreeSum(std::vector<double>* values) {
   return (*values)[0];
 }
 
-// d of `width` positions of one sample: the sums that ForwardBlock makes, in
-// its order, but read along the rows of memory. sums: rows * width.
-template <typename Dtype>
-inline void SumChannels(const Plan& plan, const Dtype* x1, const Dtype* x2,
-    Index width, Dtype* sums) {
-  const Index c1 = plan.channels[0];
-  const Index c2 = plan.channels[1];
-  const Index both = std::min(c1, c2);
-  const Index all = std::max(c1, c2);
-  std::fill(sums, sums + plan.rows * width, Dtype(0));
-  // Whole samples are contiguous: then as many channels at once as are rows.
-  const Index step = width == plan.positions ? plan.rows : 1;
-  for (Index c = 0; c < all; ) {
-    const Index end = c < both ? both : all;
-    const Index count = std::min(step - c % step, end - c) * width;
-    const Dtype* a = x1 + c * plan.positions;
-    const Dtype* b = x2 + c * plan.positions;
-    Dtype* sum = sums + c % plan.rows * width;
-    if (c < both) {
-      for (Index i = 0; i < count; ++i) { sum[i] = Add(sum[i], a[i], b[i]); }
-    } else if (c1 > c2) {
-      for (Index i = 0; i < count; ++i) {
-        sum[i] = Add(sum[i], a[i], Dtype(0));
-      }
-    } else {
-      for (Index i = 0; i < count; ++i) {
-        sum[i] = Add(sum[i], Dtype(0), b[i]);
-      }
+// The CPU's inner loops, which a compiler turns into vector code at -O3. Each
+// is there for AVX2 and AVX-512 as well, and taken where that runs, whatever
+// the flags: it makes the same bits, for nothing is added in another order.
+
+// sum[i] gets number i of kRuns runs, one after the other; they begin `stride`
+// apart, in the inputs that have them.
+template <typename Dtype, int kRuns, bool kFirst, bool kSecond>
+CHANNEL_SUM_LOOP void AddRunsLoop(const Dtype* __restrict__ x1,
+    const Dtype* __restrict__ x2, Index stride, Index count,
+    Dtype* __restrict__ sum) {
+  for (Index i = 0; i < count; ++i) {
+    Dtype all = sum[i];
+    for (int k = 0; k < kRuns; ++k) {
+      const Index at = k * stride + i;
+      all = Add(all, kFirst ? x1[at] : Dtype(0), kSecond ? x2[at] : Dtype(0));
     }
-    c += count / width;
+    sum[i] = all;
   }
-  for (Index half = plan.rows / 2; half > 0; half /= 2) {
-    for (Index i = 0; i < half * width; ++i) {
-      sums[i] += sums[i + half * width];
+}
+
+// squares[i] gets the squares of kVector numbers, one after the other.
+template <typename Dtype, int kVector>
+CHANNEL_SUM_LOOP void AddSquaresLoop(const Dtype* __restrict__ d, Index count,
+    double* __restrict__ squares) {
+  for (Index i = 0; i < count; ++i) {
+    double square = squares[i];
+    for (int v = 0; v < kVector; ++v) { square += Square(d[i * kVector + v]); }
+    squares[i] = square;
+  }
+}
+
+template <typename Dtype>
+CHANNEL_SUM_LOOP void ScaleLoop(Dtype scale, const Dtype* __restrict__ d,
+    Index count, Dtype* __restrict__ diff) {
+  for (Index i = 0; i < count; ++i) { diff[i] = Gradient(scale, d[i]); }
+}
+
+#ifdef CHANNEL_SUM_X86
+
+#define CHANNEL_SUM_LOOPS_FOR(Processor, features) \
+  template <typename Dtype, int kRuns, bool kFirst, bool kSecond> \
+  __attribute__((target(features))) inline void AddRuns##Processor( \
+      const Dtype* x1, const Dtype* x2, Index stride, Index count, \
+      Dtype* sum) { \
+    AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum); \
+  } \
+  template <typename Dtype> \
+  __attribute__((target(features))) inline void Scale##Processor( \
+      Dtype scale, const Dtype* d, Index count, Dtype* diff) { \
+    ScaleLoop(scale, d, count, diff); \
+  }
+
+CHANNEL_SUM_LOOPS_FOR(Avx2, "avx2")
+CHANNEL_SUM_LOOPS_FOR(Avx512, "avx512f")
+
+// Not for AVX-512, which can fuse the product with the sum.
+template <typename Dtype, int kVector>
+__attribute__((target("avx2"))) inline void AddSquaresAvx2(const Dtype* d,
+    Index count, double* squares) {
+  AddSquaresLoop<Dtype, kVector>(d, count, squares);
+}
+
+#define CHANNEL_SUM_CHOOSE(processor, call) \
+  if (__builtin_cpu_supports(processor)) { return call; }
+#else
+#define CHANNEL_SUM_CHOOSE(processor, call)
+#endif
+
+template <typename Dtype, int kRuns, bool kFirst, bool kSecond>
+inline void AddRuns(const Dtype* x1, const Dtype* x2, Index stride,
+    Index count, Dtype* sum) {
+  CHANNEL_SUM_CHOOSE("avx512f", (AddRunsAvx512<Dtype, kRuns, kFirst, kSecond>(
+      x1, x2, stride, count, sum)))
+  CHANNEL_SUM_CHOOSE("avx2", (AddRunsAvx2<Dtype, kRuns, kFirst, kSecond>(
+      x1, x2, stride, count, sum)))
+  AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum);
+}
+
+template <typename Dtype, int kVector>
+inline void AddSquares(const Dtype* d, Index count, double* squares) {
+  CHANNEL_SUM_CHOOSE("avx2",
+      (AddSquaresAvx2<Dtype, kVector>(d, count, squares)))
+  AddSquaresLoop<Dtype, kVector>(d, count, squares);
+}
+
+template <typename Dtype>
+inline void ScaleNumbers(Dtype scale, const Dtype* d, Index count,
+    Dtype* diff) {
+  CHANNEL_SUM_CHOOSE("avx512f", ScaleAvx512(scale, d, count, diff))
+  CHANNEL_SUM_CHOOSE("avx2", ScaleAvx2(scale, d, count, diff))
+  ScaleLoop(scale, d, count, diff);
+}
+
+// Copies past the caches: memory that is written only is not read first.
+// to: aligned to 4 bytes, of which `bytes` is a multiple.
+inline void Stream(const void* from, Index bytes, void* to) {
+#ifdef CHANNEL_SUM_X86
+  const char* source = static_cast<const char*>(from);
+  char* target = static_cast<char*>(to);
+  char* const end = target + bytes;
+  while (target < end) {
+    if (reinterpret_cast<size_t>(target) % 16 == 0 && end - target >= 16) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(target),
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+      source += 16;
+      target += 16;
+    } else {
+      int four;
+      std::memcpy(&four, source, 4);
+      _mm_stream_si32(reinterpret_cast<int*>(target), four);
+      source += 4;
+      target += 4;
+    }
+  }
+#else
+  std::memcpy(to, from, bytes);
+#endif
+}
+
+// Adds channels c to end - 1 of `width` positions of one sample to the sums of
+// their rows, in the order of ForwardBlock, but read along memory; two channels
+// of a row at once. sums: rows * width.
+template <typename Dtype, bool kFirst, bool kSecond>
+inline void SumChannels(const Plan& plan, const Dtype* x1, const Dtype* x2,
+    Index c, Index end, Index width, Dtype* sums) {
+  const Index rows = plan.rows;
+  // Whole samples are contiguous: then as many channels in a run as are rows.
+  const Index step = width == plan.positions ? rows : 1;
+  const Index stride = rows * plan.positions;
+  while (c < end) {
+    const Index row = c % rows;
+    if (row == 0 && end - c >= 2 * rows) {
+      for (Index r = 0; r < rows; r += step) {
+        const Index at = (c + r) * plan.positions;
+        AddRuns<Dtype, 2, kFirst, kSecond>(x1 + at, x2 + at, stride,
+            step * width, sums + r * width);
+      }
+      c += 2 * rows;
+    } else {
+      const Index count = std::min(step - c % step, end - c);
+      const Index at = c * plan.positions;
+      AddRuns<Dtype, 1, kFirst, kSecond>(x1 + at, x2 + at, stride,
+          count * width, sums + row * width);
+      c += count;
     }
   }
 }
 
-// The sum of the squares of d that the threads of one block have.
+// Makes d of the samples `first` to last - 1: the bits that ForwardBlock makes.
 template <typename Dtype>
-inline double SumSquares(const Plan& plan, int block, const Dtype* d) {
-  const int group_size = plan.lanes * plan.rows;
-  const Index groups = plan.threads / group_size;
-  const Index wide = plan.lanes * plan.vector;
-  const Index all = plan.samples * plan.strips;
-  std::vector<double> squares(plan.threads);
-  for (Index tile = block; tile < plan.tiles; tile += plan.blocks) {
-    const Index first = tile * groups;
-    for (Index group = first; group < std::min(first + groups, all);
-         ++group) {
-      const Index position = group % plan.strips * wide;
-      const Dtype* from = d + group / plan.strips * plan.positions + position;
-      const Dtype* end = from + std::min(wide, plan.positions - position);
-      // A thread has `vector` positions; row 0 has the sums.
-      for (double* square = &squares[(group - first) * group_size];
-           from < end; ++square) {
-        for (int v = 0; v < plan.vector; ++v) { *square += Square(*from++); }
+inline void MakeDifference(const Plan& plan, Index first, Index last,
+    const Dtype* x1, const Dtype* x2, Dtype* d) {
+  const Index c1 = plan.channels[0];
+  const Index c2 = plan.channels[1];
+  const Index both = std::min(c1, c2);
+  // The longest runs of memory whose sums stay in the second-level cache.
+  const Index room = kSumBytes / sizeof(Dtype) / plan.rows;
+  const Index chunk = std::min(plan.positions, room);
+  std::vector<Dtype> sums(chunk * plan.rows);
+  for (Index n = first; n < last; ++n) {
+    for (Index s = 0; s < plan.positions; s += chunk) {
+      const Index width = std::min(chunk, plan.positions - s);
+      const Dtype* a = x1 + n * c1 * plan.positions + s;
+      const Dtype* b = x2 + n * c2 * plan.positions + s;
+      std::fill(sums.begin(), sums.begin() + plan.rows * width, Dtype(0));
+      SumChannels<Dtype, true, true>(plan, a, b, 0, both, width, &sums[0]);
+      SumChannels<Dtype, true, false>(plan, a, b, both, c1, width, &sums[0]);
+      SumChannels<Dtype, false, true>(plan, a, b, both, c2, width, &sums[0]);
+      for (Index half = plan.rows / 2; half > 0; half /= 2) {
+        for (Index i = 0; i < half * width; ++i) {
+          sums[i] += sums[i + half * width];
+        }
       }
+      std::copy(sums.begin(), sums.begin() + width,
+                d + n * plan.positions + s);
     }
   }
-  return TreeSum(&squares);
+}
+
+// Makes partials[first] to partials[last - 1], as those blocks make them.
+template <typename Dtype>
+inline void SumSquares(const Plan& plan, int first, int last, const Dtype* d,
+    double* partials) {
+  const Index groups = plan.threads / (plan.lanes * plan.rows);
+  const Index wide = plan.lanes * plan.vector;
+  const Index all = plan.samples * plan.strips;
+  // Of row 0 alone, which has the sums: those of the other rows are 0.
+  std::vector<double> squares(groups * plan.lanes);
+  for (int block = first; block < last; ++block) {
+    std::fill(squares.begin(), squares.end(), 0.);
+    for (Index tile = block; tile < plan.tiles; tile += plan.blocks) {
+      const Index begin = tile * groups;
+      for (Index group = begin; group < std::min(begin + groups, all);
+           ++group) {
+        const Index position = group % plan.strips * wide;
+        const Index count = std::min(wide, plan.positions - position);
+        const Dtype* from =
+            d + group / plan.strips * plan.positions + position;
+        double* to = &squares[(group - begin) * plan.lanes];
+        if (plan.vector == 1) {
+          AddSquares<Dtype, 1>(from, count, to);
+        } else {
+          const int kWidest = kVectorBytes / sizeof(Dtype);
+          AddSquares<Dtype, kWidest>(from, count / kWidest, to);
+        }
+      }
+    }
+    partials[block] = TreeSum(&squares);
+  }
+}
+
+// The loss of what SumSquares left, as FinishBlock makes it.
+template <typename Dtype>
+inline Dtype Finish(const Plan& plan, const double* partials) {
+  std::vector<double> totals(plan.threads);
+  for (int block = 0; block < plan.blocks; ++block) {
+    totals[block % plan.threads] += partials[block];
+  }
+  return Loss<Dtype>(TreeSum(&totals), plan.samples);
 }
 
 // Makes d and returns the loss: the bits that the kernels make.
 template <typename Dtype>
 inline Dtype ForwardCPU(const Plan& plan, const Dtype* x1, const Dtype* x2,
     Dtype* d) {
-  // As many positions at once as leave their sums in the first-level cache.
-  const Index chunk = std::max<Index>(4096 / plan.rows, 1);
-  std::vector<Dtype> sums(chunk * plan.rows);
-  for (Index n = 0; n < plan.samples; ++n) {
-    for (Index s = 0; s < plan.positions; s += chunk) {
-      const Index width = std::min(chunk, plan.positions - s);
-      SumChannels(plan, x1 + n * plan.channels[0] * plan.positions + s,
-          x2 + n * plan.channels[1] * plan.positions + s, width, &sums[0]);
-      std::copy(sums.begin(), sums.begin() + width,
-                d + n * plan.positions + s);
-    }
-  }
-  std::vector<double> totals(plan.threads);
-  for (int block = 0; block < plan.blocks; ++block) {
-    totals[block % plan.threads] += SumSquares(plan, block, d);
-  }
-  return Loss<Dtype>(TreeSum(&totals), plan.samples);
+  std::vector<double> partials(plan.blocks);
+  MakeDifference(plan, 0, plan.samples, x1, x2, d);
+  SumSquares(plan, 0, plan.blocks, d, &partials[0]);
+  return Finish<Dtype>(plan, &partials[0]);
 }
 
-// Writes the diff of one input, scaled by `scale`: Scale(), or its negative.
+// Writes the diff of one input for the samples `first` to last - 1, scaled by
+// `scale`: Scale(), or its negative. A diff of `large` bytes is streamed.
 template <typename Dtype>
-inline void BackwardCPU(const Plan& plan, Index channels, Dtype scale,
-    const Dtype* d, Dtype* diff) {
-  for (Index n = 0; n < plan.samples; ++n, d += plan.positions) {
-    if (plan.positions == 1) {
-      std::fill(diff, diff + channels, Gradient(scale, *d));
-      diff += channels;
-      continue;
+inline void MakeDiff(const Plan& plan, Index channels, Dtype scale,
+    Index first, Index last, const Dtype* d, Dtype* diff, Index large) {
+  const Index size = channels * plan.positions;  // of a sample
+  if (size == 0) { return; }
+  const Index bytes = plan.samples * size * sizeof(Dtype);
+  const bool stream = bytes >= large;
+  // A few channels in one piece, so that no loop is short.
+  const Index enough = std::max<Index>(1024 / plan.positions, 1);
+  const Index copies = std::min(enough, channels);
+  std::vector<Dtype> piece(copies * plan.positions);
+  const Index whole = piece.size();
+  for (Index n = first; n < last; ++n) {
+    const Dtype* from = d + n * plan.positions;
+    if (stream || copies > 1) {
+      if (stream) {
+        ScaleNumbers(scale, from, plan.positions, &piece[0]);
+      } else {
+        std::copy(from, from + plan.positions, piece.begin());
+      }
+      for (Index have = plan.positions; have < whole; have *= 2) {
+        std::copy(piece.begin(), piece.begin() + std::min(have, whole - have),
+                  piece.begin() + have);
+      }
+      from = &piece[0];
     }
-    for (Index c = 0; c < channels; ++c, diff += plan.positions) {
-      for (Index s = 0; s < plan.positions; ++s) {
-        diff[s] = Gradient(scale, d[s]);
+    Dtype* to = diff + n * size;
+    for (Index i = 0; i < size; i += whole) {
+      const Index count = std::min(whole, size - i);
+      if (stream) {
+        Stream(from, count * sizeof(Dtype), to + i);
+      } else {
+        ScaleNumbers(scale, from, count, to + i);
       }
     }
   }
+#ifdef CHANNEL_SUM_X86
+  _mm_sfence();  // what was streamed is there for other threads, too
+#endif
+}
+
+// The same for all samples.
+template <typename Dtype>
+inline void BackwardCPU(const Plan& plan, Index channels, Dtype scale,
+    const Dtype* d, Dtype* diff, Index large = kLargeBytes) {
+  MakeDiff(plan, channels, scale, 0, plan.samples, d, diff, large);
 }
 
 #endif  // __CUDACC_RTC__
@@ -501,5 +697,9 @@ inline void BackwardCPU(const Plan& plan, Index channels, Dtype scale,
 }  // namespace caffe
 
 #undef CHANNEL_SUM_BOTH
+#undef CHANNEL_SUM_LOOP
+#undef CHANNEL_SUM_X86
+#undef CHANNEL_SUM_LOOPS_FOR
+#undef CHANNEL_SUM_CHOOSE
 
 #endif  // CAFFE_CHANNEL_SUM_EUCLIDEAN_LOSS_KERNELS_HPP_

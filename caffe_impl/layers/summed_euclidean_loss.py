@@ -68,8 +68,10 @@ class SummedEuclideanLossLayer(caffe.Layer):
     def forward(self, bottom, top):
         s1, s2 = self.summed(bottom[0].data), self.summed(bottom[1].data)
         self.d = s1 - s2.reshape(s1.shape)  # N, C or 1, S... or 1...
-        # Squared and added in double: this sum has the most terms, and all of one sign.
-        total = np.square(self.d, dtype=np.float64).sum()
+        # Squared and added in double: this sum has the most terms, and all of one sign. einsum
+        # makes no array of the squares, which would be twice the size of an input's.
+        flat = self.d.ravel()
+        total = np.einsum("i,i", flat, flat, dtype=np.float64)
         top[0].data[...] = total / (2 * bottom[0].shape[0])
 
     def backward(self, top, propagate_down, bottom):
@@ -77,6 +79,9 @@ class SummedEuclideanLossLayer(caffe.Layer):
         for i, sign in enumerate((1, -1)):  # by index: pycaffe cannot iterate over bottom
             if propagate_down[i]:
                 shape = tuple(bottom[i].shape)
+                if self.sum == "none":  # d is as large as the diff: not two arrays of that size
+                    np.multiply(self.d, sign * scale, out=bottom[i].diff)
+                    continue
                 gradient = sign * scale * self.d  # broadcast over the summed axes below
                 if self.sum == "tail":
                     gradient = gradient.reshape((shape[0],) + (1,) * (len(shape) - 1))

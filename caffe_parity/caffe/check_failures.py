@@ -35,6 +35,15 @@ _SHAPES = "the shapes of a layer's bottoms do not fit one another: compare those
 
 _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (
+        r"ended with signal SIGFPE",
+        "C++ of a layer divided by 0, as Caffe's own does where a blob has no elements (a Filter "
+        "that keeps no sample, a batch of none)",
+    ),
+    (
+        r"ended with signal SIGSEGV",
+        "C++ of a layer used memory that is not its own: an index beyond a blob, a pointer to none",
+    ),
+    (
         r"Unknown bottom blob '(?P<blob>[^']*)' \(layer '(?P<layer>[^']*)'",
         "the layer {layer!r} reads {blob!r}, which no layer before it makes: compare the names, "
         "the order of the layers, and the phase of each",
@@ -58,7 +67,8 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (
         r"top\.size\(\) == num_loss_weights \((?P<tops>\d+) vs\. (?P<weights>\d+)\)",
         "a layer with {weights} loss_weight entries has another number of tops, {tops}: write one "
-        "for each top, or none",
+        "for each top, or none; a SoftmaxWithLoss with a second top Caffe 1.0 itself refuses: "
+        "leave that top out, and let a Softmax layer make it",
     ),
     (
         r"Top blob '(?P<blob>[^']*)' produced by multiple sources",
@@ -105,7 +115,10 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         r"channels_? % group_?|multiples of group",
         "the channels and num_output of a Convolution must be multiples of its group",
     ),
-    (r"propagate_down", "propagate_down must stand once for each bottom of the layer, or not"),
+    (
+        r"propagate_down param",
+        "propagate_down must stand once for each bottom of the layer, or not",
+    ),
     (
         r"[Ff]ailed to open|[Cc]ould not open|No such file|Unable to open",
         "a file that the net reads is not there, or cannot be read",

@@ -17,30 +17,28 @@ are copied into its source tree as a user of Caffe would copy them).
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from caffe_parity.caffe import cache, debian, install, programs
+from caffe_parity.caffe import cache, debian, install, source_build
 from caffe_parity.caffe.install import BULLSEYE, InstallError
+from caffe_parity.caffe.source_build import MULTIARCH, PACKAGE, Tree, unpack_source
 from caffe_parity.progress import Progress
 
 DATA = debian.DATA["cuda"]
 LAYOUT = 1  # counts the changes of what this file makes out of the same sources
 CODE = (".cpp", ".cu")
 LOG = "cuda-build.log"
+ADVICE = "read the log; PARITY_CUDA_ARCH must name architectures that CUDA 13.0 knows."
 TOOLKIT = "cuda/nvidia/cu13"  # where PyPI's packages of CUDA 13 put all that they have
-MULTIARCH = "usr/lib/x86_64-linux-gnu"
-PYCAFFE = "usr/lib/python3/dist-packages/caffe"
 
 EDITION = replace(
     BULLSEYE,
@@ -54,8 +52,8 @@ WHEELS: dict[str, str] = DATA["wheels"]
 DELETED = {file: tuple(texts) for file, texts in DATA["deleted"].items()}
 """What is deleted from Caffe's source files so that CUDA 13 compiles them."""
 
-OPTIONS: dict[str, Any] = DATA["options"]
-"""Settings of Caffe's cmake that are the same everywhere."""
+OPTIONS: dict[str, Any] = source_build.DATA["options"] | DATA["options"]
+"""Settings of Caffe's cmake that are the same on every machine."""
 
 
 def architectures() -> tuple[str, ...]:
@@ -121,27 +119,27 @@ def build(progress: Progress | None = None) -> Path:
     """
     progress = Progress() if progress is None else progress
     wanted = architectures()
-    if re.search(r"[\s:;,$]", str(cache.folder())):
-        raise InstallError(
-            f"the path of the cache folder is {str(cache.folder())!r}.",
-            "one without spaces and other signs that make and a search path cannot hold.",
-            "set PARITY_CACHE to such a folder.",
-        )
+    source_build.check_folder()
 
     def fill(work: Path) -> dict[str, Any]:
         install.check_space(work, EDITION.room * 10**9)
         apt, packages = install.unpack_packages(work, EDITION, progress, sources=True)
-        root, source = work / cache.ROOT, work / "source"
-        _make_tools(root, work / "bin")
+        root = work / cache.ROOT
+        tree = Tree(root, work, LOG, "building Caffe with CUDA", ADVICE)
+        tree.make_tools()
         progress("fetching Caffe's source")
-        version = _unpack_source(apt.download_source("caffe"), source, work / "bin")
-        delete_lines(source)
+        version = unpack_source(apt.download_source("caffe"), tree.source, tree.tools)
+        delete_lines(tree.source)
         for place, file in extra_layers().items():
-            shutil.copy(file, source / place)
+            shutil.copy(file, tree.source / place)
         shutil.rmtree(work / "apt")
         _fetch_toolkit(work, progress)
-        _compile(work, wanted, progress)
-        _put_in_place(work)
+        tree.compile(_options(tree, wanted), progress, f"for {' '.join(wanted)}, ")
+        tree.put_in_place(root / MULTIARCH, root / PACKAGE)
+        shutil.copytree(tree.source / "include/caffe", root / "usr/include/caffe")
+        proto = root / "usr/include/caffe/proto"
+        proto.mkdir(exist_ok=True)
+        shutil.copy(tree.made / "include/caffe/proto/caffe.pb.h", proto)
         progress("importing Caffe")
         facts = install.try_caffe(python_command(root))
         cuda = {"architectures": wanted, "toolkit": list(WHEELS), "source": version}
@@ -171,6 +169,17 @@ def _driver_folder() -> list[Path]:
     return [Path(folder).absolute() for folder in there if folder][:1]
 
 
+def _options(tree: Tree, wanted: Sequence[str]) -> dict[str, str]:
+    """The settings of Caffe's cmake that CUDA wants."""
+    places = {"tools": tree.tools, "toolkit": tree.root / TOOLKIT}
+    return {
+        **DATA["options"],
+        "CUDA_ARCH_BIN": " ".join(wanted),
+        "CUDA_ARCH_PTX": wanted[-1],
+        **{option: place.format(**places) for option, place in DATA["places"].items()},
+    }
+
+
 def delete_lines(source: Path, deleted: Mapping[str, Sequence[str]] = DELETED) -> None:
     """Delete from the files in `source` the texts that `deleted` lists for each.
 
@@ -197,39 +206,6 @@ def delete_lines(source: Path, deleted: Mapping[str, Sequence[str]] = DELETED) -
         path.write_text(content)
 
 
-def _make_tools(root: Path, folder: Path) -> None:
-    """Write scripts into `folder` that run the build tools of `root` on their own libraries.
-
-    Only they see those libraries: what else the build calls is the host's (sh, cp, ln).
-    """
-    folder.mkdir()
-    own = {"LD_LIBRARY_PATH": str(root / MULTIARCH)}
-    for program in DATA["tools"]:
-        programs.write_script(folder / program, [f"{root}/usr/bin/{program}"], own)
-    for program in ("gcc", "g++"):
-        command, variables = install.compiler_command(root, program)
-        no_path = f"-ffile-prefix-map={root.parent}=."  # of this machine, in what it makes
-        programs.write_script(folder / program, [*command, no_path], variables)
-    programs.write_script(folder / "python3", *install.python_command(root))
-
-
-def _unpack_source(fetched: Path, source: Path, tools: Path) -> str:
-    """Unpack the source package in `fetched` into `source`, with Debian's patches applied.
-
-    Returns its version.
-    """
-    source.mkdir()
-    description = next(fetched.glob("*.dsc"))
-    for part in ("orig", "debian"):  # neither has a folder of its own around its files
-        archive = next(fetched.glob(f"*.{part}.tar.*"))
-        command = ["tar", "-x", "--no-same-owner", "-f", str(archive), "-C", str(source)]
-        _run(command, source, log=None)
-    for patch in (source / "debian/patches/series").read_text().split():
-        file = source / "debian/patches" / patch
-        _run([str(tools / "patch"), "-p1", "-s", "-i", str(file)], source, log=None)
-    return description.stem.removeprefix("caffe_")
-
-
 def _fetch_toolkit(work: Path, progress: Progress) -> None:
     """Install CUDA's compiler and libraries from PyPI into the root, with this Python's own pip."""
     wanted = work / "requirements.txt"
@@ -245,7 +221,7 @@ def _fetch_toolkit(work: Path, progress: Progress) -> None:
     (work / "tmp").mkdir()
     environment = os.environ | {"PIP_USER": "0", "TMPDIR": str(work / "tmp")}
     try:
-        _run(command, work, log=None, environment=environment)
+        source_build.run(command, work, log=None, environment=environment)
     except InstallError as error:
         raise InstallError(
             f"CUDA's compiler and libraries could not be fetched from PyPI.\n{error.happened}",
@@ -263,85 +239,3 @@ def _fetch_toolkit(work: Path, progress: Progress) -> None:
         link = library.with_name(library.name.partition(".so.")[0] + ".so")
         link.symlink_to(library.name)
     (target / "lib64").symlink_to("lib")
-
-
-def _compile(work: Path, wanted: Sequence[str], progress: Progress) -> None:
-    """Run Caffe's cmake and make."""
-    root, tools, build = work / cache.ROOT, work / "bin", work / "build"
-    places = {"root": root, "tools": tools}
-    places |= {"libraries": root / MULTIARCH, "toolkit": root / TOOLKIT}
-    options = OPTIONS | {
-        "CUDA_ARCH_BIN": " ".join(wanted),
-        "CUDA_ARCH_PTX": wanted[-1],
-        **{option: place.format(**places) for option, place in DATA["places"].items()},
-    }
-    settings = [f"-D{key}={value}" for key, value in options.items()]
-    build.mkdir()
-    log = work / LOG
-    # Nothing of the user's environment: flags set there would end up in what is built.
-    environment = {
-        "PATH": f"{tools}:/usr/bin:/bin",
-        "LC_ALL": "C",
-        "HOME": str(work),
-        "TMPDIR": str(work / "tmp"),
-    }
-
-    def watch(said: str) -> None:
-        for percent in re.findall(r"^\[ *(\d+)%\]", said, re.MULTILINE)[-1:]:
-            progress("building Caffe with CUDA", f"{percent} %", int(percent) / 100)
-
-    jobs = len(os.sched_getaffinity(0))
-    progress("building Caffe with CUDA", f"for {' '.join(wanted)}, on {jobs} cores")
-    _run([str(tools / "cmake"), str(work / "source"), *settings], build, log, environment)
-    command = [str(tools / "make"), f"-j{jobs}", "pycaffe"]
-    _run(command, build, log, environment, watch)
-
-
-def _put_in_place(work: Path) -> None:
-    """Put what was built where Debian's packages have it."""
-    root, source, build = work / cache.ROOT, work / "source", work / "build"
-    libraries = root / MULTIARCH
-    shutil.copy(build / "lib/libcaffe.so.1.0.0", libraries)
-    for link in ("libcaffe.so.1", "libcaffe.so"):
-        (libraries / link).symlink_to("libcaffe.so.1.0.0")
-    ignored = shutil.ignore_patterns("*.cpp", "*.so", "test", "__pycache__")
-    shutil.copytree(source / "python/caffe", root / PYCAFFE, ignore=ignored)
-    shutil.copy(build / "lib/_caffe.so", root / PYCAFFE)
-    shutil.copytree(source / "include/caffe", root / "usr/include/caffe")
-    proto = root / "usr/include/caffe/proto"
-    proto.mkdir(exist_ok=True)
-    shutil.copy(build / "include/caffe/proto/caffe.pb.h", proto)
-    for file in (libraries / "libcaffe.so.1.0.0", root / PYCAFFE / "_caffe.so"):
-        _run([str(work / "bin/strip"), "--strip-unneeded", str(file)], work, log=None)
-
-
-def _run(
-    command: Sequence[str],
-    folder: Path,
-    log: Path | None,
-    environment: Mapping[str, str] | None = None,
-    watch: Callable[[str], None] = lambda said: None,
-) -> None:
-    """Run a program of the build; `watch` gets what it prints piece by piece, and `log` all of it.
-
-    Raises InstallError, which quotes the first error, if it fails; the log is kept then.
-    """
-    status, text = programs.run(command, folder, environment, watch)
-    if log is not None:
-        with log.open("a") as file:
-            file.write(f"$ {shlex.join(command)}\n{text}\n")
-    if status == 0:
-        return
-    if full := programs.full_disk(text):
-        raise OSError(errno.ENOSPC, full)
-    kept = ""
-    advice = "try again; if PARITY_MIRROR is set, try another Debian mirror."
-    if log is not None:
-        shutil.copy(log, cache.folder() / LOG)
-        kept = f"\n  log:      {cache.folder() / LOG}"
-        advice = "read the log; PARITY_CUDA_ARCH must name architectures that CUDA 13.0 knows."
-    raise InstallError(
-        f"{Path(command[0]).name} failed.\n  said:     {programs.first_error(text)}{kept}",
-        "Debian 11's source package of Caffe and CUDA 13.0, which build together.",
-        advice,
-    )

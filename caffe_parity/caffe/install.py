@@ -21,7 +21,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -183,6 +183,17 @@ def python_command(
     return command, environment
 
 
+def overlaid(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The command and environment of the installed Caffe's Python, with the Caffe in `folder`."""
+    made, number = list(command), list(command).index("--library-path") + 1
+    made[number] = f"{folder / 'lib'}:{made[number]}"
+    more = environment.get("PYTHONPATH", "")
+    path = f"{folder / 'python'}{':' if more else ''}{more}"
+    return tuple(made), {**environment, "PYTHONPATH": path}
+
+
 def compiler_command(
     root: Path, program: str = "g++"
 ) -> tuple[tuple[str, ...], dict[str, str | None]]:
@@ -255,9 +266,13 @@ def understood(room: int = 1) -> Iterator[None]:
 
 
 def unpack_packages(
-    work: Path, edition: Edition, progress: Progress, sources: bool = False
+    work: Path,
+    edition: Edition,
+    progress: Progress,
+    sources: bool = False,
+    there: Collection[str] = (),
 ) -> tuple[Apt, dict[str, str]]:
-    """Fetch the packages of `edition` and unpack them into ROOT in `work`.
+    """Fetch the packages of `edition` and unpack them into ROOT in `work`, but for those `there`.
 
     Returns the apt that fetched them, which has source packages too if `sources`, and the version
     of each.
@@ -268,7 +283,8 @@ def unpack_packages(
     archives = [
         each
         for each in apt.plan(edition.packages)
-        if not any(fnmatchcase(each.package, pattern) for pattern in edition.unneeded)
+        if each.package not in there
+        and not any(fnmatchcase(each.package, pattern) for pattern in edition.unneeded)
     ]
     total = sum(archive.size for archive in archives)
     # Measured: 195 MB of archives unpack to 720 MB, and both are there at the same time.
@@ -339,7 +355,7 @@ def _let_plots_find_their_files(root: Path) -> None:
     """Put links where matplotlib looks first: Debian's looks for absolute paths next."""
     data, config = root / PLOTS / "mpl-data", root / PLOTS / "config"
     package = root / "usr/lib/python3/dist-packages/matplotlib"
-    if data.is_dir() and package.is_dir():
+    if data.is_dir() and package.is_dir() and not config.is_dir():
         config.mkdir()
         (package / "mpl-data").symlink_to(os.path.relpath(data, package))
         (config / "matplotlibrc").symlink_to("../mpl-data/matplotlibrc")

@@ -15,6 +15,7 @@ from typing import Any
 from caffe_parity.caffe import cache, cuda_build, packages
 from caffe_parity.caffe import install as installer
 from caffe_parity.caffe.ask import NoAnswer, ask
+from caffe_parity.caffe.install import overlaid
 from caffe_parity.checkout import advice
 from caffe_parity.errors import ParityError
 
@@ -37,7 +38,8 @@ class Interpreter:
     """A Python that can `import caffe`.
 
     `command` followed by a script (or -c and code) runs it; `environment` holds the variables to
-    set on top of the present ones; `source` is "CAFFE_PYTHON", "installed" or "installed-cuda".
+    set on top of the present ones; `source` is "CAFFE_PYTHON", "installed", "installed-cuda", or
+    "drop-in" for one that was built with a user's own files.
     """
 
     command: tuple[str, ...]
@@ -96,6 +98,12 @@ def find(install: bool = True) -> Interpreter:
         return Interpreter(*cuda_build.python_command(root, blas), "installed-cuda")
     command, environment = installer.python_command(root, blas)
     return Interpreter(command, environment | packages.variables(), "installed")
+
+
+def with_files(installed: Interpreter, folder: Path) -> Interpreter:
+    """The Caffe in `folder`, which was built with a user's files, in an installed one's Python."""
+    command, environment = overlaid(installed.command, installed.environment, folder)
+    return Interpreter(command, environment, "drop-in")
 
 
 def _choice(variable: str, known: tuple[str, ...]) -> str:

@@ -37,6 +37,9 @@ _PYTHON_2 = {
 NOT_IMPLEMENTED = "Not Implemented Yet"
 """What Caffe's macro NOT_IMPLEMENTED says."""
 
+NO_MODULE = "returned NULL without setting an error"
+"""What Caffe's caller gets where a layer's module cannot be imported, which is printed alone."""
+
 NO_FORWARD = (
     "the layer has no forward on the CPU, only for a GPU if at all: write its Forward_cpu, or run "
     "it in a Caffe with CUDA on a machine with a GPU (docs/gpu.md)"
@@ -104,7 +107,7 @@ def told(error: CaffeError, path: Sequence[str] = (), verbose: bool = False) -> 
     said, traceback = str(error), error.traceback if isinstance(error, LayerError) else ""
     if isinstance(error, CaffeCrash):
         said = meaning(said)
-    if "returned NULL without setting an error" in said:
+    if NO_MODULE in said:
         said, traceback = "the layer's module cannot be imported", ""
         missing = _no_such_class(error.output, path)
         if missing:

@@ -99,7 +99,7 @@ def build(
             own words for files.
     """
     parents = tuple(dict.fromkeys(each.parent for each in sources))
-    trees = tuple(each / "../../../include" for each in parents if _in_tree(each))
+    trees = tuple(each / "../../../include" for each in parents if in_tree(each))
     with tempfile.TemporaryDirectory() as include:
         headers = link_headers(Path(include), (*folders, *parents))
         for own in (tree / f"caffe/layers/{each.stem}.hpp" for tree in trees for each in sources):
@@ -208,7 +208,7 @@ class _Work:
                 continue
             if file.stem in {each.stem for each in self.sources} or not known.exists():
                 continue
-            if _code(file) != _code(known):
+            if code(file) != code(known):
                 raise CompileError(
                     f"{file.resolve()} is another than that of Caffe 1.0, and the code of its "
                     "class is Caffe's.\n"
@@ -222,9 +222,9 @@ class _Work:
         objects = [
             compiling.compile_cuda(root, output, each, self.places) for each in self.kernels()
         ]
-        for number, source in enumerate(self.sources):
+        for number, each in enumerate(self.sources):
             objects.append(output / f"{number}.o")
-            compile_object(root, source, objects[-1], self.places, self.flags)
+            compile_object(root, each, objects[-1], self.places, self.flags)
         try:
             self._link(output, [*objects, kit / "registration.o"])
         except CompileError as error:
@@ -232,12 +232,12 @@ class _Work:
             on_gpu = [name for name in missing if "_gpu" in name]
             if self.cuda or not on_gpu or on_gpu != missing:
                 raise
-            stubs = output / "stubs.cpp"
-            stubs.write_text(_stubs(dict(zip(on_gpu, readable(root, on_gpu), strict=True))))
+            source = output / "stubs.cpp"
+            source.write_text(stubs(dict(zip(on_gpu, readable(root, on_gpu), strict=True))))
             objects.append(output / "stubs.o")
-            compile_object(root, stubs, objects[-1], (), ())
+            compile_object(root, source, objects[-1], (), ())
             self._link(output, [*objects, kit / "registration.o"])
-            stubs.unlink()
+            source.unlink()
         for each in objects:
             each.unlink()
 
@@ -288,12 +288,12 @@ class _Work:
 _INCLUDED = re.compile(r'^# \d+ "([^"]+\.(?:hpp|h))"', re.MULTILINE)
 
 
-def _in_tree(folder: Path) -> bool:
+def in_tree(folder: Path) -> bool:
     """Whether a folder is that of the layers in the source tree of a Caffe."""
     return folder.absolute().parts[-3:] == ("src", "caffe", "layers")
 
 
-def _code(header: Path) -> list[str]:
+def code(header: Path) -> list[str]:
     """The words of a header, without its comments."""
     text = _COMMENT.sub(
         lambda each: each[0] if each[0][0] == '"' else " ", header.read_text(errors="replace")
@@ -366,7 +366,7 @@ def readable(root: Path, symbols: Sequence[str]) -> list[str]:
     return said.splitlines()
 
 
-def _stubs(names: dict[str, str]) -> str:
+def stubs(names: dict[str, str]) -> str:
     """The source of functions that end the process, as STUB_GPU makes them, by their symbols."""
     text = "#include <cstdio>\n#include <cstdlib>\n"
     for number, (symbol, name) in enumerate(names.items()):
@@ -393,8 +393,8 @@ _ADVICE = (
     (
         r"Parameter'\}? has no member named",
         "a field that a fork added to a message of Caffe's own: a plug-in cannot have it (--proto "
-        "adds messages, and fields of LayerParameter); give it a message of its own, or set "
-        "CAFFE_PYTHON to the Python of the fork, built",
+        "adds messages, and fields of LayerParameter): --proto FILE with the caffe.proto that has "
+        "it builds a Caffe with it",
     ),
     (
         r"error: ?.*'?(cuda\w*|cublas\w*|cudnn\w*|caffe_gpu_\w+|CUDA_\w+|__global__)\b|"
@@ -405,9 +405,9 @@ _ADVICE = (
     (
         r"class caffe::(Layer|Blob|Net|SyncedMemory|LossLayer|Caffe)\b.*has no member named|"
         r"is not a member of 'caffe(::Caffe)?'",
-        "Caffe 1.0's class or function is another than the fork's: a plug-in cannot change "
-        "Caffe's core; write it with what Caffe 1.0 has, add the source that defines it with "
-        "--load, or set CAFFE_PYTHON to the Python of the fork, built",
+        "Caffe 1.0's class or function is another than the fork's: write it with what Caffe 1.0 "
+        "has, add the source that defines it with --load, or add the fork's header and source of "
+        "Caffe's core (--load blob.hpp --load blob.cpp), with which a Caffe is built",
     ),
     (
         r"invalid new-expression of abstract class|marked '(override|final)', but",

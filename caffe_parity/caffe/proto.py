@@ -6,7 +6,8 @@ private copy of its header declares the fields' accessors, which need no room in
 read the layer's block from a string field that Caffe has no use for outside Python layers,
 `python_param.param_str`, where the worker's op "plain" puts it.
 
-What a fork changes in messages that Caffe has itself is left out, and named.
+What a fork changes in messages that Caffe has itself is left out, and named; where it is needed, a
+Caffe is built with the `merged` file (`drop_in`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,49 +31,70 @@ SCHEMA = "schema"
 
 
 @dataclass(frozen=True)
-class Extension:
-    """What a caffe.proto adds to Caffe's own.
+class Changes:
+    """What a caffe.proto says that Caffe's own does not.
 
     Attributes:
-        messages: the new messages and enums.
+        new: the new messages and enums, by their names.
         fields: the new fields of LayerParameter.
         left_out: what it changes in messages of Caffe's own, as `MESSAGE.FIELD`.
+        defaults: of these, the fields of which it changes nothing but the default.
+    """
+
+    new: Mapping[str, str]
+    fields: Mapping[str, str]
+    left_out: tuple[str, ...]
+    defaults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What a caffe.proto adds to Caffe's own, for a plug-in.
+
+    Attributes:
         library: a library with the messages, which a plug-in links to.
         include: a folder with headers, to go before all others.
         schema: a file for the worker's op "plain".
     """
 
-    messages: tuple[str, ...]
-    fields: tuple[str, ...]
-    left_out: tuple[str, ...]
     library: Path
     include: Path
     schema: Path
 
 
-def extension(root: Path, file: Path) -> Extension:
-    """Return what `file` adds to the caffe.proto of the Caffe in `root`, compiled if it is new.
+def changes(root: Path, file: Path) -> Changes:
+    """Return what `file` says that the caffe.proto of the Caffe in `root` does not.
 
     Args:
         root: the folder of an installed Caffe.
         file: a whole caffe.proto, or only what is to be added to one.
 
     Raises:
-        CompileError: it cannot be read, adds nothing, or protoc refuses it.
+        CompileError: it cannot be read, or says nothing new.
     """
     try:
         text = without_comments(file.read_text(errors="replace"))
     except OSError as error:
         raise CompileError(f"cannot read {file}: {error.strerror}") from error
-    own = _caffe_proto(root)
-    known = json.loads((own / "known.json").read_text())
-    new, fields, left_out = _sorted(text, known)
-    if not new and not fields:
+    known = json.loads((_caffe_proto(root) / "known.json").read_text())
+    found = _sorted(text, known)
+    if not found.new and not found.fields and not found.left_out:
         raise CompileError(
             f"{file} adds no message and no field of LayerParameter to Caffe's own caffe.proto.\n"
             "  to do: name the caffe.proto of the layer's fork, or the part that was added to it; "
             "a layer that needs none needs no --proto."
         )
+    return found
+
+
+def extension(root: Path, file: Path, found: Changes) -> Extension:
+    """Return what `file` adds to the caffe.proto of the Caffe in `root`, compiled if it is new.
+
+    Raises:
+        CompileError: protoc refuses it.
+    """
+    own = _caffe_proto(root)
+    new, fields = found.new, found.fields
     body = "\n".join([*new.values(), f"message {FIELDS} {{", *fields.values(), "}"])
     space = f"parity_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
 
@@ -113,14 +135,7 @@ def extension(root: Path, file: Path) -> Extension:
             each.unlink()
 
     folder = cached("proto", (str(root), space, _ACCESSORS, _MERGE, own.name), make)
-    return Extension(
-        tuple(new),
-        tuple(fields),
-        tuple(left_out),
-        folder / f"{space}.so",
-        folder / "include",
-        folder / SCHEMA,
-    )
+    return Extension(folder / f"{space}.so", folder / "include", folder / SCHEMA)
 
 
 def without_comments(text: str) -> str:
@@ -148,13 +163,10 @@ _FIELD = re.compile(r"(optional|required|repeated)\s+([\w.]+)\s+(\w+)\s*=\s*\d+\
 _DEFAULT = re.compile(r"\bdefault\s*=\s*(\"[^\"]*\"|'[^']*'|[^,\]\s]+)")
 
 
-def _sorted(
-    text: str, known: Mapping[str, Any]
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """New messages and enums, new fields of LayerParameter, and changes of Caffe's messages."""
+def _sorted(text: str, known: Mapping[str, Any]) -> Changes:
     new: dict[str, str] = {}
     fields: dict[str, str] = {}
-    left_out: list[str] = []
+    others: dict[str, str] = {}
     for statement in statements(text):
         block = _BLOCK.match(statement)
         if not block:
@@ -166,20 +178,26 @@ def _sorted(
                 field = _FIELD.match(each)
                 if field and field[3] not in known["LayerParameter"]:
                     fields[field[3]] = each
-                elif field and _differs(each, known["LayerParameter"][field[3]]):
-                    left_out.append(f"LayerParameter.{field[3]}")
+                elif field and (kind := _difference(each, known["LayerParameter"][field[3]])):
+                    others[f"LayerParameter.{field[3]}"] = kind
         else:
-            left_out += _changes(block[2], block[1], block[3], known)
-    return new, fields, left_out
+            others |= dict(_changes(block[2], block[1], block[3], known))
+    defaults = tuple(name for name, kind in others.items() if kind == "default")
+    return Changes(new, fields, tuple(others), defaults)
 
 
-def _changes(name: str, kind: str, body: str, known: Mapping[str, Any]) -> Iterator[str]:
-    """What a message or an enum of Caffe's own has in `body` that it does not have in Caffe."""
+def _changes(
+    name: str, kind: str, body: str, known: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """What a message or an enum of Caffe's own has in `body` that it does not have in Caffe.
+
+    Each with what is changed in it: "new", or what `_difference` says.
+    """
     for each in statements(body):
         if kind == "enum":
             value = each.partition("=")[0].strip()
             if "=" in each and value not in known[name]:
-                yield f"{name}.{value}"
+                yield f"{name}.{value}", "new"
             continue
         block, field = _BLOCK.match(each), _FIELD.match(each)
         if block:
@@ -187,23 +205,98 @@ def _changes(name: str, kind: str, body: str, known: Mapping[str, Any]) -> Itera
             if inner in known:
                 yield from _changes(inner, block[1], block[3], known)
             else:
-                yield inner
-        elif field and (field[3] not in known[name] or _differs(each, known[name][field[3]])):
-            yield f"{name}.{field[3]}"
+                yield inner, "new"
+        elif field and field[3] not in known[name]:
+            yield f"{name}.{field[3]}", "new"
+        elif field and (what := _difference(each, known[name][field[3]])):
+            yield f"{name}.{field[3]}", what
 
 
-def _differs(statement: str, known: list[str]) -> bool:
-    """Whether a field has another label, type or default than Caffe's, which are `known`."""
+def _difference(statement: str, known: list[str]) -> str:
+    """What a field has another than Caffe's, whose label, type and default are `known`, or "".
+
+    "kind" is a label or a type, "default" the default alone.
+    """
     field = _FIELD.match(statement)
     assert field is not None
     label, kind, default = known
+    if (field[1], field[2].rpartition(".")[2]) != (label, kind):
+        return "kind"
     given = _DEFAULT.search(field[4] or "")
     value = given[1].strip("\"'") if given else ""
     try:
         same = float(value or 0) == float(default or 0)
     except ValueError:
         same = value == default or not (value and default)
-    return (field[1], field[2].rpartition(".")[2]) != (label, kind) or not same
+    return "" if same else "default"
+
+
+def merged(own: str, added: str, wants: Callable[[str], bool]) -> str:
+    """Caffe's caffe.proto with what another one adds and changes.
+
+    Where both have a field, the other's declaration counts, and where its number is that of another
+    field, that one gets a number that nobody has. Only a field with another label or type, which
+    Caffe's own code could not use, stays as it is, unless the other's code wants it.
+
+    Args:
+        own: the text of Caffe's.
+        added: that of the other, which may be a part of a file.
+        wants: whether code that comes with the second one speaks of a field.
+    """
+    theirs = (each for each in statements(without_comments(added)) if _BLOCK.match(each))
+    return "\n".join(_merged(list(statements(without_comments(own))), list(theirs), wants)) + "\n"
+
+
+_VALUE = re.compile(r"(\w+)\s*=\s*-?\d+")
+_NUMBER = re.compile(r"=\s*(-?\d+)")
+
+
+def _merged(own: Sequence[str], theirs: Sequence[str], wants: Callable[[str], bool]) -> list[str]:
+    """The statements of a file, a message or an enum with those of another of the same name."""
+    made = {_name(each): each for each in own}
+    taken: dict[str, str] = {}
+    for each in theirs:
+        name = _name(each)
+        mine = made.get(name)
+        block, field = _BLOCK.match(each), _FIELD.match(each)
+        if mine is None or not (block or field):
+            made[name] = each
+        elif block and (inside := _BLOCK.match(mine)):
+            body = _merged([*statements(inside[3])], [*statements(block[3])], wants)
+            made[name] = f"{inside[1]} {inside[2]} {{\n{chr(10).join(body)}\n}}"
+        elif field and (before := _FIELD.match(mine)):
+            other_kind = field[1] != before[1] or _plain(field[2]) != _plain(before[2])
+            made[name] = _numbered(mine, _number(each)) if other_kind and not wants(name) else each
+        taken[name] = made[name]
+    numbers = {_number(each) for each in taken.values()}
+    free = max([0, *(_number(each) or 0 for each in made.values())]) + 1
+    for name, each in made.items():
+        if name not in taken and _number(each) in numbers - {None}:
+            made[name] = _numbered(each, free)
+            free += 1
+    return list(made.values())
+
+
+def _plain(kind: str) -> str:
+    return kind.rpartition(".")[2]
+
+
+def _name(statement: str) -> str:
+    """What two statements of one name are told to be the same by."""
+    block, field, value = (each.match(statement) for each in (_BLOCK, _FIELD, _VALUE))
+    return block[2] if block else field[3] if field else value[1] if value else statement
+
+
+def _number(statement: str) -> int | None:
+    """The number of a field or a value of an enum."""
+    if _BLOCK.match(statement) or not (_FIELD.match(statement) or _VALUE.match(statement)):
+        return None
+    found = _NUMBER.search(statement)
+    return int(found[1]) if found else None
+
+
+def _numbered(statement: str, number: int | None) -> str:
+    return _NUMBER.sub(f"= {number}", statement, count=1)
 
 
 _KNOWN = """

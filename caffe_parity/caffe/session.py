@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffe_parity.caffe.driver import no_device
@@ -27,28 +28,42 @@ class Session:
         self._given: Caffe | None = None
         self._refusal: ParityError | None = None
         self._spare: Caffe | None = None
-        self._path: tuple[str, ...] | None = None
+        self._built: dict[Path, Caffe] = {}
+        self._paths: dict[Path | None, tuple[str, ...]] = {}
 
     def use(self, caffe: Caffe | None) -> None:
         """From now on this Caffe, which whoever gives it closes; None for one of its own again."""
         self._given = caffe
 
-    def running(self, path: tuple[str, ...] = ()) -> Caffe:
+    def running(self, path: tuple[str, ...] = (), built: Path | None = None) -> Caffe:
         """The Caffe for Python layers in these folders.
 
         Where the folders change, so does the process: what the layers of one have done to Caffe and
         to NumPy is no affair of the others'.
 
+        Args:
+            path: folders of Python layers.
+            built: the folder of a Caffe that was built with a user's files; None for the usual one.
+
         Raises:
             NoCaffe, InstallError: there is none. A failed install is not tried again.
         """
-        caffe = self._given or self._found()
-        if path and self._path != path:
-            if self._path is not None and self._given is None:
+        caffe = self._with_files(built) if built else self._given or self._found()
+        known = self._paths.get(built)
+        if path and known != path:
+            if known is not None and (built or self._given is None):
                 caffe.close()
-            self._path = path
+            self._paths[built] = path
         caffe.timeout = self.timeout
         return caffe
+
+    def _with_files(self, folder: Path) -> Caffe:
+        if folder not in self._built:
+            from caffe_parity.caffe import client, interpreter
+
+            usual = (self._given or self._found()).interpreter
+            self._built[folder] = client.Caffe(interpreter.with_files(usual, folder))
+        return self._built[folder]
 
     def obstacle(self) -> str | None:
         """Why nothing can run on the chosen device here, or None where something can."""
@@ -80,7 +95,9 @@ class Session:
         if self._caffe is not None:
             self._caffe.close()
             self._caffe, self._spare = self._spare or self._caffe, None
-        self._path = None
+        for each in self._built.values():
+            each.close()
+        self._paths.clear()
 
     def start(self) -> None:
         """Installs and starts Caffe; on a GPU, proves that it is one.
@@ -114,15 +131,16 @@ class Session:
     @property
     def used(self) -> Caffe | None:
         """The Caffe, if one was started."""
-        caffe = self._given or self._caffe
-        return caffe if caffe is not None and caffe.greeting else None
+        every = [*self._built.values(), self._given or self._caffe]
+        return next((each for each in every if each is not None and each.greeting), None)
 
     def close(self) -> None:
-        """Ends the process, if there is one."""
-        for each in (self._caffe, self._spare):
+        """Ends the processes, if there are any."""
+        for each in (self._caffe, self._spare, *self._built.values()):
             if each is not None:
                 each.close()
         self._spare = None
+        self._built.clear()
 
 
 SESSION = Session()

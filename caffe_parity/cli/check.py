@@ -161,7 +161,10 @@ def requested(options: argparse.Namespace) -> Request:
     if not 1 <= options.cases <= MOST_CASES:
         raise BadRequest(f"--cases: expected a number from 1 to {MOST_CASES}")
     if not 0 < options.timeout < LONGEST:
-        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
+        raise BadRequest(
+            f"--timeout {options.timeout:g}: expected a number of seconds above 0 and below "
+            f"{LONGEST:g}"
+        )
     if options.budget is not None and not options.budget > 0:
         raise BadRequest(f"--budget {options.budget:g}: expected a number of seconds above 0")
     if not 0 <= options.seed < 2**32:
@@ -244,7 +247,9 @@ def _checked(
     from caffe_parity.report import annotations, one_layer
     from caffe_parity.report.environment import environment
 
-    check = prepared(request, scratch)
+    with PROGRESS.shown():
+        PROGRESS.place = "preparing"
+        check = prepared(request, scratch)
     print("\n".join(inputs_lines(check, request)), flush=True)
     start = time.perf_counter()
     records: list[Record] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import shlex
 import signal
 import sys
@@ -185,6 +186,8 @@ def _actions(made: argparse.ArgumentParser, name: str) -> Sequence[argparse.Acti
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EBADF and error.filename is None:
+        return "a file descriptor of this process was closed, by the reference or the port"
     if isinstance(error, OSError) and error.strerror:
         what = error.filename if error.filename is not None else "a file, or the output"
         return f"{what}: {error.strerror}"

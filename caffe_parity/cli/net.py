@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import sys
 import tempfile
@@ -186,10 +187,13 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     from caffe_parity.whole.judged import comparison
 
     model = objects.port(options.port)
+    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
+        model = objects.made(options.port, model)
     if not isinstance(model, torch.nn.Module):
         raise BadRequest(
-            f"--port {options.port!r} is {type(model).__name__}: expected an nn.Module, whose "
-            "modules are held against the layers; a function is compared by `parity check`"
+            f"--port {options.port!r} is {type(model).__name__}: expected an nn.Module, its "
+            "class, or a function without arguments that makes it; `parity check` compares "
+            "functions"
         )
     request = _request(options)
     net = net_of(request, scratch)
@@ -223,6 +227,16 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     }
     report = Report("net", environment(), selection, records)
     return report, show.verdict(report, time.perf_counter() - began)
+
+
+def _parameters(function: Any) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether a call must give it."""
+    several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in several
 
 
 def _layer(request: Request, net: CaffeNet) -> Layer:

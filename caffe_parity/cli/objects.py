@@ -81,6 +81,12 @@ def reference(spec: str) -> Callable[..., Any] | Layer:
         BadRequest: it cannot be had, or is neither.
     """
     found = load_object(spec, "--reference")
+    if inspect.isclass(found):
+        name = found.__name__
+        raise BadRequest(
+            f"--reference {spec!r} is a class: expected a function of the net's inputs, which get "
+            f"there as float64; for an nn.Module: def reference(x): return {name}().double()(x)"
+        )
     if not callable(found) and not isinstance(found, Layer):
         raise BadRequest(f"--reference {spec!r} is {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
@@ -94,20 +100,29 @@ def port(spec: str) -> Callable[..., Any]:
     """
     found = load_object(spec, "--port")
     if inspect.isclass(found):
-        try:
-            with running(f"the port {spec}"):
-                found = found()
-        except TypeError as error:
-            raise BadRequest(
-                f"--port {spec!r} is a class that needs arguments ({error}): "
-                "name a function or a ready object instead"
-            ) from error
-        except BaseException as error:
-            if ends_the_run(error):
-                raise
-            raise BadRequest(
-                f"--port {spec!r} cannot be made: {type(error).__name__}: {error}"
-            ) from error
+        found = made(spec, found)
     if not callable(found):
         raise BadRequest(f"--port {spec!r} is {type(found).__name__}, not callable")
     return found  # type: ignore[no-any-return]
+
+
+def made(spec: str, maker: Callable[..., Any]) -> Any:
+    """What a class, or a function that makes a model, gives without arguments.
+
+    Raises:
+        BadRequest: it needs some, or raises.
+    """
+    try:
+        with running(f"the port {spec}"):
+            return maker()
+    except TypeError as error:
+        raise BadRequest(
+            f"--port {spec!r} is a {'class' if inspect.isclass(maker) else 'function'} that needs "
+            f"arguments ({error}): name a function or a ready object instead"
+        ) from error
+    except BaseException as error:
+        if ends_the_run(error):
+            raise
+        raise BadRequest(
+            f"--port {spec!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error

@@ -5,30 +5,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_parity.contract import PARAM, STATE, BadRequest, Shape
-from caffe_parity.progress import PROGRESS
 
 if TYPE_CHECKING:
     from caffe_parity.caffe.client import CaffeError
-    from caffe_parity.caffe.compile import CompileError
-    from caffe_parity.caffe.proto import Extension
     from caffe_parity.contract import Structure
     from caffe_parity.engine.caffe_net import CaffeNet
     from caffe_parity.layer import Layer
 
 NET, PORT = "caffe", "port"
 """The names of the variants of a check."""
-
-COMPILER_LINES = 20
-"""Of what a compiler says, the lines that are shown: the rest follows from the first error."""
-
-LEFT_OUT = 8
-"""Of what --proto leaves out, the names that are shown."""
 
 CHANGES = 40
 """Of the lines that --py2 converts, those that are shown."""
@@ -231,9 +223,25 @@ def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Stru
         raise BadRequest(f"Caffe cannot build {net.spec}: {told}") from error
     for kind in net.replaces(case):
         print(f"  {kind}: yours, in place of Caffe's own")
+    for line in _about_phase_and_weight(net.described(case)):
+        print(line)
     if owned and not layer.takes_params:
         print("  params: not compared, since the reference has no argument `param`")
     return seen_from_outside(layer, net, case)
+
+
+def _about_phase_and_weight(said: Mapping[str, Any]) -> list[str]:
+    """What of the net is another than its text says, or than is usual."""
+    lines = []
+    if said["phase"] == "TEST":
+        lines.append("  phase: TEST, since nothing computes in phase TRAIN")
+    for top, weight in said["weights"].items() if len(said["weights"]) == 1 else ():
+        if weight != 1:
+            lines.append(
+                f"  loss_weight: {weight:g} of {top} in the net; 1, 2.5 and -0.75 take its place, "
+                "so the reference gives the loss without it"
+            )
+    return lines
 
 
 def _about_param_str(net: CaffeNet, request: Request, error: CaffeError) -> str:
@@ -253,9 +261,17 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     Raises:
         BadRequest: a file cannot be read, or what the layer needs is missing.
     """
-    from caffe_parity.engine.caffe_net import plain
     from caffe_parity.nets import Declared, located, text_of
 
+    if not request.net.strip():
+        raise BadRequest("NET is empty: expected a .prototxt file, or FILE.py:CLASS")
+    if request.net.endswith(".py") and Path(request.net).is_file():
+        text = Path(request.net).read_text(errors="replace")
+        classes = re.findall(r"^class\s+(\w+)", text, re.MULTILINE)
+        raise BadRequest(
+            f"{request.net} is a Python file: expected FILE.py:CLASS; its classes are "
+            f"{', '.join(classes) or 'none'}"
+        )
     module, colon, _ = request.net.rpartition(":")
     is_layer = bool(colon) and not Path(request.net).exists()
     if is_layer and module.endswith(".py") and not Path(module).is_file():
@@ -280,21 +296,19 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     for folder in request.path:
         if not Path(folder).is_dir():
             raise BadRequest(f"--path {folder}: there is no such folder")
-    loaded, extension = _libraries(request)
     declared = Declared(
         request.net,
         is_layer,
         request.param_str,
         request.path,
-        load=tuple(loaded),
-        called=tuple(loaded.values()),
+        load=request.load,
+        proto=request.proto,
         tops=request.tops,
         weights=request.weights or "",
     )
-    net = located(declared, Path())
-    if extension:
-        schema, text = extension.schema, net.text
-        net = replace(net, text=lambda case: plain(text(case), schema))
+    net = located(declared, Path(), lambda text: print(text, flush=True), "--")
+    if net.sources:
+        net.sources.made  # noqa: B018  # compiled before anything else is looked at
     return _of_python3(net, request, scratch) if request.py2 else net
 
 
@@ -373,91 +387,3 @@ def _how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
         f"{net}: {', '.join(layers)} reads {', '.join(unknown)} from files, which are not read "
         f"here: give shapes, {options}, or the arrays, --inputs FILE.npz"
     )
-
-
-def _libraries(request: Request) -> tuple[dict[str, str], Extension | None]:
-    """The paths of the compiled layers and how they were asked for; and the sources' messages.
-
-    All C++ source is compiled into one.
-
-    Raises:
-        BadRequest: there is no such file, or it cannot be compiled.
-    """
-    from caffe_parity.caffe import layer_errors, plugin
-    from caffe_parity.caffe.compile import CompileError
-    from caffe_parity.caffe.session import SESSION
-
-    for name in request.load:
-        if not Path(name).is_file():
-            raise BadRequest(f"--load {name}: there is no such file")
-        if request.load.count(name) > 1:
-            raise BadRequest(f"--load {name} is given twice")
-    sources = [each for each in request.load if Path(each).suffix in plugin.SOURCES]
-    libraries = [each for each in request.load if each not in sources]
-    made = {str(Path(each).resolve()): f"--load {each}" for each in libraries}
-    if request.proto is not None and not sources:
-        raise BadRequest(
-            f"--proto {request.proto}: it belongs to a compiled layer's source: --load FILE.cpp"
-        )
-    if not sources:
-        return made, None
-    root = SESSION.running().interpreter.root
-    if root is None:
-        raise BadRequest(
-            f"--load {sources[0]}: only for the Caffe that is installed by `parity install-caffe` "
-            "there is a compiler; for the one of CAFFE_PYTHON give the library "
-            "(docs/compiled_layer.md)"
-        )
-    files = [Path(each) for each in sources]
-    for each in plugin.without_code(files):
-        advice = layer_errors.NO_FORWARD if each.forward else layer_errors.NO_BACKWARD
-        print(f"  {each.where}: {each.function} is NOT_IMPLEMENTED: {advice}")
-    named = " ".join(sources)
-
-    def starting() -> None:
-        print(f"  compiling {named}", flush=True)
-
-    extension = _extension(request.proto, root) if request.proto is not None else None
-    folders = [Path(each) for each in request.path]
-    try:
-        with PROGRESS.shown():
-            PROGRESS.place = f"compiling {named}"
-            built = plugin.build(root, files, folders, starting, extension)
-    except CompileError as error:
-        raise BadRequest(_refused(named, error)) from error
-    return {**made, str(built): " ".join(f"--load {each}" for each in sources)}, extension
-
-
-def _extension(name: str, root: Path) -> Extension:
-    """What a file of --proto adds to Caffe's messages.
-
-    Raises:
-        BadRequest: it adds nothing, or cannot be compiled.
-    """
-    from caffe_parity.caffe import proto
-    from caffe_parity.caffe.compile import CompileError
-
-    if not Path(name).is_file():
-        raise BadRequest(f"--proto {name}: there is no such file")
-    try:
-        made = proto.extension(root, Path(name))
-    except CompileError as error:
-        raise BadRequest(f"--proto {name}: {error}") from error
-    print(f"  --proto: {', '.join((*made.messages, *made.fields))}")
-    if made.left_out:
-        more = f" and {len(made.left_out) - LEFT_OUT} more" if len(made.left_out) > LEFT_OUT else ""
-        print(
-            f"  --proto: left out: {', '.join(made.left_out[:LEFT_OUT])}{more}: a plug-in can have "
-            "messages of its own and fields of LayerParameter, and not change Caffe's own messages"
-        )
-    return made
-
-
-def _refused(named: str, error: CompileError) -> str:
-    """What is said where C++ sources cannot be compiled."""
-    if not error.printed:
-        return f"--load {named}: {error}"
-    lines = error.printed.rstrip().splitlines()
-    shown = [*lines[:COMPILER_LINES], *(["[...]"] if len(lines) > COMPILER_LINES else [])]
-    advice = [f"  to do: {error.advice}"] if error.advice else []
-    return "\n".join([f"--load {named}: the compiler refuses it", *shown, *advice])

@@ -24,6 +24,7 @@ from caffe_parity.caffe import cache
 from caffe_parity.checkout import program
 from caffe_parity.cli import add_outputs, path
 from caffe_parity.contract import BadRequest, ParityError
+from caffe_parity.guest import WATCH
 from caffe_parity.terminal import say
 
 EXAMPLES = """\
@@ -114,15 +115,28 @@ def carried_out(options: argparse.Namespace) -> int:
         SESSION.launch()  # it imports Caffe while this process imports PyTorch
     import pytest
 
-    arguments = [*_pytest_options(options, not asks), *processes, *options.more]
-    status = _in_a_line(arguments) if options.quiet and not asks else int(pytest.main(arguments))
+    junit = options.report / "junit.xml"
+    before = junit.read_bytes() if junit.is_file() else None
+    with tempfile.TemporaryDirectory() as scratch:
+        WATCH.scratch(scratch)
+        said = _pytest_options(options, not asks)
+        if not any(each.startswith("--basetemp") for each in options.more):
+            said.append(f"--basetemp={Path(scratch, 'pytest')}")
+        arguments = [*said, *processes, *options.more]
+        in_a_line = options.quiet and not asks
+        status = _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+    nothing = (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR)
+    if status in nothing and not asks and before is not None:  # pytest writes it all the same
+        junit.write_bytes(before)
     if status == pytest.ExitCode.NO_TESTS_COLLECTED and options.shard:
         print(f"parity run: shard {options.shard} has no test; `parity merge` wants its report")
         return 0
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print(
-            "parity run: no comparison has that name. `parity list TESTS` has them all; "
-            "--layer, --variant and --case take whole names.",
+            f"parity run: nothing was compared: no comparison has that name, or {options.tests} "
+            "has no test with @caffe_parity.parametrize. `parity list TESTS` has them all; "
+            f"--layer, --variant and --case take whole names. What {options.report} held is as it "
+            "was.",
             file=sys.stderr,
         )
     return status if status in (0, 1) else 2

@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
@@ -73,7 +74,8 @@ def supervised(command: Callable[[], int]) -> int:
 
 
 def _ending() -> tuple[signal.Signals, ...]:
-    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return tuple(each for each in every if signal.getsignal(each) != signal.SIG_IGN)  # nohup
 
 
 def _work(command: Callable[[], int], tell: int, note: Any, mask: Any) -> NoReturn:
@@ -87,7 +89,8 @@ def _work(command: Callable[[], int], tell: int, note: Any, mask: Any) -> NoRetu
         os.write(tell, b"S" + os.fsencode(folder) + b"\0")
 
     WATCH.told, WATCH.scratch, WATCH.own_signals = running, scratch, True
-    handled = [each for each in _ending() if signal.getsignal(each) != signal.SIG_IGN]
+    threading.excepthook = _in_a_thread
+    handled = _ending()
     for each in handled:
         signal.signal(each, _Interrupt())
     os.register_at_fork(  # a child of multiprocessing ends as any other does
@@ -105,8 +108,28 @@ def _work(command: Callable[[], int], tell: int, note: Any, mask: Any) -> NoRetu
         print(f"parity: the output cannot be written: {error.strerror}", file=sys.stderr)
         status = 2
     atexit._run_exitfuncs()  # threads of the user's that run on are not waited for
-    os.write(tell, b"E%d\0" % status)
+    try:
+        os.write(tell, b"E%d\0" % status)
+    except OSError:  # the verdict cannot be told, nor could what led to it be trusted
+        running("the reference or the port, which closed file descriptors that are not its own,")
+        status = 2
     os._exit(status)
+
+
+def _in_a_thread(arguments: threading.ExceptHookArgs) -> None:
+    """Tells of an exception in a thread of the user's, which nobody else hears of."""
+    import traceback
+
+    frames = traceback.extract_tb(arguments.exc_traceback)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    said = f"{place}{arguments.exc_type.__name__}: {arguments.exc_value}"
+    if said not in _told:
+        _told.add(said)
+        print(f"note: a thread ended with an exception: {said}", file=sys.stderr)
+
+
+_told: set[str] = set()
+"""Exceptions of threads: a reference runs many times."""
 
 
 class _Interrupt:

@@ -24,6 +24,7 @@ from caffe_parity.caffe.client import (
 from caffe_parity.caffe.layer_errors import (
     NO_BACKWARD,
     NO_FORWARD,
+    NO_MODULE,
     NOT_IMPLEMENTED,
     hint,
     theirs,
@@ -31,6 +32,7 @@ from caffe_parity.caffe.layer_errors import (
     where,
 )
 from caffe_parity.caffe.session import SESSION
+from caffe_parity.caffe.sources import Made, Sources
 from caffe_parity.contract import (
     GRADIENT,
     PARAM,
@@ -76,9 +78,9 @@ class CaffeNet:
         libraries: makes the paths of the compiled layers to load.
         claims: what it claims about a case that it does not simply compute.
         bare: whether it is a layer alone, around which nobody wrote a net.
-        called: what the user called each compiled layer, if not by the paths of `libraries`.
         with_tops: of a layer alone, whose tops only the reference tells: makes the text with them.
         weights: the path of a .caffemodel whose parameters the net gets; "" for none.
+        sources: compiled layers as the user named them, made when they are wanted.
     """
 
     text: Callable[[Case], str]
@@ -87,9 +89,24 @@ class CaffeNet:
     libraries: Libraries = lambda caffe: ()
     claims: Callable[[Case], Expectation | None] = lambda case: None
     bare: bool = False
-    called: tuple[str, ...] = ()
     with_tops: Callable[[Sequence[str]], Callable[[Case], str]] | None = None
     weights: str = ""
+    sources: Sources | None = None
+
+    @property
+    def made(self) -> Made:
+        """What became of the compiled layers; raises as `Sources.made` does."""
+        return self.sources.made if self.sources else Made()
+
+    @property
+    def caffe(self) -> Caffe:
+        """The Caffe that it runs in: the usual one, or one that was built with the layers."""
+        return SESSION.running(self.path, self.made.drop_in)
+
+    def prototxt(self, case: Case) -> str:
+        """The text for a case as its Caffe can read it."""
+        text, schema = self.text(case), self.made.schema
+        return plain(text, schema) if schema else text
 
     def expects(self, case: Case) -> Expectation | None:
         """What it claims about a case that it does not simply compute; None for all others."""
@@ -121,9 +138,19 @@ class CaffeNet:
             bare=self.bare,
             keep_statistics=tuple(said["keep_statistics"]),
             running=frozenset(said["running"]),
+            undriven=frozenset(said["undriven"]),
         )
 
-    def described(self, case: Case) -> Mapping[str, Any]:
+    def makes_data(self, case: Case) -> str:
+        """What to do about Python layers without bottoms, which may give other tops each time."""
+        parts = [
+            f"{layer} makes {', '.join(tops)} out of nothing, other data in each forward if it "
+            f"reads some: --bottom {tops[0]}=SHAPE makes an input of that"
+            for layer, tops in self.described(case)["sources"]
+        ]
+        return "; ".join(parts)
+
+    def described(self, case: Case, phase: str = "TRAIN") -> Mapping[str, Any]:
         """What Caffe's own parser says of the net's text; the worker's op "describe".
 
         Raises:
@@ -131,7 +158,7 @@ class CaffeNet:
             NoCaffe, InstallError: there is no Caffe.
         """
         try:
-            return described(self.text(case), case.names)
+            return described(self.prototxt(case), case.names, self.made.drop_in, phase)
         except BadRequest as error:
             raise BadRequest(f"{self.spec}: {error}") from error
 
@@ -176,7 +203,7 @@ class CaffeNet:
             BadRequest, CaffeError: it cannot be.
         """
         ops = self.net_ops(case)
-        built = SESSION.running(self.path).request(ops)[-1]
+        built = self.caffe.request(ops)[-1]
         weights = ops[-1]["edits"].get("weights")
         if weights and not built["named"]:
             layers = ", ".join(dict.fromkeys(layer for layer, _ in built["params"])) or "none"
@@ -225,6 +252,14 @@ class CaffeNet:
         return VariantFailure(failure.verdict, f"{failure.message} ({advice})", failure.output)
 
     def _without_gradient(self, case: Case, failure: VariantFailure) -> str:
+        indicators = [each for each in self.described(case)["indicators"] if each in case.wanted]
+        if "sequence indicators" in failure.message and indicators:
+            others = ",".join(each for each in case.wanted if each not in indicators)
+            return (
+                f"{self.spec or 'the net'}: {', '.join(indicators)} says where a sequence begins, "
+                f"and has no gradient: --grad {others or repr('')} asks for those of the others, "
+                f"--data {indicators[0]}=binary fills it: {failure.message}"
+            )
         labels = labels_among(case.shapes)
         others = ",".join(name for name in case.wanted if not labels or name != labels[0])
         return (
@@ -242,7 +277,7 @@ class CaffeNet:
             NoCaffe, InstallError: there is no Caffe.
         """
         try:
-            return SESSION.running(self.path).request(ops)
+            return self.caffe.request(ops)
         except (CaffeHang, CaffeCrash, LayerError) as error:
             raise failed(error) from error
         except RequestError as error:
@@ -259,12 +294,12 @@ class CaffeNet:
         """
         edits: Op = {"shapes": {name: case.shapes[name] for name in case.fed}}
         edits["gradients"] = list(case.wanted)
-        text = self.text(case)
+        text = self.prototxt(case)
         if case.loss_weight is not None:
             edits["loss_weight"] = case.loss_weight
         else:
             edits["outputs_as_losses"] = True
-            if len(described(text, case.names)["losses"]) == 1:
+            if len(described(text, case.names, self.made.drop_in)["losses"]) == 1:
                 edits["loss_weight"] = 1.0
         if self.weights:
             edits["weights"] = self.weights
@@ -284,14 +319,16 @@ class CaffeNet:
                 would be compared in their place.
         """
         try:
-            libraries = tuple(self.libraries(SESSION.running(self.path)))
+            own = self.made.libraries
+            libraries = tuple(own or self.libraries(self.caffe))
         except CaffeError:
             raise
         except ParityError as error:
             raise VariantFailure("crash", str(error)) from error
+        self._must_be_there(self.made.types, case)
         if not libraries:
             return ()
-        names = self.called or libraries
+        names = tuple(own.values()) or libraries
         found = list(map(registered, libraries, names))
         for name, (types, _) in zip(names, found, strict=True):
             if not types:
@@ -312,10 +349,24 @@ class CaffeNet:
             )
         return libraries
 
+    def _must_be_there(self, types: Sequence[str], case: Case) -> None:
+        """Checks that one of the types that were built into this Caffe is in the net.
+
+        Raises:
+            BadRequest: none is.
+        """
+        there = dict.fromkeys(kind for _, kind in self.described(case)["layers"]) if types else {}
+        if types and not {*there} & {*types, *_MAKES_OTHERS}:
+            raise BadRequest(
+                f"the files that Caffe was built with have {', '.join(types)}, and {self.spec} has "
+                "no layer of that type, so nothing of them would be compared: its types are "
+                f"{', '.join(there)}"
+            )
+
     def replaces(self, case: Case) -> tuple[str, ...]:
         """The types of Caffe's own in whose place compiled layers are; raises as `loaded` does."""
         libraries = self.loaded(case)
-        names = self.called or libraries
+        names = tuple(self.made.libraries.values()) or libraries
         return tuple(each for _, types in map(registered, libraries, names) for each in types)
 
 
@@ -351,19 +402,23 @@ layer {{
 
 
 @lru_cache(maxsize=256)
-def described(text: str, fed: tuple[str, ...]) -> Mapping[str, Any]:
+def described(
+    text: str, fed: tuple[str, ...], built: Path | None = None, phase: str = "TRAIN"
+) -> Mapping[str, Any]:
     """What Caffe's own parser says of a net's text; the worker's op "describe".
 
     Args:
         text: prototxt.
         fed: tops that are fed, though no Input layer makes them.
+        built: the folder of the Caffe that reads it, if it was built with a user's files.
+        phase: the phase that it is built in; TEST also where there is no other.
 
     Raises:
         BadRequest: it is no net.
     """
-    op: Op = {"op": "describe", "text": text, "fed": fed}
+    op: Op = {"op": "describe", "text": text, "fed": fed, "phase": phase}
     try:
-        said: Mapping[str, Any] = SESSION.running().request([op])[0]
+        said: Mapping[str, Any] = SESSION.running(built=built).request([op])[0]
     except NetError as error:
         advice = ""
         if 'LayerParameter" has no field named' in str(error):
@@ -395,7 +450,9 @@ def failed(error: CaffeError) -> VariantFailure:
     if isinstance(error, CaffeHang):
         return VariantFailure("hang", str(error), error.output)
     text, printed = str(error), error.output
-    if isinstance(error, LayerError):
+    if NO_MODULE in text:
+        text, printed = told(error), ""
+    elif isinstance(error, LayerError):
         text = f"a layer raised: {where(error.traceback)}{text}"
         printed = "\n".join(theirs(f"{error.traceback}\n{printed}"))
     else:

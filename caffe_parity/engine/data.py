@@ -66,6 +66,10 @@ _COUNTS = {
 """How many numbers stand behind the colon of each kind."""
 
 
+LARGEST = 2**24
+"""Up to it, float32 has every integer."""
+
+
 def labels_among(shapes: Mapping[str, Shape]) -> tuple[str, int] | None:
     """The one input that is shaped as labels are of another, and how many classes that one has.
 
@@ -114,6 +118,10 @@ def parse(text: str, allow_nonfinite: bool = False) -> Kind:
         raise BadRequest(f"data kind {text!r}: in float32 that number is 0")
     if name in ("int", "onehot") and any(each % 1 for each in numbers):
         raise BadRequest(f"data kind {text!r}: expected whole numbers")
+    if name == "int" and max(map(abs, numbers)) > LARGEST:
+        raise BadRequest(
+            f"data kind {text!r}: beyond 2**24 = {LARGEST} float32 does not have every integer"
+        )
     if name in ("uniform", "int") and numbers[0] > numbers[1]:
         raise BadRequest(f"data kind {text!r}: the first number must not exceed the second")
     return Kind(name, numbers)
@@ -185,8 +193,13 @@ def load(file: str, shapes: Mapping[str, Shape], allow_nonfinite: bool = False) 
             )
         with content:
             arrays = {name: np.asarray(content[name]) for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise BadRequest(f"--inputs {file}: {error}") from error
+    except OSError as error:
+        raise BadRequest(f"--inputs {file}: {error.strerror or error}") from error
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        names = ", ".join(f"{name}=..." for name in shapes)
+        raise BadRequest(
+            f"--inputs {file} is no file of numbers: expected what np.savez(FILE, {names}) writes"
+        ) from error
     missing = [name for name in shapes if name not in arrays]
     if missing:
         raise BadRequest(

@@ -28,6 +28,9 @@ LARGEST_COUNT = 64
 """Up to which a factor is told as a quotient of two counts, such as labels that are left over all.
 Some 3/pi^2 * 64^2 = 1245 quotients lie in [0, 1], each 2 * CLOSE wide: by chance one in 400 is."""
 
+SMALLEST = 2.0**-126
+"""The smallest normal float32: what is smaller has fewer bits, or is flushed to 0."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -59,6 +62,8 @@ class Failure:
         weight: the upstream gradient, where it is one number, else 1.
         unweighted: at loss weight 0, the gradient at 1.
         rivals: other formulas that it may be.
+        averages: whether the reference's loss is a mean over the samples; where it is none, no
+            factor comes of an N that is missing.
     """
 
     tensor: str
@@ -73,6 +78,7 @@ class Failure:
     weight: float = 1.0
     unweighted: Array64 | None = None
     rivals: Callable[[], Iterator[Rival]] = lambda: iter(())
+    averages: Callable[[], bool] = lambda: True
 
     @cached_property
     def known(self) -> Bools:
@@ -127,6 +133,16 @@ def _zero(failure: Failure) -> Explanation | None:
     return Explanation("zero", f"{failure.name} is 0 everywhere: {why}")
 
 
+def _flushed(failure: Failure) -> Explanation | None:
+    """Nothing where there is less than the smallest normal number, and right elsewhere."""
+    small = np.abs(failure.expected) < SMALLEST
+    if not _fits(failure, np.where(small, 0.0, failure.expected)):
+        return None
+    which = f"{_count(failure.wrong)} of {failure.name} are" if small.ndim else f"{failure.name} is"
+    words = f"{which} flushed to 0: below float32's smallest normal number, 1.2e-38"
+    return Explanation("flushed", words)
+
+
 def _precision(failure: Failure) -> Explanation | None:
     """Right as far as a shorter format holds it: no value uses the last bits of float32."""
     if not failure.is_rich or np.any(failure.wrong & ~failure.known):
@@ -164,18 +180,30 @@ def _ratios(failure: Failure) -> Iterator[tuple[float, str, str]]:
         yield w, "weight-twice", "is off by exactly loss_weight: the top diff is applied twice"
     if not failure.is_gradient and w not in (0.0, 1.0):
         yield w, "weight-in-loss", "is multiplied with loss_weight: Caffe does that itself"
-    all_ = (
-        (c * s, f"1/(C*S) = 1/{c * s}: divided by the count of the input, not by N"),
+    count, all_ = c * s, n * c * s
+    divisors = [
         (c, f"1/C = 1/{c}: averaged over the channels, not summed"),
         (c * c, f"1/C^2 = 1/{c * c}: averaged over the channels, not summed, and squared"),
         (s, f"1/S = 1/{s}: divided by the spatial extent as well"),
         (n, f"1/N = 1/{n}: divided by N once too often"),
-    )[c == 1 or s == 1 :]  # then the count is one of the others
-    divisors = [each for each in all_ if each[0] > 1]
+    ]
+    if c > 1 and s > 1:  # else the count is one of the others
+        words = f"1/(C*S) = 1/{count}: divided by the count of the input, not by N"
+        divisors.insert(0, (count, words))
+    if n > 1 and count > 1:
+        divisors.append((all_, f"1/(N*C*S) = 1/{all_}: averaged over all elements, not summed"))
+    divisors = [each for each in divisors if each[0] > 1]
     for divisor, words in divisors:
         yield 1 / divisor, "normaliser", f"is off by {words}"
-    yield 2 / (c * s), "normaliser", f"is off by 2/(C*S) = 2/{c * s}: as torch's MSELoss divides"
-    yield float(n), "normaliser", f"is off by N = {n}: not divided by N"
+    yield 2 / count, "normaliser", f"is off by 2/(C*S) = 2/{count}: as torch's MSELoss divides"
+    if failure.averages():
+        yield float(n), "normaliser", f"is off by N = {n}: not divided by N"
+        if count > 1:
+            words = f"is off by C*S = {count}: divided by N, not by the count of the input"
+            yield float(count), "normaliser", words
+        if n > 1 and count > 1:
+            words = f"is off by N*C*S = {all_}: summed, not averaged over all elements"
+            yield float(all_), "normaliser", words
     if failure.is_gradient and w not in (0.0, 1.0):
         for divisor, words in divisors:
             both = f"is off by {words}; and by 1/loss_weight: the top diff is ignored"
@@ -203,7 +231,7 @@ def _ratio(failure: Failure) -> Explanation | None:
         return None
     everywhere = ", everywhere" if expected.size > 1 and failure.known.all() else ""
     words = f"{failure.name} is {_factor(factor)} what it should be{everywhere}"
-    return Explanation("constant-factor", words)
+    return Explanation("one-of-several" if found else "constant-factor", words)
 
 
 def _factor(factor: float) -> str:
@@ -258,7 +286,7 @@ def _rival(failure: Failure) -> Explanation | None:
 
 def _factors(failure: Failure) -> Explanation | None:
     """A factor of its own for each sample, or for each channel."""
-    if failure.expected.ndim < 2:
+    if failure.expected.ndim < 2 or not failure.is_rich:
         return None
     expected = np.where(failure.known, failure.expected, 0.0)
     actual = np.where(failure.known, failure.actual, 0.0)
@@ -338,6 +366,7 @@ FEW = 8
 """Of so many different values and fewer, patterns say nothing."""
 
 HYPOTHESES = (
+    _flushed,
     _zero,
     _precision,
     _ratio,
@@ -405,7 +434,7 @@ def _scattered(failure: Failure) -> Explanation:
         found, truth = float(actual), float(failure.expected)
         by = f"off by {(found - truth) / truth:.3g} of its value: " if truth else ""
         words = f"{name} is {by}{found:.7g}, expected {truth:.7g}"
-        return Explanation("value", words)
+        return Explanation("few", words)
     place = np.unravel_index(
         int(np.argmax(np.where(wrong, np.abs(actual - failure.expected), -1.0))), actual.shape
     )
@@ -413,8 +442,9 @@ def _scattered(failure: Failure) -> Explanation:
     by = f"{actual[place] - expected:.3g}"
     if expected:
         by += f", {100 * (actual[place] - expected) / expected:.3g} % of it"
+    code = "elements" if wrong.mean() < 0.5 else "value"
     return Explanation(
-        "elements" if wrong.mean() < 0.5 else "value",
+        code if failure.is_rich else "few",
         f"{_count(wrong)} of {name} are wrong{_where(wrong)}; the worst by {by}",
     )
 

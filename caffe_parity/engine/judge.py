@@ -258,6 +258,12 @@ def _compared(about: Record, ready: Planned, seen: Observation) -> Record:
     found = judged(ready.layer, ready.plan, ready.question, seen)
     if found.findings and not isinstance(ready.variant, Port):
         _look_again(ready, seen, found)
+        makes_data = getattr(ready.variant, "makes_data", lambda case: "")
+        if data := makes_data(ready.plan.case):
+            found.findings = [
+                replace(each, words=f"{each.words}; {data}") if each.code == "stale-state" else each
+                for each in found.findings
+            ]
     notes, findings = list(found.notes), list(found.findings)
     tensors = found.tensors
     if seen.trouble is not None:

@@ -81,6 +81,8 @@ def _made(
 ) -> Structure:
     states = {each.name for each in outline.params if is_state(each.name)}
     without = set(outputs) - {*outline.losses, TOTAL} if outline.losses else states & set(outputs)
+    if set(outputs) - without - outline.undriven:
+        without |= outline.undriven & set(outputs)
     return Structure(
         outputs,
         is_loss,

@@ -14,6 +14,7 @@ from caffe_parity.contract import (
     UNIT_ROUNDOFF,
     Agreement,
     Array64,
+    BadRequest,
     Bound,
     Expected,
     Finding,
@@ -149,6 +150,25 @@ class _Comparison:
                     yield Rival("other-layer", words, expected.truth, expected.bound.worst)
             if self.layer.rivals is not None:
                 yield from self.layer.rivals(case, inputs)
+
+    @cached_property
+    def averages(self) -> bool:
+        """Whether a loss stays the same when each sample is there twice, as a mean over them does.
+
+        Where the reference takes no other batch, it is not known, and no.
+        """
+        case, asked = self.plan.case, self.asked
+        [output, *more] = self.plan.structure.outputs
+        n = len(asked.inputs[case.first])
+        twice = {
+            name: np.concatenate([each, each]) if name in case.names and len(each) == n else each
+            for name, each in asked.inputs.items()
+        }
+        try:
+            once, doubled = (asked.truth(each, None)[output] for each in (asked.inputs, twice))
+        except (BadRequest, RuntimeError, ValueError):
+            return False
+        return not more and once.shape == doubled.shape and np.allclose(once, doubled, 1e-9, 0.0)
 
 
 @dataclass
@@ -556,6 +576,7 @@ class _View:
             weight=plan.case.weight,
             unweighted=self._unweighted(),
             rivals=partial(self.comparison.rivals),
+            averages=lambda: self.comparison.averages,
         )
 
     def _unweighted(self) -> Array64 | None:

@@ -48,13 +48,13 @@ class Strip:
 def can_draw() -> bool:
     """Whether the library for charts is there: a page without them is better than none."""
     try:
-        _pygal()
+        pygal_alone()
     except ImportError:
         return False
     return True
 
 
-def _pygal() -> Any:
+def pygal_alone() -> Any:
     """The library, without the hook for its plugins, of which every later import would warn.
 
     That hook takes the place of Python's own, which importlib.metadata needs to find any package.
@@ -259,7 +259,7 @@ def _chart(
     every = [each for points in drawn.values() for each in points]
     across = _range([x for x, _, _ in every], logarithmic)
     up = _range([y for _, y, _ in every], logarithmic)
-    chart = _pygal().XY(
+    chart = pygal_alone().XY(
         width=size[0],
         height=size[1],
         js=[],

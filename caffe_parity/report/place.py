@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +80,9 @@ def _of_layer(
     said = dict(re.findall(r'\b(type|module|layer)\s*:\s*"([^"\n]*)"', block))
     if said.get("type") == "Python":
         return _in_python(said.get("module", ""), said.get("layer", ""), folders, tensor, backward)
-    names = [name for each in variant.called for name in shlex.split(each)]
-    for file in [Path(each) for each in names if Path(each).suffix in COMPILED]:
+    sources = variant.sources
+    names = [sources.folder / each for each in sources.load] if sources else []
+    for file in [each for each in names if each.suffix in COMPILED]:
         text, type_ = _read(file), re.escape(said.get("type", ""))
         method = "Backward_cpu" if backward else "Forward_cpu"
         for pattern in (rf"\b{type_}Layer\s*<\w+>\s*::\s*{method}\b", rf"\b{type_}Layer\b"):

@@ -5,10 +5,10 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from caffe_parity.contract import Agreement, Finding, spoken
+from caffe_parity.contract import LITTLE, NUMBERED, PATTERNS, PLACED, Agreement, Finding, spoken
 from caffe_parity.report.record import AGREEING, COMPARED, Key, Record, Report
 from caffe_parity.terminal import Grid, Part
 
@@ -222,21 +222,67 @@ def findings(records: Iterable[Record]) -> list[tuple[Finding, str]]:
 def with_cases(
     found: Iterable[tuple[Finding, str]], key: Callable[[Finding], object]
 ) -> list[tuple[Finding, list[str]]]:
-    """Findings with the cases that show them; those of one key are one, the best explained."""
-    merged: dict[object, tuple[Finding, list[str]]] = {}
+    """Findings with the cases that show them; those of one key are one.
+
+    Its words hold in each of these cases: an explanation that another case contradicts is given up.
+    """
+    groups: dict[object, list[tuple[Finding, str]]] = {}
     for finding, case in found:
-        known, cases = merged.setdefault(key(finding), (finding, []))
-        if _says(finding) > _says(known):
-            merged[key(finding)] = finding, cases
-        if case not in cases:
-            cases.append(case)
-    return list(merged.values())
+        groups.setdefault(key(finding), []).append((finding, case))
+    return [
+        (_of_all([each for each, _ in group]), list(dict.fromkeys(case for _, case in group)))
+        for group in groups.values()
+    ]
+
+
+def _of_all(found: Sequence[Finding]) -> Finding:
+    """What all findings of one kind say: the best explanation, unless one of them contradicts it.
+
+    What is told of few values contradicts no explanation that needs many; where a factor has more
+    than one cause, it contradicts none of a factor.
+    """
+    best = max(found, key=_says)
+    if best.cause in NO_CAUSE:
+        return best
+    plain = NO_CAUSE[2:] if best.cause in PATTERNS else NO_CAUSE[1:]
+    against = [each for each in found if each.cause in plain]
+    if against:
+        return max(against, key=_says)
+    same = (*NO_CAUSE, "one-of-several")[: 4 if best.cause == "one-of-several" else 5]
+    odd = next((e for e in found if e.cause not in same and not _alike(best, e)), None)
+    if odd is None:
+        return best
+    words = f"not the same in every case: {best.words}; in another case: {odd.words}"
+    return replace(best, words=words, cause="")
+
+
+NO_CAUSE = LITTLE[:4]
+"""The causes that are none: how much is wrong, and no more."""
+
+
+def _alike(one: Finding, another: Finding) -> bool:
+    """Whether two findings say the same, of tensors that may have different sizes."""
+    if one.cause != another.cause or one.cause in PLACED:
+        return one.cause == another.cause
+    (words, numbers), (others, more) = (_taken_apart(each.words) for each in (one, another))
+    if one.cause not in NUMBERED:
+        return words.endswith(others) or others.endswith(words)
+    return len(numbers) == len(more) and all(
+        math.isclose(*pair, rel_tol=1e-4) for pair in zip(numbers, more, strict=True)
+    )
+
+
+def _taken_apart(words: str) -> tuple[str, list[float]]:
+    """A sentence without its numbers, and these, but for how many elements it is about."""
+    said = re.sub(r"\d+ of \d+ elements|\(\d+/\d+\)", "", words)
+    numbers = re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]\d+)?", said)
+    said = re.sub(r"(?:-?[\d.]+(?:e[+-]\d+)?(?:, )?)+", "#", said)
+    return said.replace(", ...", ""), [float(each) for each in numbers]
 
 
 def _says(finding: Finding) -> int:
     """How much the explanation of a finding says: a factor says more than how many are wrong."""
-    little = ("", "value", "elements", "constant-factor")
-    return little.index(finding.cause) if finding.cause in little else len(little)
+    return LITTLE.index(finding.cause) if finding.cause in LITTLE else len(LITTLE)
 
 
 def tensors(records: Iterable[Record], names: Collection[str] | None = None) -> list[Agreement]:

@@ -14,11 +14,9 @@ from caffe_parity.whole.golden import Golden, Step
 Fields = Mapping[str, Any]
 
 
-def differences(step: Step, module: torch.nn.Module, net: Golden) -> list[str]:
+def differences(step: Step, module: torch.nn.Module) -> list[str]:
     """In words, each setting of a module that is not the layer's; none where it is not known."""
     rule = RULES.get(step.type)
-    if step.type == "SoftmaxWithLoss" and _clamps(step, net):
-        return [CLAMP]
     if rule is None:
         return []
     kind = type(module).__name__
@@ -35,8 +33,10 @@ CLAMP = (
 )
 
 
-def _clamps(step: Step, net: Golden) -> bool:
-    """Whether a probability is so small that Caffe takes another one."""
+def clamps(step: Step, net: Golden) -> bool:
+    """Whether a layer takes the log of a probability so small that Caffe takes another one."""
+    if step.type != "SoftmaxWithLoss":
+        return False
     scores = torch.from_numpy(net.values[step.bottoms[0]]).double()
     smallest = scores.log_softmax(step.fields["axis"]).min()
     return bool(smallest < math.log(torch.finfo(torch.float32).tiny))

@@ -15,7 +15,7 @@ import numpy as np
 
 from caffe_parity.caffe.client import Op
 from caffe_parity.contract import Array32, Case, Shape
-from caffe_parity.engine.caffe_net import CaffeNet, described
+from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.progress import PROGRESS
 
 SPLIT = "Split"
@@ -120,8 +120,9 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
     wanted = [name for name in wanted if name not in _labels(graph)]
     build = _built(net, case, phase, wanted)
     *_, made, graph = net.request([*build, {"op": "graph"}])
+    build += _statistics(net, build, graph, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
-    said = described(net.text(case), case.names)
+    said = net.described(case, phase)
     losses = said["losses"]
     plan = _Reading(graph, made, [] if losses else said["outputs"])
     PROGRESS.tell("running caffe, layer by layer")
@@ -150,6 +151,29 @@ def _labels(graph: Mapping[str, Any]) -> set[str]:
     }
 
 
+def _statistics(net: CaffeNet, build: list[Op], graph: Mapping[str, Any], seed: int) -> list[Op]:
+    """Sets the statistics of each BatchNorm that has none yet: with 0 it multiplies by 316.
+
+    Means are normal, variances from 1/2 to 3/2, and both are divided by 1. Those of a file of
+    weights stay.
+    """
+    names = [each["name"] for each in graph["layers"] if each["type"] == "BatchNorm"]
+    if net.weights or not names:
+        return []
+    reads: list[Op] = [{"op": "param", "layer": name, "index": 0} for name in names]
+    values = net.request([*build, *reads])[len(build) :]
+    rng = np.random.RandomState(seed)
+    ops: list[Op] = []
+    for name, value in zip(names, values, strict=True):
+        shape = value["array"].shape
+        drawn = rng.standard_normal(shape), rng.uniform(0.5, 1.5, shape), np.ones(1)
+        ops += [
+            {"op": "set_param", "layer": name, "index": index, "array": each.astype(np.float32)}
+            for index, each in enumerate(drawn)
+        ]
+    return ops
+
+
 def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
     edits: Op = {
         "shapes": {name: case.shapes[name] for name in case.fed},
@@ -161,7 +185,7 @@ def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list
         edits["weights"] = net.weights
     ops: list[Op] = [{"op": "load", "library": each} for each in net.loaded(case)]
     seed: Op = {"op": "seed", "seed": case.seed % 2**31}  # of the fillers
-    return [*ops, seed, {"op": "net", "text": net.text(case), "edits": edits, "path": net.path}]
+    return [*ops, seed, {"op": "net", "text": net.prototxt(case), "edits": edits, "path": net.path}]
 
 
 class _Reading:

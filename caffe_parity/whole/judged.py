@@ -36,7 +36,7 @@ from caffe_parity.engine.threads import one_thread
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.fields import differences
+from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
@@ -258,7 +258,7 @@ class Comparison:
         inputs = {name: source[name] for name in self.net.inputs}
         state = self._state(params, dtype)
         shapes = {name: each.shape for name, each in self.net.values.items()}
-        return port.forced(self.matched.places, inputs, values, shapes, state, self.matched.ends)
+        return port.forced(self.matched.layout, inputs, values, shapes, state)
 
     def _judgements(self) -> list[Judgement]:
         expected, actual, ported = self._expected(), self._actual(), self._ported()
@@ -295,7 +295,7 @@ class Comparison:
             words
             for call in part.calls
             for step in self.matched.steps[call]
-            for words in differences(step, self.port.modules[call.module], self.net)
+            for words in differences(step, self.port.modules[call.module])
         ]
         findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
         why = "it draws random numbers in phase TRAIN: Caffe's cannot be those of the port"
@@ -420,7 +420,7 @@ class Comparison:
     def _wired(self, part: Part) -> Iterator[Finding]:
         """What the part's calls read in place of what Caffe's layers read."""
         for what, came, value in self.first.wired:
-            if any(what.endswith(f" {call}") for call in part.calls):
+            if what in [f"the port's {call}" for call in part.calls]:
                 other = f"{came}, not {value}" if came else f"something else than {value}"
                 words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
                 yield Finding("wiring", words, value)
@@ -454,11 +454,11 @@ class Comparison:
             )
             found = explain(failure)
             words, cause = found.words, found.code
-        said = [words]
+        said = [words, *(CLAMP for step in part.steps if clamps(step, self.net))]
         for call in part.calls:
             module = self.port.modules[call.module]
             for step in self.matched.steps[call]:
-                said += differences(step, module, self.net)
+                said += differences(step, module)
         return Finding(_code(name), side + "; ".join(said), name, cause)
 
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
@@ -528,5 +528,6 @@ def comparison(
     if seen.failed:
         raise seen.failed
     must_be_there(asked, made, calls, port.modules)
-    matched.ends = ends_of(made, seen.results)
+    matched.ends = ends_of(made, seen.results, left_out)
+    matched.ops = Comparison(made, port, matched, weights, left_out).first.ops
     return Comparison(made, port, matched, weights, left_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.port import Call, Place
+from caffe_parity.whole.port import Call, Layout, Place
 
 TAKES_SCALE = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
 """The modules that do what in Caffe a BatchNorm and a Scale behind it do."""
@@ -27,11 +28,13 @@ class Matched:
         how: in what way it was found: "name", "--map", "what they share",
             "their weights" or "order".
         ends: the value that each of the port's results is, by the result's name or number.
+        ops: the value that an operation between modules makes, as in `Layout`.
     """
 
     steps: dict[Call, tuple[Step, ...]] = field(default_factory=dict)
     how: dict[Call, str] = field(default_factory=dict)
     ends: dict[str | int, str] = field(default_factory=dict)
+    ops: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def add(self, call: Call, step: Step, how: str) -> None:
         """One pair more."""
@@ -39,11 +42,12 @@ class Matched:
         self.how[call] = how
 
     @property
-    def places(self) -> dict[Call, Place]:
-        """Which values each call takes and gives."""
-        return {
+    def layout(self) -> Layout:
+        """Where the port's tensors are values of the net."""
+        calls = {
             call: Place(steps[0].bottoms, steps[-1].tops[0]) for call, steps in self.steps.items()
         }
+        return Layout(calls, self.ends, self.ops)
 
     def call_of(self, step: Step) -> Call | None:
         """The call that computes a layer."""
@@ -93,8 +97,10 @@ def match(
         call = found.call_of(owner) if owner else None
         if call:
             pair(step, call.module, "what they share")
+    _with_scales(net, left, modules, found)
     _by_weights(net, left, calls, modules, found)
     _with_scales(net, left, modules, found)
+    _by_kind(left, calls, modules, found)
     return found
 
 
@@ -152,6 +158,8 @@ def layouts(step: Step, module: torch.nn.Module) -> dict[str, Shape] | None:
     own = {name: tuple(each.shape) for name, each in module.named_parameters(recurse=False)}
     blobs = len(step.params)
     order = [name for name in ("weight", "bias") if name in own]
+    if step.fields.get("transpose") and "weight" in own:  # of an InnerProduct
+        own["weight"] = own["weight"][::-1]
     if not blobs or len(own) != len(order) or blobs != len(order):
         return None
     return {name: own[name] for name in order}
@@ -159,8 +167,12 @@ def layouts(step: Step, module: torch.nn.Module) -> dict[str, Shape] | None:
 
 def fits(net: Golden, step: Step, module: torch.nn.Module) -> bool:
     """Whether a layer's parameters have the shapes of a module's."""
+    if step.type == "BatchNorm" or isinstance(module, TAKES_SCALE):
+        channels = net.params[step.params[0]].size
+        both = step.type == "BatchNorm" and isinstance(module, TAKES_SCALE)
+        return both and getattr(module, "num_features", 0) == channels
     known = layouts(step, module)
-    if known is None or step.type == "BatchNorm":
+    if known is None:
         return False
     shapes = [net.params[name].shape for name in step.params]
     return all(alike(one, other) for one, other in zip(shapes, known.values(), strict=True))
@@ -174,39 +186,98 @@ def _by_weights(
     found: Matched,
 ) -> None:
     """Pairs what has the same numbers; else, where all of it fits, one after the other."""
-    steps = [step for step in left if step.params and step.type != "BatchNorm"]
     free = [
         call
         for call in calls
-        if call not in found.steps and any(True for _ in modules[call.module].parameters(False))
+        if call not in found.steps
+        and (isinstance(modules[call.module], TAKES_SCALE) or _has_own(modules[call.module]))
     ]
+    folded = any(_has_own(modules[c.module], TAKES_SCALE) for c in (*free, *found.steps))
+    behind = [_scale_behind(net, step) for step in net.steps if step.type == "BatchNorm"]
+    steps = [step for step in left if step.params and not (folded and step in behind)]
+
+    def pair(step: Step, call: Call, how: str) -> None:
+        found.add(call, step, how)
+        free.remove(call)
+        steps.remove(step)
+        left.remove(step)
+
     for step in list(steps):
         same = [call for call in free if _same_numbers(net, step, modules[call.module])]
         if len(same) == 1:
-            found.add(same[0], step, "their weights")
-            free.remove(same[0])
-            steps.remove(step)
-            left.remove(step)
-    fitting = {
-        step.name: [call for call in free if fits(net, step, modules[call.module])]
-        for step in steps
-    }
-    if len(steps) == len(free) and all(
-        call in fitting[step.name] for step, call in zip(steps, free, strict=True)
-    ):
-        for step, call in zip(list(steps), free, strict=True):
-            found.add(call, step, "order")
-            left.remove(step)
+            pair(step, same[0], "their weights")
+    pairs = list(zip(steps, free, strict=False))
+    if len(steps) == len(free) and all(fits(net, one, modules[two.module]) for one, two in pairs):
+        for step, call in pairs:
+            pair(step, call, "order")
+
+
+KINDS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
+    "Dropout": (torch.nn.modules.dropout._DropoutNd,),
+    "LRN": (torch.nn.LocalResponseNorm,),
+    "Pooling": (
+        torch.nn.modules.pooling._MaxPoolNd,
+        torch.nn.modules.pooling._AvgPoolNd,
+        torch.nn.modules.pooling._AdaptiveMaxPoolNd,
+        torch.nn.modules.pooling._AdaptiveAvgPoolNd,
+    ),
+    "ReLU": (torch.nn.ReLU, torch.nn.LeakyReLU),
+    "Softmax": (torch.nn.Softmax,),
+}
+"""By type of layer, the modules without parameters that compute it."""
+
+
+def _by_kind(
+    left: list[Step],
+    calls: Sequence[Call],
+    modules: Mapping[str, torch.nn.Module],
+    found: Matched,
+) -> None:
+    """Pairs what has no name and no weights: where there are as many of a kind, in their order.
+
+    Only where all that is matched then runs in the same order on both sides: in branches, which
+    may run in any, the first of a kind need not be the first of the other's.
+    """
+    number = {call: place for place, call in enumerate(calls)}
+    for type_, kinds in KINDS.items():
+        steps = [step for step in left if step.type == type_]
+        free = [
+            call
+            for call in calls
+            if call not in found.steps and isinstance(modules[call.module], kinds)
+        ]
+        if not steps or len(steps) != len(free):
+            continue
+        pairs = [*zip(steps, free, strict=True)]
+        both = [*pairs, *((some[0], call) for call, some in found.steps.items())]
+        order = [number[call] for _, call in sorted(both, key=lambda each: each[0].index)]
+        if order == sorted(order):
+            for step, call in pairs:
+                found.add(call, step, "order")
+                left.remove(step)
+
+
+def _has_own(module: torch.nn.Module, kinds: Any = torch.nn.Module) -> bool:
+    """Whether a module of these kinds has parameters of its own."""
+    return isinstance(module, kinds) and any(True for _ in module.parameters(False))
+
+
+def _scale_behind(net: Golden, step: Step) -> Step | None:
+    """The Scale that alone reads what a BatchNorm makes."""
+    readers = [each for each in net.steps if step.tops[0] in each.bottoms]
+    return readers[0] if len(readers) == 1 and readers[0].type == "Scale" else None
 
 
 def _same_numbers(net: Golden, step: Step, module: torch.nn.Module) -> bool:
-    if not fits(net, step, module):
+    known = layouts(step, module)
+    if known is None or not fits(net, step, module):
         return False
-    known = layouts(step, module) or {}
     values = dict(module.named_parameters(recurse=False))
+    turned = bool(step.fields.get("transpose"))
     return all(
         np.array_equal(
-            net.params[name].reshape(-1), values[own].detach().float().numpy().reshape(-1)
+            (net.params[name].T if turned else net.params[name]).reshape(-1),
+            values[own].detach().float().numpy().reshape(-1),
         )
         for name, own in zip(step.params, known, strict=True)
     )
@@ -222,28 +293,37 @@ def _with_scales(
             continue
         if not getattr(module, "affine", False):
             continue
-        readers = [step for step in net.steps if steps[0].tops[0] in step.bottoms]
-        if len(readers) == 1 and readers[0].type == "Scale" and readers[0] in left:
-            found.steps[call] = (steps[0], readers[0])
-            left.remove(readers[0])
+        scale = _scale_behind(net, steps[0])
+        if scale in left:
+            found.steps[call] = (steps[0], scale)
+            left.remove(scale)
 
 
-def ends_of(net: Golden, results: Mapping[str | int, torch.Tensor]) -> dict[str | int, str]:
+def ends_of(
+    net: Golden, results: Mapping[str | int, torch.Tensor], left_out: frozenset[str]
+) -> dict[str | int, str]:
     """Which of the net's values a port returns: by name, else the outputs in order or by shape.
 
     Args:
         net: the net.
         results: what the port returns.
+        left_out: the layers whose outputs it does without.
     """
-    named: dict[str | int, str] = {key: str(key) for key in results if str(key) in net.values}
-    if named:
-        return named
-    fitting = {
-        key: [name for name in net.outputs if alike(net.values[name].shape, tuple(each.shape))]
-        for key, each in results.items()
+
+    def alike_in_shape(key: str | int, name: str) -> bool:
+        return alike(net.values[name].shape, tuple(results[key].shape))
+
+    found: dict[str | int, str] = {
+        key: str(key) for key in results if str(key) in net.values and alike_in_shape(key, str(key))
     }
-    if len(results) == len(net.outputs) and all(
-        name in fitting[key] for key, name in zip(results, net.outputs, strict=True)
-    ):
-        return dict(zip(results, net.outputs, strict=True))
-    return {key: some[0] for key, some in fitting.items() if len(some) == 1}
+    rest = [key for key in results if key not in found]
+    names = [
+        name
+        for name in net.outputs
+        if name not in found.values() and net.maker[name].name not in left_out
+    ]
+    pairs = list(zip(rest, names, strict=False))
+    if len(rest) == len(names) and all(alike_in_shape(*pair) for pair in pairs):
+        return found | dict(pairs)
+    fitting = {key: [name for name in names if alike_in_shape(key, name)] for key in rest}
+    return found | {key: some[0] for key, some in fitting.items() if len(some) == 1}

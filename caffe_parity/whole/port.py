@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
@@ -50,6 +51,22 @@ class Place:
     top: str
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the port's tensors are values of the net.
+
+    Attributes:
+        calls: which values the calls of modules take and give.
+        ends: the value that each result is, by the result's name or number.
+        ops: the value that an operation between modules makes, by the operation's number in a run,
+            with the operation's name.
+    """
+
+    calls: Mapping[Call, Place]
+    ends: Mapping[str | int, str]
+    ops: Mapping[int, tuple[str, str]]
+
+
 @dataclass
 class Seen:
     """What a run of the port has shown.
@@ -57,6 +74,7 @@ class Seen:
     Attributes:
         own: what the port made at each value of the net, before Caffe's took its place.
         calls: of modules that gave a tensor, in order.
+        ops: the operations between modules whose results the calls took, as in `Layout`.
         results: what the port returned, by name, or by number.
         named: which value of the net each result is; "" for none.
         failed: what the port raised; None where it came to its end.
@@ -66,6 +84,7 @@ class Seen:
 
     own: Tensors = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+    ops: dict[int, tuple[str, str]] = field(default_factory=dict)
     results: dict[str | int, torch.Tensor] = field(default_factory=dict)
     named: dict[str | int, str] = field(default_factory=dict)
     failed: BadRequest | None = None
@@ -143,22 +162,20 @@ class Port:
 
     def forced(
         self,
-        places: Mapping[Call, Place],
+        layout: Layout,
         inputs: Tensors,
         values: Tensors | None,
         shapes: Mapping[str, Shape],
         state: Tensors,
-        ends: Mapping[str | int, str],
     ) -> Seen:
         """Runs the port with Caffe's values in the places of its own.
 
         Args:
-            places: which values the calls take and give.
+            layout: where its tensors are values of the net.
             inputs: what it is fed.
             values: the net's, by name; None lets the port go on with its own.
             shapes: of the net's values.
             state: its parameters and buffers.
-            ends: the value that each of its results is, by the result's name or number.
         """
         seen = Seen()
         given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
@@ -177,7 +194,8 @@ class Port:
             return made
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
-            seen.own[value] = _like(made, shapes[value])
+            own = _like(made, shapes[value])
+            seen.own[value] = own.clone() if values is None else own  # the port may write into it
             raw.put(made, value)
             if values is None:
                 given.put(made, value)
@@ -190,6 +208,7 @@ class Port:
             if raw.name(tensor) == value:
                 return known(value, tensor)
             if value not in seen.own and value not in inputs:
+                seen.ops.update(ops.of(tensor, value))
                 return placed(value, tensor)
             if values is None or _equal(tensor, values[value]):  # a copy of it
                 return tensor
@@ -198,11 +217,17 @@ class Port:
             seen.wired.append((what, given.name(tensor), value))
             return known(value, tensor)
 
+        ops = _Operations(layout.ops, placed)
+
         def before(name: str, args: Any) -> Any:
+            with ops.paused():
+                return looked_at(name, args)
+
+        def looked_at(name: str, args: Any) -> Any:
             call = Call(name, counts.get(name, 0))
             counts[name] = call.number + 1
             open_calls.append(call)
-            place = places.get(call)
+            place = layout.calls.get(call)
             if place is None:
                 return None
             changed = list(args)
@@ -215,10 +240,13 @@ class Port:
             call = open_calls.pop()
             if isinstance(result, torch.Tensor):
                 seen.calls.append(call)
-            place = places.get(call)
-            return placed(place.top, result) if place and _is_float(result) else None
+            place = layout.calls.get(call)
+            with ops.paused():
+                if place is None or not _is_float(result) or given.name(result) == place.top:
+                    return None
+                return placed(place.top, result)
 
-        with self._hooked(before, after):
+        with self._hooked(before, after), ops:
             try:
                 result = self.run(fed, state)
             except BadRequest as error:
@@ -227,10 +255,68 @@ class Port:
         seen.results = results_of(result)
         for key, each in seen.results.items():
             seen.named[key] = given.name(each) or raw.name(each)
-            if key in ends and not seen.named[key]:
-                taken(f"the port's result {key}", ends[key], each)
-                seen.named[key] = ends[key]
+            if key in layout.ends and not seen.named[key]:
+                taken(f"the port's result {key}", layout.ends[key], each)
+                seen.named[key] = layout.ends[key]
         return seen
+
+
+class _Operations(TorchFunctionMode):
+    """Counts what is computed with tensors, and puts Caffe's values in the place of some results.
+
+    Whatever reads the result of a function between modules, another function too, gets it so.
+    """
+
+    def __init__(
+        self,
+        at: Mapping[int, tuple[str, str]],
+        placed: Callable[[str, torch.Tensor], torch.Tensor],
+    ) -> None:
+        super().__init__()
+        self._at = at
+        self._placed = placed
+        self._count = 0
+        self._paused = False
+        self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._paused:
+            return result
+        name = getattr(func, "__name__", "")
+        if type(result) in (tuple, list):  # of chunk, split, unbind
+            return type(result)(self._looked_at(each, name) for each in result)
+        return self._looked_at(result, name)
+
+    def _looked_at(self, result: Any, name: str) -> Any:
+        """A result, or Caffe's value in its place."""
+        if not _is_float(result):
+            return result
+        number = self._count
+        self._count += 1
+        value, known = self._at.get(number, ("", ""))
+        if value and known == name:
+            return self._placed(value, result)
+        if not self._at:
+            self._made[id(result)] = result, number, name
+        return result
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is computed meanwhile is not the port's."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def of(self, tensor: torch.Tensor, value: str) -> dict[int, tuple[str, str]]:
+        """The operation that made a tensor, as in `Layout`; {} where it is not known."""
+        for each in [tensor] if tensor._base is None else [tensor._base, tensor]:
+            made = self._made.get(id(each))
+            if made and _same_order(tensor, each):
+                return {made[1]: (value, made[2])}
+        return {}
 
 
 class _Names:

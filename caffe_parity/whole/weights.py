@@ -22,10 +22,12 @@ class Weights:
         places: of the port's parameters and buffers, the net's parameters that make each: one, or
             for a running statistic the sum and what it is divided by.
         findings: what does not fit.
+        turned: the port's parameters that are the net's transposed.
     """
 
     places: Mapping[str, tuple[str, ...]]
     findings: tuple[Finding, ...]
+    turned: frozenset[str] = frozenset()
 
     @property
     def known(self) -> set[str]:
@@ -49,7 +51,8 @@ class Weights:
             value = params[first]
             for factor in rest:  # a module writes into its statistics, and no gradient goes there
                 value = (value / params[factor] if params[factor].any() else value * 0).detach()
-            made[name] = value.reshape(own[name].shape)
+            turned = name in self.turned
+            made[name] = (value.t() if turned else value).reshape(own[name].shape)
         return made
 
 
@@ -64,6 +67,7 @@ def weights_of(
     """
     places: dict[str, tuple[str, ...]] = {}
     findings: list[Finding] = []
+    turned: set[str] = set()
     called = {call.module for call in calls}
     for call, steps in matched.steps.items():
         module, prefix = modules[call.module], f"{call.module}."
@@ -77,6 +81,8 @@ def weights_of(
                 continue
             found = dict(_of_layer(net, step, module, prefix))
             places |= {name: each for name, each in found.items() if name not in places}
+            if step.fields.get("transpose"):
+                turned |= {prefix + "weight"} & set(found)
             if step.params and not found:
                 findings.append(_misfit(net, step, module, call.module))
     misfits = {each.tensor for each in findings}
@@ -89,7 +95,7 @@ def weights_of(
                 "nothing that it could learn there"
             )
             findings.append(Finding("parameters", words, name, "extra"))
-    return Weights(places, tuple(findings))
+    return Weights(places, tuple(findings), frozenset(turned))
 
 
 def _of_layer(

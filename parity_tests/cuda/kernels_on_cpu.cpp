@@ -173,6 +173,9 @@ class Run {
     const Dtype scale = Scale(weight, plan_.samples);
     BackwardCPU(plan_, test_.c1, scale, cpu_d.begin(), cpu_dx1.begin());
     BackwardCPU(plan_, test_.c2, -scale, cpu_d.begin(), cpu_dx2.begin());
+    Array<Dtype> streamed(x1.count(), shift, nan);
+    BackwardCPU(plan_, test_.c1, scale, cpu_d.begin(), streamed.begin(), 0);
+    Expect(streamed == cpu_dx1, "dx1 past the caches differs from dx1");
     const int kWidest = kVectorBytes / sizeof(Dtype);
     if (plan_.vector == 1) {
       Kernels<1, true>(x1, x2, weight, &d, &loss, &dx1, &dx2);

@@ -35,12 +35,12 @@ JOB = "tox -e parity-recorded --"
 Choice = tuple[Layer, str, Case]  # with the name of a variant
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compares; returns the exit status."""
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     ends = "exit status: 0 agrees, 1 disagrees, 2 not carried out (also: a damaged corpus)"
-    parser = argparse.ArgumentParser(prog=JOB, description=__doc__, epilog=ends)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
+    made = argparse.ArgumentParser(prog=JOB, description=__doc__, epilog=ends)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = made.add_argument
     add("--layer", metavar="NAME", help=f"only this one: {', '.join(LAYERS)}")
     add("--variant", metavar="NAME", help="only this one, such as torch-module")
     add("--case", metavar="NAME", help="only this one, such as base")
@@ -49,8 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--port", metavar="FILE.py:OBJECT", help=port)
     add("--corpus", type=path, default=corpora.FOLDER, metavar="DIR", help="another recording")
     add("--json", type=path, metavar="FILE", help="write the results to this file")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compares; returns the exit status."""
     try:
-        return _compare(parser.parse_args(arguments))
+        made = parser()
+        for each in sys.argv[1:] if arguments is None else arguments:
+            if each.startswith("-") and each.endswith("=--"):  # argparse makes an empty list of it
+                made.error(f"{each}: expected a value")
+        return _compare(made.parse_args(arguments))
     except SystemExit as ended:
         return int(ended.code or 0)
     except (ParityError, OSError) as error:

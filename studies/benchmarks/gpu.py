@@ -1,55 +1,36 @@
-"""The compiled layer's kernels against every peer, on a GPU, all in one run.
-
-    python -m studies.benchmarks.gpu [--largest N] [--no-caffe] [--results DIR]
+"""The compiled layer's kernels against every peer, on a GPU, for `python -m studies.benchmarks`.
 
 The kernels run under PyTorch (torch-cuda) and in Caffe (caffe-cuda); beside them Caffe's other
 nets, the plain port, and torch.compile. For PyTorch there are two times: "call", as a training loop
 makes it, and "graph", the same step replayed as a CUDA graph, which is the GPU's work alone. The
-mark is the bandwidth of a device-to-device copy, measured in between. Times are CUDA events'.
-
-Target: from 10^8 elements up at least 85 % of the copy's bandwidth; faster than every peer
-everywhere. What was measured goes to results/gpu-DEVICE-DATE.json.
+limit is a device-to-device copy, measured in between. Times are CUDA events'.
 """
 
-import argparse
-import datetime
-import json
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
-from typing import Any
 
 import torch
 
 from caffe_impl.variants import variants as caffe_variants
 from caffe_parity import ParityError
-from caffe_parity.caffe.driver import DriverError, devices
 from caffe_parity.caffe.session import SESSION
-from caffe_parity.engine.port import full_precision, no_cuda
-from caffe_parity.report.environment import environment
+from caffe_parity.engine.port import full_precision
 from reference.summed import Loss
 from studies.benchmarks.workloads import (
     SHAPES,
     Timing,
     arrays,
     forward_and_backward,
-    table,
     time_caffe,
     timed,
 )
-from torch_impl.cuda_op import NoKernels, fused_channel_sum_euclidean_loss, kernels_of
+from torch_impl.fused import fused_channel_sum_euclidean_loss
+from torch_impl.kernels import NoKernels, kernels_of
 from torch_impl.module import channel_sum_euclidean_loss
 from torch_impl.variants import variants as torch_variants
 
-SCHEMA = "parity-benchmark-1"
 BUDGET = 0.5  # seconds of GPU time for each variant and size
-KERNELS = "torch-cuda graph"
-TARGET = 0.85  # of the copy's bandwidth
-LARGE = 10**8
 CAFFE_TIMEOUT = 600.0  # seconds; a Python layer takes its time for 10^9 elements
-RESULTS = Path(__file__).parents[2] / "results"
 Step = Callable[[], object]
 
 
@@ -146,102 +127,19 @@ def caffe_obstacle() -> str | None:
     return None
 
 
-def as_data(timing: Timing) -> dict[str, Any]:
-    """A timing as JSON data."""
-    data: dict[str, Any] = {"variant": timing.name, "elements": timing.elements}
-    data["shape"] = list(SHAPES[timing.elements])
-    if not timing.seconds:
-        return data | {"not_run": timing.reason}
-    return data | {
-        "median_s": median(timing.seconds),
-        "min_s": min(timing.seconds),
-        "repeats": len(timing.seconds),
-        "gb_per_s": round(timing.gb_per_s, 2),
-    }
-
-
-RIVALS = {
-    KERNELS: ("torch-module graph", "torch-compiled graph"),
-    "torch-cuda call": ("torch-module call", "torch-compiled call"),
-    "caffe-cuda": ("caffe-python", "caffe-convolution", "caffe-slice-eltwise", "caffe-reduction"),
-}
-"""What each of the ways to run the kernels is compared with."""
-
-
-def verdicts(timings: list[Timing]) -> list[str]:
-    """How the kernels stand against the target, a line for each size and way to run them."""
-    lines = []
-    for elements in dict.fromkeys(each.elements for each in timings):
-        medians = {
-            each.name: median(each.seconds)
-            for each in timings
-            if each.elements == elements and each.seconds
-        }
-        for name, rivals in RIVALS.items():
-            if name not in medians:
-                continue
-            share = medians["copy"] / medians[name]
-            words = f"{elements:.0e} elements, {name}: {100 * share:.0f} % of the copy"
-            if elements >= LARGE:
-                words += f", target {100 * TARGET:.0f} % {'met' if share >= TARGET else 'MISSED'}"
-            faster = [each for each in rivals if each in medians and medians[each] < medians[name]]
-            there = [each for each in rivals if each in medians]
-            if faster:
-                words += f"; SLOWER than {', '.join(faster)}"
-            elif there:
-                words += f"; faster than {', '.join(there)}"
-            lines.append(words)
-    return lines
-
-
-def write(folder: Path, timings: list[Timing]) -> Path:
-    """Writes the results file; returns its path."""
-    device = re.sub(r"[^a-z0-9]+", "-", devices()[0].lower()).strip("-")
-    path = folder / f"gpu-{device}-{datetime.date.today().isoformat()}.json"
-    content = {
-        "schema": SCHEMA,
-        "environment": environment(),
-        "gb_counted": "each input read once, each gradient written once",
-        "results": [as_data(each) for each in timings],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints and writes; 0 also where there is nothing to measure on, which it says."""
-    parser = argparse.ArgumentParser(prog="python -m studies.benchmarks.gpu")
-    parser.add_argument("--largest", type=float, default=1e9, help="elements of both inputs (1e9)")
-    parser.add_argument("--no-caffe", action="store_true", help="PyTorch alone")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
-    options = parser.parse_args(arguments)
-    try:
-        devices()
-    except DriverError as error:
-        print(f"nothing can run on the GPU: {error}", file=sys.stderr)
-        return 2
-    if no_cuda():
-        print(f"not run: {no_cuda()}")
-        return 0
+def measure(largest: float) -> list[Timing]:
+    """Everybody at every size up to `largest`; Caffe's nets say why where they cannot run."""
     SESSION.device = "cuda"
     full_precision()
-    obstacle = "not asked for" if options.no_caffe else caffe_obstacle()
-    if obstacle:
-        print(f"Caffe: not run: {obstacle}")
+    obstacle = caffe_obstacle()
     timings = []
-    for elements in SHAPES:
-        if elements <= options.largest:
-            timings += time_torch(elements)
-            torch.cuda.empty_cache()
-            timings += [] if obstacle else time_nets(elements)
-            print(f"{elements:.0e} measured", file=sys.stderr, flush=True)
-    print(f"{devices()[0]}; PyTorch {torch.__version__}; TF32 off")
-    print("\n".join([*table(timings, KERNELS), "", *verdicts(timings)]))
-    print(f"\nwritten: {write(options.results, timings)}")
-    SESSION.close()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    for elements in (each for each in SHAPES if each <= largest):
+        timings += time_torch(elements)
+        torch.cuda.empty_cache()
+        if obstacle:
+            nets = caffe_variants()["channel_sum"]
+            timings += [Timing(name, elements, reason=obstacle) for name in nets]
+        else:
+            timings += time_nets(elements)
+        print(f"{elements:.0e} measured on the GPU", file=sys.stderr, flush=True)
+    return timings

@@ -1,12 +1,13 @@
 """What is measured: the same inputs for every variant, and the time of a forward and a backward.
 
 The least that any implementation must move is each input once and each gradient once: as many bytes
-as a copy of both inputs. So the time of that copy is the mark to reach, and GB/s count these bytes.
+as a copy of both inputs. So the time of that copy is the limit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +45,14 @@ class Timing:
     seconds: list[float] = field(default_factory=list)
     reason: str = ""
 
-    @property
-    def gb_per_s(self) -> float:
-        """The least bytes that must be moved, by the median time."""
-        return 2 * 4 * self.elements / median(self.seconds) / 1e9
+
+def as_data(timing: Timing) -> dict[str, Any]:
+    """A timing as JSON data."""
+    data: dict[str, Any] = {"variant": timing.name, "elements": timing.elements}
+    if not timing.seconds:
+        return data | {"not_run": timing.reason}
+    low, middle = min(timing.seconds), median(timing.seconds)
+    return data | {"least_s": low, "median_s": middle, "repeats": len(timing.seconds)}
 
 
 def arrays(elements: int) -> tuple[Array32, Array32]:
@@ -107,40 +112,3 @@ def forward_and_backward(loss: Loss, x1: torch.Tensor, x2: torch.Tensor) -> Call
         loss(x1, x2).backward()  # type: ignore[no-untyped-call]
 
     return step
-
-
-def table(timings: Sequence[Timing], of: str) -> list[str]:
-    """A block of lines for each size; the ratios are those of the medians and of the minima.
-
-    Args:
-        timings: of all sizes.
-        of: the variant that all others are compared with.
-    """
-    lines = []
-    for elements in dict.fromkeys(each.elements for each in timings):
-        group = [each for each in timings if each.elements == elements]
-        base = next((each for each in group if each.name == of and each.seconds), None)
-        copy = next((each for each in group if each.name == "copy"), None)
-        shape = "x".join(map(str, SHAPES[elements]))
-        lines += [
-            "",
-            f"{elements:.0e} elements, both inputs {shape}",
-            f"  {'variant':28} {'min ms':>10} {'median ms':>10} {'GB/s':>8} {'of copy':>8}"
-            f" {'times ' + of:>16}",
-        ]
-        lines += [_line(each, base, copy) for each in group]
-    return lines[1:]
-
-
-def _line(each: Timing, base: Timing | None, copy: Timing | None) -> str:
-    if not each.seconds:
-        return f"  {each.name:28} not run: {each.reason}"
-    low, middle = min(each.seconds), median(each.seconds)
-    of_copy = f"{100 * median(copy.seconds) / middle:.0f} %" if copy else ""
-    ratio = ""
-    if base is not None:
-        ratio = f"{low / min(base.seconds):.2f} / {middle / median(base.seconds):.2f}"
-    return (
-        f"  {each.name:28} {1e3 * low:10.3f} {1e3 * middle:10.3f} {each.gb_per_s:8.1f}"
-        f" {of_copy:>8} {ratio:>16}"
-    )

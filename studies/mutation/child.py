@@ -40,6 +40,10 @@ class _Outcomes:
         if report.failed:
             self.failed.append(report.nodeid)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+
 
 def run(copy: Path, work: Path, files: tuple[str, ...], options: tuple[str, ...]) -> NoReturn:
     """Runs tests of a copy up to the first failure; ends the process.

@@ -29,6 +29,12 @@ from studies.mutation.catalogue import ROOT, Judge, Mutant, mutated
 SECONDS = 120.0
 """How long one mutant may take before that alone is the answer."""
 
+AT_LEAST, TIMES = 30.0, 4.0
+"""It is less where its tests end sooner without it: so many times what they took, and so much."""
+
+NO_END = "no end"
+"""What a mutant was found by that made its tests endless."""
+
 SAID = 2000  # characters of what was printed that a reason shows
 
 KILLED, SURVIVED, BROKEN, NOT_RUN = "killed", "survived", "broken", "not run"
@@ -88,8 +94,8 @@ class _Task:
     folder: Path
     original: str = ""
 
-    def start(self) -> None:
-        """Puts the mutant into the copy and starts the tests."""
+    def start(self, seconds: float) -> None:
+        """Puts the mutant into the copy and starts the tests, which may take so many seconds."""
         self.work = Path(tempfile.mkdtemp(prefix="work-", dir=self.folder))
         if self.mutant is not None:
             file = self.folder / "copy" / self.mutant.file
@@ -98,7 +104,8 @@ class _Task:
         arguments = (self.folder / "copy", self.work, self.judge.files, self.judge.options)
         self.process = _FORKS.Process(target=_run, args=arguments)
         self.process.start()
-        self.deadline = time.monotonic() + SECONDS
+        self.began = time.monotonic()
+        self.deadline = self.began + seconds
 
     def end(self) -> Reply:
         """Ends what still runs, takes the mutant out of the copy, and returns what was found."""
@@ -128,16 +135,35 @@ def _run(copy: Path, work: Path, files: tuple[str, ...], options: tuple[str, ...
     child.run(copy, work, files, options)
 
 
-def _verdict(mutant: Mutant, reply: Reply, unmutated: Reply) -> Verdict:
+def _alone(judge: Judge, reply: Reply) -> Judge | None:
+    """What must pass without a mutant for it to be the mutant that a reply tells of.
+
+    That is the one test that failed, or its collection; all of them where they came to no end, and
+    none where they passed.
+    """
+    if reply["status"] == 0:
+        return None
+    if not reply.get("failed"):
+        return judge
+    [first, *_] = reply["failed"]
+    more = ("--collect-only",) if reply["status"] != 1 else ()
+    return Judge(first, (first,), more)
+
+
+def _verdict(mutant: Mutant, reply: Reply, unmutated: Reply, judge: Judge, whole: bool) -> Verdict:
     if unmutated["status"] != 0:
-        words = f"without any mutant, {mutant.judge.text} does not pass either"
+        words = f"without any mutant, {judge.text} does not pass either"
         return Verdict(mutant, BROKEN, f"{words}:\n{unmutated['said']}")
+    if "--collect-only" in judge.options:
+        return Verdict(mutant, KILLED, f"{judge.text} cannot be collected")
     if not unmutated["ran"]:
         return Verdict(mutant, NOT_RUN, "; ".join(sorted(set(unmutated["skipped"]))))
     if reply["overdue"]:
         # It was the mutant that made it endless: what judges it had ended without.
-        return Verdict(mutant, KILLED, "no end")
+        return Verdict(mutant, KILLED, NO_END)
     if reply["status"] not in (0, 1):
+        if not whole:  # nobody chose this edit, so a program that does not start is found
+            return Verdict(mutant, KILLED, "nothing can be imported")
         return Verdict(mutant, BROKEN, f"pytest ended with {reply['status']}:\n{reply['said']}")
     failed = [name.rpartition("/")[2] for name in reply["failed"]]
     return Verdict(mutant, KILLED, failed[0]) if failed else Verdict(mutant, SURVIVED)
@@ -161,11 +187,12 @@ def _judged(
 ) -> Generator[tuple[Judge, Mutant | None, Reply]]:
     """Carries out the tasks, as many at a time as there are copies, until `end`."""
     running: list[_Task] = []
+    limits: dict[Judge, float] = {}
     try:
         while time.monotonic() < end and (tasks or running):
             while tasks and copies:
                 running.append(_Task(*tasks.pop(0), copies.pop()))
-                running[-1].start()
+                running[-1].start(limits.get(running[-1].judge, SECONDS))
             next_deadline = min([end, *(each.deadline for each in running)])
             left = max(0.0, next_deadline - time.monotonic())
             ended = wait([each.process.sentinel for each in running], min(left, 3600.0))
@@ -173,6 +200,9 @@ def _judged(
                 if task.process.sentinel in ended or time.monotonic() > task.deadline:
                     running.remove(task)
                     copies.append(task.folder)
+                    if task.mutant is None:
+                        took = time.monotonic() - task.began
+                        limits[task.judge] = min(SECONDS, AT_LEAST + TIMES * took)
                     yield task.judge, task.mutant, task.end()
     finally:
         for task in running:
@@ -185,6 +215,7 @@ def run(
     root: Path = ROOT,
     budget: float = float("inf"),
     jobs: int = 0,
+    whole: bool = True,
     notice: Callable[[Verdict], None] = lambda verdict: None,
 ) -> list[Verdict]:
     """Judges the mutants, in the order given; returns a verdict on each, in that order.
@@ -194,6 +225,8 @@ def run(
         root: the project that is copied.
         budget: seconds after which it ends; what has no verdict by then was not run.
         jobs: how many run side by side; 0 for one on each core, up to 8.
+        whole: whether all that judges a mutant must pass without it; else what found it alone,
+            which takes less time where few mutants have the same judge.
         notice: is told of each verdict as soon as it is known.
 
     Raises:
@@ -202,25 +235,32 @@ def run(
     """
     end = time.monotonic() + budget
     verdicts = {each.name: Verdict(each, NOT_RUN, obstacle(each) or "budget") for each in mutants}
-    tasks: dict[tuple[Judge, Mutant | None], None] = {}  # a set that keeps the order
+    wanted: dict[tuple[Judge, Mutant | None], None] = {}  # a set that keeps the order
     for each in mutants:
         mutated((root / each.file).read_text(), each)
         if not obstacle(each):
-            tasks |= {(each.judge, None): None, (each.judge, each): None}
+            wanted |= ({(each.judge, None): None} if whole else {}) | {(each.judge, each): None}
+    tasks = list(wanted)
     unmutated: dict[Judge, Reply] = {}
-    waiting: list[tuple[Mutant, Reply]] = []
+    waiting: list[tuple[Mutant, Reply, Judge]] = []
     jobs = min(jobs or min(len(os.sched_getaffinity(0)), 8), max(1, len(tasks)))
     with tempfile.TemporaryDirectory(prefix="parity-mutants-") as folder:
         copies = _copies(root, Path(folder), jobs)
-        with contextlib.closing(_judged(list(tasks), copies, end)) as replies:
+        with contextlib.closing(_judged(tasks, copies, end)) as replies:
             for judge, mutant, reply in replies:
                 if mutant is None:
                     unmutated[judge] = reply
                 else:
-                    waiting.append((mutant, reply))
-                for known in [pair for pair in waiting if pair[0].judge in unmutated]:
+                    needed = judge if whole else _alone(judge, reply)
+                    if needed is None:  # they passed
+                        needed = judge
+                        unmutated.setdefault(judge, reply)
+                    waiting.append((mutant, reply, needed))
+                    if needed not in unmutated and not whole:
+                        tasks.insert(0, (needed, None))
+                for known in [each for each in waiting if each[2] in unmutated]:
                     waiting.remove(known)
-                    verdict = _verdict(*known, unmutated[known[0].judge])
+                    verdict = _verdict(*known[:2], unmutated[known[2]], known[2], whole)
                     verdicts[verdict.mutant.name] = verdict
                     notice(verdict)
     return list(verdicts.values())

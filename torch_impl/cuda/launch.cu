@@ -1,4 +1,4 @@
-// Launches the layer's kernels on PyTorch's tensors; cuda_op.py calls this.
+// Launches the layer's kernels on PyTorch's tensors; kernels.py calls this.
 //
 // Every function returns NULL, or what went wrong in CUDA's words. Pointers
 // are on the device, tensors contiguous. Nothing waits for the GPU.

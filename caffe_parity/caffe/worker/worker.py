@@ -234,7 +234,7 @@ class Worker:
 
     def op_net(self, text, edits=None, path=()):
         prepared = self.prepared(text, edits, path)
-        phase = self.caffe.TEST if edits and edits.get("phase") == "TEST" else self.caffe.TRAIN
+        phase = self.caffe.TEST if in_test(prepared.proto) else self.caffe.TRAIN
         self.net = self.caffe.Net(prepared.path, phase)
         self.fields = {layer.name: fields_of(layer) for layer in prepared.proto.layer}
         weights = edits.get("weights") if edits else None
@@ -277,9 +277,9 @@ class Worker:
         self.written, said = prepared.said(self.net, counts)
         return dict(said, inputs=shapes)
 
-    def op_describe(self, text, fed=()):
+    def op_describe(self, text, fed=(), phase="TRAIN"):
         unshaped = {}
-        proto = parsed(text, fed, unshaped)
+        proto = parsed(text, fed, unshaped, phase)
         inputs = {
             top: declared_shape(layer, index)
             for layer in proto.layer
@@ -291,6 +291,19 @@ class Worker:
             "inputs": inputs,
             "unshaped": unshaped,
             "losses": list(weights_of(proto)),
+            "weights": weights_of(proto),
+            "phase": "TEST" if in_test(proto) else "TRAIN",
+            "undriven": sorted(undriven(proto)),
+            "indicators": [
+                layer.bottom[1]
+                for layer in proto.layer
+                if layer.type in ("LSTM", "RNN") and len(layer.bottom) > 1
+            ],
+            "sources": [
+                [layer.name, list(layer.top)]
+                for layer in proto.layer
+                if layer.type == "Python" and not layer.bottom
+            ],
             "outputs": outputs(proto),
             "layers": [[layer.name, layer.type] for layer in proto.layer],
             "in_place": sorted(in_place),
@@ -684,8 +697,14 @@ def read_weights(file):
 
     proto = caffe_pb2.NetParameter()
     try:
-        with open(file, "rb") as content:
-            proto.ParseFromString(content.read())
+        with open(file, "rb") as opened:
+            content = opened.read()
+        if content.startswith(b"\x89HDF"):
+            raise NetError(
+                "the weights %s: HDF5, which is not read here; net.save(FILE) in pycaffe writes a "
+                ".caffemodel" % file
+            )
+        proto.ParseFromString(content)
     except (OSError, DecodeError, RuntimeWarning) as error:
         raise NetError("the weights %s: no .caffemodel (%s)" % (file, error))
     saved = {layer.name for layer in list(proto.layer) + list(proto.layers) if layer.blobs}
@@ -788,7 +807,8 @@ MESSAGES = {
 def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
     """The net that Caffe builds from prototxt text in a phase, before it inserts Splits.
 
-    What Caffe upgrades when it reads a file is upgraded, layers of other phases and stages are left
+    Asked for TRAIN, that is TEST where nothing but that phase has a layer that computes. What
+    Caffe upgrades when it reads a file is upgraded, layers of other phases and stages are left
     out, and a loss without a top gets one. Data layers become Input layers, and so do others
     without a bottom that make what is fed; `unshaped` gets those of which only a file says the
     shape.
@@ -804,6 +824,11 @@ def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
         raise NetError("the net has no layer")
     modernise_inputs(proto)
     kept = [layer for layer in proto.layer if included(layer, proto.state, phase)]
+    tested = [layer for layer in proto.layer if included(layer, proto.state, "TEST")]
+    proto.state.ClearField("phase")
+    only = any(layer.bottom for layer in tested) and not any(layer.bottom for layer in kept)
+    if only or phase == "TEST":
+        kept, proto.state.phase = tested, PHASES.index("TEST")
     if not kept:
         raise NetError("the net has no layer in phase %s" % phase)
     set_layers(proto, kept)
@@ -818,6 +843,11 @@ def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
 
 PHASES = ("TRAIN", "TEST")
 """In the order of caffe.proto's enum."""
+
+
+def in_test(proto):
+    """Whether a net that was parsed is of phase TEST."""
+    return proto.state.HasField("phase") and PHASES[proto.state.phase] == "TEST"
 
 
 def included(layer, state, phase):
@@ -1063,11 +1093,25 @@ def outputs(proto):
     return [top for top in dict.fromkeys(tops) if top not in read]
 
 
+NO_BACKWARD = ("Accuracy", "ArgMax", "Threshold")
+"""Types of Caffe's own that have no backward: what they are used for needs none."""
+
+
+def undriven(proto):
+    """The outputs that get no upstream gradient, since their layers have no backward.
+
+    Where there are no others, whoever wants a gradient of them is to be told.
+    """
+    found = set(outputs(proto))
+    without = {top for each in proto.layer if each.type in NO_BACKWARD for top in each.top} & found
+    return without if found - without else set()
+
+
 def give_outputs_weight(proto):
     """Makes the outputs of a net without a loss its losses: Caffe prunes the backward otherwise."""
     if weights_of(proto):
         return
-    wanted = set(outputs(proto))
+    wanted = set(outputs(proto)) - undriven(proto)
     kept = []
     for layer in reversed(proto.layer):  # of in-place layers the last one makes the output
         if wanted & set(layer.top):
@@ -1251,9 +1295,16 @@ def has_cuda():
 
 
 def cpu_seconds(run):
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    """The processor's time, of which nothing else takes any; of many runs if one is short."""
+
+    def spent(count):
+        start = time.process_time()
+        for _ in range(count):
+            run()
+        return (time.process_time() - start) / count
+
+    once = spent(1)
+    return spent(int(1e-4 / max(once, 1e-7))) if once < 5e-5 else once
 
 
 def gpu_seconds(run):

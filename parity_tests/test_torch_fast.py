@@ -1,0 +1,232 @@
+"""The port on the kernels, on the CPU: its build, its threads, and the way that a call takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.func import grad, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from caffe_parity.engine.judge import variant_of
+from parity_tests.layers import LAYERS
+from parity_tests.machine import not_run
+from reference import channel_sum
+from torch_impl import fused, kernels
+from torch_impl.fused import fused_channel_sum_euclidean_loss, on_the_kernels
+
+Tensors = tuple[torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _can_be_built() -> None:
+    if kernels.no_compiler():
+        not_run("no C++ compiler")
+
+
+def integers(*shape: int, channels: int = 0, dtype: torch.dtype = torch.float32) -> Tensors:
+    """-2 to 2, of which every sum is exact where N is a power of two; the second has more axes."""
+    generator = torch.Generator().manual_seed(5)
+    other = (*shape[:-3], shape[-3] + channels, *shape[-2:])
+    x1, x2 = (torch.randint(-2, 3, each, generator=generator).to(dtype) for each in (shape, other))
+    return x1.requires_grad_(), x2.requires_grad_()
+
+
+def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """Loss and gradients, at a loss weight of -2."""
+    return [loss.detach(), *torch.autograd.grad(-2 * loss, inputs)]
+
+
+def are_equal(found: Any, expected: Any) -> bool:
+    """Whether all are the same numbers."""
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels' functions as they are called."""
+    called: list[str] = []
+    for name in ("forward", "backward"):
+        real: Callable[..., Any] = getattr(kernels.CpuKernels, name)
+
+        def counted(*given: Any, name: str = name, real: Callable[..., Any] = real) -> Any:
+            called.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(kernels.CpuKernels, name, counted)
+    return called
+
+
+class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The suite's own ops that PyTorch dispatches."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Notes it, and goes on."""
+        if func.namespace == "caffe_parity":
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_plain_call_goes_straight_to_the_kernels(count: list[str]) -> None:
+    """Neither direction is dispatched as an op; where its gradient is differentiated, it is."""
+    x1, x2 = integers(4, 3, 2, 5)
+    with Ops() as ops:
+        loss = fused_channel_sum_euclidean_loss(x1, x2)
+        torch.autograd.grad(loss, (x1, x2), retain_graph=True)
+        assert (ops.seen, count) == ([], ["forward", "backward"])
+        torch.autograd.grad(loss, (x1, x2), create_graph=True)
+    assert ops.seen == [f"{fused.OP}_backward"]
+
+
+def test_compiled_and_exported_without_a_break(count: list[str]) -> None:
+    """torch.compile and torch.export take it into one graph, whose code is the kernels."""
+    x1, x2 = integers(4, 3, 2, 5)
+    expected = gradients(channel_sum.loss(x1 + 1, x2), x1, x2)
+
+    def around(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        return fused_channel_sum_euclidean_loss(x1 + 1, x2)
+
+    compiled = torch.compile(around, fullgraph=True, backend="aot_eager")
+    assert are_equal(gradients(compiled(x1, x2), x1, x2), expected)
+    assert count == ["forward", "backward"]
+
+    class Net(torch.nn.Module):
+        def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+            return around(x1, x2)
+
+    exported = torch.export.export(Net(), (x1.detach(), x2.detach()))
+    targets = [str(node.target).replace(".", "::") for node in exported.graph.nodes]
+    ours = [target for target in targets if fused.OP in target]
+    assert len(ours) == 1
+    assert torch.equal(exported.module()(x1.detach(), x2.detach()), expected[0])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, None), (None, 2)], ids=str)
+def test_vmap(in_dims: tuple[int | None, int | None], compiled: bool) -> None:
+    """A vmap of the loss, and of its gradient, is the loop over it."""
+    inputs = integers(3, 4, 3, 2, 5, channels=1)
+    parts: list[Iterator[torch.Tensor]] = []
+    given: list[torch.Tensor] = []
+    for x, dim in zip(inputs, in_dims, strict=True):
+        given.append(x[0] if dim is None else x.detach().movedim(0, dim))
+        parts.append(iter([x[0]] * 3) if dim is None else iter(x.detach().unbind(0)))
+    pairs = list(zip(*parts, strict=True))
+    loss = fused_channel_sum_euclidean_loss
+    of_all, of_gradients = vmap(loss, in_dims), vmap(grad(loss, (0, 1)), in_dims)
+    if compiled:
+        of_all, of_gradients = (
+            torch.compile(each, fullgraph=True, dynamic=False, backend="aot_eager")
+            for each in (of_all, of_gradients)
+        )
+    many = of_all(*given)
+    assert torch.equal(many, torch.stack([channel_sum.loss(*pair) for pair in pairs]))
+    many = of_gradients(*given)
+    alone = [grad(channel_sum.loss, (0, 1))(*pair) for pair in pairs]
+    assert are_equal(many, [torch.stack(each) for each in zip(*alone, strict=True)])
+
+
+def test_several_weights_at_once() -> None:
+    """A vmap of the backward alone is that of each weight."""
+    x1, x2 = integers(4, 3, 2, 5)
+    weights = torch.tensor([1.0, -2.0, 0.5])
+    loss = fused_channel_sum_euclidean_loss(x1, x2)
+
+    def backward(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(loss, (x1, x2), weight, retain_graph=True)
+
+    many = vmap(backward)(weights)
+    for each, weight in enumerate(weights):
+        assert are_equal([x[each] for x in many], backward(weight))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
+def test_autocast(compiled: bool) -> None:
+    """What autocast made bfloat16 is computed in float32; the gradients arrive in its type."""
+    x1, x2 = integers(4, 3, 2, 5)
+    loss = fused_channel_sum_euclidean_loss
+    if compiled:
+        loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    halves = [x.detach().bfloat16().requires_grad_() for x in (x1, x2)]
+    expected = gradients(channel_sum.loss(x1, x2), x1, x2)
+    for given in (halves, (x1, halves[1]), (x1, x2)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(*given)
+        assert value.dtype == torch.float32
+        found = gradients(value, *given)
+        assert [each.dtype for each in found[1:]] == [x.dtype for x in given]
+        assert are_equal([each.float() for each in found], expected)
+    with pytest.raises(TypeError, match="bfloat16"):
+        fused_channel_sum_euclidean_loss(*halves)
+
+
+def test_a_negative_view_is_read_as_what_it_is() -> None:
+    """PyTorch may hold a tensor as the negative of what is in memory."""
+    x1, x2 = (x.detach() for x in integers(4, 3, 2, 5))
+    found = fused_channel_sum_euclidean_loss(torch._neg_view(x1), x2)
+    assert torch.equal(found, channel_sum.loss(-x1, x2))
+
+
+@pytest.mark.parametrize("shape", [(7, 12, 50, 70), (1, 2, 400, 400), (3, 130000), (2, 3, 5)])
+def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
+    """One thread, two, and more than there are samples make the same bits."""
+    generator = torch.Generator().manual_seed(1)
+    x1, x2 = (torch.randn(shape, generator=generator).requires_grad_() for _ in range(2))
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            made.append(gradients(on_the_kernels(x1, x2), x1, x2))
+    finally:
+        torch.set_num_threads(before)
+    assert are_equal(made[1], made[0])
+    assert are_equal(made[2], made[0])
+
+
+def test_torch_fast_is_the_kernels_or_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variant is no plain PyTorch where there is no compiler."""
+    fast = variant_of(LAYERS["channel_sum"], "torch-fast")
+    assert fast.cannot_run() is None
+    monkeypatch.setattr(kernels, "compiler", lambda: None)
+    kernels._kernels.cache_clear()
+    fused._fall_back.cache_clear()
+    x1, x2 = integers(4, 3, 2, 5)
+    try:
+        assert fast.cannot_run() == "no C++ compiler (g++ or clang++)"
+        with pytest.raises(kernels.NoKernels, match="no C"):
+            on_the_kernels(x1, x2)
+        with pytest.warns(RuntimeWarning, match="by plain PyTorch.*no C"):
+            loss = fused_channel_sum_euclidean_loss(x1, x2)
+        found = gradients(loss, x1, x2)
+    finally:
+        kernels._kernels.cache_clear()
+        fused._fall_back.cache_clear()
+    assert are_equal(found, gradients(channel_sum.loss(x1, x2), x1, x2))
+
+
+def test_built_once_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library is kept by its content; what the compiler refuses is told, and not tried again."""
+    monkeypatch.setenv("PARITY_CACHE", str(tmp_path / "cache"))
+    library = kernels.build("cpu")
+    assert [library] == list((tmp_path / "cache").iterdir())
+    made = library.stat().st_mtime_ns
+    assert (kernels.build("cpu"), library.stat().st_mtime_ns) == (library, made)
+    broken = tmp_path / "run.cpp"
+    broken.write_text(f"{kernels.CPU_SOURCE.read_text()}\nint broken = undefined_name;\n")
+    monkeypatch.setattr(kernels, "CPU_SOURCE", broken)
+    kernels._kernels.cache_clear()
+    try:
+        for _ in range(2):
+            with pytest.raises(kernels.NoKernels, match="undefined_name"):
+                kernels.kernels("cpu")
+        assert kernels._kernels.cache_info().misses == 1
+    finally:
+        kernels._kernels.cache_clear()
+    assert [library] == list((tmp_path / "cache").iterdir())

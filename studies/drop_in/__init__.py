@@ -1,0 +1,1 @@
+"""A Caffe with a user's own files, really built: several minutes."""

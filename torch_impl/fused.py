@@ -1,0 +1,218 @@
+"""The port on the compiled layer's own kernels: the fastest one, on the CPU and on a GPU.
+
+Forward reads each input once and keeps d, N*S values; backward writes each gradient once. The same
+input gives the same bits every time. The kernels are built on demand (kernels.py); where nothing
+can be built, plain PyTorch computes.
+
+Two ways lead to them. A call as a training loop makes it goes through an `autograd.Function`, which
+costs Python the least. What traces the call, torch.compile or torch.export, sees one op of
+`torch.library` instead, with its shapes and derivatives. torch.func sees plain PyTorch.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch.autograd import Function
+
+from torch_impl.kernels import TYPES, NoKernels, empty_outputs, kernels_of, with_channels
+
+OP = "caffe_parity::channel_sum_euclidean_loss"
+
+
+@cache
+def _fall_back(reason: str) -> None:
+    """Says once that plain PyTorch computes instead."""
+    words = f"channel_sum_euclidean_loss is computed by plain PyTorch, not by its kernels: {reason}"
+    warnings.warn(words, RuntimeWarning, stacklevel=3)
+
+
+def _plain_forward(x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    d = x1.sum(1) - x2.sum(1)  # N, S...
+    return d.square().sum() / (2 * x1.shape[0]), d
+
+
+def _plain_backward(
+    d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> list[torch.Tensor]:
+    gradient = (weight / d.shape[0] * d).unsqueeze(1)  # N, 1, S...
+    signed = (gradient, -gradient)
+    shapes = [with_channels(d, count) for count in channels]
+    return [signed[i].expand(shapes[i]).contiguous() for i in range(2) if wanted[i]]
+
+
+def _compute(x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and d for the backward."""
+    try:
+        found = kernels_of(x1)
+    except NoKernels as reason:
+        _fall_back(str(reason))
+        return _plain_forward(x1, x2)
+    return found.forward(x1, x2)
+
+
+def _compute_gradients(
+    d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> list[torch.Tensor]:
+    """The gradients that are wanted, of x1 and of x2; `weight` is the gradient of the loss."""
+    try:
+        found = kernels_of(d)
+    except NoKernels as reason:
+        _fall_back(str(reason))
+        return _plain_backward(d, weight, channels, wanted)
+    return [each for each in found.backward(d, weight, channels, wanted) if each is not None]
+
+
+_forward = torch.library.custom_op(OP, _compute, mutates_args=())
+_backward = torch.library.custom_op(f"{OP}_backward", _compute_gradients, mutates_args=())
+
+_forward.register_fake(lambda x1, x2: empty_outputs(x1))
+
+
+@_backward.register_fake
+def _backward_shapes(
+    d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> list[torch.Tensor]:
+    return [d.new_empty(with_channels(d, channels[i])) for i in range(2) if wanted[i]]
+
+
+def _remember(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x1, x2 = inputs
+    ctx.save_for_backward(output[1])
+    ctx.channels = [x1.shape[1], x2.shape[1]]
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(
+    ctx: Any,
+    weight: torch.Tensor | None,
+    d_gradient: torch.Tensor | None,
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of x1 and x2, from that of the loss, and of d in a backward of the backward."""
+    (d,) = ctx.saved_tensors
+    wanted = list(ctx.needs_input_grad)
+    gradients: list[torch.Tensor | None] = [None, None]
+    if weight is not None:
+        made: Iterator[torch.Tensor] = iter(_backward(d, weight, ctx.channels, wanted))
+        gradients = [next(made) if want else None for want in wanted]
+    if d_gradient is not None:
+        for i, sign in enumerate((1, -1)):
+            if wanted[i]:
+                spread = sign * d_gradient.unsqueeze(1).expand(with_channels(d, ctx.channels[i]))
+                so_far = gradients[i]
+                gradients[i] = spread if so_far is None else so_far + spread
+    return tuple(gradients)
+
+
+_forward.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _remember_backward(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+    d, weight, _, ctx.wanted = inputs
+    ctx.save_for_backward(d, weight)
+
+
+def _differentiate_backward(
+    ctx: Any, gradients: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of d and of the loss's gradient; rarely wanted, so in plain PyTorch."""
+    d, weight = ctx.saved_tensors
+    total = torch.zeros_like(d)
+    made = iter(gradients)
+    for want, sign in zip(ctx.wanted, (1, -1), strict=True):
+        if want:
+            total = total + sign * next(made).sum(1)  # N, S...
+    total = total / d.shape[0]
+    return weight * total, (d * total).sum(), None, None
+
+
+_backward.register_autograd(_differentiate_backward, setup_context=_remember_backward)
+
+
+class _Straight(Function):
+    """The kernels without the dispatch of torch.library, which costs more than they do."""
+
+    @staticmethod
+    def forward(ctx: Any, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = _compute(x1, x2)
+        _remember(ctx, (x1, x2), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        weight, d_gradient = grads
+        if weight is None or d_gradient is not None or torch.is_grad_enabled():
+            return _differentiate(ctx, weight, d_gradient)  # a backward of the backward
+        (d,) = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        if _is_transformed():
+            made = iter(_plain_backward(d, weight, ctx.channels, wanted))
+        elif _is_plain(weight):
+            made = iter(_compute_gradients(d, weight, ctx.channels, wanted))
+        else:
+            made = iter(_backward(d, weight, ctx.channels, list(wanted)))
+        return tuple(next(made) if want else None for want in wanted)
+
+
+def _is_transformed() -> bool:
+    """Whether this is within vmap, grad, jvp or the like, to which an op is opaque."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether memory holds the numbers of a tensor as they are, and nobody traces it."""
+    return type(x) in _PLAIN and not x.is_meta and not x.is_neg()
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def fused_channel_sum_euclidean_loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    """The Euclidean loss of the channel sums: 1/(2N) times the sum of (sum_c x1 - sum_c x2)**2.
+
+    Args:
+        x1: (N, C1, S...), float32 or float64; under autocast also float16 or bfloat16, which are
+            computed in float32.
+        x2: (N, C2, S...), of the same type and on the same device; C2 may differ from C1.
+
+    Raises:
+        ValueError: the shapes differ in another axis than 1, or the batch is empty.
+        TypeError: the types or the devices differ, or the type is none of the two.
+        RuntimeError: CUDA refuses.
+    """
+    shape1, shape2 = x1.shape, x2.shape
+    same = shape1 == shape2 or (shape1[:1], shape1[2:]) == (shape2[:1], shape2[2:])
+    fit = len(shape1) >= 2 and same
+    if not fit or shape1[0] == 0:
+        raise ValueError(f"x1 {tuple(shape1)} and x2 {tuple(shape2)} do not fit, or are empty")
+    if x1.dtype not in TYPES or x1.dtype != x2.dtype:
+        x1, x2 = _in_full(x1), _in_full(x2)
+    if x1.dtype not in TYPES or x1.dtype != x2.dtype or x1.device != x2.device:
+        raise TypeError(
+            "x1 and x2 must both be float32 or both float64, on one device; got "
+            f"{x1.dtype} on {x1.device} and {x2.dtype} on {x2.device}"
+        )
+    if _is_transformed():
+        return _plain_forward(x1, x2)[0]
+    straight = not torch.compiler.is_compiling() and _is_plain(x1) and _is_plain(x2)
+    run = _Straight.apply if straight else _forward
+    loss: torch.Tensor = run(x1, x2)[0]  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _in_full(x: torch.Tensor) -> torch.Tensor:
+    """What autocast has made smaller, in float32."""
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if half and torch.is_autocast_enabled(x.device.type) else x
+
+
+def on_the_kernels(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    """The same, but never by plain PyTorch: for tests and measurements.
+
+    Raises:
+        NoKernels: the kernels cannot be built here.
+    """
+    kernels_of(x1)
+    return fused_channel_sum_euclidean_loss(x1, x2)

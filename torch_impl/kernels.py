@@ -1,0 +1,279 @@
+"""The compiled layer's kernels as functions of PyTorch's tensors, through ctypes.
+
+They are built on demand, by nvcc for the GPU at hand and by the C++ compiler for the CPU, from the
+layer's own file, in seconds and without PyTorch's headers. What was built is kept by its content.
+The same input gives the same bits every time, on either.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+KERNELS = (
+    Path(__file__).parents[1] / "caffe_impl/cuda/channel_sum_euclidean_loss_kernels.hpp"
+)  # the layer's own file: one statement of the mathematics for all
+CUDA_SOURCE = Path(__file__).with_name("cuda") / "launch.cu"
+CPU_SOURCE = Path(__file__).with_name("cpu") / "run.cpp"
+_ALL = ("-O3", "-std=c++17", "-shared")
+CUDA_FLAGS = (*_ALL, "-Werror=all-warnings", "-Xcompiler=-fPIC,-Wall,-Wextra")
+# No product is fused with a sum: the bits are the same for every processor.
+CPU_FLAGS = (*_ALL, "-ffp-contract=off", "-fPIC", "-pthread", "-Wall", "-Wextra")
+CPU = "cpu"
+TYPES = {torch.float32: "float", torch.float64: "double"}
+
+
+class NoKernels(Exception):
+    """The kernels cannot be built here; the message says why."""
+
+
+class Kernels(Protocol):
+    """Both directions, on the tensors of one kind of device."""
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, shape (), and d, (N, S...); of (N, C1, S...) and (N, C2, S...)."""
+
+    def backward(
+        self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+    ) -> list[torch.Tensor | None]:
+        """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler: on PATH, in CUDA_HOME or CUDA_PATH, or that of PyPI; None without one."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    packages = find_spec("nvidia")
+    for folder in (packages.submodule_search_locations or ()) if packages else ():
+        homes += [f"{folder}/cu13", f"{folder}/cuda_nvcc"]
+    names = ("nvcc", *(f"{home}/bin/nvcc" for home in homes))
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def compiler() -> str | None:
+    """The C++ compiler: CXX, or one on PATH that takes GCC's options; None without one."""
+    names = (os.environ.get("CXX") or "g++", "g++", "c++", "clang++")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def build(target: str) -> Path:
+    """The library for "cpu", or for "sm_90" or the like, compiled if it is not in the cache.
+
+    Raises:
+        NoKernels: there is no compiler, it refuses, or the cache cannot be written.
+    """
+    flags: tuple[str, ...] = CPU_FLAGS
+    if target == CPU:
+        program, source = compiler(), CPU_SOURCE
+    else:
+        program, source, flags = nvcc(), CUDA_SOURCE, (f"-arch={target}", *CUDA_FLAGS)
+    if program is None:
+        raise NoKernels("no C++ compiler (g++ or clang++)" if target == CPU else "no nvcc")
+    try:
+        content = source.read_bytes() + KERNELS.read_bytes()
+        key = repr((content, flags, _run([program, "--version"])))
+        kind = "torch-fast" if target == CPU else "torch-cuda"
+        name = f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+        library = _cache_folder() / name
+        if not library.exists():
+            library.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=library.parent) as work:
+                command = [program, *flags, f"-I{KERNELS.parent}", str(source)]
+                _run([*command, "-o", f"{work}/{name}"])
+                Path(work, name).replace(library)  # at once, whoever else builds it as well
+    except OSError as error:
+        raise NoKernels(f"the kernels cannot be built: {error}") from error
+    return library
+
+
+def _cache_folder() -> Path:
+    chosen = os.environ.get("PARITY_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser().absolute() / "caffe-parity"
+
+
+def _run(command: Sequence[str]) -> str:
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if ran.returncode:
+        said = (ran.stderr or ran.stdout).strip().splitlines() or ["nothing"]
+        first = next((line for line in said if "error" in line), said[-1])
+        raise NoKernels(f"{Path(command[0]).name} failed: {first}")
+    return ran.stdout
+
+
+_SIZE, _POINTER = ctypes.c_longlong, ctypes.c_void_p
+
+
+class CpuKernels:
+    """The functions of a library that `cpu/run.cpp` was built into; on PyTorch's threads."""
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        self.run: dict[tuple[str, torch.dtype], Any] = {}
+        for dtype, name in TYPES.items():
+            for direction in ("forward", "backward"):
+                function = loaded[f"channel_sum_{direction}_{name}"]
+                function.argtypes = [ctypes.c_int, *[_SIZE] * 4, *[_POINTER] * 4]
+                function.restype = None
+                self.run[direction, dtype] = function
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, shape (), and d, (N, S...)."""
+        x1, x2 = x1.contiguous(), x2.contiguous()
+        shape = x1.shape
+        positions = shape[2:]
+        loss, d = x1.new_empty(()), x1.new_empty((shape[0], *positions))
+        self.run["forward", x1.dtype](
+            *(torch.get_num_threads(), shape[0], shape[1], x2.shape[1], positions.numel()),
+            *(x1.data_ptr(), x2.data_ptr(), d.data_ptr(), loss.data_ptr()),
+        )
+        return loss, d
+
+    def backward(
+        self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+    ) -> list[torch.Tensor | None]:
+        """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
+        d = d.contiguous()
+        diffs = empty_diffs(d, channels, wanted)
+        addresses = [None if each is None else each.data_ptr() for each in diffs]
+        self.run["backward", d.dtype](
+            *(torch.get_num_threads(), d.shape[0], *channels, d.shape[1:].numel()),
+            *(d.data_ptr(), weight.data_ptr(), *addresses),
+        )
+        return diffs
+
+
+class CudaKernels:
+    """The functions of a library that `cuda/launch.cu` was built into."""
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        extents = [_SIZE] * 4
+        self.partials: dict[torch.dtype, Any] = {}
+        self.launch: dict[tuple[str, torch.dtype], Any] = {}
+        for dtype, name in TYPES.items():
+            self.partials[dtype] = loaded[f"channel_sum_partials_{name}"]
+            self.partials[dtype].argtypes = extents
+            for direction, pointers in (("forward", 6), ("backward", 5)):
+                function = loaded[f"channel_sum_{direction}_{name}"]
+                function.argtypes = [ctypes.c_int, *extents, *[_POINTER] * pointers]
+                function.restype = ctypes.c_char_p
+                self.launch[direction, dtype] = function
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, shape (), and d, (N, S...)."""
+        x1, x2 = x1.contiguous(), x2.contiguous()
+        loss, d = empty_outputs(x1)
+        extents = (x1.shape[0], x1.shape[1], x2.shape[1], x1.shape[2:].numel())
+        count = self.partials[x1.dtype](*extents)
+        partials = torch.empty(count, dtype=torch.float64, device=x1.device)
+        self._launch("forward", extents, x1, x2, d, partials, loss)
+        return loss, d
+
+    def backward(
+        self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+    ) -> list[torch.Tensor | None]:
+        """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
+        d, weight = d.contiguous(), weight.contiguous()
+        diffs = empty_diffs(d, channels, wanted)
+        extents = (d.shape[0], *channels, d.shape[1:].numel())
+        self._launch("backward", extents, d, weight, *diffs)
+        return diffs
+
+    def _launch(
+        self, direction: str, extents: Sequence[int], *tensors: torch.Tensor | None
+    ) -> None:
+        """Launches on the present stream of the tensors' device.
+
+        Raises:
+            RuntimeError: CUDA refuses; the message is CUDA's.
+        """
+        first = tensors[0]
+        assert first is not None
+        # PyTorch gives memory back to the stream that a tensor was made on, and `contiguous` may
+        # have made one; all of that is this stream.
+        with torch.cuda.device(first.get_device()):  # -1, the CPU: no change
+            stream = torch.cuda.current_stream().cuda_stream if first.is_cuda else None
+            pointers = [None if each is None else each.data_ptr() for each in tensors]
+            device = max(first.get_device(), 0)
+            said = self.launch[direction, first.dtype](device, *extents, *pointers, stream)
+        if said:
+            raise RuntimeError(f"channel_sum_euclidean_loss, {direction}: {said.decode()}")
+
+
+def empty_outputs(x1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Memory for the loss and for d."""
+    n, _, *positions = x1.shape
+    return x1.new_empty(()), x1.new_empty((n, *positions))
+
+
+def with_channels(d: torch.Tensor, channels: int) -> tuple[int, ...]:
+    """The shape of an input with so many channels."""
+    n, *positions = d.shape
+    return (n, channels, *positions)
+
+
+def empty_diffs(
+    d: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> list[torch.Tensor | None]:
+    """Memory for the gradients of x1 and x2; None for one that is not wanted."""
+    pairs = zip(channels, wanted, strict=True)
+    return [d.new_empty(with_channels(d, count)) if want else None for count, want in pairs]
+
+
+@cache
+def _kernels(target: str) -> Kernels | NoKernels:
+    """The kernels, or why there are none: neither is looked for twice."""
+    try:
+        library = build(target)
+        return CpuKernels(library) if target == CPU else CudaKernels(library)
+    except NoKernels as reason:
+        return reason
+    except (OSError, AttributeError) as error:
+        return NoKernels(f"the kernels cannot be loaded: {error}")
+
+
+def kernels(target: str) -> Kernels:
+    """The kernels for "cpu", or for "sm_90" or the like, built and loaded once.
+
+    Raises:
+        NoKernels: they cannot be built, or not be loaded.
+    """
+    found = _kernels(target)
+    if isinstance(found, NoKernels):
+        raise found
+    return found
+
+
+def kernels_of(tensor: torch.Tensor) -> Kernels:
+    """The kernels for the device that a tensor is on.
+
+    Raises:
+        NoKernels: there are none.
+    """
+    if tensor.is_cpu:
+        return kernels(CPU)
+    if not tensor.is_cuda:
+        raise NoKernels(f"there are none for {tensor.device.type}")
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    return kernels(f"sm_{major}{minor}")
+
+
+def no_compiler() -> str | None:
+    """Why nothing can be built for the CPU here, or None where it can."""
+    return None if compiler() else "no C++ compiler (g++ or clang++)"
+
+
+def no_nvcc() -> str | None:
+    """Why nothing can be built for a GPU here, or None where it can."""
+    return None if nvcc() else "no nvcc"
