@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from xdist.scheduler import LoadGroupScheduling
 from xdist.workermanage import WorkerController
 
@@ -12,6 +14,11 @@ class Grouped(LoadGroupScheduling):  # type: ignore[misc]
     There, the test that has ended one process is given to the next one as well, work goes to a
     process that has not yet said what it has collected, and one with a single test waits forever.
     """
+
+    def __init__(self, config: Any, log: Any) -> None:
+        """What is large comes first, not the largest groups."""
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Takes back what a process has not done; returns the test that has ended it, if one has.

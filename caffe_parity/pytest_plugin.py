@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import pytest
+from _pytest.junitxml import xml_key
 
 if TYPE_CHECKING:
     from caffe_parity.contract import Finding
@@ -138,7 +139,11 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
     except BadRequest as error:
         raise pytest.UsageError(str(error)) from error
     found = shards.shards((item.nodeid for item in items), count, known)
-    config.stash[COLLECTOR].shard = {"shard": f"{number}/{count}", "shards": shards.digest(found)}
+    config.stash[COLLECTOR].shard = {
+        "shard": f"{number}/{count}",
+        "shards": shards.digest(found),
+        "code": shards.code(config.rootpath.resolve()),
+    }
     others = [item for item in items if found[item.nodeid] != number]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if found[item.nodeid] == number]
@@ -407,6 +412,7 @@ class Collector:
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
         self._places: dict[Key, list[Any]] = {}
+        self._in_junit: dict[Any, str] = {}  # the test of each of junit.xml's entries
         self._began = time.monotonic()
         self._progress: Any = None
         self._has_bar = False
@@ -532,12 +538,12 @@ class Collector:
 
     def _group(self, report: Any, record: Record) -> None:
         """In junit.xml, a class is one variant of a layer: by that, viewers fold what they show."""
-        from _pytest.junitxml import xml_key
-
         if xml := self.config.stash.get(xml_key, None):
             module = report.nodeid.partition("::")[0].removesuffix(".py").replace("/", ".")
             name = f"{module}.{record.layer}.{record.variant}"
-            xml.node_reporter(report).add_attribute("classname", name)
+            reporter = xml.node_reporter(report)
+            reporter.add_attribute("classname", name)
+            self._in_junit[reporter] = report.nodeid
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
@@ -574,13 +580,17 @@ class Collector:
                 self.config.workeroutput["parity_environment"] = json.dumps(self.environment)
                 self.config.workeroutput["parity_keys"] = json.dumps(self.keys)
                 self.config.workeroutput["parity_shard"] = self.shard
+        if (xml := self.config.stash.get(xml_key, None)) and _is_controller(self.config):
+            places = {test: index for index, test in enumerate(self.keys)}
+            tests = {each: places.get(test, len(places)) for each, test in self._in_junit.items()}
+            xml.node_reporters_ordered.sort(key=lambda each: tests.get(each, len(places)))
         with self._alone():
             try:
                 yield
             except OSError as error:  # pytest's own file, junit.xml
                 self.lost.append(f"a report could not be written: {error}")
             # A slip of the keyboard must not cost the report of the run before.
-            some = bool(self.report.selected) and not self.mistyped
+            some = bool(self.report.selected or self.shard) and not self.mistyped
             replaces = some or self.refused or not self.config.getoption("--parity-table")
             if self.file and replaces:
                 self._write("--parity-json", self.file, self.report.write)

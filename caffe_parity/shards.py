@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import statistics
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree  # a report of one's own
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -65,6 +68,29 @@ def shards(ids: Iterable[str], count: int, times: Mapping[str, float]) -> dict[s
         loads[least] += seconds[each]
         found[each] = least + 1
     return found
+
+
+def code(folder: Path) -> str:
+    """What is the same where the same code runs: this tool, and the tests with what they import.
+
+    Of a repository it is also the commit and what differs from it, so that the nets count.
+
+    Args:
+        folder: of the tests' repository.
+    """
+    own = Path(__file__).parent
+    loaded = [getattr(each, "__file__", None) for each in list(sys.modules.values())]
+    files = {Path(each).resolve() for each in loaded if each}
+    theirs = [each for each in files if each.is_relative_to(folder) and own not in each.parents]
+    found = hashlib.sha256()
+    for root, some in ((own, own.rglob("*.py")), (folder, theirs)):
+        for each in sorted(file for file in some if file.is_file()):
+            found.update(f"{each.relative_to(root)}\n".encode() + each.read_bytes())
+    for command in (["rev-parse", "HEAD"], ["diff", "HEAD", "--no-ext-diff"]):
+        git = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *command]
+        with contextlib.suppress(OSError):  # there is no git
+            found.update(subprocess.run(git, capture_output=True).stdout)
+    return found.hexdigest()[:16]
 
 
 def digest(found: Mapping[str, int]) -> str:

@@ -43,7 +43,7 @@ def test_the_main_job_is_shared_where_there_are_cores(
     """As many processes as cores, four at most, and none but this one on one core."""
     monkeypatch.setattr(interpreter, "find", lambda: None)
     said = processes(monkeypatch, cores)
-    assert said == ([f"--numprocesses={expected}", *run.GROUPED] if expected else [])
+    assert said == ([f"--numprocesses={expected}", run.GROUPED] if expected else [])
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def whole(reports: Sequence[Report]) -> Report:
                 f"{first.file} and {report.file} are not of one run: {name} is {one} in the one "
                 f"and {another} in the other"
             )
+    if not any(each.results or each.missing for each in reports):
+        raise BadRequest("nothing was compared: no shard has a comparison")
     records: dict[Key, str] = {}
     for report in reports:
         for each in report.results:
@@ -110,7 +112,9 @@ def whole(reports: Sequence[Report]) -> Report:
     return replace(
         first,
         environment=environment,
-        selection={name: each for name, each in selections[0].items() if name != "shards"},
+        selection={
+            name: each for name, each in selections[0].items() if name not in ("shards", "code")
+        },
         results=[each for report in reports for each in report.results],
         selected=sum(len(each.results) + each.missing for each in reports),
         file="",

@@ -102,6 +102,8 @@ def carried_out(options: argparse.Namespace) -> int:
         shards.parsed(options.shard)
     if options.times:
         shards.times_of(options.times)
+        if not options.shard:
+            raise BadRequest("--times makes shards equally long: give --shard I/N, too")
     if not 0 < options.timeout < float("inf"):
         raise BadRequest("--timeout must be greater than 0, and finite")
     asks = {"-h", "--help", "--co", "--collect-only", "--collectonly"} & set(options.more)
@@ -125,12 +127,12 @@ def carried_out(options: argparse.Namespace) -> int:
         arguments = [*said, *processes, *options.more]
         in_a_line = options.quiet and not asks
         status = _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED and options.shard and not asks:
+        print(f"parity run: shard {options.shard} has no test; `parity merge` wants its report")
+        return 0
     nothing = (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR)
     if status in nothing and not asks and before is not None:  # pytest writes it all the same
         junit.write_bytes(before)
-    if status == pytest.ExitCode.NO_TESTS_COLLECTED and options.shard:
-        print(f"parity run: shard {options.shard} has no test; `parity merge` wants its report")
-        return 0
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print(
             f"parity run: nothing was compared: no comparison has that name, or {options.tests} "
@@ -177,8 +179,8 @@ def cache_compiled() -> None:
 MOST = 4
 """Processes by default. Each imports PyTorch and a Caffe, and holds the largest case (2 GB)."""
 
-GROUPED = ["--dist=loadgroup", "--no-loadscope-reorder"]
-"""What keeps the variants of a case in one process, and the order."""
+GROUPED = "--dist=loadgroup"
+"""What keeps the variants of a case in one process."""
 
 
 def _processes(options: argparse.Namespace) -> list[str]:
@@ -190,7 +192,7 @@ def _processes(options: argparse.Namespace) -> list[str]:
     asked = [each for each in options.more if each.startswith(("-n", "--numprocesses"))]
     if asked or not importlib.util.find_spec("xdist"):
         elsewise = any(each.startswith(("--dist", "-d")) for each in options.more)
-        return GROUPED if asked and not elsewise else []
+        return [GROUPED] if asked and not elsewise else []
     cores = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST)
     selected = options.layer or options.variant or options.case or options.more
     if not options.shared or cores == 1 or selected or options.device != "cpu":
@@ -201,7 +203,7 @@ def _processes(options: argparse.Namespace) -> list[str]:
         find()  # once, and where its progress is seen
     except (ParityError, OSError):
         return []  # it is told where Caffe is needed
-    return [f"--numprocesses={cores}", *GROUPED]
+    return [f"--numprocesses={cores}", GROUPED]
 
 
 def collecting(tests: Path) -> list[str]:
