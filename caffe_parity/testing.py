@@ -39,7 +39,7 @@ class Comparison:
         self.variant = variant
         self.case = case
         self.together = bool(getattr(layer.variants[variant], "together", False))
-        self.group = f"{layer.name}-{variant}" if self.together else group
+        self.group = variant if self.together else group
         self.record: Record | None = None
 
     def __repr__(self) -> str:
