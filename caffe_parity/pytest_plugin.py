@@ -464,13 +464,17 @@ class Collector:
         found = {key: not_compared(key, words) for key, words in died.items()} | self._records
         order = {key: index for index, key in enumerate(dict.fromkeys(self.keys.values()))}
         records = sorted(found.values(), key=lambda each: order.get(each.key, len(order)))
+        shard = self.shard
+        if shard:  # so that `parity merge` has the order of the whole
+            at = {key: self.order.get(test, 0) for test, key in self.keys.items()}
+            shard = {**shard, "places": " ".join(str(at.get(each.key, 0)) for each in records)}
         table = self.config.getoption("--parity-table")
         given = {kind: self.config.getoption(f"--parity-{kind}") for kind in CHOICES}
         given["keyword"] = self.config.option.keyword
         return Report(
             "run" if table else "pytest",
             self.environment,
-            {name: value for name, value in given.items() if value} | self.shard,
+            {name: value for name, value in given.items() if value} | shard,
             tuple(records),
             len(order),
         )
@@ -549,6 +553,7 @@ class Collector:
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         named = sorted(map(_unnamed, ids), key=lambda each: each[1])
         self.keys = {test: key for test, _, key in named if key}
+        self.order = {test: place for test, place, _ in named}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

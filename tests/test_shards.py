@@ -124,6 +124,7 @@ def test_shards_together_are_the_whole(
     )
     one, expected = read(merged), read(folder / "all")
     assert plain(one) == plain(expected) and len(one.results) == 10
+    assert [each.id for each in one.results] == [each.id for each in expected.results]
     assert (one.missing, one.status, one.selection) == (0, 1, expected.selection)
     assert one.environment == expected.environment
     names = [

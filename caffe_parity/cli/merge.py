@@ -86,7 +86,7 @@ def whole(reports: Sequence[Report]) -> Report:
     caffe = next((each.environment["caffe"] for each in reports if _caffe(each)), None)
     environments = [{**each.environment, "caffe": _caffe(each) or caffe} for each in reports]
     selections = [
-        {name: each for name, each in report.selection.items() if name != "shard"}
+        {name: each for name, each in report.selection.items() if name not in ("shard", "places")}
         for report in reports
     ]
     for report, environment, selection in zip(reports, environments, selections, strict=True):
@@ -115,10 +115,21 @@ def whole(reports: Sequence[Report]) -> Report:
         selection={
             name: each for name, each in selections[0].items() if name not in ("shards", "code")
         },
-        results=[each for report in reports for each in report.results],
+        results=_in_order(reports),
         selected=sum(len(each.results) + each.missing for each in reports),
         file="",
     )
+
+
+def _in_order(reports: Sequence[Report]) -> list[Record]:
+    """All results, as they stand in a run of one machine."""
+    found: list[tuple[int, Record]] = []
+    for report in reports:
+        places = [
+            int(each) for each in str(report.selection.get("places")).split() if each.isdecimal()
+        ]
+        found += zip([*places, *[len(found)] * len(report.results)], report.results, strict=False)
+    return [record for _, record in sorted(found, key=lambda each: each[0])]
 
 
 def _caffe(report: Report) -> Any:
