@@ -110,6 +110,8 @@ def carried_out(options: argparse.Namespace) -> int:
     if not asks:
         make_folder(options.report, options.quiet)
     cache_compiled()
+    # A thread of PyTorch's that has nothing to do sleeps: else it takes a core from who has.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     processes = [] if asks else _processes(options)
     if options.device == "cpu" and not processes:
         from caffe_parity.caffe.session import SESSION
