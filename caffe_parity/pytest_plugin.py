@@ -184,7 +184,7 @@ def pytest_collection_finish(session: pytest.Session) -> Generator[None]:
     """Starts Caffe before the first test; xdist's other side is told what each test compares."""
     _start(session)
     if _is_run(session.config) and sys.platform == "linux":
-        _keep_memory()
+        keep_memory()
     with _named(session) if hasattr(session.config, "workerinput") else contextlib.nullcontext():
         yield
 
@@ -252,7 +252,7 @@ def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Lets this process use the memory of large arrays again, where the C library can.
 
     Else each of them is made of fresh pages, and to make these is a third of what it costs to

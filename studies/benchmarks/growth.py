@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from caffe_parity.report.host import host
+from caffe_parity.report.pictures import pygal_alone
 from caffe_parity.report.record import read
 
 TARGET = 1.05
@@ -40,13 +41,14 @@ SMALLEST = {"elements": 10**3, "cases": 10**2}
 
 ONE_CASE = """
 import sys
-from caffe_impl.variants import variants
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.engine.judge import judge
+from caffe_parity.pytest_plugin import keep_memory
 from parity_tests.layers import LAYERS
 from reference.cases import case_of
 
 elements = int(sys.argv[1])
+keep_memory()  # as in a run
 shape = (10, 5, elements // 100)
 record = judge(LAYERS["channel_sum"], "caffe-python", case_of("size", shape, loss_weight=3.7))
 SESSION.close()
@@ -149,9 +151,7 @@ def measured(what: str, largest: int, rounds: int) -> list[Point]:
 
 def plotted(title: str, unit: str, lines: Mapping[str, list[tuple[int, float]]], to: Path) -> None:
     """A chart with logarithmic axes: its numbers are the logarithms, its labels the powers."""
-    import pygal
-
-    chart = pygal.XY(title=title, x_title="elements of both inputs, or cases", y_title=unit)
+    chart = pygal_alone().XY(title=title, x_title="elements of both inputs, or cases", y_title=unit)
     for axis in (0, 1):
         logs = [np.log10(point[axis]) for points in lines.values() for point in points]
         powers = range(int(np.floor(min(logs))), int(np.ceil(max(logs))) + 1)
