@@ -184,6 +184,27 @@ def test_what_is_no_whole_is_refused_by_name(folder: Path, what: str) -> None:
         whole(spoil([read(folder / each) for each in "123"]))
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_shard_of_edited_tests_is_refused(folder: Path, tmp_path: Path, edited: bool) -> None:
+    """The same tests by name, in another checkout: what counts is what stands in them."""
+    text = TESTS.replace("/ 2", "/ 4") if edited else TESTS
+    (tmp_path / "test_mine.py").write_text(text)
+    run(tmp_path, "3", "--shard", "3/3")
+    reports = [read(folder / "1"), read(folder / "2"), read(tmp_path / "3")]
+    if not edited:
+        assert plain(whole(reports)) == plain(read(folder / "all"))
+        return
+    with pytest.raises(BadRequest, match="not of one run: code is"):
+        whole(reports)
+
+
+def test_shards_without_a_comparison_are_no_whole(folder: Path) -> None:
+    """Where a name was mistyped, every shard is empty, and nothing agrees."""
+    empty = [replace(read(folder / each), results=[], selected=0) for each in "123"]
+    with pytest.raises(BadRequest, match="nothing was compared"):
+        whole(empty)
+
+
 def test_machines_may_differ(folder: Path) -> None:
     """Which processor it was stands in the report, for all of them."""
     one, *rest = (read(folder / each) for each in "123")
