@@ -33,8 +33,12 @@ from caffe_parity.report.table import each_tensor
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from caffe_parity.contract import Case
     from caffe_parity.engine.caffe_net import CaffeNet
-    from caffe_parity.layer import Layer
     from caffe_parity.report.record import Record
 
 __all__ = ["EPILOG"]
@@ -49,6 +53,21 @@ PHASES = ("TEST", "TRAIN")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity net`."""
+    add_net(parser)
+    parser.add_argument(
+        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
+    )
+    parser.add_argument(
+        "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
+    )
+    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
+    add_page(parser)
+    add_told(parser, "each tensor of each layer")
+    add_annotations(parser)
+
+
+def add_net(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which net there is, which port of it, and what the net is fed."""
     parser.add_argument("net", metavar="NET", help="a .prototxt file")
     parser.add_argument(
         "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
@@ -67,12 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="LAYER",
         help="a layer that the port does without, such as accuracy",
-    )
-    parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
-    )
-    parser.add_argument(
-        "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
     )
     parser.add_argument(
         "--bottom",
@@ -100,10 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="for Caffe, in seconds (60)"
     )
-    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
-    add_page(parser)
-    add_told(parser, "each tensor of each layer")
-    add_annotations(parser)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -119,10 +128,7 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
-    if not 0 < options.timeout < LONGEST:
-        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
-    if not 0 <= options.seed < 2**32:
-        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    must_be_a_net(options)
     if options.json is not None and options.json == options.page:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
@@ -131,26 +137,13 @@ def carried_out(options: argparse.Namespace) -> int:
         from caffe_parity.report.summary import must_be_appendable
 
         must_be_appendable("--summary", options.summary)
-    is_layer = ":" in options.net and not Path(options.net).exists()
-    if is_layer or Path(options.net).suffix == ".py":
-        raise BadRequest(
-            f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
-        )
     if not options.quiet:
         print(f"comparing {options.net} with {options.port}", flush=True)
-    from caffe_parity.caffe.session import SESSION
-
-    SESSION.timeout = options.timeout
-    WATCH.seconds = options.timeout if sys.platform == "linux" else None
-    SESSION.launch()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            WATCH.scratch(scratch)
-            with contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout):
-                report, last = _compared(options, Path(scratch))
-    finally:
-        SESSION.close()
-        WATCH.seconds = None
+    with (
+        caffe_for(options) as scratch,
+        contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout),
+    ):
+        report, last = _compared(options, scratch)
     if options.verbose:
         say(each_tensor(report.results))
     say([f"{options.net}: {last}" if options.quiet else last])
@@ -164,7 +157,42 @@ def carried_out(options: argparse.Namespace) -> int:
     return report.status
 
 
-def _request(options: argparse.Namespace) -> Request:
+def must_be_a_net(options: argparse.Namespace) -> None:
+    """Checks what of `add_net` can be checked before anything runs.
+
+    Raises:
+        BadRequest: a number is none, or the net no file of a net.
+    """
+    if not 0 < options.timeout < LONGEST:
+        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
+    if not 0 <= options.seed < 2**32:
+        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    is_layer = ":" in options.net and not Path(options.net).exists()
+    if is_layer or Path(options.net).suffix == ".py":
+        raise BadRequest(
+            f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
+        )
+
+
+@contextlib.contextmanager
+def caffe_for(options: argparse.Namespace) -> Iterator[Path]:
+    """Gives an empty folder while there is a Caffe."""
+    from caffe_parity.caffe.session import SESSION
+
+    SESSION.timeout = options.timeout
+    WATCH.seconds = options.timeout if sys.platform == "linux" else None
+    SESSION.launch()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            WATCH.scratch(scratch)
+            yield Path(scratch)
+    finally:
+        SESSION.close()
+        WATCH.seconds = None
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """The request for the net alone."""
     return Request(
         options.net,
         "",
@@ -182,25 +210,14 @@ def _request(options: argparse.Namespace) -> Request:
 
 def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     """The report, and what it comes to."""
-    import torch
-
-    from caffe_parity.cli import objects
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
 
-    model = objects.port(options.port)
-    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
-        model = objects.made(options.port, model)
-    if not isinstance(model, torch.nn.Module):
-        raise BadRequest(
-            f"--port {options.port!r} is {type(model).__name__}: expected an nn.Module, its "
-            "class, or a function without arguments that makes it; `parity check` compares "
-            "functions"
-        )
-    request = _request(options)
+    model = module_of(options.port)
+    request = request_of(options)
     net = net_of(request, scratch)
-    (case,) = _layer(request, net).all_cases()
+    case = case_of(request, net)
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
@@ -215,12 +232,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         names += [step.name for step in compared.net.steps]
         say(show.lines(compared, found))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
-    for name in options.leave_out:
-        if name not in names:
-            known = ", ".join(dict.fromkeys(names))
-            raise BadRequest(
-                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
-            )
+    must_be_layers(options.leave_out, names)
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
         *("quiet", "verbose", "color", "annotations"),
@@ -234,6 +246,41 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     return report, show.verdict(report, time.perf_counter() - began)
 
 
+def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:
+    """Checks what --leave-out names.
+
+    Raises:
+        BadRequest: the net has no such layer.
+    """
+    for name in left_out:
+        if name not in names:
+            known = ", ".join(dict.fromkeys(names))
+            raise BadRequest(
+                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
+            )
+
+
+def module_of(spec: str) -> torch.nn.Module:
+    """The port that an option names.
+
+    Raises:
+        BadRequest: it cannot be had, or is no nn.Module.
+    """
+    import torch
+
+    from caffe_parity.cli import objects
+
+    model = objects.port(spec)
+    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
+        model = objects.made(spec, model)
+    if not isinstance(model, torch.nn.Module):
+        raise BadRequest(
+            f"--port {spec!r} is {type(model).__name__}: expected an nn.Module, its class, or a "
+            "function without arguments that makes it; `parity check` compares functions"
+        )
+    return model
+
+
 def _parameters(function: Any) -> list[inspect.Parameter]:
     return list(inspect.signature(function).parameters.values())
 
@@ -244,8 +291,8 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty and parameter.kind not in several
 
 
-def _layer(request: Request, net: CaffeNet) -> Layer:
-    """The inputs of the net, as a layer has them.
+def case_of(request: Request, net: CaffeNet) -> Case:
+    """What the net is fed.
 
     Raises:
         BadRequest: they are not known, or --data names none of them.
@@ -267,4 +314,6 @@ def _layer(request: Request, net: CaffeNet) -> Layer:
         seed=request.seed,
         cases=1,
     )
-    return layer.with_inputs(request.inputs or "", given) if given else layer
+    layer = layer.with_inputs(request.inputs or "", given) if given else layer
+    (case,) = layer.all_cases()
+    return case
