@@ -16,6 +16,7 @@ import io
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a layer that the port does without, such as accuracy",
     )
     parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
-    )
-    parser.add_argument(
         "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
+    )
+    add_common(parser)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every command on a whole net has."""
+    parser.add_argument(
+        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
     )
     parser.add_argument(
         "--bottom",
@@ -118,6 +124,24 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
+    return carried(options, f"comparing {options.net} with {options.port}", _compared)
+
+
+Job = Callable[[argparse.Namespace, Path], tuple[Report, str]]
+"""Takes the options and an empty folder; gives the report, and what it comes to."""
+
+
+def carried(options: argparse.Namespace, words: str, job: Job) -> int:
+    """Carries out a job on a whole net, in a Caffe, and writes what was asked for.
+
+    Args:
+        options: of the command.
+        words: what it does.
+        job: does it.
+
+    Raises:
+        ParityError, OSError: it cannot be carried out.
+    """
     if not 0 < options.timeout < LONGEST:
         raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
     if not 0 <= options.seed < 2**32:
@@ -136,7 +160,7 @@ def carried_out(options: argparse.Namespace) -> int:
             f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
         )
     if not options.quiet:
-        print(f"comparing {options.net} with {options.port}", flush=True)
+        print(words, flush=True)
     from caffe_parity.caffe.session import SESSION
 
     SESSION.timeout = options.timeout
@@ -146,7 +170,7 @@ def carried_out(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             WATCH.scratch(scratch)
             with contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout):
-                report, last = _compared(options, Path(scratch))
+                report, last = job(options, Path(scratch))
     finally:
         SESSION.close()
         WATCH.seconds = None
@@ -161,11 +185,12 @@ def carried_out(options: argparse.Namespace) -> int:
     return report.status
 
 
-def _request(options: argparse.Namespace) -> Request:
+def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
+    """The request that the options make."""
     return Request(
         options.net,
         "",
-        options.port,
+        port,
         tuple(options.bottom),
         data=tuple(options.data),
         inputs=options.inputs,
@@ -195,7 +220,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
             "class, or a function without arguments that makes it; `parity check` compares "
             "functions"
         )
-    request = _request(options)
+    request = request_of(options, options.port)
     net = net_of(request, scratch)
     (case,) = _layer(request, net).all_cases()
     records: list[Record] = []
@@ -216,17 +241,21 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         if name not in names:
             known = ", ".join(dict.fromkeys(names))
             raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
+    report = Report("net", environment(), selection(options), records)
+    return report, show.verdict(report, time.perf_counter() - began)
+
+
+def selection(options: argparse.Namespace) -> dict[str, Any]:
+    """The options on which the result depends."""
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
         *("quiet", "color", "annotations"),
     )
-    selection: dict[str, Any] = {
+    return {
         name: each
         for name, each in vars(options).items()
         if name not in left_out and each not in (None, [], False)
     }
-    report = Report("net", environment(), selection, records)
-    return report, show.verdict(report, time.perf_counter() - began)
 
 
 def _parameters(function: Any) -> list[inspect.Parameter]:

@@ -116,9 +116,9 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
     """
     arrays = case.arrays(case)
     wanted = list(case.wanted)
-    *_, graph = net.request([*_built(net, case, phase, wanted), {"op": "graph"}])
+    *_, graph = net.request([*built(net, case, phase, wanted), {"op": "graph"}])
     wanted = [name for name in wanted if name not in _labels(graph)]
-    build = _built(net, case, phase, wanted)
+    build = built(net, case, phase, wanted)
     *_, made, graph = net.request([*build, {"op": "graph"}])
     build += _statistics(net, build, graph, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
@@ -174,7 +174,8 @@ def _statistics(net: CaffeNet, build: list[Op], graph: Mapping[str, Any], seed: 
     return ops
 
 
-def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
+def built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
+    """The ops that build a net in a phase, with the gradients of these inputs."""
     edits: Op = {
         "shapes": {name: case.shapes[name] for name in case.fed},
         "outputs_as_losses": True,

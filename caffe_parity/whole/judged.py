@@ -172,7 +172,7 @@ class Comparison:
     def unmatched(self) -> list[Step]:
         """The layers that no part computes, and that it may not do without."""
         known = {step.index for part in self.parts for step in part.steps}
-        left = [step for step in self.net.steps if step.index not in known]
+        left = [step for step in self.net.steps if step.index not in known and step.tops]
         return [step for step in left if step.name not in self.left_out]
 
     def by_itself(self) -> str:

@@ -238,13 +238,15 @@ class Port:
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
-            if isinstance(result, torch.Tensor):
+            first = result[0] if type(result) is tuple and result else result  # of an nn.LSTM
+            if isinstance(first, torch.Tensor):
                 seen.calls.append(call)
             place = layout.calls.get(call)
             with ops.paused():
-                if place is None or not _is_float(result) or given.name(result) == place.top:
+                if place is None or not _is_float(first) or given.name(first) == place.top:
                     return None
-                return placed(place.top, result)
+                made = placed(place.top, first)
+                return made if first is result else (made, *result[1:])
 
         with self._hooked(before, after), ops:
             try:
@@ -402,7 +404,7 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
     ]
     if named and set(needed) <= set(named):
         return named
-    if not named and 0 < len(needed) <= len(inputs):
+    if len(needed) == len(inputs) or (not named and 0 < len(needed) <= len(inputs)):
         return tuple(inputs[: len(needed)])
     raise BadRequest(
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "

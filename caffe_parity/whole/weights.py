@@ -52,6 +52,8 @@ class Weights:
             for factor in rest:  # a module writes into its statistics, and no gradient goes there
                 value = (value / params[factor] if params[factor].any() else value * 0).detach()
             turned = name in self.turned
+            if not isinstance(own[name], torch.nn.Parameter):
+                value = value.detach().clone()
             made[name] = (value.t() if turned else value).reshape(own[name].shape)
         return made
 
@@ -72,7 +74,7 @@ def weights_of(
     for call, steps in matched.steps.items():
         module, prefix = modules[call.module], f"{call.module}."
         for step in steps:
-            if step.type == "BatchNorm":
+            if step.type == "BatchNorm" and not hasattr(module, "blobs"):
                 places |= {
                     prefix + name: (step.params[index], step.params[2])
                     for index, name in enumerate(("running_mean", "running_var"))
@@ -81,10 +83,13 @@ def weights_of(
                 continue
             found = dict(_of_layer(net, step, module, prefix))
             places |= {name: each for name, each in found.items() if name not in places}
-            if step.fields.get("transpose"):
+            if step.fields.get("transpose") and not hasattr(module, "blobs"):
                 turned |= {prefix + "weight"} & set(found)
             if step.params and not found:
                 findings.append(_misfit(net, step, module, call.module))
+    known = {name for name, _ in modules[""].named_parameters()}
+    known |= {name for name, _ in modules[""].named_buffers()}  # of what is shared, the first alone
+    places = {name: each for name, each in places.items() if name in known}
     misfits = {each.tensor for each in findings}
     for name, value in modules[""].named_parameters():
         owner = name.rpartition(".")[0]

@@ -316,10 +316,10 @@ class Worker:
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
 
-    def op_messages(self, text):
+    def op_messages(self, text, fed=(), phase=None):
         from google.protobuf import json_format
 
-        proto = message("NetParameter", text, "net")
+        proto = parsed(text, fed, phase=phase) if phase else message("NetParameter", text, "net")
         if proto.layers:
             upgrade(proto)
         said = [
@@ -332,7 +332,8 @@ class Worker:
         from caffe.proto import caffe_pb2
 
         found = {}
-        add_fields(caffe_pb2.LayerParameter.DESCRIPTOR, found)
+        for each in (caffe_pb2.NetParameter, caffe_pb2.LayerParameter):
+            add_fields(each.DESCRIPTOR, found)
         return {"messages": found}
 
     def op_plain(self, text, schema):
