@@ -405,6 +405,31 @@ def test_poison_is_for_what_a_backward_writes(caffe: Caffe) -> None:
     assert np.all(before2 == 0.0) and np.all(dx2 == 0.0)
 
 
+TINY = """
+input: "x" input_shape { dim: 1 dim: 1 dim: 2 dim: 1 }
+layer { name: "n" type: "BatchNorm" bottom: "x" top: "y" }
+layer { name: "b" type: "Bias" bottom: "y" top: "z" loss_weight: 1 }
+"""
+
+
+@pytest.mark.parametrize("layer", [None, 1, 2])
+def test_a_layer_runs_once_however_short_it_is(caffe: Caffe, layer: int | None) -> None:
+    """A forward in phase TRAIN counts in a BatchNorm, a backward adds to a parameter's diff."""
+    number = {} if layer is None else {"layer": layer}
+    ops: list[Op] = [
+        {"op": "net", "text": TINY},
+        {"op": "set", "blob": "x", "array": np.ones((1, 1, 2, 1), np.float32)},
+        {"op": "forward", **number},
+        {"op": "fill_diff", "blob": "z", "value": 1.0},
+        {"op": "backward", **number},
+        {"op": "param", "layer": "n", "index": 2},
+        {"op": "param_diff", "layer": "b", "index": 0},
+    ]
+    *_, factor, diff = (each["array"] for each in caffe.request(ops) if "array" in each)
+    assert factor == (layer != 2)
+    assert diff == 2 * (layer != 1)
+
+
 SCRIPT = """
 import sys, time
 from caffe_parity.caffe.client import Caffe

@@ -365,13 +365,15 @@ class Worker:
 
     def op_forward(self, layer=None):
         if layer is None:
-            return {"seconds": cpu_seconds(self.net.forward)}
-        return {"seconds": cpu_seconds(lambda: self.net._forward(layer, layer))}
+            self.net.forward()
+        else:
+            self.net._forward(layer, layer)
 
     def op_backward(self, layer=None):
         if layer is None:
-            return {"seconds": cpu_seconds(self.net.backward)}
-        return {"seconds": cpu_seconds(lambda: self.net._backward(layer, layer))}
+            self.net.backward()
+        else:
+            self.net._backward(layer, layer)
 
     def op_seed(self, seed):
         self.caffe.set_random_seed(seed)
