@@ -41,6 +41,7 @@ __all__ = ["EPILOG"]
 EXAMPLES = """\
   parity net my_model.prototxt --port my_model.py:Net --weights my.caffemodel
   parity net my_model.prototxt --port my_model.py:Net --map conv1=features.0 --phase TEST
+  parity net --verify my_net.parity.json
 """
 
 PHASES = ("TEST", "TRAIN")
@@ -48,9 +49,13 @@ PHASES = ("TEST", "TRAIN")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity net`."""
-    parser.add_argument("net", metavar="NET", help="a .prototxt file")
+    parser.add_argument("net", metavar="NET", nargs="?", help="a .prototxt file")
+    parser.add_argument("--port", metavar="MODULE:OBJECT", help="an nn.Module, or its class")
     parser.add_argument(
-        "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
+        "--verify",
+        metavar="FILE.parity.json",
+        type=path,
+        help="alone: whether what a certificate of `parity port` says is still so",
     )
     parser.add_argument(
         "--map",
@@ -124,7 +129,31 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
+    if options.verify:
+        return _verified(options)
+    if not options.net or not options.port:
+        raise BadRequest("expected a net and its --port, or --verify with a certificate alone")
     return carried(options, f"comparing {options.net} with {options.port}", _compared)
+
+
+def _verified(options: argparse.Namespace) -> int:
+    """Sees whether a certificate still holds; returns the exit status.
+
+    Raises:
+        BadRequest: it is no certificate, or something else is asked for as well.
+    """
+    from caffe_parity.whole.certificate import changed
+
+    more = [name for name in selection(options) if name not in ("verify", "seed")]
+    if more:
+        raise BadRequest(f"--verify takes a certificate alone, not {', '.join(more)}")
+    found = dict(changed(options.verify))
+    other = {name: words for name, words in found.items() if words}
+    if not options.quiet:
+        say([f"{name}: {words or 'as it was'}" for name, words in found.items()])
+    names = ", ".join(other)
+    say([f"{options.verify}: not as it was proved: {names}" if other else f"{options.verify}: holds"])
+    return 1 if other else 0
 
 
 Job = Callable[[argparse.Namespace, Path], tuple[Report, str]]

@@ -106,8 +106,9 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
             records += show.records(request.net, compared, found, time.perf_counter() - start)
             records += port.further(compared)
     report = Report("port", environment(), selection(options), records)
-    certify(options, port, report)
-    return report, _verdict(port, report, show.verdict(report, time.perf_counter() - began))
+    words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
+    certify(options, port, report, words)
+    return report, words
 
 
 def _about(port: Ported) -> list[str]:

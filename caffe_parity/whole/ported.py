@@ -62,6 +62,17 @@ class Ported:
         return list(self.nets)
 
     @property
+    def python_files(self) -> list[Path]:
+        """The files of the net's own Python layers."""
+        modules = self.net.described(self.cases[self.phases[0]], self.phases[0])["modules"]
+        found = [
+            next((file for file in (Path(folder) / f"{each}.py" for folder in self.net.path)
+                  if file.is_file()), None)
+            for each in dict.fromkeys(modules)
+        ]
+        return [each for each in found if each]
+
+    @property
     def holes(self) -> Mapping[str, str]:
         """By layer, why it has no counterpart."""
         return self.written.holes

@@ -162,7 +162,8 @@ class _Writer:
             codes.append(code)
             suffix = "" if code == codes[0] else f"_{call.function.__name__}"
             attribute = self.attribute(layer, code, names, suffix, phase)
-            left = ", ".join(tops[_number(each)] if each else "_" for each in call.gives)
+            given = [each for each in call.gives if not each.startswith("blob")]
+            left = ", ".join(tops[_number(each)] if each else "_" for each in given)
             lines += _call(f"{left} = self.{attribute}", _taken(layer, call, bottoms)).splitlines()
         return tuple(lines)
 
