@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SCHEMA = "parity-port-1"
 FORMAT = Path(__file__).with_name("certificate.schema.json")
 ENDING = ".parity.json"
+LARGEST = 1e30
+"""Of the fractions that are written: JSON has no infinity."""
 PROVED, NOT_PROVED = "proved", "not proved"
 
 
@@ -120,7 +122,8 @@ def _layer(record: Record) -> dict[str, Any]:
     for name, agreement in record.tensors.items():
         kind = "forward" if not name.startswith(GRADIENT) else "params"
         kind = "backward" if " of " in name else kind
-        found[kind] = max(found.get(kind, 0.0), float(f"{agreement.fraction:.2g}"))
+        fraction = min(float(f"{agreement.fraction:.2g}"), LARGEST)
+        found[kind] = max(found.get(kind, 0.0), fraction)
     return found
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from caffe_parity.caffe.client import Op
-from caffe_parity.contract import Array32, Case, Shape
+from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.ports import Said
 from caffe_parity.ports.catalogue import Fields
 from caffe_parity.whole.golden import built
+from caffe_parity.whole.prototxt import Unknown, without
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class Declared:
         shares: by the number of a parameter, the layer that owns it, and its number there.
         frozen: the parameters that no solver changes (`lr_mult: 0`).
         cut: the bottoms that get no gradient (`propagate_down: false`), by position.
+        hole: why this Caffe cannot run it; "" where it can.
+        about: what it says beside its bottoms and tops, as text.
     """
 
     said: Said
@@ -35,6 +38,8 @@ class Declared:
     shares: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     frozen: frozenset[int] = frozenset()
     cut: frozenset[int] = frozenset()
+    hole: str = ""
+    about: str = ""
 
     @property
     def name(self) -> str:
@@ -105,6 +110,8 @@ MOVES = ("BatchReindex", "Concat", "Crop", "Filter", "Flatten", "Reshape", "Slic
 def _kinds(layer: Declared) -> Iterator[tuple[int, str]]:
     """By bottom's position, what a layer takes there that cannot be any number."""
     said, shapes = layer.said, layer.said.bottoms
+    if layer.hole:
+        return
     if layer.type in ("SoftmaxWithLoss", "Accuracy", "InfogainLoss"):
         name = {"Accuracy": "accuracy_param", "InfogainLoss": "infogain_loss_param"}
         axis = said.axis(said.message(name.get(layer.type, "softmax_param"))["axis"])
@@ -123,46 +130,86 @@ def _kinds(layer: Declared) -> Iterator[tuple[int, str]]:
         yield len(shapes) - 1, "binary"
 
 
-def declared(net: CaffeNet, case: Case, phase: str, messages: Mapping[str, Fields]) -> DeclaredNet:
+def declared(
+    net: CaffeNet, case: Case, phase: str, messages: Mapping[str, Fields], odd: Unknown
+) -> DeclaredNet:
     """Builds a net in Caffe, and says what it is.
+
+    Where this Caffe cannot run a layer, it builds those that do not lie behind one.
 
     Args:
         net: the net.
         case: the shapes of its inputs, and the seed of its fillers.
         phase: "TRAIN" or "TEST".
         messages: the fields of every message.
+        odd: what this Caffe does not know of the net.
 
     Raises:
         VariantFailure: Caffe crashed.
         BadRequest: the net cannot be built.
         NoCaffe, InstallError: there is no Caffe.
     """
-    build = built(net, case, phase, [])
-    text = net.prototxt(case)
-    *_, made, graph, said = net.request(
-        [
-            *build,
-            {"op": "graph"},
-            {"op": "messages", "text": text, "fed": list(case.fed), "phase": phase},
-        ]
-    )
-    about = net.described(case, phase)
+    op: Op = {"op": "messages", "text": net.prototxt(case), "fed": list(case.fed), "phase": phase}
+    [reply] = net.request([op])
+    said: list[dict[str, Any]] = reply["layers"]
+    for layer in said:
+        layer["type"] = odd.types.get(layer.get("name", ""), layer["type"])
+    behind = _behind(said, odd.holes)
+    if all(layer["type"] == "Input" or layer["name"] in behind for layer in said):
+        shapes = {"shapes": case.shapes, "layers": []}
+        layers = tuple(_layers(said, shapes, {}, messages, phase, behind, odd.about))
+        return DeclaredNet(phase, case.shapes, layers, (), {}, {})
+    known = replace(net, text=lambda _: without(odd.text, set(behind))) if behind else net
+    build = built(known, case, phase, [])
+    *_, made, graph = known.request([*build, {"op": "graph"}])
+    about = known.described(case, phase)
     reads: list[Op] = [{"op": "param", "layer": k, "index": i} for k, i in made["params"]]
-    values = net.request([*build, *reads])[len(build) :] if reads else []
+    values = known.request([*build, *reads])[len(build) :] if reads else []
     params = {
         f"{layer}[{index}]": each["array"]
         for (layer, index), each in zip(made["params"], values, strict=True)
     }
-    layers = tuple(_layers(said["layers"], graph, params, messages, phase))
-    weights: Mapping[str, float] = about["weights"]
+    layers = tuple(_layers(said, graph, params, messages, phase, behind, odd.about))
+    read = {name for layer in layers for name in layer.bottoms if name not in layer.tops}
+    tops = dict.fromkeys(name for layer in layers for name in layer.tops)
     return DeclaredNet(
         phase,
         {name: tuple(shape) for name, shape in made["inputs"].items()},
         layers,
-        tuple(name for name in about["outputs"]),
-        weights,
+        tuple(name for name in tops if name not in read),
+        about["weights"],
         params,
     )
+
+
+def _behind(said: Sequence[Mapping[str, Any]], holes: Mapping[str, str]) -> dict[str, str]:
+    """The layers that this Caffe cannot run, and those that read what it has not made: why."""
+    unmade: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for layer in said:
+        name = layer.get("name", "")
+        missing = [unmade[each] for each in layer.get("bottom", ()) if each in unmade]
+        odd = name in holes and layer["type"] != "Input"  # that is what is fed has become
+        if odd and not layer.get("bottom"):
+            tops = layer.get("top", ())
+            options = " ".join(f"--bottom {top}=N,..." for top in tops)
+            raise BadRequest(
+                f"layer {name!r} ({layer['type']}) makes {', '.join(tops)} out of nothing, and "
+                f"{holes[name]}: {options} makes inputs of them"
+            )
+        if odd:
+            found[name] = holes[name]
+        elif missing:
+            found[name] = f"{BEHIND}{missing[0]!r}"
+        for top in layer.get("top", ()):
+            unmade.pop(top, None)
+            if odd or missing:
+                unmade[top] = name if odd else missing[0]
+    return found
+
+
+BEHIND = "it reads what this Caffe has not made, for it lies behind the hole "
+"""How what is said of a layer behind a hole begins."""
 
 
 def _layers(
@@ -171,15 +218,28 @@ def _layers(
     params: Mapping[str, Array32],
     messages: Mapping[str, Fields],
     phase: str,
+    behind: Mapping[str, str],
+    about: Mapping[str, str],
 ) -> Iterator[Declared]:
     made = iter(graph["layers"])  # with the Splits that Caffe has inserted among them
     owners: dict[str, tuple[str, int]] = {}
+    shown: dict[str, Shape] = {}
     for layer in said:
-        one = next(each for each in made if each["name"] == layer["name"])
-        if layer["type"] == "Input":
+        if layer.get("name", "") in behind:
+            shapes = [shown.get(name, ()) for name in layer.get("bottom", ())]
+            one_said = Said(layer, shapes, messages, phase)
+            names = tuple(layer.get("bottom", ())), tuple(layer.get("top", ()))
+            name = one_said.name
+            yield Declared(one_said, *names, hole=behind[name], about=about.get(name, ""))
             continue
+        if layer["type"] == "Input":
+            shown |= {name: tuple(graph["shapes"][name]) for name in layer["top"]}
+            continue
+        one = next(each for each in made if each["name"] == layer["name"])
+        shown |= {name: tuple(graph["shapes"][name]) for name in one["tops"]}
         shapes = [tuple(graph["shapes"][name]) for name in one["bottoms"]]
-        yield _declared(layer, shapes, params, messages, phase, owners)
+        made_of = _declared(layer, shapes, params, messages, phase, owners)
+        yield replace(made_of, about=about.get(made_of.name, ""))
 
 
 def _declared(

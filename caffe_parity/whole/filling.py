@@ -74,6 +74,19 @@ class Filling:
         said = ", ".join(f"{each}={value!r}" for each, value in arguments.items())
         return Filled(f"{code}({said})", True, blobs)
 
+    def must_be_used(self) -> None:
+        """Sees that each object has been put somewhere.
+
+        Raises:
+            BadRequest: there is no such layer, or the catalogue has its type.
+        """
+        for key in self.given:
+            if key not in self.used:
+                raise BadRequest(
+                    f"--layer {key}={self.given[key]}: no layer without a counterpart has that type "
+                    "or name"
+                )
+
     def _arguments(self, layer: Declared, made: Any) -> dict[str, Any]:
         """What a class takes of what the layer says: `param_str`, or fields of its messages."""
         names = inspect.signature(made).parameters

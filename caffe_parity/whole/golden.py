@@ -124,7 +124,9 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
-    plan = _Reading(graph, made, [] if losses else said["outputs"])
+    keepers = [each["bottoms"] for each in graph["layers"] if each["name"] == KEEPER]
+    below = keepers[0] if set(said["outputs"]) <= set(said["no_backward"]) and keepers else []
+    plan = _Reading(graph, made, [] if losses else below or said["outputs"])
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
     return plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
@@ -179,6 +181,7 @@ def built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[
     edits: Op = {
         "shapes": {name: case.shapes[name] for name in case.fed},
         "outputs_as_losses": True,
+        "drive_below": True,
         "gradients": list(wanted),
         "phase": phase,
     }

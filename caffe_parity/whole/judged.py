@@ -212,7 +212,8 @@ class Comparison:
             words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
             found.append(Finding("result", words, str(key), "unknown"))
         computed = [name for name in self.net.losses if name in self.first.own]
-        if len(numbers) == 1 and computed:
+        itself = [key for key in numbers if named[key] == key]  # by the name of the blob
+        if len(numbers) == 1 and computed and not itself:
             found += self._total(numbers[0])
         return found
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from caffe_parity.caffe.session import SESSION
 from caffe_parity.cli.request import Request, how_to_feed, net_of, stand_in
 from caffe_parity.contract import Array32, BadRequest, Case, Shape, VariantFailure
 from caffe_parity.engine.caffe_net import CaffeNet
@@ -25,6 +24,7 @@ from caffe_parity.whole.declared import DeclaredNet, declared
 from caffe_parity.whole.filling import Filling
 from caffe_parity.whole.judged import Comparison, comparison
 from caffe_parity.whole.matching import plain
+from caffe_parity.whole.prototxt import Unknown, unknown
 from caffe_parity.whole.written import Written, written
 
 PHASES = ("TEST", "TRAIN")
@@ -163,34 +163,29 @@ def ported(
         VariantFailure, NoCaffe, InstallError: Caffe crashed, or is not there.
     """
     net = net_of(request, scratch)
-    [reply] = SESSION.running().request([{"op": "fields"}])
+    [reply] = net.request([{"op": "fields"}])
     messages = reply["messages"]
     filling = Filling(layers, output.parent)
     told: list[str] = []
-    nets: dict[str, DeclaredNet] = {}
-    cases: dict[str, Case] = {}
-    small: dict[str, Case] = {}
-    for phase in PHASES:
-        shapes = _shapes(request, net, phase, told)
-        if shapes is None:
-            continue
-        first = _case(request, shapes, {})
-        nets[phase] = declared(net, first, phase, messages)
-        kinds = nets[phase].kinds
-        cases[phase] = _case(request, shapes, kinds)
-        small[phase] = _case(request, _few(request, shapes), kinds)
-    if not nets:
-        raise BadRequest(f"{request.net}: it has a layer that computes in neither phase")
+    try:
+        nets, cases, small, odd, net = _nets(request, net, messages, told, "")
+    except (BadRequest, VariantFailure) as error:
+        if NO_MODULE not in str(error):
+            raise
+        told.clear()
+        words = f"Caffe cannot import it: {str(error).splitlines()[0]}"
+        nets, cases, small, odd, net = _nets(request, net, messages, told, words)
     weights_file = output.with_suffix(".safetensors")
     head = (
         f"The net of {Path(request.net).name}: written by `parity port`, compared with Caffe in "
         f"{output.stem}.parity.json."
     )
     made = written([*nets.values()], filling, head, weights_file.name)
+    filling.must_be_used()
     other = {phase: case for phase, case in small.items() if case.shapes != cases[phase].shapes}
     if other and not made.holes:
-        cases |= _as_well(net, small, messages, filling, head, weights_file.name, made)
-    for phase, case in cases.items():
+        cases |= _as_well(net, small, messages, odd, filling, head, weights_file.name, made)
+    for phase, case in cases.items() if not made.holes else ():
         fed = " ".join(f"{k}={','.join(map(str, each))}" for k, each in case.shapes.items())
         told.append(f"compared in phase {phase} on {fed}")
     output.write_text(made.text, encoding="utf-8")
@@ -199,10 +194,68 @@ def ported(
     return Ported(net, output, weights_file, nets, cases, made, filling, told)
 
 
+Nets = tuple[
+    dict[str, DeclaredNet], dict[str, Case], dict[str, Case], Unknown, CaffeNet
+]
+
+
+def _nets(
+    request: Request,
+    net: CaffeNet,
+    messages: Mapping[str, Any],
+    told: list[str],
+    missing: str,
+) -> Nets:
+    """By phase the net, its inputs and the same with few samples; what this Caffe does not know.
+
+    Args:
+        request: what is asked.
+        net: the net.
+        messages: the fields of every message.
+        told: gets what a person should know.
+        missing: why its Python layers are holes: Caffe cannot import them; "" where it can.
+
+    Raises:
+        BadRequest, VariantFailure: the net cannot be built in any phase.
+    """
+    nets: dict[str, DeclaredNet] = {}
+    cases: dict[str, Case] = {}
+    small: dict[str, Case] = {}
+    odd = Unknown()
+    case = stand_in(request)
+    if not request.proto:
+        types = [*net.caffe.start()["layers"], *net.made.types]
+        odd = unknown(net.prototxt(case), messages, types, missing)
+        net = replace(net, text=lambda _: odd.text)
+    refusals: list[Exception] = []
+    for phase in PHASES:
+        shapes = _shapes(request, net, phase, told, odd)
+        if shapes is None:
+            continue
+        first = _case(request, shapes, {})
+        try:
+            nets[phase] = declared(net, first, phase, messages, odd)
+        except (BadRequest, VariantFailure) as error:
+            if "Unknown bottom blob" not in str(error):
+                raise
+            refusals.append(error)
+            told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
+            continue
+        kinds = nets[phase].kinds
+        cases[phase] = _case(request, shapes, kinds)
+        small[phase] = _case(request, _few(request, shapes), kinds)
+    if refusals and not nets:
+        raise refusals[0]
+    if not nets:
+        raise BadRequest(f"{request.net}: it has a layer that computes in neither phase")
+    return nets, cases, small, odd, net
+
+
 def _as_well(
     net: CaffeNet,
     small: Mapping[str, Case],
     messages: Mapping[str, Any],
+    odd: Unknown,
     filling: Filling,
     head: str,
     weights: str,
@@ -210,7 +263,7 @@ def _as_well(
 ) -> Mapping[str, Case]:
     """The cases of few samples, where Caffe takes them and the port of them is the same file."""
     try:
-        nets = [declared(net, case, phase, messages) for phase, case in small.items()]
+        nets = [declared(net, case, phase, messages, odd) for phase, case in small.items()]
     except (BadRequest, VariantFailure):
         return {}
     again = written(nets, filling, head, weights)
@@ -223,7 +276,7 @@ def _but_shapes(text: str) -> list[str]:
 
 
 def _shapes(
-    request: Request, net: CaffeNet, phase: str, told: list[str]
+    request: Request, net: CaffeNet, phase: str, told: list[str], odd: Unknown
 ) -> dict[str, Shape] | None:
     """The shapes of the inputs in a phase; None where nothing computes in it.
 
@@ -242,10 +295,20 @@ def _shapes(
     shapes: dict[str, Shape] = {name: tuple(each) for name, each in found["inputs"].items()}
     bottoms = dict(request.bottoms)
     shapes |= {name: each for name, each in bottoms.items() if name in shapes}
-    unknown = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
-    if unknown:
-        raise BadRequest(how_to_feed(request.net, unknown))
+    unshaped = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
+    for name, (layer, _, batch) in [*unshaped.items()]:
+        side = CROP.search(odd.about.get(layer, ""))
+        if batch and side:
+            shapes[name] = (batch, 3, int(side[1]), int(side[1]))
+            told.append(f"{name} {shapes[name]}: 3 channels are assumed; --bottom says other ones")
+            del unshaped[name]
+    if unshaped and not request.inputs:
+        raise BadRequest(how_to_feed(request.net, unshaped))
     return shapes
+
+
+CROP = re.compile(r"\bcrop_size: (\d+)")
+NO_MODULE = "the module is not there for Caffe's Python"
 
 
 def _few(request: Request, shapes: Mapping[str, Shape]) -> dict[str, Shape]:

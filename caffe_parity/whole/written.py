@@ -26,7 +26,7 @@ from caffe_parity.ports import (
     normalisation,
     shapes,
 )
-from caffe_parity.whole.declared import Declared, DeclaredNet
+from caffe_parity.whole.declared import BEHIND, Declared, DeclaredNet
 from caffe_parity.whole.source import copied
 
 WIDTH = 100
@@ -94,10 +94,12 @@ class _Writer:
         self.variables: dict[str, str] = {}
         self.names: dict[str, str] = {}  # attribute -> the layer and the code that it was made of
         self.attributes: dict[tuple[str, str], str] = {}
+        self.by_mode: set[str] = set()
         self.parameters: dict[tuple[str, int], str] = {}  # of a layer -> "attribute.parameter"
 
     def file(self, nets: Sequence[DeclaredNet], head: str, weights: str) -> Written:
         inputs = {name: each for net in reversed(nets) for name, each in net.inputs.items()}
+        self.by_mode = _by_mode(nets)
         for name in inputs:
             self.variable(name)
         bodies = [[self.layer(layer, net.phase) for layer in net.layers] for net in nets]
@@ -143,6 +145,8 @@ class _Writer:
         tops = [self.variable(name) for name in layer.tops]
         if layer.type == "Split":
             return (f"{' = '.join(tops)} = {bottoms[0]}",)
+        if layer.hole:
+            return self.other(layer, bottoms, tops, layer.hole, phase)
         try:
             calls = PORTS[layer.type].of(layer.said) if layer.type in PORTS else ()
             why = "" if calls else "there is no counterpart of that type"
@@ -184,9 +188,10 @@ class _Writer:
         filled = self.filled(layer)
         names: tuple[str, ...] = ()
         if filled is None:
-            self.done.holes[layer.name] = why
+            words = _hole(layer, why)
+            if not layer.hole.startswith(BEHIND):
+                self.done.holes[layer.name] = words
             self.used.add("Hole")
-            words = f"layer {layer.name!r} ({layer.type}): {why}"
             pieces = textwrap.wrap(words, WIDTH - 20, drop_whitespace=False)
             code = f"Hole(\n{''.join(f'    {each!r}{chr(10)}' for each in pieces)})"
         elif filled.is_module:
@@ -208,7 +213,7 @@ class _Writer:
         blobs = _blobs(call)
         if call.function.__name__.startswith("batch_norm"):
             self.used.add("BatchNorm")
-            return _batch_norm(layer, call), ("mean", "variance", "factor")
+            return _batch_norm(layer, layer.name in self.by_mode), ("mean", "variance", "factor")
         self.used |= {"Layer", call.function.__name__}
         parts = [call.function.__name__]
         if blobs:
@@ -252,6 +257,7 @@ class _Writer:
             own = f"{attribute}.{name}"
             if owner:
                 lines.append(f"self.{own} = self.{owner}")
+                self.done.blobs[own] = self.done.blobs[owner]
             else:
                 self.parameters[layer.name, index] = own
                 self.done.blobs[own] = f"{layer.name}[{index}]"
@@ -319,6 +325,18 @@ def load(file: str | Path = Path(__file__).parent / "{weights}") -> Net:
     net.load_state_dict(read_safetensors(file))
     return net
 '''
+
+
+def _hole(layer: Declared, why: str) -> str:
+    """What is said of a layer without a counterpart: its shapes and parameters among it."""
+    read = [
+        f"{name} {shape}" if shape else name
+        for name, shape in zip(layer.bottoms, layer.said.bottoms, strict=True)
+    ]
+    parts = [f"layer {layer.name!r} ({layer.type}): {why}"]
+    parts += [f"it reads {', '.join(read)}"] * bool(read)
+    parts += [f"its parameters are {', '.join(map(str, layer.blobs))}"] * bool(layer.blobs)
+    return "; ".join([*parts, *[layer.about] * bool(layer.about)])
 
 
 def _sum(terms: Sequence[str]) -> str:
@@ -521,14 +539,25 @@ def _several(values: Sequence[int]) -> str:
     return str(values[0]) if len(set(values)) == 1 else _literal(tuple(values))
 
 
-def _batch_norm(layer: Declared, call: Call) -> str:
+def _by_mode(nets: Sequence[DeclaredNet]) -> set[str]:
+    """The BatchNorms that say of each phase what they would do if they said nothing."""
+    found: dict[str, list[bool]] = {}
+    for net in nets:
+        for layer in net.layers:
+            if layer.type == "BatchNorm":
+                said = layer.said.message("batch_norm_param").said("use_global_stats")
+                found.setdefault(layer.name, []).append(said in (None, net.phase == "TEST"))
+    return {name for name, usual in found.items() if len(usual) == len(nets) > 1 and all(usual)}
+
+
+def _batch_norm(layer: Declared, by_mode: bool) -> str:
     message = layer.said.message("batch_norm_param")
     usual = inspect.signature(modules.BatchNorm.__init__).parameters
     parts = [str(layer.blobs[0][0])]
     for name in ("eps", "moving_average_fraction"):
         if np.float32(message[name]) != np.float32(usual[name].default):
             parts.append(f"{name}={_literal(message[name])}")
-    if "use_global_stats" in message:
+    if "use_global_stats" in message and not by_mode:
         parts.append(f"use_global_stats={message['use_global_stats']}")
     return f"BatchNorm({', '.join(parts)})"
 
