@@ -105,7 +105,8 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
             say(show.lines(compared, found))
             records += show.records(request.net, compared, found, time.perf_counter() - start)
             records += port.further(compared)
-    report = Report("port", environment(), selection(options), records)
+    chosen = {**selection(options), "output": str(options.output)}
+    report = Report("port", environment(), chosen, records)
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
     certify(options, port, report, words)
     return report, words

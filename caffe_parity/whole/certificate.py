@@ -92,7 +92,7 @@ def certify(options: argparse.Namespace, port: Ported, report: Report, words: st
         "phases": {phase: _phase(port, phase, report) for phase in port.phases},
         "holes": dict(port.holes),
     }
-    content["digest"] = _of(content)
+    content["digest"] = digest_of(content)
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return file
 
@@ -145,7 +145,7 @@ def _digest(file: Path) -> str:
     return found.hexdigest()
 
 
-def _of(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, Any]) -> str:
     """The digest of all that a certificate says beside it."""
     said = {name: each for name, each in content.items() if name != "digest"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -180,7 +180,7 @@ def changed(file: Path) -> Iterator[tuple[str, str]]:
         BadRequest: it is none.
     """
     content = _read(file)
-    same = content.get("digest") == _of(content)
+    same = content.get("digest") == digest_of(content)
     yield file.name, "" if same else "its text is not as `parity port` has written it"
     if content["verdict"] != PROVED:
         yield "verdict", f"it does not say that the port is proved: {content['words']}"

@@ -80,8 +80,8 @@ def _message(tokens: Sequence[str], at: int) -> tuple[list[Entry], int]:
     return found, at
 
 
-HARMLESS = ("engine",)
-"""Fields that choose how a layer computes, and not what."""
+ENGINE = "engine"
+"""The field that chooses how a layer computes, and not what: a Caffe without cuDNN aborts on it."""
 
 DATA = re.compile(r"(?:.*Data|DATA|.*_DATA)$")
 """The types of layers that become inputs, of which nothing else is looked at."""
@@ -157,7 +157,9 @@ def _odd(
     for each in [*said]:
         place = f"{path}{each.name}"
         known = about.get(each.name)
-        if known is None:
+        if each.name == ENGINE:
+            said.remove(each)
+        elif known is None:
             said.remove(each)
             yield place
         elif isinstance(each.value, list):
@@ -166,8 +168,7 @@ def _odd(
             if each.value.lstrip("-").isdigit():
                 continue
             said.remove(each)
-            if each.name not in HARMLESS:
-                yield f"{place}: {each.value}"
+            yield f"{place}: {each.value}"
 
 
 def without(text: str, names: set[str]) -> str:
