@@ -12,7 +12,7 @@ from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.ports import Said
 from caffe_parity.ports.catalogue import Fields
-from caffe_parity.whole.golden import built
+from caffe_parity.whole.golden import MOVES, built
 from caffe_parity.whole.prototxt import Unknown, without
 
 
@@ -101,10 +101,6 @@ class DeclaredNet:
                 return
         if blob in self.inputs:
             yield blob
-
-
-MOVES = ("BatchReindex", "Concat", "Crop", "Filter", "Flatten", "Reshape", "Slice", "Split", "Tile")
-"""The types of layers whose tops hold the numbers of their bottoms."""
 
 
 def _kinds(layer: Declared) -> Iterator[tuple[int, str]]:

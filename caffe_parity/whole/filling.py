@@ -22,7 +22,7 @@ class Filling:
     """The objects of --layer.
 
     Attributes:
-        given: by type or name of layers, FILE.py:OBJECT.
+        given: by name of layers, class of Python layers, or type: FILE.py:OBJECT.
         folder: of the port, at which the paths in it begin.
         used: those of `given` that a layer has needed.
     """
@@ -42,7 +42,8 @@ class Filling:
         Raises:
             BadRequest: the object cannot be had, or not be made.
         """
-        key = next((each for each in (layer.name, layer.type) if each in self.given), None)
+        names = (layer.name, layer.said.plain.get("layer", ""), layer.type)
+        key = next((each for each in names if each in self.given), None)
         if key is None:
             return None
         self.used.add(key)

@@ -29,6 +29,10 @@ KEEPER = "KeepsDiffs"
 """The layer that the worker puts behind the outputs of Python layers, for a backward from there."""
 
 
+MOVES = ("BatchReindex", "Concat", "Crop", "Filter", "Flatten", "Reshape", "Slice", "Split", "Tile")
+"""The types of layers whose tops hold the numbers of their bottoms."""
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """A layer of the net.
@@ -90,6 +94,15 @@ class Golden:
     def maker(self) -> Mapping[str, Step]:
         """The layer that makes each value; inputs have none."""
         return {top: step for step in self.steps for top in step.tops}
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The values that nothing rounds: labels, and where layers have moved them to."""
+        found = set(self.labels)
+        for step in self.steps:
+            if step.type in MOVES and step.bottoms and found.issuperset(step.bottoms):
+                found |= set(step.tops)
+        return frozenset(found)
 
     @cached_property
     def outputs(self) -> list[str]:
@@ -264,7 +277,7 @@ class _Reading:
                 current |= dict.fromkeys(layer["tops"], bottoms[0])
                 continue
             is_input = layer["type"] == "Input" or layer["bottoms"] == [
-                f"{layer['tops'][0]}{GIVEN}"
+                f"{top}{GIVEN}" for top in layer["tops"]
             ]
             tops = []
             for name in layer["tops"]:

@@ -36,7 +36,13 @@ from caffe_parity.engine.threads import one_thread
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.fields import CLAMP, clamps, differences
+from caffe_parity.whole.fields import (
+    CLAMP,
+    OVERWRITTEN,
+    clamps,
+    differences,
+    is_overwritten,
+)
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
@@ -321,7 +327,7 @@ class Comparison:
         port = self.port.in_precision(torch.float64)
         values = {f"value {name}": each.double() for name, each in self.values.items()}
         params = {f"param {name}": each.double() for name, each in self._params(False).items()}
-        fixed = {f"value {name}" for name in self.net.labels}
+        fixed = {f"value {name}" for name in self.net.fixed}
         evaluate = partial(self._evaluated, port)
         return expect(evaluate, {**values, **params}, fixed, self.net.running)
 
@@ -456,6 +462,8 @@ class Comparison:
             found = explain(failure)
             words, cause = found.words, found.code
         said = [words, *(CLAMP for step in part.steps if clamps(step, self.net))]
+        if _code(name) == "backward":
+            said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
         for call in part.calls:
             module = self.port.modules[call.module]
             for step in self.matched.steps[call]:

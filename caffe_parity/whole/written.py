@@ -26,14 +26,15 @@ from caffe_parity.ports import (
     normalisation,
     shapes,
 )
+from caffe_parity.ports.catalogue import HOLE
 from caffe_parity.whole.declared import BEHIND, Declared, DeclaredNet
 from caffe_parity.whole.source import copied
 
 WIDTH = 100
 """Of a line of the file."""
 
-NO_MODULE = ("Silence", "Split")
-"""The types of layers that are nothing but names."""
+NO_MODULE = ("HDF5Output", "Silence")
+"""The types of layers that compute nothing."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class _Writer:
             calls = PORTS[layer.type].of(layer.said) if layer.type in PORTS else ()
             why = "" if calls else "there is no counterpart of that type"
         except Refused as refusal:
-            calls, why = (), str(refusal).partition("): ")[2]
-        if layer.type == "Silence":
+            calls, why = (), str(refusal).partition("): ")[2].removeprefix(f"{HOLE}: ")
+        if layer.type in NO_MODULE:
             return ()
         if not calls:
             return self.other(layer, bottoms, tops, why, phase)
@@ -240,7 +241,9 @@ class _Writer:
             self.names[attribute] = layer.name
             self.attributes[key] = attribute
             if code.startswith("torch."):
-                self.definitions.append(f'self.register_buffer("{attribute}", {code})')
+                self.definitions.append(
+                    _call("self.register_buffer", [f'"{attribute}"', code, "persistent=False"])
+                )
             else:
                 self.definitions.append(_wrapped(f"self.{attribute} = {code}"))
             self.definitions += self.shared(layer, attribute, names)
