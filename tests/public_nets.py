@@ -80,10 +80,17 @@ def caffenet() -> str:
     text = data(19) + conv("data", "conv1", 6, "kernel_size: 5 stride: 2", rates) + relu("conv1")
     text += pool("conv1", "pool1", "pool: MAX kernel_size: 3 stride: 2")
     text += layer("norm1", "LRN", "pool1", "norm1", "lrn_param { local_size: 5 alpha: 0.0001 }")
-    text += conv("norm1", "conv2", 8, "kernel_size: 3 pad: 1 group: 2 engine: CUDNN") + relu("conv2")
-    return text + inner("conv2", "fc6", 8) + relu("fc6") + dropout("fc6") + inner(
-        "fc6", "fc8", 5
-    ) + ends("fc8")
+    text += conv("norm1", "conv2", 8, "kernel_size: 3 pad: 1 group: 2 engine: CUDNN") + relu(
+        "conv2"
+    )
+    return (
+        text
+        + inner("conv2", "fc6", 8)
+        + relu("fc6")
+        + dropout("fc6")
+        + inner("fc6", "fc8", 5)
+        + ends("fc8")
+    )
 
 
 def googlenet() -> str:

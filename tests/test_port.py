@@ -23,7 +23,7 @@ from tests.public_nets import NETS, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
-PYLOSS = '''
+PYLOSS = """
 import caffe
 
 
@@ -42,8 +42,8 @@ class EuclideanLossLayer(caffe.Layer):
         for i, sign in enumerate((1, -1)):
             if propagate_down[i]:
                 bottom[i].diff[...] = sign * self.diff / bottom[i].num
-'''
-FILLS = '''
+"""
+FILLS = """
 from torch import nn
 
 
@@ -54,7 +54,7 @@ class Euclidean(nn.Module):
 
 def halved(a, b):
     return ((a - b) ** 2).sum() / a.shape[0] / 4
-'''
+"""
 
 
 def port(*arguments: str) -> int:
@@ -87,7 +87,7 @@ FILLED = ("--layer", "Python=fills.py:Euclidean")
 def test_nets_are_proved(
     caffe: Caffe, folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In both phases, all layers; the file imports torch alone and is what a reader takes it for."""
+    """In both phases, all layers; the file imports torch alone, and reads well."""
     net = written(folder, name) if name in NETS else str(LOCALISED[name])
     more = FILLED if name == "python" else ()
     assert port(net, *more, "--json", "found.json") == 0, capsys.readouterr()

@@ -152,7 +152,13 @@ def _verified(options: argparse.Namespace) -> int:
     if not options.quiet:
         say([f"{name}: {words or 'as it was'}" for name, words in found.items()])
     names = ", ".join(other)
-    say([f"{options.verify}: not as it was proved: {names}" if other else f"{options.verify}: holds"])
+    say(
+        [
+            f"{options.verify}: not as it was proved: {names}"
+            if other
+            else f"{options.verify}: holds"
+        ]
+    )
     return 1 if other else 0
 
 

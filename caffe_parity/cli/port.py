@@ -1,9 +1,9 @@
 """Writes a net of Caffe's as one file of plain PyTorch, and proves it against a real Caffe.
 
 NET is a .prototxt file. The file has a module for each layer, under the layer's name, and imports
-torch alone; its parameters lie beside it as .safetensors. Then each layer of it is compared, forward
-and backward, in both phases, as `parity net` does it. A certificate (.parity.json) says what was
-proved of which files; `parity net --verify` sees whether they are still those. A layer that has no
+torch alone; its parameters lie beside it as .safetensors. Then each layer is compared, forward and
+backward, in both phases, as `parity net` does it. A certificate (.parity.json) says what was proved
+of which files; `parity net --verify` sees whether they are still those. A layer that has no
 counterpart is a hole, named and never left out: --layer fills it.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from caffe_parity.cli import path
 from caffe_parity.cli.net import add_common, carried, request_of, selection
@@ -131,5 +131,3 @@ def _verdict(port: Ported, report: Report, words: str) -> str:
     if report.status:
         return f"not proved: {words}"
     return f"proved{words.removeprefix('agrees')}"
-
-

@@ -62,11 +62,13 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         stored = not self.training if self.use_global_stats is None else self.use_global_stats
-        buffers = [getattr(self, name) for name in self.blobs]
+        mean, variance, factor = (getattr(self, name) for name in self.blobs)
         if stored:
-            return batch_norm(x, *buffers, self.eps)
-        y, *kept = batch_norm_training(x, *buffers, self.eps, self.moving_average_fraction)
-        for buffer, value in zip(buffers, kept, strict=True):
+            return batch_norm(x, mean, variance, factor, self.eps)
+        y, *kept = batch_norm_training(
+            x, mean, variance, factor, self.eps, self.moving_average_fraction
+        )
+        for buffer, value in zip((mean, variance, factor), kept, strict=True):
             buffer.copy_(value)
         return y
 

@@ -166,7 +166,9 @@ def _read(file: Path) -> Any:
     try:
         check(content, json.loads(FORMAT.read_text(encoding="utf-8")))
     except Misfit as misfit:
-        raise BadRequest(f"{file} is no certificate of `parity port` ({SCHEMA}): {misfit}") from None
+        raise BadRequest(
+            f"{file} is no certificate of `parity port` ({SCHEMA}): {misfit}"
+        ) from None
     return content
 
 

@@ -266,4 +266,3 @@ def _declared(
         frozenset(i for i, spec in enumerate(specs) if float(spec.get("lr_mult", 1)) == 0),
         frozenset(i for i, wanted in enumerate(asked) if not wanted),
     )
-

@@ -56,7 +56,9 @@ class Filling:
                 raise BadRequest(f"--layer {key}={self.given[key]}: it cannot be called")
             return Filled(code, False)
         if not issubclass(made, nn.Module):
-            raise BadRequest(f"--layer {key}={self.given[key]}: expected an nn.Module, or a function")
+            raise BadRequest(
+                f"--layer {key}={self.given[key]}: expected an nn.Module, or a function"
+            )
         arguments = self._arguments(layer, made)
         try:
             module = made(**arguments)
@@ -65,15 +67,15 @@ class Filling:
                 f"--layer {key}={self.given[key]}: {name} cannot be made for layer {layer.name!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        blobs = tuple(own for own, _ in module.named_parameters())
-        if len(blobs) != len(layer.blobs):
+        blobs = {own: tuple(value.shape) for own, value in module.named_parameters()}
+        if tuple(blobs.values()) != layer.blobs:
+            own = ", ".join(f"{each} {shape}" for each, shape in blobs.items()) or "none"
             raise BadRequest(
-                f"--layer {key}={self.given[key]}: {name} has the parameters "
-                f"{', '.join(blobs) or 'none'}, layer {layer.name!r} has {len(layer.blobs)} of shape "
-                f"{', '.join(map(str, layer.blobs)) or 'none'}"
+                f"--layer {key}={self.given[key]}: {name} has the parameters {own}, layer "
+                f"{layer.name!r} has {', '.join(map(str, layer.blobs)) or 'none'}"
             )
         said = ", ".join(f"{each}={value!r}" for each, value in arguments.items())
-        return Filled(f"{code}({said})", True, blobs)
+        return Filled(f"{code}({said})", True, tuple(blobs))
 
     def must_be_used(self) -> None:
         """Sees that each object has been put somewhere.
@@ -84,8 +86,8 @@ class Filling:
         for key in self.given:
             if key not in self.used:
                 raise BadRequest(
-                    f"--layer {key}={self.given[key]}: no layer without a counterpart has that type "
-                    "or name"
+                    f"--layer {key}={self.given[key]}: no layer without a counterpart has that "
+                    "type or name"
                 )
 
     def _arguments(self, layer: Declared, made: Any) -> dict[str, Any]:

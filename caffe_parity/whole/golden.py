@@ -105,6 +105,17 @@ class Golden:
         return frozenset(found)
 
     @cached_property
+    def constant(self) -> frozenset[str]:
+        """The values that no gradient goes to: nothing below them is learned, or asked for one."""
+        found = set(self.labels)
+        for step in self.steps:
+            shared = set(step.params).difference(self.owned) and step.type != "BatchNorm"
+            learns = shared or not set(step.params).isdisjoint(self.learned)
+            if found.issuperset(step.bottoms) and not learns:
+                found |= set(step.tops)
+        return frozenset(found)
+
+    @cached_property
     def outputs(self) -> list[str]:
         """The values that no layer reads."""
         read = {bottom for step in self.steps for bottom in step.bottoms}

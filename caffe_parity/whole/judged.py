@@ -388,7 +388,7 @@ class Comparison:
                 known = [each for each in pieces if each is not None]
                 nothing = np.zeros(self.net.values[name].shape, np.float64)  # propagate_down: false
                 total = sum(known, start=nothing).astype(np.float32)
-                if name not in self.net.labels:
+                if name not in self.net.constant:
                     found[part.sent(name)] = total
         return found
 

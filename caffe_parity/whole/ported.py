@@ -18,6 +18,7 @@ from caffe_parity.cli.request import Request, how_to_feed, net_of, stand_in
 from caffe_parity.contract import Array32, BadRequest, Case, Shape, VariantFailure
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.data import load
+from caffe_parity.engine.functions import place_of
 from caffe_parity.layer import Layer
 from caffe_parity.report.record import Record
 from caffe_parity.whole.declared import DeclaredNet, declared
@@ -66,8 +67,14 @@ class Ported:
         """The files of the net's own Python layers."""
         modules = self.net.described(self.cases[self.phases[0]], self.phases[0])["modules"]
         found = [
-            next((file for file in (Path(folder) / f"{each}.py" for folder in self.net.path)
-                  if file.is_file()), None)
+            next(
+                (
+                    file
+                    for file in (Path(folder) / f"{each}.py" for folder in self.net.path)
+                    if file.is_file()
+                ),
+                None,
+            )
             for each in dict.fromkeys(modules)
         ]
         return [each for each in found if each]
@@ -89,8 +96,12 @@ class Ported:
             raise BadRequest(f"{self.file} is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module.load()
+        try:
+            spec.loader.exec_module(module)
+            return module.load()
+        except Exception as error:  # of what --layer gives
+            words = f"{place_of(error)}{type(error).__name__}: {error}"
+            raise BadRequest(f"{self.file} cannot be loaded: {words}") from error
 
     def compared(self, phase: str) -> Comparison:
         """The net beside the port in a phase.
@@ -139,7 +150,7 @@ class Ported:
         }
         grads = torch.autograd.grad(model.total(tops), list(tops.values()))
         other = [
-            f"total has {name} {float(grad.flatten()[0]):g} times, and its loss_weight is {weight:g}"
+            f"total has {name} {float(grad.flatten()[0]):g} times, for a loss_weight of {weight:g}"
             for (name, weight), grad in zip(losses.items(), grads, strict=True)
             if bool((grad != torch.tensor(weight, dtype=torch.float32)).any())
         ]
@@ -147,9 +158,7 @@ class Ported:
         return [Record(self.net.spec, compared.net.phase, "total", verdict, "; ".join(other))]
 
 
-def ported(
-    request: Request, layers: Mapping[str, str], output: Path, scratch: Path
-) -> Ported:
+def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: Path) -> Ported:
     """Writes the port of a net.
 
     Args:
@@ -194,9 +203,7 @@ def ported(
     return Ported(net, output, weights_file, nets, cases, made, filling, told)
 
 
-Nets = tuple[
-    dict[str, DeclaredNet], dict[str, Case], dict[str, Case], Unknown, CaffeNet
-]
+Nets = tuple[dict[str, DeclaredNet], dict[str, Case], dict[str, Case], Unknown, CaffeNet]
 
 
 def _nets(

@@ -49,7 +49,9 @@ def _catalogue() -> tuple[Mapping[str, _Defined], Mapping[str, str]]:
                 for alias in node.names:
                     imports[alias.name.partition(".")[0]] = _import(node, alias)
             elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assign):
-                name = node.name if not isinstance(node, ast.Assign) else ast.unparse(node.targets)
+                name = (
+                    node.name if not isinstance(node, ast.Assign) else ast.unparse(node.targets[0])
+                )
                 piece = str(ast.get_source_segment(text, node))
                 piece = re.sub(r"  # type: ignore.*", "", piece)
                 uses = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}

@@ -230,9 +230,9 @@ class _Writer:
         key = layer.name + suffix, code
         owners = {layer.shares[index][0] for index in range(len(names)) if index in layer.shares}
         same = [(owner, code) for owner in owners if (owner, code) in self.attributes]
-        if len(layer.shares) == len(names) and len(owners) == 1 and same:
-            if all(index == place for index, (_, place) in layer.shares.items()):
-                key = same[0]  # one module that is called again
+        ordered = all(index == place for index, (_, place) in layer.shares.items())
+        if len(layer.shares) == len(names) and len(owners) == 1 and same and ordered:
+            key = same[0]  # one module that is called again
         if key not in self.attributes:
             wanted = _identifier(layer.name + suffix)
             if wanted in self.names:
@@ -453,7 +453,7 @@ def _taken(layer: Declared, call: Call, bottoms: Sequence[str]) -> list[str]:
 
 def _call(head: str, arguments: Sequence[str], brackets: str = "()") -> str:
     """A call on one line, or with its arguments on lines of their own."""
-    opening, closing = brackets
+    opening, closing = brackets[0], brackets[1]
     line = f"{head}{opening}{', '.join(arguments)}{closing}"
     if len(line) <= WIDTH - 12:
         return line
