@@ -12,7 +12,7 @@ from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.ports import Said
 from caffe_parity.ports.catalogue import Fields
-from caffe_parity.whole.golden import MOVES, built
+from caffe_parity.whole.golden import built
 from caffe_parity.whole.prototxt import Unknown, without
 
 
@@ -103,6 +103,10 @@ class DeclaredNet:
             yield blob
 
 
+MOVES = ("BatchReindex", "Concat", "Crop", "Filter", "Flatten", "Reshape", "Slice", "Split", "Tile")
+"""The types of layers whose tops hold the numbers of their bottoms."""
+
+
 def _kinds(layer: Declared) -> Iterator[tuple[int, str]]:
     """By bottom's position, what a layer takes there that cannot be any number."""
     said, shapes = layer.said, layer.said.bottoms
@@ -123,7 +127,7 @@ def _kinds(layer: Declared) -> Iterator[tuple[int, str]]:
     elif layer.type in ("ContrastiveLoss", "LSTMUnit"):
         yield 2, "binary"
     elif layer.type == "Filter":
-        yield len(shapes) - 1, "binary"
+        yield len(shapes) - 1, "int:0,9"  # zeros alone, and Caffe divides by 0
 
 
 def declared(
@@ -166,6 +170,13 @@ def declared(
         for (layer, index), each in zip(made["params"], values, strict=True)
     }
     layers = tuple(_layers(said, graph, params, messages, phase, behind, odd.about))
+    names = [layer.name for layer in layers if layer.blobs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadRequest(
+            f"{net.spec} has two layers with parameters that are named {twice[0]!r}: Caffe tells "
+            "them apart by the layer's name, so give each one of its own"
+        )
     read = {name for layer in layers for name in layer.bottoms if name not in layer.tops}
     tops = dict.fromkeys(name for layer in layers for name in layer.tops)
     return DeclaredNet(

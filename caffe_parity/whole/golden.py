@@ -29,10 +29,6 @@ KEEPER = "KeepsDiffs"
 """The layer that the worker puts behind the outputs of Python layers, for a backward from there."""
 
 
-MOVES = ("BatchReindex", "Concat", "Crop", "Filter", "Flatten", "Reshape", "Slice", "Split", "Tile")
-"""The types of layers whose tops hold the numbers of their bottoms."""
-
-
 @dataclass(frozen=True, eq=False)
 class Step:
     """A layer of the net.
@@ -97,12 +93,9 @@ class Golden:
 
     @cached_property
     def fixed(self) -> frozenset[str]:
-        """The values that nothing rounds: labels, and where layers have moved them to."""
-        found = set(self.labels)
-        for step in self.steps:
-            if step.type in MOVES and step.bottoms and found.issuperset(step.bottoms):
-                found |= set(step.tops)
-        return frozenset(found)
+        """The values that nothing rounds: labels, and what layers make of them alone."""
+        free = {top for step in self.steps if not step.bottoms for top in step.tops}
+        return frozenset(name for name in self.constant if name not in free)
 
     @cached_property
     def constant(self) -> frozenset[str]:

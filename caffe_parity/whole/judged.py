@@ -51,6 +51,9 @@ from caffe_parity.whole.weights import Weights, weights_of
 RESULT = "the port's result "
 """How what is said of a result begins."""
 
+BIASED = ("Convolution", "Deconvolution", "InnerProduct")
+"""The types of layers that add a bias for each channel."""
+
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
 
@@ -285,6 +288,8 @@ class Comparison:
                     if value is None:
                         continue
                     agreement = compare(name, value, expected)
+                    if name in self._taken_out:
+                        agreement = replace(agreement, proves=True)
                     if side and not own[name].agrees:
                         continue
                     if not side or not agreement.agrees:
@@ -310,6 +315,25 @@ class Comparison:
         if not alone:
             why += "; with an nn.Dropout of the layer's name it would be left out alone"
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
+
+    @cached_property
+    def _taken_out(self) -> frozenset[str]:
+        """The gradients of biases that are 0 but for rounding: a BatchNorm behind takes them out.
+
+        Caffe's, too, are what is left of a sum that cancels, and zeros are as right as these.
+        """
+        found = set()
+        for step in self.net.steps:
+            reader = next(
+                (each for each in self.net.steps if set(each.bottoms) & set(step.tops)), None
+            )
+            biased = step.type in BIASED and len(step.params) > 1
+            if biased and reader and reader.type == "BatchNorm":
+                made = np.moveaxis(self.net.values[reader.tops[0]], 1, 0)
+                means = made.reshape(len(made), -1).mean(1, dtype=np.float64)
+                if np.abs(means).max() < 1e-4:  # so it has taken the batch's own off
+                    found.add(GRADIENT + step.params[1])
+        return frozenset(found)
 
     @cached_property
     def _random(self) -> set[Part]:
@@ -473,8 +497,7 @@ class Comparison:
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
         """What the part would make without its bias."""
         step = part.steps[-1]
-        biased = step.type in ("Convolution", "Deconvolution", "InnerProduct")
-        if not biased or len(step.params) < 2 or name not in step.tops:
+        if step.type not in BIASED or len(step.params) < 2 or name not in step.tops:
             return
         value = self.net.values[name].astype(np.float64)
         bias = self.net.params[step.params[1]].astype(np.float64)

@@ -302,6 +302,9 @@ def _shapes(
     shapes: dict[str, Shape] = {name: tuple(each) for name, each in found["inputs"].items()}
     bottoms = dict(request.bottoms)
     shapes |= {name: each for name, each in bottoms.items() if name in shapes}
+    for name, shape in shapes.items():
+        if not shape and name not in found["unshaped"] and not request.inputs:
+            raise BadRequest(f"{request.net}: the input {name} has no shape: --bottom {name}=N,...")
     unshaped = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
     for name, (layer, _, batch) in [*unshaped.items()]:
         side = CROP.search(odd.about.get(layer, ""))

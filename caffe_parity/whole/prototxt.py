@@ -48,6 +48,8 @@ def entries(text: str) -> list[Entry]:
     """
     tokens = [each["token"] for each in _TOKEN.finditer(text) if each["token"]]
     found, rest = _message(tokens, 0)
+    if rest > len(tokens):
+        raise BadRequest("not a valid net prototxt: it ends within a message")
     if rest != len(tokens):
         raise BadRequest(f"not a valid net prototxt: {tokens[rest]!r} closes nothing")
     return found
@@ -65,7 +67,7 @@ def _message(tokens: Sequence[str], at: int) -> tuple[list[Entry], int]:
         if tokens[at : at + 1] in (["{"], ["<"]):
             inner, at = _message(tokens, at + 1)
             found.append(Entry(name, inner))
-            at += 1
+            at = at + 1 if at < len(tokens) else len(tokens) + 1
         elif tokens[at : at + 1] == ["["]:
             end = tokens.index("]", at) if "]" in tokens[at:] else len(tokens)
             found += [Entry(name, each) for each in tokens[at + 1 : end] if each != ","]
@@ -124,6 +126,8 @@ def unknown(
         if layer.name not in ("layer", "layers") or not isinstance(layer.value, list):
             continue
         name, kind = layer.said("name"), layer.said("type")
+        if not kind:
+            raise BadRequest(f"the layer {name!r} has no type")
         found.about[name] = " ".join(str(each) for each in layer.value if each.name not in COMMON)
         old = layer.name == "layers"
         about = messages["V1LayerParameter" if old else "LayerParameter"]

@@ -169,6 +169,8 @@ class _Writer:
             attribute = self.attribute(layer, code, names, suffix, phase)
             given = [each for each in call.gives if not each.startswith("blob")]
             left = ", ".join(tops[_number(each)] if each else "_" for each in given)
+            if len(given) == 1 and call.function in (shapes.filtered, shapes.slices):
+                left = f"({left},)"
             lines += _call(f"{left} = self.{attribute}", _taken(layer, call, bottoms)).splitlines()
         return tuple(lines)
 
