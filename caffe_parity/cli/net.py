@@ -16,6 +16,7 @@ import io
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ __all__ = ["EPILOG"]
 EXAMPLES = """\
   parity net my_model.prototxt --port my_model.py:Net --weights my.caffemodel
   parity net my_model.prototxt --port my_model.py:Net --map conv1=features.0 --phase TEST
+  parity net --verify my_net.parity.json
 """
 
 PHASES = ("TEST", "TRAIN")
@@ -51,26 +53,23 @@ PHASES = ("TEST", "TRAIN")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity net`."""
-    add_net(parser)
+    parser.add_argument("net", metavar="NET", nargs="?", help="a .prototxt file")
+    parser.add_argument("--port", metavar="MODULE:OBJECT", help="an nn.Module, or its class")
     parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
+        "--verify",
+        metavar="FILE.parity.json",
+        type=path,
+        help="alone: whether what a certificate of `parity port` says is still so",
     )
+    add_match(parser)
     parser.add_argument(
         "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
     )
-    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
-    parser.add_argument(
-        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
-    )
-    add_outputs(parser)
+    add_common(parser)
 
 
-def add_net(parser: argparse.ArgumentParser) -> None:
-    """Adds what says which net there is, which port of it, and what the net is fed."""
-    parser.add_argument("net", metavar="NET", help="a .prototxt file")
-    parser.add_argument(
-        "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
-    )
+def add_match(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which module computes which layer."""
     parser.add_argument(
         "--map",
         action="append",
@@ -86,6 +85,23 @@ def add_net(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="a layer that the port does without, such as accuracy",
     )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of every command that compares a whole net."""
+    parser.add_argument(
+        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
+    )
+    add_inputs(parser)
+    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
+    parser.add_argument(
+        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
+    )
+    add_outputs(parser)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds what a whole net is fed, and what it needs to be built."""
     parser.add_argument(
         "--bottom",
         action="append",
@@ -127,6 +143,54 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
+    if options.verify:
+        return _verified(options)
+    if not options.net or not options.port:
+        raise BadRequest("expected a net and its --port, or --verify with a certificate alone")
+    return carried(options, f"comparing {options.net} with {options.port}", _compared)
+
+
+def _verified(options: argparse.Namespace) -> int:
+    """Sees whether a certificate still holds; returns the exit status.
+
+    Raises:
+        BadRequest: it is no certificate, or something else is asked for as well.
+    """
+    from caffe_parity.whole.certificate import changed
+
+    more = [name for name in selection(options) if name not in ("verify", "seed")]
+    if more:
+        raise BadRequest(f"--verify takes a certificate alone, not {', '.join(more)}")
+    found = dict(changed(options.verify))
+    other = {name: words for name, words in found.items() if words}
+    if not options.quiet:
+        say([f"{name}: {words or 'as it was'}" for name, words in found.items()])
+    names = ", ".join(other)
+    say(
+        [
+            f"{options.verify}: not as it was proved: {names}"
+            if other
+            else f"{options.verify}: holds"
+        ]
+    )
+    return 1 if other else 0
+
+
+Job = Callable[[argparse.Namespace, Path], tuple[Report, str]]
+"""Takes the options and an empty folder; gives the report, and what it comes to."""
+
+
+def carried(options: argparse.Namespace, words: str, job: Job) -> int:
+    """Carries out a job on a whole net, in a Caffe, and writes what was asked for.
+
+    Args:
+        options: of the command.
+        words: what it does.
+        job: does it.
+
+    Raises:
+        ParityError, OSError: it cannot be carried out.
+    """
     must_be_a_net(options)
     if options.json is not None and options.json == options.page:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
@@ -137,12 +201,12 @@ def carried_out(options: argparse.Namespace) -> int:
 
         must_be_appendable("--summary", options.summary)
     if not options.quiet:
-        print(f"comparing {options.net} with {options.port}", flush=True)
+        print(words, flush=True)
     with (
         caffe_for(options) as scratch,
         contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout),
     ):
-        report, last = _compared(options, scratch)
+        report, last = job(options, scratch)
     say([f"{options.net}: {last}" if options.quiet else last])
     if github.wanted(options.annotations):
         github.write(
@@ -188,12 +252,12 @@ def caffe_for(options: argparse.Namespace) -> Iterator[Path]:
         WATCH.seconds = None
 
 
-def request_of(options: argparse.Namespace) -> Request:
-    """The request for the net alone."""
+def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
+    """The request that the options make."""
     return Request(
         options.net,
         "",
-        options.port,
+        port,
         tuple(options.bottom),
         data=tuple(options.data),
         inputs=options.inputs,
@@ -212,7 +276,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     from caffe_parity.whole.judged import comparison
 
     model = module_of(options.port)
-    request = request_of(options)
+    request = request_of(options, options.port)
     net = net_of(request, scratch)
     case = case_of(request, net)
     records: list[Record] = []
@@ -230,17 +294,21 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         say(show.lines(compared, found))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
     must_be_layers(options.leave_out, names)
+    report = Report("net", environment(), selection(options), records)
+    return report, show.verdict(report, time.perf_counter() - began)
+
+
+def selection(options: argparse.Namespace) -> dict[str, Any]:
+    """The options on which the result depends."""
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
         *("quiet", "color", "annotations"),
     )
-    selection: dict[str, Any] = {
+    return {
         name: each
         for name, each in vars(options).items()
         if name not in left_out and each not in (None, [], False)
     }
-    report = Report("net", environment(), selection, records)
-    return report, show.verdict(report, time.perf_counter() - began)
 
 
 def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:

@@ -315,7 +315,7 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
 def _of_python3(net: CaffeNet, request: Request, scratch: Path) -> CaffeNet:
     from caffe_parity.caffe.python2 import converted
 
-    modules = net.described(_stand_in(request))["modules"]
+    modules = net.described(stand_in(request))["modules"]
     path, changes = converted(modules, net.path, scratch)
     print(f"  --py2: {len(changes)} line{'s' * (len(changes) != 1)} converted, in a copy")
     for each in changes[:CHANGES]:
@@ -325,7 +325,7 @@ def _of_python3(net: CaffeNet, request: Request, scratch: Path) -> CaffeNet:
     return replace(net, path=path)
 
 
-def _stand_in(request: Request) -> Any:
+def stand_in(request: Request) -> Any:
     """A case with the shapes of the request alone, for a net's text."""
     from caffe_parity.contract import Case
 
@@ -343,7 +343,7 @@ def inputs_of(
     from caffe_parity.engine.data import load
     from caffe_parity.engine.functions import must_take, takes
 
-    found = net.described(_stand_in(request))
+    found = net.described(stand_in(request))
     shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in found["inputs"].items()}
     bottoms = dict(request.bottoms)
     odd = [name for name in bottoms if name not in shapes]
@@ -372,11 +372,11 @@ def inputs_of(
         return {name: given[name].shape for name in shapes}, given
     unknown = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
     if unknown:
-        raise BadRequest(_how_to_feed(request.net, unknown))
+        raise BadRequest(how_to_feed(request.net, unknown))
     return shapes, given
 
 
-def _how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
+def how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
     """What to give for inputs that a net would read from files, which alone say their shapes."""
     layers = dict.fromkeys(f"{layer} ({type_})" for layer, type_, _ in unknown.values())
     options = " ".join(

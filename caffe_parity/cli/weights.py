@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from caffe_parity.cli import path
 from caffe_parity.cli.net import (
-    add_net,
+    add_inputs,
+    add_match,
     caffe_for,
     case_of,
     module_of,
@@ -46,13 +47,18 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity weights`."""
-    add_net(parser)
+    parser.add_argument("net", metavar="NET", help="a .prototxt file")
     parser.add_argument(
         "weights",
         nargs="?",
         metavar="W.caffemodel",
         help="the net's parameters, else as its fillers make them",
     )
+    parser.add_argument(
+        "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
+    )
+    add_match(parser)
+    add_inputs(parser)
     parser.add_argument(
         "-o",
         "--output",

@@ -108,6 +108,23 @@ class Golden:
         return {top: step for step in self.steps for top in step.tops}
 
     @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The values that nothing rounds: labels, and what layers make of them alone."""
+        free = {top for step in self.steps if not step.bottoms for top in step.tops}
+        return frozenset(name for name in self.constant if name not in free)
+
+    @cached_property
+    def constant(self) -> frozenset[str]:
+        """The values that no gradient goes to: nothing below them is learned, or asked for one."""
+        found = set(self.labels)
+        for step in self.steps:
+            shared = set(step.params).difference(self.owned) and step.type != "BatchNorm"
+            learns = shared or not set(step.params).isdisjoint(self.learned)
+            if found.issuperset(step.bottoms) and not learns:
+                found |= set(step.tops)
+        return frozenset(found)
+
+    @cached_property
     def outputs(self) -> list[str]:
         """The values that no layer reads."""
         read = {bottom for step in self.steps for bottom in step.bottoms}
@@ -134,9 +151,9 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
     """
     arrays = case.arrays(case)
     wanted = list(case.wanted)
-    *_, graph = net.request([*_built(net, case, phase, wanted), {"op": "graph"}])
+    *_, graph = net.request([*built(net, case, phase, wanted), {"op": "graph"}])
     wanted = [name for name in wanted if name not in _labels(graph)]
-    build = _built(net, case, phase, wanted)
+    build = built(net, case, phase, wanted)
     *_, made, graph, about = net.request([*build, {"op": "graph"}, {"op": "fields"}])
     layers = [layer for layer, _ in made["params"]]
     if net.weights and not made["named"]:
@@ -146,7 +163,9 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
-    plan = _Reading(graph, made, [] if losses else said["outputs"], phase)
+    keepers = [each["bottoms"] for each in graph["layers"] if each["name"] == KEEPER]
+    below = keepers[0] if set(said["outputs"]) <= set(said["no_backward"]) and keepers else []
+    plan = _Reading(graph, made, [] if losses else below or said["outputs"], phase)
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
     found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
@@ -225,10 +244,12 @@ def _statistics(
     return ops
 
 
-def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
+def built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
+    """The ops that build a net in a phase, with the gradients of these inputs."""
     edits: Op = {
         "shapes": {name: case.shapes[name] for name in case.fed},
         "outputs_as_losses": True,
+        "drive_below": True,
         "gradients": list(wanted),
         "phase": phase,
     }
@@ -330,7 +351,7 @@ class _Reading:
                 current |= dict.fromkeys(layer["tops"], bottoms[0])
                 continue
             is_input = layer["type"] == "Input" or layer["bottoms"] == [
-                f"{layer['tops'][0]}{GIVEN}"
+                f"{top}{GIVEN}" for top in layer["tops"]
             ]
             tops = []
             for name in layer["tops"]:

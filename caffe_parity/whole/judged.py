@@ -37,7 +37,13 @@ from caffe_parity.engine.threads import one_thread
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.fields import CLAMP, clamps, differences
+from caffe_parity.whole.fields import (
+    CLAMP,
+    OVERWRITTEN,
+    clamps,
+    differences,
+    is_overwritten,
+)
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
@@ -48,6 +54,9 @@ from caffe_parity.whole.weights import Weights, weights_of
 
 RESULT = "the port's result "
 """How what is said of a result begins."""
+
+BIASED = ("Convolution", "Deconvolution", "InnerProduct")
+"""The types of layers that add a bias for each channel."""
 
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
@@ -216,7 +225,7 @@ class Comparison:
     def unmatched(self) -> list[Step]:
         """The layers that no part computes, and that it may not do without."""
         known = {step.index for part in self.parts for step in part.steps}
-        left = [step for step in self.net.steps if step.index not in known]
+        left = [step for step in self.net.steps if step.index not in known and step.tops]
         return [step for step in left if step.name not in self.left_out]
 
     def by_itself(self) -> str:
@@ -256,7 +265,8 @@ class Comparison:
             words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
             found.append(Finding("result", words, str(key), "unknown"))
         computed = [name for name in self.net.losses if name in self.first.own]
-        if len(numbers) == 1 and computed:
+        itself = [key for key in numbers if named[key] == key]  # by the name of the blob
+        if len(numbers) == 1 and computed and not itself:
             found += self._total(numbers[0])
         return found
 
@@ -344,6 +354,8 @@ class Comparison:
                     if value is None:
                         continue
                     agreement = compare(name, value, expected)
+                    if name in self._taken_out:
+                        agreement = replace(agreement, proves=True)
                     if side and not own[name].agrees:
                         continue
                     if not side or not agreement.agrees:
@@ -375,6 +387,25 @@ class Comparison:
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
 
     @cached_property
+    def _taken_out(self) -> frozenset[str]:
+        """The gradients of biases that are 0 but for rounding: a BatchNorm behind takes them out.
+
+        Caffe's, too, are what is left of a sum that cancels, and zeros are as right as these.
+        """
+        found = set()
+        for step in self.net.steps:
+            reader = next(
+                (each for each in self.net.steps if set(each.bottoms) & set(step.tops)), None
+            )
+            biased = step.type in BIASED and len(step.params) > 1
+            if biased and reader and reader.type == "BatchNorm":
+                made = np.moveaxis(self.net.values[reader.tops[0]], 1, 0)
+                means = made.reshape(len(made), -1).mean(1, dtype=np.float64)
+                if np.abs(means).max() < 1e-4:  # so it has taken the batch's own off
+                    found.add(GRADIENT + step.params[1])
+        return frozenset(found)
+
+    @cached_property
     def _random(self) -> set[Part]:
         if self.net.phase != "TRAIN":
             return set()
@@ -390,7 +421,7 @@ class Comparison:
         port = self.port.in_precision(torch.float64)
         values = {f"value {name}": each.double() for name, each in self.values.items()}
         params = {f"param {name}": each.double() for name, each in self._params(False).items()}
-        fixed = {f"value {name}" for name in self.net.labels}
+        fixed = {f"value {name}" for name in self.net.fixed}
         evaluate = partial(self._evaluated, port)
         return expect(evaluate, {**values, **params}, fixed, self.net.running)
 
@@ -451,7 +482,7 @@ class Comparison:
                 known = [each for each in pieces if each is not None]
                 nothing = np.zeros(self.net.values[name].shape, np.float64)  # propagate_down: false
                 total = sum(known, start=nothing).astype(np.float32)
-                if name not in self.net.labels:
+                if name not in self.net.constant:
                     found[part.sent(name)] = total
         return found
 
@@ -590,6 +621,8 @@ class Comparison:
             found = explain(failure)
             words, cause = found.words + self._gates(part, name, value, expected), found.code
         said = [words, *(CLAMP for step in part.steps if clamps(step, self.net)), *settings]
+        if _code(name) == "backward":
+            said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
         return Finding(_code(name), side + "; ".join(said), name, cause)
 
     def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
@@ -608,8 +641,7 @@ class Comparison:
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
         """What the part would make without its bias."""
         step = part.steps[-1]
-        biased = step.type in ("Convolution", "Deconvolution", "InnerProduct")
-        if not biased or len(step.params) < 2 or name not in step.tops:
+        if step.type not in BIASED or len(step.params) < 2 or name not in step.tops:
             return
         value = self.net.values[name].astype(np.float64)
         bias = self.net.params[step.params[1]].astype(np.float64)

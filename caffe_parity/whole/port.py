@@ -523,7 +523,7 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
     ]
     if named and set(needed) <= set(named):
         return named
-    if not named and 0 < len(needed) <= len(inputs):
+    if len(needed) == len(inputs) or (not named and 0 < len(needed) <= len(inputs)):
         return tuple(inputs[: len(needed)])
     raise BadRequest(
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "

@@ -298,6 +298,7 @@ class Worker:
             "weights": weights_of(proto),
             "phase": "TEST" if in_test(proto) else "TRAIN",
             "undriven": sorted(undriven(proto)),
+            "no_backward": sorted(no_backward(proto)),
             "indicators": [
                 layer.bottom[1]
                 for layer in proto.layer
@@ -320,8 +321,8 @@ class Worker:
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
 
-    def op_messages(self, text):
-        proto = message("NetParameter", text, "net")
+    def op_messages(self, text, fed=(), phase=None):
+        proto = parsed(text, fed, phase=phase) if phase else message("NetParameter", text, "net")
         if proto.layers:
             upgrade(proto)
         return {"layers": [as_data(layer) for layer in proto.layer]}
@@ -330,7 +331,8 @@ class Worker:
         from caffe.proto import caffe_pb2
 
         found = {}
-        add_fields(caffe_pb2.LayerParameter.DESCRIPTOR, found)
+        for each in (caffe_pb2.NetParameter, caffe_pb2.LayerParameter):
+            add_fields(each.DESCRIPTOR, found)
         return {"messages": found}
 
     def op_plain(self, text, schema):
@@ -1064,7 +1066,7 @@ def edited(proto, edits):
     for name, target in edits.get("same", {}).items():
         merge_input(proto, name, target)
     if edits.get("outputs_as_losses"):
-        give_outputs_weight(proto)
+        give_outputs_weight(proto, edits.get("drive_below"))
     losses = loss_layers(proto)
     if not losses:
         raise NetError(
@@ -1110,17 +1112,28 @@ def undriven(proto):
 
     Where there are no others, whoever wants a gradient of them is to be told.
     """
-    found = set(outputs(proto))
-    without = {top for each in proto.layer if each.type in NO_BACKWARD for top in each.top} & found
+    found, without = set(outputs(proto)), no_backward(proto)
     return without if found - without else set()
 
 
-def give_outputs_weight(proto):
-    """Makes the outputs of a net without a loss its losses: Caffe prunes the backward otherwise."""
+def no_backward(proto):
+    """The outputs of layers that have no backward."""
+    made = {top for each in proto.layer if each.type in NO_BACKWARD for top in each.top}
+    return made & set(outputs(proto))
+
+
+def give_outputs_weight(proto, below):
+    """Makes the outputs of a net without a loss its losses: Caffe prunes the backward otherwise.
+
+    Where all are of layers that have no backward, `below` makes losses of what these read.
+    """
     if weights_of(proto):
         return
     wanted = set(outputs(proto)) - undriven(proto)
     kept = []
+    if below and wanted <= no_backward(proto):
+        readers = [each for each in proto.layer if wanted & set(each.top)]
+        kept, wanted = sorted({each.bottom[0] for each in readers}), set()
     for layer in reversed(proto.layer):  # of in-place layers the last one makes the output
         if wanted & set(layer.top):
             if layer.type == "Python":  # it may shape its top when it runs, and Caffe would abort
