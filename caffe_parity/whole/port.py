@@ -23,6 +23,7 @@ from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
+from caffe_parity.whole.recipe import Recipe, Recorder
 
 Tensors = dict[str, torch.Tensor]
 
@@ -77,6 +78,7 @@ class Seen:
         ops: the operations between modules whose results the calls took, as in `Layout`.
         results: what the port returned, by name, or by number.
         named: which value of the net each result is; "" for none.
+        recipes: how the port makes each of them of others, where that can be repeated.
         failed: what the port raised; None where it came to its end.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
@@ -87,6 +89,7 @@ class Seen:
     ops: dict[int, tuple[str, str]] = field(default_factory=dict)
     results: dict[str | int, torch.Tensor] = field(default_factory=dict)
     named: dict[str | int, str] = field(default_factory=dict)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
     failed: BadRequest | None = None
     wired: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -189,13 +192,16 @@ class Port:
             """Caffe's value; a copy of its own, since the port may work on it in place."""
             if values is None:
                 return like
-            made = _like(values[value], like.shape).to(like.dtype).clone()
+            made = shaped(values[value], like.shape).to(like.dtype).clone()
             given.put(made, value)
             return made
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
-            own = _like(made, shapes[value])
+            own = shaped(made, shapes[value])
             seen.own[value] = own.clone() if values is None else own  # the port may write into it
+            recipe = ops.recorder.of(made)
+            if recipe:
+                seen.recipes[value] = recipe
             raw.put(made, value)
             if values is None:
                 given.put(made, value)
@@ -217,7 +223,7 @@ class Port:
             seen.wired.append((what, given.name(tensor), value))
             return known(value, tensor)
 
-        ops = _Operations(layout.ops, placed)
+        ops = _Operations(layout.ops, placed, Recorder(given.name, state))
 
         def before(name: str, args: Any) -> Any:
             with ops.paused():
@@ -271,8 +277,10 @@ class _Operations(TorchFunctionMode):
         self,
         at: Mapping[int, tuple[str, str]],
         placed: Callable[[str, torch.Tensor], torch.Tensor],
+        recorder: Recorder,
     ) -> None:
         super().__init__()
+        self.recorder = recorder
         self._at = at
         self._placed = placed
         self._count = 0
@@ -280,9 +288,11 @@ class _Operations(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
         if self._paused:
-            return result
+            return func(*args, **(kwargs or {}))
+        made = self.recorder.before(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        self.recorder.after(made, result)
         name = getattr(func, "__name__", "")
         if type(result) in (tuple, list):  # of chunk, split, unbind
             return type(result)(self._looked_at(each, name) for each in result)
@@ -414,7 +424,7 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _like(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+def shaped(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
     """A tensor in another shape, if that is the same but for axes of 1, or for what is flat."""
     one, other = tuple(tensor.shape), tuple(shape)
     fits = tensor.numel() == math.prod(other) and (alike(one, other) or one[:1] == other[:1])
