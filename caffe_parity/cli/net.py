@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import io
 import sys
 import tempfile
@@ -19,21 +18,26 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import add_outputs, path
-from caffe_parity.cli.check import EPILOG, LONGEST, bottom, kind, write_files
+from caffe_parity.cli import path
+from caffe_parity.cli.check import EPILOG, add_shared, must_be_sound, write_files
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report import annotations as github
 from caffe_parity.report.place import in_net
-from caffe_parity.report.record import PAGE, Report, must_be_writable
+from caffe_parity.report.record import Report
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from caffe_parity.contract import Case
     from caffe_parity.engine.caffe_net import CaffeNet
+    from caffe_parity.engine.images import Transform
     from caffe_parity.layer import Layer
     from caffe_parity.report.record import Record
+    from caffe_parity.whole.judged import Comparison, Judgement
 
 __all__ = ["EPILOG"]
 
@@ -67,42 +71,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a layer that the port does without, such as accuracy",
     )
     parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
-    )
-    parser.add_argument(
         "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
     )
     parser.add_argument(
-        "--bottom",
-        action="append",
-        default=[],
-        type=bottom,
-        metavar="NAME=SHAPE",
-        help="the shape of an input, in place of the net's own, or of a data layer's top",
+        "--inputs", metavar="FILE", help="the inputs, .npz; the first one, .npy or an image"
     )
     parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        type=kind,
-        metavar="NAME=KIND",
-        help="what an input holds, such as label=int:0,9 (docs/check.md)",
+        "--mean",
+        metavar="VALUES",
+        help="of an image, as in deploy code: 104,117,123, or a .npy or .binaryproto file",
     )
-    parser.add_argument("--inputs", metavar="FILE.npz", help="the inputs")
-    parser.add_argument("--path", action="append", default=[], metavar="DIR", help="Python layers")
+    parser.add_argument("--raw-scale", type=float, metavar="F", help="of an image, often 255")
     parser.add_argument(
-        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
+        "--channel-swap", type=_order, metavar="ORDER", help="of an image, 2,1,0 for BGR"
     )
-    parser.add_argument("--proto", metavar="FILE", help="the compiled layers' own caffe.proto")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
+    parser.add_argument("--input-scale", type=float, metavar="F", help="of an image, at the end")
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="for Caffe, in seconds (60)"
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=path,
+        help="a new folder: each layer that is wrong, alone, with its inputs",
     )
-    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
-    parser.add_argument(
-        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
-    )
-    add_outputs(parser)
+    add_shared(parser)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -112,24 +103,45 @@ def _pair(text: str) -> tuple[str, str]:
     return layer, module
 
 
+def _order(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an order such as 2,1,0") from None
+
+
+def _transform(options: argparse.Namespace) -> Transform | None:
+    """What is asked for to be done with an image; None for what the net says.
+
+    Raises:
+        BadRequest: --mean is none, or there is no image.
+    """
+    from caffe_parity.engine.images import KINDS, Transform, mean_of
+
+    names = ("mean", "raw_scale", "channel_swap", "input_scale")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if not given:
+        return None
+    if Path(options.inputs or "").suffix.lower() not in KINDS:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise BadRequest(f"{option} is about an image: expected --inputs FILE{KINDS[0]}")
+    mean = given.get("mean")
+    if mean is not None and Path(mean).suffix != ".binaryproto":
+        given["mean"] = mean_of(mean)
+    return Transform(**given)
+
+
 def carried_out(options: argparse.Namespace) -> int:
     """Compares the net in each phase; returns the exit status.
 
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
-    if not 0 < options.timeout < LONGEST:
-        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
-    if not 0 <= options.seed < 2**32:
-        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
-    if options.json is not None and options.json == options.page:
-        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
-    must_be_writable("--json", options.json)
-    must_be_writable("--page", options.page, PAGE)
-    if options.summary:
-        from caffe_parity.report.summary import must_be_appendable
+    must_be_sound(options)
+    if options.output:
+        from caffe_parity.whole.alone import must_be_new
 
-        must_be_appendable("--summary", options.summary)
+        must_be_new(options.output)
     is_layer = ":" in options.net and not Path(options.net).exists()
     if is_layer or Path(options.net).suffix == ".py":
         raise BadRequest(
@@ -174,30 +186,22 @@ def _request(options: argparse.Namespace) -> Request:
         proto=options.proto,
         weights=options.weights,
         seed=options.seed,
+        transform=_transform(options),
     )
 
 
 def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     """The report, and what it comes to."""
-    import torch
-
     from caffe_parity.cli import objects
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
 
-    model = objects.port(options.port)
-    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
-        model = objects.made(options.port, model)
-    if not isinstance(model, torch.nn.Module):
-        raise BadRequest(
-            f"--port {options.port!r} is {type(model).__name__}: expected an nn.Module, its "
-            "class, or a function without arguments that makes it; `parity check` compares "
-            "functions"
-        )
+    model = objects.module(options.port)
     request = _request(options)
     net = net_of(request, scratch)
-    (case,) = _layer(request, net).all_cases()
+    layer, given = _layer(request, net)
+    (case,) = layer.all_cases()
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
@@ -206,48 +210,70 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         with PROGRESS.shown():
             PROGRESS.place = f"phase {phase}"
             compared = comparison(
-                net, case, model, phase, dict(options.map), frozenset(options.leave_out)
+                net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
             found = compared.judgements()
         names += [step.name for step in compared.net.steps]
         say(show.lines(compared, found))
+        if options.output:
+            say(_written(options, compared, found, net, case))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
+        del compared, found  # a net of real size takes a gigabyte
     for name in options.leave_out:
         if name not in names:
             known = ", ".join(dict.fromkeys(names))
             raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
-        *("quiet", "color", "annotations"),
+        *("quiet", "color", "annotations", "output"),
     )
     selection: dict[str, Any] = {
         name: each
         for name, each in vars(options).items()
         if name not in left_out and each not in (None, [], False)
     }
-    report = Report("net", environment(), selection, records)
+    report = Report("net", environment(), selection, show.proved_in_either(records))
     return report, show.verdict(report, time.perf_counter() - began)
 
 
-def _parameters(function: Any) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
+def _written(
+    options: argparse.Namespace,
+    compared: Comparison,
+    found: Sequence[Judgement],
+    net: CaffeNet,
+    case: Case,
+) -> list[str]:
+    """Writes the parts that are wrong; the command for each."""
+    from caffe_parity.whole import alone
+
+    needed = [
+        word
+        for option in ("path", "load", "proto")
+        for value in _several(getattr(options, option))
+        for word in (f"--{option}", value)
+    ]
+    of_layer = ("forward", "backward", "parameter")
+    return [
+        "alone: "
+        + alone.write(options.output, compared, each.part, net, case, options.port, needed)
+        for each in found
+        if any(finding.code in of_layer for finding in each.findings)
+    ]
 
 
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    """Whether a call must give it."""
-    several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return parameter.default is parameter.empty and parameter.kind not in several
+def _several(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def _layer(request: Request, net: CaffeNet) -> Layer:
-    """The inputs of the net, as a layer has them.
+def _layer(request: Request, net: CaffeNet) -> tuple[Layer, dict[str, Any]]:
+    """The inputs of the net, as a layer has them, and what the file has besides.
 
     Raises:
         BadRequest: they are not known, or --data names none of them.
     """
     from caffe_parity.layer import Layer
 
-    shapes, given = inputs_of(request, net, lambda **inputs: None)
+    shapes, given = inputs_of(request, net, lambda **inputs: None, one=True)
     for name, said in request.data:
         if name not in shapes:
             raise BadRequest(f"--data {name}={said}: the net's inputs are {', '.join(shapes)}")
@@ -259,4 +285,9 @@ def _layer(request: Request, net: CaffeNet) -> Layer:
         seed=request.seed,
         cases=1,
     )
-    return layer.with_inputs(request.inputs or "", given) if given else layer
+    others = {name: each for name, each in given.items() if name not in shapes}
+    if not given:
+        return layer, others
+    (case,) = layer.all_cases()
+    filled = {} if set(shapes) <= set(given) else case.arrays(case)
+    return layer.with_inputs(request.inputs or "", {**filled, **given}), others

@@ -31,7 +31,9 @@ MOST = 8
 
 def useful() -> int:
     """How many copies can work side by side: as many as PyTorch has threads; 1 where none can."""
-    alone = torch.accelerator.is_available() or "fork" not in multiprocessing.get_all_start_methods()
+    alone = (
+        torch.accelerator.is_available() or "fork" not in multiprocessing.get_all_start_methods()
+    )
     return 1 if alone else min(torch.get_num_threads(), MOST)
 
 
@@ -55,7 +57,9 @@ def spread(
     try:
         for _ in range(min(processes, len(order))):
             here, there = context.Pipe()
-            copy = context.Process(target=_serve, args=(work, there, [here, *copies]), daemon=True)
+            copy: BaseProcess = context.Process(
+                target=_serve, args=(work, there, [here, *copies]), daemon=True
+            )
             copy.start()
             there.close()
             copies[here] = copy
@@ -67,9 +71,7 @@ def spread(
             copy.join()
 
 
-def _answers(
-    copies: dict[Connection, BaseProcess], left: list[int]
-) -> Iterator[tuple[int, Any]]:
+def _answers(copies: dict[Connection, BaseProcess], left: list[int]) -> Iterator[tuple[int, Any]]:
     open_ones = list(copies)
     for here in open_ones:
         here.send(left.pop(0))
@@ -77,7 +79,7 @@ def _answers(
         for each in wait(open_ones):
             assert isinstance(each, Connection)
             try:
-                number, result = pickle.loads(each.recv_bytes())
+                number, result = pickle.loads(each.recv_bytes())  # noqa: S301  # a copy of this process made it
             except EOFError:
                 copies[each].join()
                 raise BadRequest(
@@ -97,18 +99,18 @@ def _serve(work: Callable[[int], Any], there: Connection, others: list[Connectio
     """What a copy does: one piece of work after the other, until nobody asks any more."""
     for each in others:
         each.close()
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     torch.set_num_threads(1)
     WATCH.told = lambda what: None  # whoever waits knows this process's parent
     PROGRESS.mute()
     while True:
         try:
-            number = there.recv()
+            task = there.recv()
         except (EOFError, ConnectionResetError):
             os._exit(0)
         try:
-            result: Any = work(number)
+            result: Any = work(task)
         except ParityError as error:
             result = error
-        there.send_bytes(pickle.dumps((number, result)))
+        there.send_bytes(pickle.dumps((task, result)))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from caffe_parity.caffe.client import Op
-from caffe_parity.contract import Array32, Case, Shape
+from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.progress import PROGRESS
 
@@ -98,7 +98,9 @@ class Golden:
         return [top for step in self.steps for top in step.tops if top not in read]
 
 
-def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
+def golden(
+    net: CaffeNet, case: Case, phase: str, given: Mapping[str, Array32] | None = None
+) -> Golden:
     """Runs a net in Caffe, forward and backward, one layer after the other.
 
     The parameters are those of the net's weights, or what its fillers make. A net without a loss
@@ -108,10 +110,12 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
         net: the net.
         case: its inputs.
         phase: "TRAIN" or "TEST".
+        given: parameters, `param[0]` and so on in Caffe's order, and the diffs of outputs,
+            `diff[NAME]`, in place of the net's own.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
-        BadRequest: the net cannot be built, or not on these inputs.
+        BadRequest: the net cannot be built, or not on these inputs, or has nothing that is given.
         NoCaffe, InstallError: there is no Caffe.
     """
     arrays = case.arrays(case)
@@ -120,11 +124,11 @@ def golden(net: CaffeNet, case: Case, phase: str) -> Golden:
     wanted = [name for name in wanted if name not in _labels(graph)]
     build = _built(net, case, phase, wanted)
     *_, made, graph = net.request([*build, {"op": "graph"}])
-    build += _statistics(net, build, graph, case.seed)
+    build += _set(made, given or {}) or _statistics(net, build, graph, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
-    plan = _Reading(graph, made, [] if losses else said["outputs"])
+    plan = _Reading(graph, made, [] if losses else said["outputs"], given or {})
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
     return plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
@@ -149,6 +153,24 @@ def _labels(graph: Mapping[str, Any]) -> set[str]:
         for position, name in enumerate(layer["bottoms"])
         if position in LABELS.get(layer["type"], ())
     }
+
+
+def _set(made: Mapping[str, Any], given: Mapping[str, Array32]) -> list[Op]:
+    """Sets the parameters that are given.
+
+    Raises:
+        BadRequest: the net has not so many.
+    """
+    ops: list[Op] = []
+    for name, array in given.items():
+        if not name.startswith("param["):
+            continue
+        number = int(name[6:-1]) if name[6:-1].isdecimal() else len(made["params"])
+        if number >= len(made["params"]):
+            raise BadRequest(f"--inputs: {name}, and the net has {len(made['params'])} parameters")
+        layer, index = made["params"][number]
+        ops.append({"op": "set_param", "layer": layer, "index": index, "array": array})
+    return ops
 
 
 def _statistics(net: CaffeNet, build: list[Op], graph: Mapping[str, Any], seed: int) -> list[Op]:
@@ -192,7 +214,11 @@ class _Reading:
     """The ops that run a net layer by layer, and what their answers are."""
 
     def __init__(
-        self, graph: Mapping[str, Any], made: Mapping[str, Any], driven: Sequence[str]
+        self,
+        graph: Mapping[str, Any],
+        made: Mapping[str, Any],
+        driven: Sequence[str],
+        given: Mapping[str, Array32],
     ) -> None:
         self.layers: list[Any] = [each for each in graph["layers"] if each["name"] != KEEPER]
         self.written = {*graph["written"], *driven}
@@ -202,7 +228,8 @@ class _Reading:
         self.ops: list[Op] = []
         self.places: dict[tuple[str, Any, Any], int] = {}
         self.driven = {
-            name: _diff(tuple(graph["shapes"][name]), number) for number, name in enumerate(driven)
+            name: given.get(f"diff[{name}]", _diff(tuple(graph["shapes"][name]), number))
+            for number, name in enumerate(driven)
         }
         for layer, index in self.params:
             self._read("param", layer, index, {"layer": layer, "index": index})

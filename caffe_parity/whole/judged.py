@@ -18,6 +18,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
+from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import (
     GRADIENT,
     UNIT_ROUNDOFF,
@@ -287,9 +288,8 @@ class Comparison:
         random = self._random
         found = {part: self._left_out(part) for part in self.parts if part in random}
         units = self._units()
-        for unit, judged, digest in self._apart(units, processes):
-            if digest == self._digest(unit, self._ported):
-                found |= {each.part: each for each in judged}
+        for judged in self._apart(units, processes):
+            found |= {each.part: each for each in judged}
         rest = [part for part in self.parts if part not in found]
         if rest:
             found |= {each.part: each for each in self._judged(Unit(tuple(rest)))}
@@ -323,10 +323,8 @@ class Comparison:
         names = {each.name for each in ingredients(recipe) if isinstance(each, State)}
         return {param for name in names for param in self.weights.places.get(name, ())}
 
-    def _apart(
-        self, units: Sequence[Unit], processes: int
-    ) -> Iterator[tuple[Unit, list[Judgement], bytes]]:
-        """What is found of each unit, and a digest of what it makes in float32."""
+    def _apart(self, units: Sequence[Unit], processes: int) -> Iterator[list[Judgement]]:
+        """What is found of each unit that makes the same bits alone as in a run of the port."""
 
         def work(number: int) -> tuple[list[Judgement], bytes]:
             return self._judged_alone(units[number])
@@ -337,9 +335,12 @@ class Comparison:
         self.whole_run  # noqa: B018  # before the process is copied
         with contextlib.ExitStack() as stack:
             if processes > 1:
+                stack.enter_context(one_thread(0))  # as in the copies: other threads, other bits
+            ported = self._ported()
+            digests = [self._digest(unit, ported) for unit in units]
+            del ported
+            if processes > 1:
                 answers = stack.enter_context(spread(work, order, processes))
-                stack.enter_context(one_thread(0))
-                self._ported  # noqa: B018  # meanwhile
             else:
                 answers = ((number, work(number)) for number in order)
             PROGRESS.part = 0.0
@@ -347,7 +348,8 @@ class Comparison:
                 done += sizes[number]
                 PROGRESS.part = done / total
                 PROGRESS.tell(f"judging parts, {count} of {len(units)}")
-                yield units[number], self._restored(units[number], judged), digest
+                if digest == digests[number]:
+                    yield self._restored(units[number], judged)
 
     def _size(self, part: Part) -> int:
         """How many numbers a part takes and makes."""
@@ -373,12 +375,10 @@ class Comparison:
                 made.update(np.ascontiguousarray(value).data)
         return made.digest()
 
-    def _judged(
-        self, unit: Unit, ported: Mapping[str, Floating] | None = None
-    ) -> list[Judgement]:
+    def _judged(self, unit: Unit, ported: Mapping[str, Floating] | None = None) -> list[Judgement]:
         """What is found of the parts of a unit; `ported` is what they make in float32."""
         expected, actual = self._expected(unit), self._actual
-        ported = self._ported if ported is None else ported
+        ported = self._ported() if ported is None else ported
         inherited = self._inherited(expected)
         found = []
         for part in unit.parts:
@@ -556,7 +556,6 @@ class Comparison:
         found: dict[str, Floating] = {**self.net.values, **self._sent}
         return {**found, **{GRADIENT + name: each for name, each in self.net.param_diffs.items()}}
 
-    @cached_property
     def _ported(self) -> Mapping[str, Floating]:
         """The same of the port in float32, as it runs as a whole."""
         PROGRESS.tell("running the port, part by part")
@@ -664,6 +663,7 @@ def comparison(
     phase: str,
     asked: Mapping[str, str],
     left_out: frozenset[str] = frozenset(),
+    given: Mapping[str, Array32] | None = None,
 ) -> Comparison:
     """A net, run in Caffe, beside a port whose modules are matched to its layers.
 
@@ -674,13 +674,16 @@ def comparison(
         phase: "TRAIN" or "TEST", which is the port's mode as well.
         asked: layer -> module, where the names do not say it.
         left_out: the layers that the port does without.
+        given: parameters and diffs in place of the net's own, as `golden` takes them.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
         BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
         NoCaffe, InstallError: there is no Caffe.
     """
-    made = golden(net, case, phase)
+    made = golden(net, case, phase, given)
+    if sum(each.size for each in made.values.values()) > LARGE:
+        SESSION.close()  # its memory is as large
     port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
     calls: list[Call] = []
     while True:  # a port that fails half-way shows what comes behind only with Caffe's values

@@ -220,7 +220,8 @@ class Port:
                 return tensor
             if value in seen.own and _equal(tensor, seen.own[value]):
                 return known(value, tensor)
-            seen.wired.append((what, given.name(tensor), value))
+            came = given.name(tensor) or _as_an_image(tensor, values[value], value)
+            seen.wired.append((what, came, value))
             return known(value, tensor)
 
         ops = _Operations(layout.ops, placed, Recorder(given.name, state))
@@ -352,6 +353,25 @@ def _same_order(tensor: torch.Tensor, base: torch.Tensor) -> bool:
     if tensor is base:
         return True
     return tensor.numel() == base.numel() and tensor.is_contiguous() and base.is_contiguous()
+
+
+def _as_an_image(tensor: torch.Tensor, value: torch.Tensor, name: str) -> str:
+    """What was done to an image in another way than for Caffe, in words; "" for something else."""
+    if tensor.numel() != value.numel() or value.dim() != 4 or value.shape[1] not in (1, 3):
+        return ""
+    made, own = tensor.detach().reshape(value.shape).double(), value.detach().double()
+    for order, words in ((own, ""), (own.flip(1), " with its channels reversed (RGB for BGR)")):
+        near = 2.0**-20 * float(order.abs().max())
+        if torch.equal(made, order):
+            return f"{name}{words}"
+        offset = (made - order).mean((0, 2, 3), keepdim=True)
+        if torch.all((made - order - offset).abs() <= near):
+            added = ", ".join(f"{float(each):.6g}" for each in offset.flatten())
+            return f"{name}{words} and {added} added (the mean?)"
+        factor = (made * order).sum() / (order * order).sum()
+        if torch.all((made - factor * order).abs() <= abs(factor) * near):
+            return f"{name}{words} times {float(factor):.6g} (the scale?)"
+    return ""
 
 
 def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:

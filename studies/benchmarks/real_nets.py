@@ -1,7 +1,7 @@
-"""Nets of real size, as prototxts, and ports of them in plain PyTorch: ResNet-50, GoogLeNet, VGG-16.
+"""Nets of real size as prototxts, and ports of them: ResNet-50, GoogLeNet, VGG-16.
 
-Each net is told once, layer by layer, and written in both languages: blobs and modules are named
-alike. They are as published, with BatchNorm, Scale and ReLU in place.
+Each net is told once, layer by layer, and written in Caffe's language and in plain PyTorch: blobs
+and modules are named alike. They are as published, with BatchNorm, Scale and ReLU in place.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ class Net(nn.Module):
 """
 
 
+POOLS = {"MAX": "Max", "AVE": "Avg"}
+
+
 class Writer:
     """A net that is being written; what makes a blob returns its name.
 
@@ -30,7 +33,9 @@ class Writer:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         dims = " ".join(f"dim: {each}" for each in shape)
-        self.layers = [self._text("data", "Input", (), "data", f"input_param {{ shape {{ {dims} }} }}")]
+        self.layers = [
+            self._text("data", "Input", (), "data", f"input_param {{ shape {{ {dims} }} }}")
+        ]
         self.modules: list[str] = []
         self.calls: list[str] = []
 
@@ -54,13 +59,19 @@ class Writer:
         return f"self.{_word(name)}"
 
     def conv(
-        self, name: str, x: str, channels: tuple[int, int], kernel: int = 1, stride: int = 1,
-        pad: int = 0, bias: bool = True,
+        self,
+        name: str,
+        x: str,
+        channels: tuple[int, int],
+        kernel: int = 1,
+        stride: int = 1,
+        pad: int = 0,
+        bias: bool = True,
     ) -> str:
         """A convolution from `channels[0]` to `channels[1]` channels."""
         message = (
-            f"convolution_param {{ num_output: {channels[1]} kernel_size: {kernel} stride: {stride} "
-            f"pad: {pad} bias_term: {str(bias).lower()} "
+            f"convolution_param {{ num_output: {channels[1]} kernel_size: {kernel} "
+            f"stride: {stride} pad: {pad} bias_term: {str(bias).lower()} "
             f'weight_filler {{ type: "msra" }} bias_filler {{ type: "gaussian" std: 0.1 }} }}'
         )
         made = f"Conv2d({channels[0]}, {channels[1]}, {kernel}, {stride}, {pad}, bias={bias})"
@@ -71,22 +82,23 @@ class Writer:
         """A BatchNorm and a Scale, both in place."""
         self.layers.append(self._text(name, "BatchNorm", (x,), x))
         fillers = (
-            'filler { type: "uniform" min: 0.5 max: 1 } '
-            'bias_filler { type: "gaussian" std: 0.1 }'
+            'filler { type: "uniform" min: 0.5 max: 1 } bias_filler { type: "gaussian" std: 0.1 }'
         )
         call = f"{self.module(name, f'BatchNorm2d({channels})')}({_word(x)})"
-        return self.add(scale, "Scale", (x,), x, f"scale_param {{ bias_term: true {fillers} }}", call)
+        return self.add(
+            scale, "Scale", (x,), x, f"scale_param {{ bias_term: true {fillers} }}", call
+        )
 
     def relu(self, name: str, x: str) -> str:
         """In place."""
         return self.add(name, "ReLU", (x,), x, "", f"functional.relu({_word(x)})")
 
-    def pool(
-        self, name: str, x: str, kind: str, kernel: int, stride: int, pad: int = 0
-    ) -> str:
+    def pool(self, name: str, x: str, kind: str, kernel: int, stride: int, pad: int = 0) -> str:
         """MAX or AVE."""
-        message = f"pooling_param {{ pool: {kind} kernel_size: {kernel} stride: {stride} pad: {pad} }}"
-        made = f"{'MaxPool2d' if kind == 'MAX' else 'AvgPool2d'}({kernel}, {stride}, {pad}, ceil_mode=True)"
+        message = (
+            f"pooling_param {{ pool: {kind} kernel_size: {kernel} stride: {stride} pad: {pad} }}"
+        )
+        made = f"{POOLS[kind]}Pool2d({kernel}, {stride}, {pad}, ceil_mode=True)"
         call = f"{self.module(name, made)}({_word(x)})"
         return self.add(name, "Pooling", (x,), name, message, call)
 
@@ -155,7 +167,7 @@ def resnet(width: int = 64, blocks: tuple[int, ...] = (3, 4, 6, 3), size: int = 
             y = branch(f"{name}_branch2c", y, (inner, 4 * inner), 1, 1)
             x = net.relu(f"res{name}_relu", net.add_up(f"res{name}", short, y))
             channels = 4 * inner
-    x = net.pool("pool5", x, "AVE", size // 32, 1)
+    x = net.pool("pool5", x, "AVE", size >> len(blocks) + 1, 1)
     net.softmax(net.dense("fc1000", x, (channels, 1000)))
     return net
 
@@ -164,8 +176,11 @@ def googlenet() -> Writer:
     """Its deploy net."""
     net = Writer((1, 3, 224, 224))
 
-    def conv(name: str, x: str, channels: tuple[int, int], *more: int) -> str:
-        return net.relu(f"{name.replace('/', '/relu_')}", net.conv(name, x, channels, *more))
+    def conv(
+        name: str, x: str, channels: tuple[int, int], kernel: int = 1, stride: int = 1, pad: int = 0
+    ) -> str:
+        made = net.conv(name, x, channels, kernel, stride, pad)
+        return net.relu(name.replace("/", "/relu_"), made)
 
     x = net.pool("pool1/3x3_s2", conv("conv1/7x7_s2", "data", (3, 64), 7, 2, 3), "MAX", 3, 2)
     x = conv("conv2/3x3_reduce", net.lrn("pool1/norm1", x, 1e-4), (64, 64))
@@ -182,8 +197,22 @@ def googlenet() -> Writer:
         at = f"inception_{name}"
         parts = [
             conv(f"{at}/1x1", x, (channels, one)),
-            conv(f"{at}/3x3", conv(f"{at}/3x3_reduce", x, (channels, reduce3)), (reduce3, three), 3, 1, 1),
-            conv(f"{at}/5x5", conv(f"{at}/5x5_reduce", x, (channels, reduce5)), (reduce5, five), 5, 1, 2),
+            conv(
+                f"{at}/3x3",
+                conv(f"{at}/3x3_reduce", x, (channels, reduce3)),
+                (reduce3, three),
+                3,
+                1,
+                1,
+            ),
+            conv(
+                f"{at}/5x5",
+                conv(f"{at}/5x5_reduce", x, (channels, reduce5)),
+                (reduce5, five),
+                5,
+                1,
+                2,
+            ),
             conv(f"{at}/pool_proj", net.pool(f"{at}/pool", x, "MAX", 3, 1, 1), (channels, pooled)),
         ]
         x, channels = net.concat(f"{at}/output", *parts), one + three + five + pooled
