@@ -188,8 +188,8 @@ class Finding:
 
 LITTLE = ("", "few", "value", "elements", "one-of-several", "constant-factor")
 """The causes that say little, least first: that something is wrong; a factor whose cause nobody
-knows. "few" is that of a tensor of too few values for a pattern, "one-of-several" that of a factor
-with more than one cause."""
+knows. "few" is that of too few values, or of too small an error, for a pattern, "one-of-several"
+that of a factor with more than one cause."""
 
 NUMBERED = ("one-of-several", "constant-factor", "offset", "one-value", "saturated")
 """The causes that are others where their numbers are."""

@@ -256,7 +256,7 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         ([*SUM, "--inputs", "absent.npz"], "--inputs absent.npz"),
         ([*SUM, "--inputs", "truth.py"], "--inputs truth.py"),
         ([*SUM, "--inputs", "lacking.npz"], "lacks x; it has y"),
-        ([*SUM, "--inputs", "objects.npz"], "Object arrays cannot be loaded"),
+        ([*SUM, "--inputs", "objects.npz"], "--inputs objects.npz is no file of numbers"),
         ([*SUM, "--inputs", "words.npz"], "not numbers"),
         ([*SUM, "--inputs", "complex.npz"], "x is complex128, not numbers"),
         ([*SUM, "--inputs", "large.npz"], "x has 1e+300, which float32 cannot hold"),

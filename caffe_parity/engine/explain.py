@@ -24,6 +24,10 @@ SLACK = 8
 CLOSE = 16 * UNIT_ROUNDOFF
 """The relative rounding that is granted to a prediction on top: a factor has some of its own."""
 
+FAINT = 16
+"""So many times that rounding an error must be, somewhere, for a pattern that does not fit to be
+none: a smaller one is half rounding itself."""
+
 LARGEST_COUNT = 64
 """Up to which a factor is told as a quotient of two counts, such as labels that are left over all.
 Some 3/pi^2 * 64^2 = 1245 quotients lie in [0, 1], each 2 * CLOSE wide: by chance one in 400 is."""
@@ -115,13 +119,19 @@ def _fits(failure: Failure, predicted: Array64, extra: Array64 | float = 0.0) ->
     if failure.actual.shape != predicted.shape:
         return False
     known = failure.known
-    bound = np.where(known, failure.bound, np.max(failure.bound, where=known, initial=0.0))
-    room = SLACK * bound + CLOSE * np.abs(predicted) + extra
+    room = _room(failure, predicted) + extra
     differs = known & (np.abs(predicted - failure.expected) > 4 * room)
     off = np.abs(failure.actual - predicted)
     same = (failure.actual == predicted) | (np.isnan(failure.actual) & np.isnan(predicted))
     right = same | (np.isfinite(off) & (off <= room))
     return bool(np.all(right | ~(known | failure.wrong)) and np.any(differs))
+
+
+def _room(failure: Failure, predicted: Array64) -> Array64:
+    """How far from a prediction a value is still explained by it."""
+    known = failure.known
+    bound = np.where(known, failure.bound, np.max(failure.bound, where=known, initial=0.0))
+    return SLACK * bound + CLOSE * np.abs(predicted)
 
 
 def _zero(failure: Failure) -> Explanation | None:
@@ -443,8 +453,10 @@ def _scattered(failure: Failure) -> Explanation:
     if expected:
         by += f", {100 * (actual[place] - expected) / expected:.3g} % of it"
     code = "elements" if wrong.mean() < 0.5 else "value"
+    error = np.abs(actual - failure.expected)
+    faint = np.all(error[wrong] <= FAINT * _room(failure, failure.expected)[wrong])
     return Explanation(
-        code if failure.is_rich else "few",
+        code if failure.is_rich and not faint else "few",
         f"{_count(wrong)} of {name} are wrong{_where(wrong)}; the worst by {by}",
     )
 
