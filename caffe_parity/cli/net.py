@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import io
 import sys
 import tempfile
@@ -20,25 +19,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import add_outputs, path
-from caffe_parity.cli.check import EPILOG, LONGEST, bottom, kind, write_files
+from caffe_parity.cli import path
+from caffe_parity.cli.check import EPILOG, LONGEST, add_shared, must_be_sound, write_files
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report import annotations as github
 from caffe_parity.report.place import in_net
-from caffe_parity.report.record import PAGE, Report, must_be_writable
+from caffe_parity.report.record import Report
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
-
     from caffe_parity.contract import Case
     from caffe_parity.engine.caffe_net import CaffeNet
+    from caffe_parity.engine.images import Transform
     from caffe_parity.report.record import Record
+    from caffe_parity.whole.judged import Comparison, Judgement
 
 __all__ = ["EPILOG"]
 
@@ -65,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
     )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=path,
+        help="a new folder: each layer that is wrong, alone, with its inputs",
+    )
     add_common(parser)
 
 
@@ -89,45 +95,25 @@ def add_match(parser: argparse.ArgumentParser) -> None:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Adds the options of every command that compares a whole net."""
-    parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
-    )
     add_inputs(parser)
-    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
-    parser.add_argument(
-        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
-    )
-    add_outputs(parser)
+    add_shared(parser)
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Adds what a whole net is fed, and what it needs to be built."""
+    """Adds the files that a whole net is fed from."""
     parser.add_argument(
-        "--bottom",
-        action="append",
-        default=[],
-        type=bottom,
-        metavar="NAME=SHAPE",
-        help="the shape of an input, in place of the net's own, or of a data layer's top",
+        "--inputs", metavar="FILE", help="the inputs, .npz; the first one, .npy or an image"
     )
     parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        type=kind,
-        metavar="NAME=KIND",
-        help="what an input holds, such as label=int:0,9 (docs/check.md)",
+        "--mean",
+        metavar="VALUES",
+        help="of an image, as in deploy code: 104,117,123, or a .npy or .binaryproto file",
     )
-    parser.add_argument("--inputs", metavar="FILE.npz", help="the inputs")
-    parser.add_argument("--path", action="append", default=[], metavar="DIR", help="Python layers")
+    parser.add_argument("--raw-scale", type=float, metavar="F", help="of an image, often 255")
     parser.add_argument(
-        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
+        "--channel-swap", type=_order, metavar="ORDER", help="of an image, 2,1,0 for BGR"
     )
-    parser.add_argument("--proto", metavar="FILE", help="the compiled layers' own caffe.proto")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="for Caffe, in seconds (60)"
-    )
+    parser.add_argument("--input-scale", type=float, metavar="F", help="of an image, at the end")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -135,6 +121,34 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not layer or not module:
         raise argparse.ArgumentTypeError(f"{text!r}: expected LAYER=MODULE")
     return layer, module
+
+
+def _order(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an order such as 2,1,0") from None
+
+
+def _transform(options: argparse.Namespace) -> Transform | None:
+    """What is asked for to be done with an image; None for what the net says.
+
+    Raises:
+        BadRequest: --mean is none, or there is no image.
+    """
+    from caffe_parity.engine.images import KINDS, Transform, mean_of
+
+    names = ("mean", "raw_scale", "channel_swap", "input_scale")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if not given:
+        return None
+    if Path(options.inputs or "").suffix.lower() not in KINDS:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise BadRequest(f"{option} is about an image: expected --inputs FILE{KINDS[0]}")
+    mean = given.get("mean")
+    if mean is not None and Path(mean).suffix != ".binaryproto":
+        given["mean"] = mean_of(mean)
+    return Transform(**given)
 
 
 def carried_out(options: argparse.Namespace) -> int:
@@ -147,6 +161,10 @@ def carried_out(options: argparse.Namespace) -> int:
         return _verified(options)
     if not options.net or not options.port:
         raise BadRequest("expected a net and its --port, or --verify with a certificate alone")
+    if options.output:
+        from caffe_parity.whole.alone import must_be_new
+
+        must_be_new(options.output)
     return carried(options, f"comparing {options.net} with {options.port}", _compared)
 
 
@@ -191,15 +209,8 @@ def carried(options: argparse.Namespace, words: str, job: Job) -> int:
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
+    must_be_sound(options)
     must_be_a_net(options)
-    if options.json is not None and options.json == options.page:
-        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
-    must_be_writable("--json", options.json)
-    must_be_writable("--page", options.page, PAGE)
-    if options.summary:
-        from caffe_parity.report.summary import must_be_appendable
-
-        must_be_appendable("--summary", options.summary)
     if not options.quiet:
         print(words, flush=True)
     with (
@@ -266,19 +277,21 @@ def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
         proto=options.proto,
         weights=options.weights,
         seed=options.seed,
+        transform=_transform(options),
     )
 
 
 def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     """The report, and what it comes to."""
+    from caffe_parity.cli import objects
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
 
-    model = module_of(options.port)
+    model = objects.module(options.port)
     request = request_of(options, options.port)
     net = net_of(request, scratch)
-    case = case_of(request, net)
+    case, given = case_of(request, net)
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
@@ -287,14 +300,17 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         with PROGRESS.shown():
             PROGRESS.place = f"phase {phase}"
             compared = comparison(
-                net, case, model, phase, dict(options.map), frozenset(options.leave_out)
+                net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
             found = compared.judgements()
         names += [step.name for step in compared.net.steps]
         say(show.lines(compared, found))
+        if options.output:
+            say(_written(options, compared, found, net, case))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
+        del compared, found  # a net of real size takes a gigabyte
     must_be_layers(options.leave_out, names)
-    report = Report("net", environment(), selection(options), records)
+    report = Report("net", environment(), selection(options), show.proved_in_either(records))
     return report, show.verdict(report, time.perf_counter() - began)
 
 
@@ -302,7 +318,7 @@ def selection(options: argparse.Namespace) -> dict[str, Any]:
     """The options on which the result depends."""
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
-        *("quiet", "color", "annotations"),
+        *("quiet", "color", "annotations", "output"),
     )
     return {
         name: each
@@ -323,46 +339,44 @@ def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:
             raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
 
 
-def module_of(spec: str) -> torch.nn.Module:
-    """The port that an option names.
+def _written(
+    options: argparse.Namespace,
+    compared: Comparison,
+    found: Sequence[Judgement],
+    net: CaffeNet,
+    case: Case,
+) -> list[str]:
+    """Writes the parts that are wrong; the command for each."""
+    from caffe_parity.whole import alone
 
-    Raises:
-        BadRequest: it cannot be had, or is no nn.Module.
-    """
-    import torch
-
-    from caffe_parity.cli import objects
-
-    model = objects.port(spec)
-    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
-        model = objects.made(spec, model)
-    if not isinstance(model, torch.nn.Module):
-        raise BadRequest(
-            f"--port {spec!r} is {type(model).__name__}: expected an nn.Module, its class, or a "
-            "function without arguments that makes it; `parity check` compares functions"
-        )
-    return model
-
-
-def _parameters(function: Any) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
-
-
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    """Whether a call must give it."""
-    several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return parameter.default is parameter.empty and parameter.kind not in several
+    needed = [
+        word
+        for option in ("path", "load", "proto")
+        for value in _several(getattr(options, option))
+        for word in (f"--{option}", value)
+    ]
+    of_layer = ("forward", "backward", "parameter")
+    return [
+        "alone: "
+        + alone.write(options.output, compared, each.part, net, case, options.port, needed)
+        for each in found
+        if any(finding.code in of_layer for finding in each.findings)
+    ]
 
 
-def case_of(request: Request, net: CaffeNet) -> Case:
-    """What the net is fed.
+def _several(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def case_of(request: Request, net: CaffeNet) -> tuple[Case, dict[str, Any]]:
+    """What the net is fed, and what the file has besides.
 
     Raises:
         BadRequest: they are not known, or --data names none of them.
     """
     from caffe_parity.layer import Layer
 
-    shapes, given = inputs_of(request, net, lambda **inputs: None)
+    shapes, given = inputs_of(request, net, lambda **inputs: None, one=True)
     for name, said in request.data:
         if name not in shapes:
             raise BadRequest(f"--data {name}={said}: the net's inputs are {', '.join(shapes)}")
@@ -374,6 +388,9 @@ def case_of(request: Request, net: CaffeNet) -> Case:
         seed=request.seed,
         cases=1,
     )
-    layer = layer.with_inputs(request.inputs or "", given) if given else layer
+    others = {name: each for name, each in given.items() if name not in shapes}
     (case,) = layer.all_cases()
-    return case
+    if given:
+        filled = {} if set(shapes) <= set(given) else case.arrays(case)
+        (case,) = layer.with_inputs(request.inputs or "", {**filled, **given}).all_cases()
+    return case, others

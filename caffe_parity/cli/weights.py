@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffe_parity.cli import path
+from caffe_parity.cli.check import add_fed
 from caffe_parity.cli.net import (
     add_inputs,
     add_match,
     caffe_for,
     case_of,
-    module_of,
     must_be_a_net,
     must_be_layers,
     request_of,
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_match(parser)
     add_inputs(parser)
+    add_fed(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -84,15 +85,16 @@ def carried_out(options: argparse.Namespace) -> int:
 
 
 def _written(options: argparse.Namespace, scratch: Path) -> int:
+    from caffe_parity.cli import objects
     from caffe_parity.whole.judged import comparison
     from caffe_parity.whole.transfer import missing, write
 
-    model = module_of(options.port)
+    model = objects.module(options.port)
     request = request_of(options)
     net = net_of(request, scratch)
-    case = case_of(request, net)
+    case, given = case_of(request, net)
     left_out = frozenset(options.leave_out)
-    compared = comparison(net, case, model, "TEST", dict(options.map), left_out, drawn=False)
+    compared = comparison(net, case, model, "TEST", dict(options.map), left_out, given, False)
     must_be_layers(options.leave_out, [step.name for step in compared.net.steps])
     say(_lines(options, compared))
     if said := missing(compared):

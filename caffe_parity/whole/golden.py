@@ -131,7 +131,13 @@ class Golden:
         return [top for step in self.steps for top in step.tops if top not in read]
 
 
-def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
+def golden(
+    net: CaffeNet,
+    case: Case,
+    phase: str,
+    given: Mapping[str, Array32] | None = None,
+    drawn: bool = True,
+) -> Golden:
     """Runs a net in Caffe, forward and backward, one layer after the other.
 
     The parameters are those of the net's weights, or what its fillers make. A net without a loss
@@ -141,12 +147,14 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
         net: the net.
         case: its inputs.
         phase: "TRAIN" or "TEST".
+        given: parameters, `param[0]` and so on in Caffe's order, and the diffs of outputs,
+            `diff[NAME]`, in place of the net's own.
         drawn: whether statistics that nothing gives are drawn, or stay 0.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
-        BadRequest: the net cannot be built, or not on these inputs; or the file of weights has
-            parameters of no layer of it.
+        BadRequest: the net cannot be built, or not on these inputs, or has nothing that is given;
+            or the file of weights has parameters of no layer of it.
         NoCaffe, InstallError: there is no Caffe.
     """
     arrays = case.arrays(case)
@@ -158,14 +166,16 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
     layers = [layer for layer, _ in made["params"]]
     if net.weights and not made["named"]:
         raise BadRequest(net.no_weights(layers))
-    if drawn:
+    if given and any(name.startswith("param[") for name in given):
+        build += _set(made, given)
+    elif drawn:
         build += _statistics(net, build, graph, phase, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
     keepers = [each["bottoms"] for each in graph["layers"] if each["name"] == KEEPER]
     below = keepers[0] if set(said["outputs"]) <= set(said["no_backward"]) and keepers else []
-    plan = _Reading(graph, made, [] if losses else below or said["outputs"], phase)
+    plan = _Reading(graph, made, [] if losses else below or said["outputs"], phase, given or {})
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
     found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
@@ -205,6 +215,24 @@ def _labels(graph: Mapping[str, Any]) -> set[str]:
         for position, name in enumerate(layer["bottoms"])
         if position in LABELS.get(layer["type"], ())
     }
+
+
+def _set(made: Mapping[str, Any], given: Mapping[str, Array32]) -> list[Op]:
+    """Sets the parameters that are given.
+
+    Raises:
+        BadRequest: the net has not so many.
+    """
+    ops: list[Op] = []
+    for name, array in given.items():
+        if not name.startswith("param["):
+            continue
+        number = int(name[6:-1]) if name[6:-1].isdecimal() else len(made["params"])
+        if number >= len(made["params"]):
+            raise BadRequest(f"--inputs: {name}, and the net has {len(made['params'])} parameters")
+        layer, index = made["params"][number]
+        ops.append({"op": "set_param", "layer": layer, "index": index, "array": array})
+    return ops
 
 
 def _statistics(
@@ -264,7 +292,12 @@ class _Reading:
     """The ops that run a net layer by layer, and what their answers are."""
 
     def __init__(
-        self, graph: Mapping[str, Any], made: Mapping[str, Any], driven: Sequence[str], phase: str
+        self,
+        graph: Mapping[str, Any],
+        made: Mapping[str, Any],
+        driven: Sequence[str],
+        phase: str,
+        given: Mapping[str, Array32],
     ) -> None:
         self.layers: list[Any] = [each for each in graph["layers"] if each["name"] != KEEPER]
         self.written = {*graph["written"], *driven}
@@ -274,7 +307,8 @@ class _Reading:
         self.ops: list[Op] = []
         self.places: dict[tuple[str, Any, Any], int] = {}
         self.driven = {
-            name: _diff(tuple(graph["shapes"][name]), number) for number, name in enumerate(driven)
+            name: given.get(f"diff[{name}]", _diff(tuple(graph["shapes"][name]), number))
+            for number, name in enumerate(driven)
         }
         for layer, index in self.params:
             self._read("param", layer, index, {"layer": layer, "index": index})

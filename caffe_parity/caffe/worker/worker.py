@@ -294,6 +294,7 @@ class Worker:
         return {
             "inputs": inputs,
             "unshaped": unshaped,
+            "transforms": transforms(message("NetParameter", text, "net"), phase),
             "losses": list(weights_of(proto)),
             "weights": weights_of(proto),
             "phase": "TEST" if in_test(proto) else "TRAIN",
@@ -334,6 +335,30 @@ class Worker:
         for each in (caffe_pb2.NetParameter, caffe_pb2.LayerParameter):
             add_fields(each.DESCRIPTOR, found)
         return {"messages": found}
+
+    def op_mean(self, file):
+        from caffe.proto import caffe_pb2
+
+        blob = caffe_pb2.BlobProto()
+        with open(file, "rb") as opened:
+            blob.ParseFromString(opened.read())
+        return {"array": self.arrays.write(self.caffe.io.blobproto_to_array(blob)[0])}
+
+    def op_alone(self, text, fed, phase, names, shapes):
+        proto = parsed(text, fed, {}, phase)
+        kept = [layer for layer in proto.layer if layer.name in names]
+        made = {top for layer in kept for top in layer.top}
+        inputs = []
+        for layer in kept:
+            inputs += [name for name in layer.bottom if name not in made or name in layer.top]
+        inputs = list(dict.fromkeys(inputs))
+        alone = type(proto)(name=", ".join(names))
+        for name, shape in zip(inputs, shapes):
+            layer = alone.layer.add(name=name, type="Input", top=[name])
+            layer.input_param.shape.add(dim=shape)
+        for layer in kept:
+            alone.layer.add().CopyFrom(layer)
+        return {"text": printed(alone), "inputs": inputs}
 
     def op_plain(self, text, schema):
         if schema not in self.schemas:
@@ -849,6 +874,21 @@ def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
             taken = {top for each in proto.layer for top in each.top}
             layer.top.append("(automatic)" if "(automatic)" not in taken else layer.name)
     return proto
+
+
+def transforms(proto, phase):
+    """What data layers do with images, by their first top: those of the phase come last."""
+    found = {}
+    layers = [each for each in list(proto.layer) + list(proto.layers) if each.top]
+    for layer in sorted(layers, key=lambda each: included(each, proto.state, phase)):
+        said = layer.transform_param
+        if layer.HasField("transform_param"):
+            found[layer.top[0]] = {
+                "mean_value": list(said.mean_value),
+                "mean_file": said.mean_file,
+                "scale": said.scale,
+            }
+    return found
 
 
 PHASES = ("TRAIN", "TEST")
