@@ -7,7 +7,9 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 NO_GRADIENT = re.compile(
-    r"annot back-?prop(agate)?\b|an't back-?propagate|Backward to .* not implemented", re.IGNORECASE
+    r"annot back-?prop(agate)?\b|an't back-?propagate|Backward to .* not implemented"
+    r"|no (gradient|backward)s? |not differentiable|gradients? .*not (supported|implemented)",
+    re.IGNORECASE,
 )
 """Caffe was asked for the gradient of an input that has none, such as a label."""
 
@@ -61,6 +63,10 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
             "the file of weights is that of another net: its layer "
             f"{found['layer'] or found['other']!r} has other parameters than the net's of that name"
         ),
+    ),
+    (
+        r"Cannot use GPU in CPU-only Caffe",
+        "this Caffe computes on the CPU, and a layer calls caffe.set_mode_gpu(): leave that out",
     ),
     (
         r"exceeds INT_MAX",

@@ -23,11 +23,13 @@ from caffe_parity.cli import path
 from caffe_parity.cli.check import EPILOG, LONGEST, add_shared, must_be_sound, write_files
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
+from caffe_parity.errors import meant
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report import annotations as github
 from caffe_parity.report.place import in_net
 from caffe_parity.report.record import Report
+from caffe_parity.report.table import each_tensor
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
@@ -218,6 +220,8 @@ def carried(options: argparse.Namespace, words: str, job: Job) -> int:
         contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout),
     ):
         report, last = job(options, scratch)
+    if options.verbose:
+        say(each_tensor(report.results))
     say([f"{options.net}: {last}" if options.quiet else last])
     if github.wanted(options.annotations):
         github.write(
@@ -318,7 +322,7 @@ def selection(options: argparse.Namespace) -> dict[str, Any]:
     """The options on which the result depends."""
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
-        *("quiet", "color", "annotations", "output"),
+        *("quiet", "verbose", "color", "annotations", "output"),
     )
     return {
         name: each
@@ -336,7 +340,9 @@ def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:
     for name in left_out:
         if name not in names:
             known = ", ".join(dict.fromkeys(names))
-            raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
+            raise BadRequest(
+                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
+            )
 
 
 def _written(
@@ -379,7 +385,10 @@ def case_of(request: Request, net: CaffeNet) -> tuple[Case, dict[str, Any]]:
     shapes, given = inputs_of(request, net, lambda **inputs: None, one=True)
     for name, said in request.data:
         if name not in shapes:
-            raise BadRequest(f"--data {name}={said}: the net's inputs are {', '.join(shapes)}")
+            raise BadRequest(
+                f"--data {name}={said}: the net's inputs are {', '.join(shapes)}"
+                f"{meant(name, shapes)}"
+            )
     layer = Layer(
         request.net,
         reference=lambda **inputs: None,

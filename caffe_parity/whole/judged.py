@@ -837,6 +837,17 @@ def _spoken(name: str) -> str:
     return f"the port's gradient of {bottom}"
 
 
+def _other_shapes(net: Golden, seen: Seen) -> str:
+    """What the port made in another shape than Caffe before it failed, for a message; or ""."""
+    shapes = {name: (tuple(each.shape), net.values[name].shape) for name, each in seen.own.items()}
+    said = [
+        f"the port's {name} has shape {port}, Caffe's {caffe}"
+        for name, (port, caffe) in shapes.items()
+        if port != caffe
+    ]
+    return f"{said[0]}, so that what reads it does not take Caffe's: " if said else ""
+
+
 def comparison(
     net: CaffeNet,
     case: Case,
@@ -875,7 +886,7 @@ def comparison(
     ]
     found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
     if found.first.failed:
-        raise found.first.failed
+        raise BadRequest(_other_shapes(made, found.first) + str(found.first.failed))
     return found
 
 
