@@ -21,13 +21,16 @@ def advice(checkout: str, package: str) -> str:
 
 def version() -> str:
     """Return name and version, and where the code lies that runs."""
+    return f"{NAME} {number()} ({Path(__file__).parent})"
+
+
+def number() -> str:
+    """Return the version."""
     declared = ROOT / "pyproject.toml"
-    if declared.is_file():
-        found = re.search(r'^version = "(.*)"$', declared.read_text("utf-8"), re.MULTILINE)
-        number = found[1] if found else "of unknown version"
-    else:
-        number = importlib.metadata.version(NAME)
-    return f"{NAME} {number} ({Path(__file__).parent})"
+    if not declared.is_file():
+        return importlib.metadata.version(NAME)
+    found = re.search(r'^version = "(.*)"$', declared.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else "of unknown version"
 
 
 def other_code() -> str:

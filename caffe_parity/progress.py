@@ -133,6 +133,10 @@ class Progress:
         self._began = self._step = None
         self._told = 0.0
 
+    def mute(self) -> None:
+        """Shows nothing any more: of a copy of the process that does."""
+        self._began = self._bar = None
+
     def aside(self) -> None:
         """Takes the bar away, for a line on stdout; the next look brings it back."""
         if self._bar is not None:

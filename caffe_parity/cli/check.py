@@ -61,14 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", metavar="MODULE:OBJECT", help="a function or nn.Module, float32")
     parser.add_argument(
-        "--bottom",
-        action="append",
-        default=[],
-        type=bottom,
-        metavar="NAME=SHAPE",
-        help="such as x1=4,3,5,6; of a net, a shape in place of its own, or of a data layer's top",
-    )
-    parser.add_argument(
         "--top",
         action="append",
         default=[],
@@ -76,24 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a Python layer; by default it gets as many as the reference returns",
     )
     parser.add_argument("--param-str", metavar="TEXT", help="of a Python layer that takes one")
-    parser.add_argument(
-        "--data", action="append", default=[], type=kind, metavar="NAME=KIND", help=KINDS
-    )
     parser.add_argument("--inputs", metavar="FILE.npz", help="the inputs of the only case")
     parser.add_argument(
         "--grad", metavar="NAMES", help="the inputs that get a gradient, by commas", type=_names
-    )
-    parser.add_argument(
-        "--path", action="append", default=[], metavar="DIR", help="the layer's folder"
-    )
-    parser.add_argument(
-        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
-    )
-    parser.add_argument(
-        "--proto", metavar="FILE", help="the layer's own caffe.proto, or what it adds to Caffe's"
-    )
-    parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, by the layers' names"
     )
     parser.add_argument(
         "--allow-nonfinite",
@@ -104,7 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--py2", action="store_true", help="check a copy of the layer, converted from Python 2"
     )
     parser.add_argument("--cases", type=int, default=8, metavar="N", help="how many inputs (8)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
     parser.add_argument(
         "--budget",
         type=float,
@@ -112,7 +88,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin no further case that would end after S seconds; at least one runs",
     )
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="for one case, in seconds (60)"
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="a layer's whole traceback, with the frames of Python and of packages",
+    )
+    add_shared(parser)
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `parity net` has as well: the net, its inputs, and where it is told."""
+    add_fed(parser)
+    parser.add_argument(
+        "--weights",
+        metavar="FILE.caffemodel",
+        help="the net's parameters, by the layers' names; else its fillers make them",
     )
     parser.add_argument(
         "--json", metavar="FILE", type=path, help="write what was found to this file, too"
@@ -120,6 +110,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_page(parser)
     add_told(parser, "each tensor of each case, and a layer's whole traceback")
     add_annotations(parser)
+
+
+def add_fed(parser: argparse.ArgumentParser) -> None:
+    """Adds what a net is fed, and what it needs to be built."""
+    parser.add_argument(
+        "--bottom",
+        action="append",
+        default=[],
+        type=bottom,
+        metavar="NAME=SHAPE",
+        help="such as x1=4,3,5,6; of a net, a shape in place of its own, or of a data layer's top",
+    )
+    parser.add_argument(
+        "--data", action="append", default=[], type=kind, metavar="NAME=KIND", help=KINDS
+    )
+    parser.add_argument(
+        "--path", action="append", default=[], metavar="DIR", help="the folder of Python layers"
+    )
+    parser.add_argument(
+        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
+    )
+    parser.add_argument(
+        "--proto", metavar="FILE", help="the layer's own caffe.proto, or what it adds to Caffe's"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="for one case, or one answer of Caffe, in seconds (60)",
+    )
+
+
+def must_be_sound(options: argparse.Namespace) -> None:
+    """Checks the numbers among those options, and that the files can be written.
+
+    Raises:
+        BadRequest: not so.
+    """
+    if not 0 < options.timeout < LONGEST:
+        raise BadRequest(
+            f"--timeout {options.timeout:g}: expected a number of seconds above 0 and below "
+            f"{LONGEST:g}"
+        )
+    if not 0 <= options.seed < 2**32:
+        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    if options.json is not None and options.json == options.page:
+        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
+    must_be_writable("--json", options.json)
+    must_be_writable("--page", options.page, PAGE)
+    if options.summary:
+        from caffe_parity.report.summary import must_be_appendable
+
+        must_be_appendable("--summary", options.summary)
 
 
 def bottom(text: str) -> tuple[str, Shape]:
@@ -154,15 +199,8 @@ def requested(options: argparse.Namespace) -> Request:
     """
     if not 1 <= options.cases <= MOST_CASES:
         raise BadRequest(f"--cases: expected a number from 1 to {MOST_CASES}")
-    if not 0 < options.timeout < LONGEST:
-        raise BadRequest(
-            f"--timeout {options.timeout:g}: expected a number of seconds above 0 and below "
-            f"{LONGEST:g}"
-        )
     if options.budget is not None and not options.budget > 0:
         raise BadRequest(f"--budget {options.budget:g}: expected a number of seconds above 0")
-    if not 0 <= options.seed < 2**32:
-        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
     texts = {"--param-str": [options.param_str or ""], "--top": options.top}
     texts["--bottom"] = [name for name, _ in options.bottom]
     for option, given in texts.items():
@@ -200,14 +238,7 @@ def carried_out(options: argparse.Namespace) -> int:
         ParityError, OSError: it cannot be carried out.
     """
     request = requested(options)
-    if options.json is not None and options.json == options.page:
-        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
-    must_be_writable("--json", options.json)
-    must_be_writable("--page", options.page, PAGE)
-    if options.summary:
-        from caffe_parity.report.summary import must_be_appendable
-
-        must_be_appendable("--summary", options.summary)
+    must_be_sound(options)
     if not options.quiet:
         print(f"checking {request.net} against {request.reference}", flush=True)
     from caffe_parity.caffe.session import SESSION

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import io
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import add_annotations, add_page, add_told, path
-from caffe_parity.cli.check import EPILOG, LONGEST, bottom, kind, write_files
+from caffe_parity.cli import path
+from caffe_parity.cli.check import EPILOG, LONGEST, add_shared, must_be_sound, write_files
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
 from caffe_parity.errors import meant
@@ -28,24 +28,25 @@ from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report import annotations as github
 from caffe_parity.report.place import in_net
-from caffe_parity.report.record import PAGE, Report, must_be_writable
+from caffe_parity.report.record import Report
 from caffe_parity.report.table import each_tensor
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
-
     from caffe_parity.contract import Case
     from caffe_parity.engine.caffe_net import CaffeNet
+    from caffe_parity.engine.images import Transform
     from caffe_parity.report.record import Record
+    from caffe_parity.whole.judged import Comparison, Judgement
 
 __all__ = ["EPILOG"]
 
 EXAMPLES = """\
   parity net my_model.prototxt --port my_model.py:Net --weights my.caffemodel
   parity net my_model.prototxt --port my_model.py:Net --map conv1=features.0 --phase TEST
+  parity net --verify my_net.parity.json
 """
 
 PHASES = ("TEST", "TRAIN")
@@ -53,25 +54,30 @@ PHASES = ("TEST", "TRAIN")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity net`."""
-    add_net(parser)
+    parser.add_argument("net", metavar="NET", nargs="?", help="a .prototxt file")
+    parser.add_argument("--port", metavar="MODULE:OBJECT", help="an nn.Module, or its class")
     parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
+        "--verify",
+        metavar="FILE.parity.json",
+        type=path,
+        help="alone: whether what a certificate of `parity port` says is still so",
     )
+    add_match(parser)
     parser.add_argument(
         "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
     )
-    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
-    add_page(parser)
-    add_told(parser, "each tensor of each layer")
-    add_annotations(parser)
-
-
-def add_net(parser: argparse.ArgumentParser) -> None:
-    """Adds what says which net there is, which port of it, and what the net is fed."""
-    parser.add_argument("net", metavar="NET", help="a .prototxt file")
     parser.add_argument(
-        "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=path,
+        help="a new folder: each layer that is wrong, alone, with its inputs",
     )
+    add_common(parser)
+
+
+def add_match(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which module computes which layer."""
     parser.add_argument(
         "--map",
         action="append",
@@ -87,32 +93,29 @@ def add_net(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="a layer that the port does without, such as accuracy",
     )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of every command that compares a whole net."""
+    add_inputs(parser)
+    add_shared(parser)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds the files that a whole net is fed from."""
     parser.add_argument(
-        "--bottom",
-        action="append",
-        default=[],
-        type=bottom,
-        metavar="NAME=SHAPE",
-        help="the shape of an input, in place of the net's own, or of a data layer's top",
+        "--inputs", metavar="FILE", help="the inputs, .npz; the first one, .npy or an image"
     )
     parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        type=kind,
-        metavar="NAME=KIND",
-        help="what an input holds, such as label=int:0,9 (docs/check.md)",
+        "--mean",
+        metavar="VALUES",
+        help="of an image, as in deploy code: 104,117,123, or a .npy or .binaryproto file",
     )
-    parser.add_argument("--inputs", metavar="FILE.npz", help="the inputs")
-    parser.add_argument("--path", action="append", default=[], metavar="DIR", help="Python layers")
+    parser.add_argument("--raw-scale", type=float, metavar="F", help="of an image, often 255")
     parser.add_argument(
-        "--load", action="append", default=[], metavar="FILE", help="a compiled layer, .so or .cpp"
+        "--channel-swap", type=_order, metavar="ORDER", help="of an image, 2,1,0 for BGR"
     )
-    parser.add_argument("--proto", metavar="FILE", help="the compiled layers' own caffe.proto")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="for Caffe, in seconds (60)"
-    )
+    parser.add_argument("--input-scale", type=float, metavar="F", help="of an image, at the end")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -122,28 +125,101 @@ def _pair(text: str) -> tuple[str, str]:
     return layer, module
 
 
+def _order(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an order such as 2,1,0") from None
+
+
+def _transform(options: argparse.Namespace) -> Transform | None:
+    """What is asked for to be done with an image; None for what the net says.
+
+    Raises:
+        BadRequest: --mean is none, or there is no image.
+    """
+    from caffe_parity.engine.images import KINDS, Transform, mean_of
+
+    names = ("mean", "raw_scale", "channel_swap", "input_scale")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if not given:
+        return None
+    if Path(options.inputs or "").suffix.lower() not in KINDS:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise BadRequest(f"{option} is about an image: expected --inputs FILE{KINDS[0]}")
+    mean = given.get("mean")
+    if mean is not None and Path(mean).suffix != ".binaryproto":
+        given["mean"] = mean_of(mean)
+    return Transform(**given)
+
+
 def carried_out(options: argparse.Namespace) -> int:
     """Compares the net in each phase; returns the exit status.
 
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
-    must_be_a_net(options)
-    if options.json is not None and options.json == options.page:
-        raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
-    must_be_writable("--json", options.json)
-    must_be_writable("--page", options.page, PAGE)
-    if options.summary:
-        from caffe_parity.report.summary import must_be_appendable
+    if options.verify:
+        return _verified(options)
+    if not options.net or not options.port:
+        raise BadRequest("expected a net and its --port, or --verify with a certificate alone")
+    if options.output:
+        from caffe_parity.whole.alone import must_be_new
 
-        must_be_appendable("--summary", options.summary)
+        must_be_new(options.output)
+    return carried(options, f"comparing {options.net} with {options.port}", _compared)
+
+
+def _verified(options: argparse.Namespace) -> int:
+    """Sees whether a certificate still holds; returns the exit status.
+
+    Raises:
+        BadRequest: it is no certificate, or something else is asked for as well.
+    """
+    from caffe_parity.whole.certificate import changed
+
+    more = [name for name in selection(options) if name not in ("verify", "seed")]
+    if more:
+        raise BadRequest(f"--verify takes a certificate alone, not {', '.join(more)}")
+    found = dict(changed(options.verify))
+    other = {name: words for name, words in found.items() if words}
     if not options.quiet:
-        print(f"comparing {options.net} with {options.port}", flush=True)
+        say([f"{name}: {words or 'as it was'}" for name, words in found.items()])
+    names = ", ".join(other)
+    say(
+        [
+            f"{options.verify}: not as it was proved: {names}"
+            if other
+            else f"{options.verify}: holds"
+        ]
+    )
+    return 1 if other else 0
+
+
+Job = Callable[[argparse.Namespace, Path], tuple[Report, str]]
+"""Takes the options and an empty folder; gives the report, and what it comes to."""
+
+
+def carried(options: argparse.Namespace, words: str, job: Job) -> int:
+    """Carries out a job on a whole net, in a Caffe, and writes what was asked for.
+
+    Args:
+        options: of the command.
+        words: what it does.
+        job: does it.
+
+    Raises:
+        ParityError, OSError: it cannot be carried out.
+    """
+    must_be_sound(options)
+    must_be_a_net(options)
+    if not options.quiet:
+        print(words, flush=True)
     with (
         caffe_for(options) as scratch,
         contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout),
     ):
-        report, last = _compared(options, scratch)
+        report, last = job(options, scratch)
     if options.verbose:
         say(each_tensor(report.results))
     say([f"{options.net}: {last}" if options.quiet else last])
@@ -191,12 +267,12 @@ def caffe_for(options: argparse.Namespace) -> Iterator[Path]:
         WATCH.seconds = None
 
 
-def request_of(options: argparse.Namespace) -> Request:
-    """The request for the net alone."""
+def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
+    """The request that the options make."""
     return Request(
         options.net,
         "",
-        options.port,
+        port,
         tuple(options.bottom),
         data=tuple(options.data),
         inputs=options.inputs,
@@ -205,19 +281,21 @@ def request_of(options: argparse.Namespace) -> Request:
         proto=options.proto,
         weights=options.weights,
         seed=options.seed,
+        transform=_transform(options),
     )
 
 
 def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     """The report, and what it comes to."""
+    from caffe_parity.cli import objects
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
 
-    model = module_of(options.port)
-    request = request_of(options)
+    model = objects.module(options.port)
+    request = request_of(options, options.port)
     net = net_of(request, scratch)
-    case = case_of(request, net)
+    case, given = case_of(request, net)
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
@@ -226,24 +304,31 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         with PROGRESS.shown():
             PROGRESS.place = f"phase {phase}"
             compared = comparison(
-                net, case, model, phase, dict(options.map), frozenset(options.leave_out)
+                net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
             found = compared.judgements()
         names += [step.name for step in compared.net.steps]
         say(show.lines(compared, found))
+        if options.output:
+            say(_written(options, compared, found, net, case))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
+        del compared, found  # a net of real size takes a gigabyte
     must_be_layers(options.leave_out, names)
+    report = Report("net", environment(), selection(options), show.proved_in_either(records))
+    return report, show.verdict(report, time.perf_counter() - began)
+
+
+def selection(options: argparse.Namespace) -> dict[str, Any]:
+    """The options on which the result depends."""
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
-        *("quiet", "verbose", "color", "annotations"),
+        *("quiet", "verbose", "color", "annotations", "output"),
     )
-    selection: dict[str, Any] = {
+    return {
         name: each
         for name, each in vars(options).items()
         if name not in left_out and each not in (None, [], False)
     }
-    report = Report("net", environment(), selection, records)
-    return report, show.verdict(report, time.perf_counter() - began)
 
 
 def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:
@@ -260,46 +345,44 @@ def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:
             )
 
 
-def module_of(spec: str) -> torch.nn.Module:
-    """The port that an option names.
+def _written(
+    options: argparse.Namespace,
+    compared: Comparison,
+    found: Sequence[Judgement],
+    net: CaffeNet,
+    case: Case,
+) -> list[str]:
+    """Writes the parts that are wrong; the command for each."""
+    from caffe_parity.whole import alone
 
-    Raises:
-        BadRequest: it cannot be had, or is no nn.Module.
-    """
-    import torch
-
-    from caffe_parity.cli import objects
-
-    model = objects.port(spec)
-    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
-        model = objects.made(spec, model)
-    if not isinstance(model, torch.nn.Module):
-        raise BadRequest(
-            f"--port {spec!r} is {type(model).__name__}: expected an nn.Module, its class, or a "
-            "function without arguments that makes it; `parity check` compares functions"
-        )
-    return model
-
-
-def _parameters(function: Any) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
-
-
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    """Whether a call must give it."""
-    several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return parameter.default is parameter.empty and parameter.kind not in several
+    needed = [
+        word
+        for option in ("path", "load", "proto")
+        for value in _several(getattr(options, option))
+        for word in (f"--{option}", value)
+    ]
+    of_layer = ("forward", "backward", "parameter")
+    return [
+        "alone: "
+        + alone.write(options.output, compared, each.part, net, case, options.port, needed)
+        for each in found
+        if any(finding.code in of_layer for finding in each.findings)
+    ]
 
 
-def case_of(request: Request, net: CaffeNet) -> Case:
-    """What the net is fed.
+def _several(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def case_of(request: Request, net: CaffeNet) -> tuple[Case, dict[str, Any]]:
+    """What the net is fed, and what the file has besides.
 
     Raises:
         BadRequest: they are not known, or --data names none of them.
     """
     from caffe_parity.layer import Layer
 
-    shapes, given = inputs_of(request, net, lambda **inputs: None)
+    shapes, given = inputs_of(request, net, lambda **inputs: None, one=True)
     for name, said in request.data:
         if name not in shapes:
             raise BadRequest(
@@ -314,6 +397,9 @@ def case_of(request: Request, net: CaffeNet) -> Case:
         seed=request.seed,
         cases=1,
     )
-    layer = layer.with_inputs(request.inputs or "", given) if given else layer
+    others = {name: each for name, each in given.items() if name not in shapes}
     (case,) = layer.all_cases()
-    return case
+    if given:
+        filled = {} if set(shapes) <= set(given) else case.arrays(case)
+        (case,) = layer.with_inputs(request.inputs or "", {**filled, **given}).all_cases()
+    return case, others

@@ -8,12 +8,15 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caffe_parity.contract import BadRequest
 from caffe_parity.errors import meant
 from caffe_parity.guest import ends_the_run, running
 from caffe_parity.layer import Layer
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load_object(spec: str, what: str) -> Any:
@@ -108,6 +111,36 @@ def port(spec: str) -> Callable[..., Any]:
     if not callable(found):
         raise BadRequest(f"--port {spec!r} is {type(found).__name__}, not callable")
     return found  # type: ignore[no-any-return]
+
+
+def module(spec: str) -> torch.nn.Module:
+    """The port of a whole net: an nn.Module, its class, or a function that makes one.
+
+    Raises:
+        BadRequest: it cannot be had or made, or is none.
+    """
+    import torch
+
+    model: Any = port(spec)
+    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
+        model = made(spec, model)
+    if not isinstance(model, torch.nn.Module):
+        raise BadRequest(
+            f"--port {spec!r} is {type(model).__name__}: expected an nn.Module, its "
+            "class, or a function without arguments that makes it; `parity check` compares "
+            "functions"
+        )
+    return model
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether a call must give it."""
+    several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in several
 
 
 def made(spec: str, maker: Callable[..., Any]) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from caffe_parity.caffe.client import CaffeError
     from caffe_parity.contract import Structure
     from caffe_parity.engine.caffe_net import CaffeNet
+    from caffe_parity.engine.images import Transform
     from caffe_parity.layer import Layer
 
 NET, PORT = "caffe", "port"
@@ -42,6 +43,7 @@ class Request:
         path, load: folders of Python layers, and compiled layers.
         proto: a file with messages that the compiled layers add to caffe.proto.
         weights: a .caffemodel with the net's parameters.
+        transform: what is done with an image; None for what the net says.
         allow_nonfinite: whether inputs may be NaN or infinite.
         py2: whether the layer is converted from Python 2 first.
         verbose: whether tracebacks are shown whole.
@@ -67,6 +69,7 @@ class Request:
     tops: tuple[str, ...] = ()
     weights: str | None = None
     allow_nonfinite: bool = False
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True)
@@ -320,7 +323,7 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
 def _of_python3(net: CaffeNet, request: Request, scratch: Path) -> CaffeNet:
     from caffe_parity.caffe.python2 import converted
 
-    modules = net.described(_stand_in(request))["modules"]
+    modules = net.described(stand_in(request))["modules"]
     path, changes = converted(modules, net.path, scratch)
     print(f"  --py2: {len(changes)} line{'s' * (len(changes) != 1)} converted, in a copy")
     for each in changes[:CHANGES]:
@@ -330,7 +333,7 @@ def _of_python3(net: CaffeNet, request: Request, scratch: Path) -> CaffeNet:
     return replace(net, path=path)
 
 
-def _stand_in(request: Request) -> Any:
+def stand_in(request: Request) -> Any:
     """A case with the shapes of the request alone, for a net's text."""
     from caffe_parity.contract import Case
 
@@ -338,17 +341,24 @@ def _stand_in(request: Request) -> Any:
 
 
 def inputs_of(
-    request: Request, net: CaffeNet, reference: Callable[..., Any]
+    request: Request, net: CaffeNet, reference: Callable[..., Any], one: bool = False
 ) -> tuple[dict[str, Shape], dict[str, Any]]:
     """The shapes of the net's inputs, and the arrays of --inputs, if it is given.
+
+    Args:
+        request: the request.
+        net: its net.
+        reference: what is true, which may say the bottoms of a Python layer.
+        one: whether the file may be an image or an .npy, for one of the inputs.
 
     Raises:
         BadRequest: the net has no such inputs, their shape is not known, or the file lacks one.
     """
     from caffe_parity.engine.data import load
     from caffe_parity.engine.functions import must_take, takes
+    from caffe_parity.engine.images import KINDS
 
-    found = net.described(_stand_in(request))
+    found = net.described(stand_in(request))
     shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in found["inputs"].items()}
     bottoms = dict(request.bottoms)
     odd = [name for name in bottoms if name not in shapes]
@@ -366,6 +376,8 @@ def inputs_of(
             ) from error
     shapes |= bottoms
     given: dict[str, Any] = {}
+    if one and request.inputs and Path(request.inputs).suffix.lower() in (*KINDS, ".npy"):
+        return _of_one_file(request, net, found, shapes)
     if request.inputs:
         given = load(request.inputs, shapes, request.allow_nonfinite)
         for name, shape in bottoms.items():
@@ -377,11 +389,56 @@ def inputs_of(
         return {name: given[name].shape for name in shapes}, given
     unknown = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
     if unknown:
-        raise BadRequest(_how_to_feed(request.net, unknown))
+        raise BadRequest(how_to_feed(request.net, unknown))
     return shapes, given
 
 
-def _how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
+def _of_one_file(
+    request: Request, net: CaffeNet, found: Mapping[str, Any], shapes: dict[str, Shape]
+) -> tuple[dict[str, Shape], dict[str, Any]]:
+    """The shapes, and the one input that an image or a .npy file gives: the first of the net's.
+
+    Raises:
+        BadRequest: it cannot be read, does not fit, or nothing says how an image becomes an input.
+    """
+    from caffe_parity.engine import images
+    from caffe_parity.engine.data import of_array
+
+    file, name = str(request.inputs), next(iter(shapes), "")
+    known = dict(request.bottoms)
+    unknown = {each: said for each, said in found["unshaped"].items() if each not in known}
+    if unknown or not name:
+        raise BadRequest(how_to_feed(request.net, unknown) if unknown else "the net has no input")
+    if Path(file).suffix.lower() == ".npy":
+        array = of_array(file, name)
+        return {**shapes, name: array.shape}, {name: array}
+    how, said = request.transform, found["transforms"].get(name)
+    if how is None and said is None:
+        raise BadRequest(
+            f"--inputs {file}: nothing says how an image becomes {name}; {request.net} has no "
+            f"transform_param, so as the deploy code has it: {images.HOW}"
+        )
+    if how is None and said is not None:
+        mean = read_mean(net, said["mean_file"]) if said["mean_file"] else None
+        how = images.of_net(said, mean)
+    assert how is not None
+    if isinstance(how.mean, str):
+        how = replace(how, mean=read_mean(net, how.mean))
+    return shapes, {name: images.image(file, shapes[name], how)}
+
+
+def read_mean(net: CaffeNet, file: str) -> Any:
+    """The mean in a .binaryproto file.
+
+    Raises:
+        BadRequest: there is none.
+    """
+    if not Path(file).is_file():
+        raise BadRequest(f"the mean {file}: there is no such file; --mean names another")
+    return net.request([{"op": "mean", "file": str(Path(file).resolve())}])[0]["array"]
+
+
+def how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
     """What to give for inputs that a net would read from files, which alone say their shapes."""
     layers = dict.fromkeys(f"{layer} ({type_})" for layer, type_, _ in unknown.values())
     options = " ".join(

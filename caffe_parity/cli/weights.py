@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffe_parity.cli import path
+from caffe_parity.cli.check import add_fed
 from caffe_parity.cli.net import (
-    add_net,
+    add_inputs,
+    add_match,
     caffe_for,
     case_of,
-    module_of,
     must_be_a_net,
     must_be_layers,
     request_of,
@@ -46,13 +47,19 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity weights`."""
-    add_net(parser)
+    parser.add_argument("net", metavar="NET", help="a .prototxt file")
     parser.add_argument(
         "weights",
         nargs="?",
         metavar="W.caffemodel",
         help="the net's parameters, else as its fillers make them",
     )
+    parser.add_argument(
+        "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
+    )
+    add_match(parser)
+    add_inputs(parser)
+    add_fed(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -78,15 +85,16 @@ def carried_out(options: argparse.Namespace) -> int:
 
 
 def _written(options: argparse.Namespace, scratch: Path) -> int:
+    from caffe_parity.cli import objects
     from caffe_parity.whole.judged import comparison
     from caffe_parity.whole.transfer import missing, write
 
-    model = module_of(options.port)
+    model = objects.module(options.port)
     request = request_of(options)
     net = net_of(request, scratch)
-    case = case_of(request, net)
+    case, given = case_of(request, net)
     left_out = frozenset(options.leave_out)
-    compared = comparison(net, case, model, "TEST", dict(options.map), left_out, drawn=False)
+    compared = comparison(net, case, model, "TEST", dict(options.map), left_out, given, False)
     must_be_layers(options.leave_out, [step.name for step in compared.net.steps])
     say(_lines(options, compared))
     if said := missing(compared):

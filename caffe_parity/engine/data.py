@@ -66,6 +66,9 @@ _COUNTS = {
 """How many numbers stand behind the colon of each kind."""
 
 
+DIFF = "diff["
+"""How the name of a top's diff begins in a file of inputs, for `parity net`."""
+
 LARGEST = 2**24
 """Up to it, float32 has every integer."""
 
@@ -205,21 +208,41 @@ def load(file: str, shapes: Mapping[str, Shape], allow_nonfinite: bool = False) 
         raise BadRequest(
             f"--inputs {file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
         )
-    of_params = f"{PARAM}[", f"{STATE}["
+    of_params = f"{PARAM}[", f"{STATE}[", DIFF
     others = [name for name in arrays if name not in shapes and not name.startswith(of_params)]
     if others:
         raise BadRequest(
             f"--inputs {file} also has {', '.join(others)}; "
             f"the net's inputs are {', '.join(shapes)}"
         )
-    for name, array in arrays.items():
-        if array.dtype.kind not in "fiub":
-            raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
-        trouble = _lost(array, allow_nonfinite)
-        if trouble:
-            raise BadRequest(f"--inputs {file}: {name} has {trouble}")
+    return {name: _held(file, name, array, allow_nonfinite) for name, array in arrays.items()}
+
+
+def of_array(file: str, name: str) -> Array32:
+    """One input from an .npy file.
+
+    Raises:
+        BadRequest: it cannot be read, or float32 cannot hold what it has.
+    """
+    try:
+        return _held(file, name, np.asarray(np.load(file, allow_pickle=False)), False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadRequest(f"--inputs {file} is no array: {error}") from error
+
+
+def _held(file: str, name: str, array: np.ndarray, allow_nonfinite: bool) -> Array32:
+    """An array in float32.
+
+    Raises:
+        BadRequest: float32 cannot hold it.
+    """
+    if array.dtype.kind not in "fiub":
+        raise BadRequest(f"--inputs {file}: {name} is {array.dtype}, not numbers")
+    trouble = _lost(array, allow_nonfinite)
+    if trouble:
+        raise BadRequest(f"--inputs {file}: {name} has {trouble}")
     with np.errstate(over="ignore"):
-        return {name: array.astype(np.float32) for name, array in arrays.items()}
+        return array.astype(np.float32)
 
 
 def _lost(array: np.ndarray, allow_nonfinite: bool) -> str:

@@ -27,14 +27,15 @@ one at a kink jumps. They get an infinite bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from caffe_parity.contract import GRADIENT, SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, Bound, Expected
 from caffe_parity.progress import PROGRESS
@@ -113,16 +114,26 @@ _EXACT = set(
     """
     abs alias amax amin arange as_strided cat ceil clamp clamp_max clamp_min clone
     constant_pad_nd copy copy_ detach diagonal diagonal_copy empty empty_like empty_strided eq
-    expand fill fill_ flip floor full full_like gather ge gt index
+    expand fill fill_ flatten flip floor full full_like gather ge gt index
     index_select le lift_fresh lift_fresh_copy lt masked_fill max maximum min minimum ne neg
     new_empty new_empty_strided new_full new_ones new_zeros ones ones_like permute relu repeat
     reshape resize round scalar_tensor scatter select select_backward select_scatter sgn sign
-    slice slice_backward slice_scatter sort split split_with_sizes squeeze stack t topk
+    slice slice_backward slice_scatter sort split split_with_sizes squeeze stack t to topk
     transpose tril triu trunc unbind unfold unsqueeze view where zero_ zeros zeros_like
     _reshape_alias _to_copy _unsafe_view
     """.split()  # noqa: SIM905  # 80 names one below the other are no easier to read
 )
 """Operations that move or choose numbers, or that are exact: nothing to round."""
+
+_SMOOTH = set(
+    """
+    add add_ addmm alias as_strided avg_pool2d avg_pool2d_backward bmm cat clone convolution
+    convolution_backward detach empty expand fill_ lift_fresh mean mm mul neg new_zeros permute
+    select split squeeze slice sub sum t transpose unsqueeze view zero_ zeros zeros_like
+    _reshape_alias _to_copy _unsafe_view
+    """.split()  # noqa: SIM905
+)
+"""Operations of which the results are polynomials: they have neither kinks nor poles."""
 
 
 @cache
@@ -133,15 +144,53 @@ def _decompositions() -> Mapping[Any, Callable[..., Any]]:
     for packet in _TAKEN_APART:
         overloads = [getattr(packet, each) for each in packet.overloads()]
         table |= {each: known[each] for each in overloads if each in known}
-    return table
+    return table | {
+        aten.var.correction: lambda *args, **kwargs: _variance(*args, **kwargs)[0],
+        aten.var_mean.correction: _variance,
+        aten.std.correction: lambda *args, **kwargs: _variance(*args, **kwargs)[0].sqrt(),
+    }
+
+
+def _variance(
+    x: torch.Tensor, dim: Any = None, *, correction: Any = 1, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A variance and a mean, from the sums that they are."""
+    dims = list(range(x.dim())) if dim is None else list(dim)
+    mean = x.mean(dims, keepdim=True)
+    squares = (x - mean).square()
+    count = math.prod(x.shape[each] for each in dims)
+    variance = squares.sum(dims, keepdim=keepdim) / max(count - correction, 0)
+    return variance, mean.reshape(variance.shape)
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks whether what runs has no kink: it only adds, multiplies, and moves numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.smooth = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.smooth &= func.overloadpacket.__name__ in _SMOOTH
+        return func(*args, **(kwargs or {}))
 
 
 class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Changes the output of every floating-point operation by a random rounding."""
 
-    def __init__(self, generator: torch.Generator, running: frozenset[float] = frozenset()) -> None:
+    def __init__(
+        self,
+        source: Source,
+        running: frozenset[float] = frozenset(),
+        known: Known | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.generator = generator
+        self.source = source
+        self.known = known or Known(())
         self.exponents = {np.float32(sign * b - less) for b in running for sign, less in _POWERS}
         self.decompositions = _decompositions()
 
@@ -153,7 +202,9 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket.__name__ in _EXACT:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            self.known.passed_on(func, args, result)
+            return result
         if self.exponents and func in _WINDOWS:
             sums = _channels_of(_WINDOWS[func], args, func(*tree_map(_absolute, args), **kwargs))
             return self._rounded(func(*args, **kwargs), sums, False)
@@ -171,13 +222,16 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._rounded(func(*args, **kwargs), added, func._schema.is_mutable)
         result = func(*args, **kwargs)
         if func is _BACKWARD:
-            spreads = _spreads_of_convolution_backward(args)
+            spreads = self.known.of(func, args, lambda: _spreads_of_convolution_backward(args))
             return [
                 self._rounded(each, spread, False)
                 for each, spread in zip(result, spreads, strict=True)
             ]
         plain = _PLAIN.get(func)
-        spread = plain(*args, **kwargs) if plain else _spread_of_sum(func, args, kwargs)
+        if func in _PRODUCTS:
+            spread = self.known.of(func, args, lambda: _spread_of_sum(func, args, kwargs))
+        else:
+            spread = plain(*args, **kwargs) if plain else _spread_of_sum(func, args, kwargs)
         if func in _SCALED_SUMS and kwargs.get("alpha", 1) != 1:
             spread = _spread_of_product(result, args[1], kwargs["alpha"])
         in_place = func._schema.is_mutable
@@ -186,17 +240,84 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _rounded(self, value: Any, spread: torch.Tensor | None, in_place: bool) -> Any:
         if not _is_float(value):
             return value
-        size = value.abs().mul_(UNIT_ROUNDOFF)
+        factor, size = UNIT_ROUNDOFF, value
         if spread is not None and spread.shape == value.shape:
-            size.add_(spread)
-        changed = _moved_by(value, size, self.generator)
+            factor, size = 1.0, value.abs().mul_(UNIT_ROUNDOFF).add_(spread)
+        changed = _moved_by(value, size, self.source, factor)
         return value.copy_(changed) if in_place else changed
 
 
-def _moved_by(value: torch.Tensor, size: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A value changed by up to `size`, uniformly; `size` is overwritten."""
-    random = torch.rand(value.shape, generator=generator, dtype=torch.float32)
-    return size.mul_(random.mul_(2).sub_(1)).add_(value)
+class Source:
+    """Random numbers: SFC64, which takes a tenth of the time of PyTorch's generator."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.SFC64(0)
+
+    def whole(self, shape: torch.Size) -> torch.Tensor:
+        """Whole numbers from -2**15 to 2**15 - 1, all of them alike often; int16."""
+        count = shape.numel()
+        words = np.asarray(self._bits.random_raw(-(-count // 4)))
+        return torch.from_numpy(words.view(np.int16)[:count]).reshape(shape)
+
+
+class Known:
+    """What was known of sums from the first of several runs, whose inputs differ by rounding alone.
+
+    The terms of a sum of what was fed are the same to a few parts in 2**24 in all of them, and so
+    is the sum of their magnitudes: it is computed once. An operation is known by the shapes of what
+    it takes, and by how many such came before.
+
+    Args:
+        fed: the tensors that a run begins with.
+    """
+
+    def __init__(self, fed: Iterable[torch.Tensor]) -> None:
+        self._sizes: dict[Any, Any] = {}
+        self.begin(fed)
+
+    def begin(self, fed: Iterable[torch.Tensor]) -> Known:
+        """The next run begins."""
+        self._fed = {each.data_ptr(): each for each in fed}  # keeps them: the places are theirs
+        self._counts: Counter[Any] = Counter()
+        return self
+
+    def passed_on(self, func: Any, args: Any, result: Any) -> None:
+        """What has the numbers of what was fed, in another order or shape, is as well known."""
+        if func.overloadpacket.__name__ in _MOVES and self._has(args):
+            for each in result if isinstance(result, (list, tuple)) else [result]:
+                self._fed[each.data_ptr()] = each
+
+    def _has(self, args: Any) -> bool:
+        tensors = [each for each in tree_flatten(args)[0] if _is_float(each)]
+        return all(each.data_ptr() in self._fed for each in tensors)
+
+    def of(self, func: Any, args: Any, size: Callable[[], Any]) -> Any:
+        """What `size` says of an operation's arguments, or said in the first run."""
+        if not self._has(args):
+            return size()
+        shapes = tuple(each.shape for each in args if isinstance(each, torch.Tensor))
+        self._counts[func, shapes] += 1
+        key = func, shapes, self._counts[func, shapes]
+        if key not in self._sizes:
+            self._sizes[key] = size()
+        return self._sizes[key]
+
+
+_MOVES = set(
+    """
+    alias clone detach lift_fresh permute reshape squeeze t to transpose unsqueeze view
+    _reshape_alias _to_copy _unsafe_view
+    """.split()  # noqa: SIM905
+)
+"""Operations that give the numbers that they take."""
+
+
+def _moved_by(
+    value: torch.Tensor, size: torch.Tensor, source: Source, factor: float = 1.0
+) -> torch.Tensor:
+    """A value changed by up to `factor * size`, uniformly."""
+    random = source.whole(value.shape).to(value.dtype)
+    return torch.addcmul(value, random, size, value=factor * 2.0**-15)
 
 
 def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
@@ -228,10 +349,18 @@ def _drift(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         axes = [each % terms.dim() for each in given] or list(range(terms.dim()))
         count = max(terms.numel() // max(exact.numel(), 1), 1)
         rows = torch.movedim(terms, axes, list(range(len(axes)))).reshape(count, -1)
-        sums = np.add.accumulate(rows.float().numpy(), axis=0)[-1]
+        sums = _one_after_the_other(rows.float().numpy())
         sums = sums / count if func.overloadpacket is aten.mean else sums
     drift = (torch.from_numpy(sums).to(exact.dtype).reshape(exact.shape) - exact).abs()
     return drift.nan_to_num(nan=0.0, posinf=0.0)
+
+
+def _one_after_the_other(rows: np.ndarray) -> np.ndarray:
+    """The sums of columns, term by term in the order of the rows."""
+    if rows.shape[1] == 1:  # NumPy would add in pairs
+        last: np.ndarray = np.add.accumulate(rows, axis=0)[-1]
+        return last
+    return np.asarray(np.add.reduce(np.ascontiguousarray(rows), axis=0))
 
 
 _POWERS = ((1, 0), (-1, 0), (1, 1), (-1, 1))
@@ -371,30 +500,39 @@ def expect(
     Returns:
         truth and bound by result; what is at a kink has no finite bound.
     """
-    truth = evaluate(dict(inputs))
-    generator = torch.Generator().manual_seed(0)
+    used = _Operations()
+    with used:
+        truth = evaluate(dict(inputs))
+    source, known = Source(), Known(())
     deviations = {name: torch.zeros_like(value) for name, value in truth.items()}
+    rooms = {
+        name: value.abs().mul_(UNIT_ROUNDOFF).masked_fill_(~value.isfinite(), 0.0)
+        for name, value in inputs.items()
+        if name not in fixed
+    }
     for run in range(RUNS):
         PROGRESS.tell(f"rounding the reference, {run} of {RUNS} times")
-        moved = _moved(inputs, fixed, generator, lambda x: x.abs().mul_(UNIT_ROUNDOFF))
-        with RandomRounding(generator, running):
+        moved = _moved(inputs, rooms, source)
+        with RandomRounding(source, running, known.begin(moved.values())):
             results = evaluate(moved)
         _widen(deviations, results, truth)
     jumps = {name: torch.zeros_like(value) for name, value in truth.items()}
     has_gradients = any(name.startswith(GRADIENT) for name in truth)
-    for run in range(KINK_RUNS if has_gradients else 0):
+    searched = has_gradients and not used.smooth
+    rooms = {
+        name: torch.where(inputs[name].isfinite(), 2.0**-30 * _scale(inputs[name]), 0.0)
+        for name in (rooms if searched else ())
+    }
+    for run in range(KINK_RUNS if searched else 0):
         PROGRESS.tell(f"looking for kinks of the reference, {run} of {KINK_RUNS} times")
-        moved = _moved(
-            inputs, fixed, generator, lambda x: torch.full_like(x, 2.0**-30).mul_(_scale(x))
-        )
-        _widen(jumps, evaluate(moved), truth)
+        _widen(jumps, evaluate(_moved(inputs, rooms, source)), truth)
     cancelling = {
         name
         for name, value in truth.items()
         if value.numel() and value.abs().max() <= CANCELS * deviations[name].max() < torch.inf
     }
     nothing = {name for name in cancelling if _is_nothing(truth[name], deviations[name])}
-    for name in _zero_elsewhere(evaluate, inputs, fixed, generator, nothing, deviations):
+    for name in _zero_elsewhere(evaluate, inputs, fixed, source, nothing, deviations):
         truth[name] = torch.zeros_like(truth[name])
     bound, kinks = {}, {}
     for name, value in truth.items():
@@ -405,6 +543,8 @@ def expect(
             if not largest and any(not _largest(inputs[k]) for k in inputs if k not in fixed):
                 largest = torch.ones_like(largest)  # moved by 2**-30 of 1, it may change as much
             kink = (jumps[name] > JUMP * largest) | (deviations[name] > 2.0**-8 * largest)
+            if used.smooth:
+                kink = torch.zeros_like(kink)
             if (
                 name in cancelling and deviations[name].any()
             ):  # moves 64 times smaller make smooth changes as much smaller
@@ -420,7 +560,7 @@ def _zero_elsewhere(
     evaluate: Evaluate,
     inputs: Mapping[str, torch.Tensor],
     fixed: set[str],
-    generator: torch.Generator,
+    source: Source,
     names: set[str],
     deviations: Tensors,
 ) -> set[str]:
@@ -432,7 +572,7 @@ def _zero_elsewhere(
     zero = set(names)
     for _ in range(ELSEWHERE if zero else 0):
         other = {
-            name: value if name in fixed else value * _fractions(value, generator)
+            name: value if name in fixed else value * _fractions(value, source)
             for name, value in inputs.items()
         }
         for name, value in evaluate(other).items():
@@ -445,9 +585,9 @@ def _is_nothing(value: torch.Tensor, deviation: torch.Tensor) -> bool:
     return bool(torch.all(value.abs() <= NOTHING * deviation.max()))
 
 
-def _fractions(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _fractions(like: torch.Tensor, source: Source) -> torch.Tensor:
     """Uniform over [0, 1/8]."""
-    return torch.rand(like.shape, generator=generator, dtype=like.dtype) / 8
+    return (source.whole(like.shape).to(like.dtype) + 2.0**15) / 2.0**19
 
 
 def _usual(deviations: torch.Tensor) -> torch.Tensor:
@@ -460,17 +600,12 @@ def _usual(deviations: torch.Tensor) -> torch.Tensor:
     return torch.minimum(mean, some.median()) if some.numel() else mean
 
 
-def _moved(
-    inputs: Mapping[str, torch.Tensor],
-    fixed: set[str],
-    generator: torch.Generator,
-    size: Callable[[torch.Tensor], torch.Tensor],
-) -> Tensors:
-    moved = {}
-    for name, value in inputs.items():
-        room = None if name in fixed else size(value).masked_fill_(~value.isfinite(), 0.0)
-        moved[name] = value if room is None else _moved_by(value, room, generator)
-    return moved
+def _moved(inputs: Mapping[str, torch.Tensor], rooms: Tensors, source: Source) -> Tensors:
+    """The inputs, each changed by as much as there is room."""
+    return {
+        name: _moved_by(value, rooms[name], source) if name in rooms else value
+        for name, value in inputs.items()
+    }
 
 
 def _largest(values: torch.Tensor) -> torch.Tensor:

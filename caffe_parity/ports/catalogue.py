@@ -151,6 +151,12 @@ class Said:
         """The names of the messages that were read."""
         return tuple(self._read)
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The fields that its messages set, by their own names, such as `param_str`."""
+        messages = [each for name, each in self._layer.items() if name.endswith("_param")]
+        return {name: each for message in messages for name, each in message.items()}
+
     def without(self, name: str) -> Said:
         """The same layer, which does not set a field such as `pooling_param.pad`."""
         message, _, inner = name.partition(".")

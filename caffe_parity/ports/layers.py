@@ -260,6 +260,8 @@ def _pooling(said: Said) -> Calls:
             )
     windows = {"kernel": kernel, "stride": stride, "pad": pad, "floor": floor}
     made = [Call(pooling.pooling, arguments={"method": method, **windows})]
+    if message["global_pooling"]:
+        made = [Call(pooling.global_pooling, arguments={"method": method})]
     if said.tops > 1:
         made.append(Call(pooling.pooling_mask, arguments=windows, gives=("top[1]",)))
     return made

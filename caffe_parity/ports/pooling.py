@@ -46,6 +46,11 @@ def pooling(
     return sums / (rows.unsqueeze(1) * columns).to(x.device)
 
 
+def global_pooling(x: Tensor, method: str = "MAX") -> Tensor:
+    """MAX or AVE over the whole of the last two axes, however large they are."""
+    return pooling(x, method, tuple(x.shape[2:]))
+
+
 def pooling_mask(
     x: Tensor,
     kernel: tuple[int, ...] = (1, 1),

@@ -166,7 +166,7 @@ class Report:
     """Everything that one run tells.
 
     Attributes:
-        command: "run", "check", "recorded" or "pytest".
+        command: "run", "check", "net", "port", "recorded" or "pytest".
         environment: what the results depend on beside the code, as JSON data; {} if nothing ran.
         selection: the options that say what is compared, those that were given, likewise.
         results: a record for each variant and case, in the order in which they are shown.

@@ -108,13 +108,36 @@ class Golden:
         return {top: step for step in self.steps for top in step.tops}
 
     @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The values that nothing rounds: labels, and what layers make of them alone."""
+        free = {top for step in self.steps if not step.bottoms for top in step.tops}
+        return frozenset(name for name in self.constant if name not in free)
+
+    @cached_property
+    def constant(self) -> frozenset[str]:
+        """The values that no gradient goes to: nothing below them is learned, or asked for one."""
+        found = set(self.labels)
+        for step in self.steps:
+            shared = set(step.params).difference(self.owned) and step.type != "BatchNorm"
+            learns = shared or not set(step.params).isdisjoint(self.learned)
+            if found.issuperset(step.bottoms) and not learns:
+                found |= set(step.tops)
+        return frozenset(found)
+
+    @cached_property
     def outputs(self) -> list[str]:
         """The values that no layer reads."""
         read = {bottom for step in self.steps for bottom in step.bottoms}
         return [top for step in self.steps for top in step.tops if top not in read]
 
 
-def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
+def golden(
+    net: CaffeNet,
+    case: Case,
+    phase: str,
+    given: Mapping[str, Array32] | None = None,
+    drawn: bool = True,
+) -> Golden:
     """Runs a net in Caffe, forward and backward, one layer after the other.
 
     The parameters are those of the net's weights, or what its fillers make. A net without a loss
@@ -124,29 +147,35 @@ def golden(net: CaffeNet, case: Case, phase: str, drawn: bool = True) -> Golden:
         net: the net.
         case: its inputs.
         phase: "TRAIN" or "TEST".
+        given: parameters, `param[0]` and so on in Caffe's order, and the diffs of outputs,
+            `diff[NAME]`, in place of the net's own.
         drawn: whether statistics that nothing gives are drawn, or stay 0.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
-        BadRequest: the net cannot be built, or not on these inputs; or the file of weights has
-            parameters of no layer of it.
+        BadRequest: the net cannot be built, or not on these inputs, or has nothing that is given;
+            or the file of weights has parameters of no layer of it.
         NoCaffe, InstallError: there is no Caffe.
     """
     arrays = case.arrays(case)
     wanted = list(case.wanted)
-    *_, graph = net.request([*_built(net, case, phase, wanted), {"op": "graph"}])
+    *_, graph = net.request([*built(net, case, phase, wanted), {"op": "graph"}])
     wanted = [name for name in wanted if name not in _labels(graph)]
-    build = _built(net, case, phase, wanted)
+    build = built(net, case, phase, wanted)
     *_, made, graph, about = net.request([*build, {"op": "graph"}, {"op": "fields"}])
     layers = [layer for layer, _ in made["params"]]
     if net.weights and not made["named"]:
         raise BadRequest(net.no_weights(layers))
-    if drawn:
+    if given and any(name.startswith("param[") for name in given):
+        build += _set(made, given)
+    elif drawn:
         build += _statistics(net, build, graph, phase, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
-    plan = _Reading(graph, made, [] if losses else said["outputs"], phase)
+    keepers = [each["bottoms"] for each in graph["layers"] if each["name"] == KEEPER]
+    below = keepers[0] if set(said["outputs"]) <= set(said["no_backward"]) and keepers else []
+    plan = _Reading(graph, made, [] if losses else below or said["outputs"], phase, given or {})
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
     found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
@@ -188,6 +217,24 @@ def _labels(graph: Mapping[str, Any]) -> set[str]:
     }
 
 
+def _set(made: Mapping[str, Any], given: Mapping[str, Array32]) -> list[Op]:
+    """Sets the parameters that are given.
+
+    Raises:
+        BadRequest: the net has not so many.
+    """
+    ops: list[Op] = []
+    for name, array in given.items():
+        if not name.startswith("param["):
+            continue
+        number = int(name[6:-1]) if name[6:-1].isdecimal() else len(made["params"])
+        if number >= len(made["params"]):
+            raise BadRequest(f"--inputs: {name}, and the net has {len(made['params'])} parameters")
+        layer, index = made["params"][number]
+        ops.append({"op": "set_param", "layer": layer, "index": index, "array": array})
+    return ops
+
+
 def _statistics(
     net: CaffeNet, build: list[Op], graph: Mapping[str, Any], phase: str, seed: int
 ) -> list[Op]:
@@ -225,10 +272,12 @@ def _statistics(
     return ops
 
 
-def _built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
+def built(net: CaffeNet, case: Case, phase: str, wanted: Sequence[str]) -> list[Op]:
+    """The ops that build a net in a phase, with the gradients of these inputs."""
     edits: Op = {
         "shapes": {name: case.shapes[name] for name in case.fed},
         "outputs_as_losses": True,
+        "drive_below": True,
         "gradients": list(wanted),
         "phase": phase,
     }
@@ -243,7 +292,12 @@ class _Reading:
     """The ops that run a net layer by layer, and what their answers are."""
 
     def __init__(
-        self, graph: Mapping[str, Any], made: Mapping[str, Any], driven: Sequence[str], phase: str
+        self,
+        graph: Mapping[str, Any],
+        made: Mapping[str, Any],
+        driven: Sequence[str],
+        phase: str,
+        given: Mapping[str, Array32],
     ) -> None:
         self.layers: list[Any] = [each for each in graph["layers"] if each["name"] != KEEPER]
         self.written = {*graph["written"], *driven}
@@ -253,7 +307,8 @@ class _Reading:
         self.ops: list[Op] = []
         self.places: dict[tuple[str, Any, Any], int] = {}
         self.driven = {
-            name: _diff(tuple(graph["shapes"][name]), number) for number, name in enumerate(driven)
+            name: given.get(f"diff[{name}]", _diff(tuple(graph["shapes"][name]), number))
+            for number, name in enumerate(driven)
         }
         for layer, index in self.params:
             self._read("param", layer, index, {"layer": layer, "index": index})
@@ -330,7 +385,7 @@ class _Reading:
                 current |= dict.fromkeys(layer["tops"], bottoms[0])
                 continue
             is_input = layer["type"] == "Input" or layer["bottoms"] == [
-                f"{layer['tops'][0]}{GIVEN}"
+                f"{top}{GIVEN}" for top in layer["tops"]
             ]
             tops = []
             for name in layer["tops"]:

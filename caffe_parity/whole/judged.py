@@ -8,8 +8,10 @@ a run of the whole port hands on, stands beside it as what it inherits.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -17,6 +19,7 @@ from itertools import chain
 import numpy as np
 import torch
 
+from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import (
     GRADIENT,
     UNIT_ROUNDOFF,
@@ -32,25 +35,39 @@ from caffe_parity.contract import (
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.compare import as_float32, compare, fits, same_bits, wrong
 from caffe_parity.engine.explain import Failure, explain
+from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.fields import CLAMP, clamps, differences
+from caffe_parity.whole.fields import (
+    CLAMP,
+    OVERWRITTEN,
+    clamps,
+    differences,
+    is_overwritten,
+)
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
-from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of
+from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of, shaped
+from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.rivals import rivals
 from caffe_parity.whole.stacked import sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values
-from caffe_parity.whole.weights import Weights, weights_of
+from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 RESULT = "the port's result "
 """How what is said of a result begins."""
 
+BIASED = ("Convolution", "Deconvolution", "InnerProduct")
+"""The types of layers that add a bias for each channel."""
+
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
+
+LARGE = 1 << 21
+"""Numbers in a net from which on its parts are judged in several processes."""
 
 
 FAR = 1e-2
@@ -92,6 +109,21 @@ class Part:
     def random(self) -> list[str]:
         """The tops of its layers that draw random numbers in phase TRAIN."""
         return [step.tops[0] for step in self.steps if step.type in RANDOM]
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Parts that are judged together, since they share parameters, or no recipe of them is known.
+
+    Attributes:
+        parts: the parts.
+        recipes: of their tops; None where the port has to run as a whole.
+        params: the net's parameters that they take; what they are without recipes, all may be.
+    """
+
+    parts: tuple[Part, ...]
+    recipes: Mapping[str, Recipe] | None = None
+    params: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -141,8 +173,9 @@ class Comparison:
             BadRequest: the port raises.
         """
         sizes = [each.size for each in self.net.values.values()]
+        processes = useful() if sum(sizes) > LARGE else 1
         with one_thread(max(sizes, default=0)):
-            return self._judgements()
+            return self._judgements(processes)
 
     @cached_property
     def values(self) -> Tensors:
@@ -216,7 +249,7 @@ class Comparison:
     def unmatched(self) -> list[Step]:
         """The layers that no part computes, and that it may not do without."""
         known = {step.index for part in self.parts for step in part.steps}
-        left = [step for step in self.net.steps if step.index not in known]
+        left = [step for step in self.net.steps if step.index not in known and step.tops]
         return [step for step in left if step.name not in self.left_out]
 
     def by_itself(self) -> str:
@@ -256,7 +289,8 @@ class Comparison:
             words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
             found.append(Finding("result", words, str(key), "unknown"))
         computed = [name for name in self.net.losses if name in self.first.own]
-        if len(numbers) == 1 and computed:
+        itself = [key for key in numbers if named[key] == key]  # by the name of the blob
+        if len(numbers) == 1 and computed and not itself:
             found += self._total(numbers[0])
         return found
 
@@ -305,7 +339,7 @@ class Comparison:
         return {name: each.clone().requires_grad_(grad) for name, each in made.items()}
 
     def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
-        return self.weights.state(self.port.model, params, dtype)
+        return self.weights.state(of_port(self.port.model), params, dtype)
 
     def _run(
         self,
@@ -326,15 +360,109 @@ class Comparison:
         known = masks if masked else None
         return port.forced(layout, inputs, values, shapes, state, known, looking)
 
-    def _judgements(self) -> list[Judgement]:
-        expected, actual, ported = self._expected(), self._actual(), self._ported()
-        inherited = self._inherited(expected)
+    def _judgements(self, processes: int) -> list[Judgement]:
         random = self._random
-        found = []
+        found = {part: self._left_out(part) for part in self.parts if part in random}
+        units = self._units()
+        for judged in self._apart(units, processes):
+            found |= {each.part: each for each in judged}
+        rest = [part for part in self.parts if part not in found]
+        if rest:
+            found |= {each.part: each for each in self._judged(Unit(tuple(rest)))}
+        return [found[part] for part in self.parts]
+
+    def _units(self) -> list[Unit]:
+        """The parts that can be repeated alone; what shares parameters is together."""
+        together: list[tuple[set[str], list[Part]]] = []
         for part in self.parts:
-            if part in random:
-                found.append(self._left_out(part))
+            if part in self._random:
                 continue
+            used, same = set(part.params), [part]
+            for top in part.tops:
+                if top in self.first.recipes:
+                    used |= self._params_in(self.first.recipes[top])
+            for other in [each for each in together if each[0] & used]:
+                used, same = used | other[0], [*other[1], *same]
+                together.remove(other)
+            together.append((used, same))
+        known = self.first.recipes
+        units = []
+        for used, parts in together:
+            tops = [top for part in parts for top in part.tops]
+            if all(top in known for top in tops):
+                recipes = {top: known[top] for top in tops}
+                units.append(Unit(tuple(parts), recipes, frozenset(used)))
+        return units
+
+    def _held(self, name: str) -> tuple[str, ...]:
+        """The net's parameters that one of the port's is made of."""
+        found = self.weights.places.get(name)
+        return found.params if found else ()
+
+    def _params_in(self, recipe: Recipe) -> set[str]:
+        """The net's parameters that a recipe takes."""
+        names = {each.name for each in ingredients(recipe) if isinstance(each, State)}
+        return {param for name in names for param in self._held(name)}
+
+    def _apart(self, units: Sequence[Unit], processes: int) -> Iterator[list[Judgement]]:
+        """What is found of each unit that makes the same bits alone as in a run of the port."""
+
+        def work(number: int) -> tuple[list[Judgement], bytes]:
+            return self._judged_alone(units[number])
+
+        sizes = [sum(self._size(part) for part in unit.parts) for unit in units]
+        order = sorted(range(len(units)), key=lambda number: -sizes[number])
+        total, done = max(sum(sizes), 1), 0
+        self.whole_run  # noqa: B018  # before the process is copied
+        with contextlib.ExitStack() as stack:
+            if processes > 1:
+                stack.enter_context(one_thread(0))  # as in the copies: other threads, other bits
+            ported = self._ported()
+            digests = [self._digest(unit, ported) for unit in units]
+            del ported
+            if processes > 1:
+                answers = stack.enter_context(spread(work, order, processes))
+            else:
+                answers = ((number, work(number)) for number in order)
+            PROGRESS.part = 0.0
+            for count, (number, (judged, digest)) in enumerate(answers, 1):
+                done += sizes[number]
+                PROGRESS.part = done / total
+                PROGRESS.tell(f"judging parts, {count} of {len(units)}")
+                if digest == digests[number]:
+                    yield self._restored(units[number], judged)
+
+    def _size(self, part: Part) -> int:
+        """How many numbers a part takes and makes."""
+        of_values = sum(self.net.values[name].size for name in (*part.tops, *part.bottoms))
+        return of_values + sum(self.net.params[name].size for name in part.params)
+
+    def _restored(self, unit: Unit, judged: Sequence[Judgement]) -> list[Judgement]:
+        """Judgements that may have come from another process, of this one's parts."""
+        return [replace(each, part=part) for each, part in zip(judged, unit.parts, strict=True)]
+
+    def _judged_alone(self, unit: Unit) -> tuple[list[Judgement], bytes]:
+        """What is found of the parts of a unit, and a digest of what they make in float32."""
+        ported = self._run_in_float32(unit)
+        return self._judged(unit, ported), self._digest(unit, ported)
+
+    def _digest(self, unit: Unit, results: Mapping[str, Floating]) -> bytes:
+        """A digest of what the parts of a unit make."""
+        made = hashlib.blake2b()
+        for name in [name for part in unit.parts for name in self._tensors(part)]:
+            value = results.get(name)
+            if value is not None:
+                made.update(f"{name} {value.shape}".encode())
+                made.update(np.ascontiguousarray(value).data)
+        return made.digest()
+
+    def _judged(self, unit: Unit, ported: Mapping[str, Floating] | None = None) -> list[Judgement]:
+        """What is found of the parts of a unit; `ported` is what they make in float32."""
+        expected, actual = self._expected(unit), self._actual
+        ported = self._ported() if ported is None else ported
+        inherited = self._inherited(expected)
+        found = []
+        for part in unit.parts:
             names = [name for name in self._tensors(part) if name in expected.truth]
             own: dict[str, Agreement] = {}
             findings = []
@@ -344,6 +472,8 @@ class Comparison:
                     if value is None:
                         continue
                     agreement = compare(name, value, expected)
+                    if name in self._taken_out:
+                        agreement = replace(agreement, proves=True)
                     if side and not own[name].agrees:
                         continue
                     if not side or not agreement.agrees:
@@ -375,6 +505,25 @@ class Comparison:
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
 
     @cached_property
+    def _taken_out(self) -> frozenset[str]:
+        """The gradients of biases that are 0 but for rounding: a BatchNorm behind takes them out.
+
+        Caffe's, too, are what is left of a sum that cancels, and zeros are as right as these.
+        """
+        found = set()
+        for step in self.net.steps:
+            reader = next(
+                (each for each in self.net.steps if set(each.bottoms) & set(step.tops)), None
+            )
+            biased = step.type in BIASED and len(step.params) > 1
+            if biased and reader and reader.type == "BatchNorm":
+                made = np.moveaxis(self.net.values[reader.tops[0]], 1, 0)
+                means = made.reshape(len(made), -1).mean(1, dtype=np.float64)
+                if np.abs(means).max() < 1e-4:  # so it has taken the batch's own off
+                    found.add(GRADIENT + step.params[1])
+        return frozenset(found)
+
+    @cached_property
     def _random(self) -> set[Part]:
         if self.net.phase != "TRAIN":
             return set()
@@ -385,40 +534,92 @@ class Comparison:
         sent = [part.sent(each) for each in part.bottoms]
         return [*part.tops, *sent, *(GRADIENT + each for each in part.params)]
 
-    def _expected(self) -> Expected:
+    def _expected(self, unit: Unit) -> Expected:
         """What each part makes of Caffe's values, and how far float32 may be from that."""
-        port = self.port.in_precision(torch.float64)
-        values = {f"value {name}": each.double() for name, each in self.values.items()}
-        params = {f"param {name}": each.double() for name, each in self._params(False).items()}
-        fixed = {f"value {name}" for name in self.net.labels}
-        evaluate = partial(self._evaluated, port)
-        return expect(evaluate, {**values, **params}, fixed, self.net.running)
+        given = self._given(unit, torch.float64)
+        fixed = {f"value {name}" for name in self.net.fixed}
+        fixed |= {name for name in given if name.startswith("diff ")}
+        evaluate = partial(self._evaluated, unit, self._runner(unit, torch.float64))
+        return expect(evaluate, given, fixed & set(given), self.net.running)
 
-    def _evaluated(self, port: Port, given: Tensors) -> Tensors:
+    def _run_in_float32(self, unit: Unit) -> Mapping[str, Floating]:
+        """What each part makes of Caffe's values in float32."""
+        run = self._runner(unit, torch.float32)
+        found = self._evaluated(unit, run, self._given(unit, torch.float32))
+        return {name: each.numpy() for name, each in found.items()}
+
+    def _given(self, unit: Unit, dtype: torch.dtype) -> Tensors:
+        """What the parts of a unit are fed with: values, parameters and top diffs."""
+        names, params = set(self.net.values), set(self.net.params)
+        if unit.recipes is not None:
+            params = set(unit.params)
+            taken = (one for recipe in unit.recipes.values() for one in ingredients(recipe))
+            names = {each.name for each in taken if isinstance(each, Value)}
+            names |= {name for part in unit.parts for name in part.bottoms}
+        given = {f"value {name}": self.values[name] for name in self.values if name in names}
+        given |= {
+            f"param {name}": torch.from_numpy(each)
+            for name, each in self.net.params.items()
+            if name in params
+        }
+        given |= {
+            f"diff {top}": torch.from_numpy(self.net.diffs[top])
+            for part in unit.parts
+            for top in part.tops
+        }
+        return {name: each.to(dtype) for name, each in given.items()}
+
+    def _runner(self, unit: Unit, dtype: torch.dtype) -> Callable[[Tensors, Tensors], Tensors]:
+        """A function of values and parameters: what the unit's parts make, by value."""
+        if unit.recipes is None:
+            port = self.port.in_precision(dtype)
+            return lambda values, params: self._own(port, values, params)
+        recipes = unit.recipes
+        taken = (one for recipe in recipes.values() for one in ingredients(recipe))
+        own = of_port(self.port.model)
+        own = {each.name: own[each.name] for each in taken if isinstance(each, State)}
+
+        def run(values: Tensors, params: Tensors) -> Tensors:
+            state = self.weights.state(own, params, dtype)
+            done: dict[int, torch.Tensor] = {}
+            return {
+                top: shaped(followed(recipe, values, state, done), self.net.values[top].shape)
+                for top, recipe in recipes.items()
+            }
+
+        return run
+
+    def _own(self, port: Port, values: Tensors, params: Tensors) -> Tensors:
+        seen = self._run(port, values, params)
+        if seen.failed:
+            raise BadRequest(f"{seen.failed}; it must run in float64 as well, and in copies")
+        return seen.own
+
+    def _evaluated(
+        self, unit: Unit, run: Callable[[Tensors, Tensors], Tensors], given: Tensors
+    ) -> Tensors:
         """The tops of every part, and what it sends back."""
         leaves = {
             name: each.detach().clone().requires_grad_(each.is_floating_point())
             for name, each in given.items()
+            if not name.startswith("diff ")
         }
         values = {name[6:]: each for name, each in leaves.items() if name.startswith("value ")}
         params = {name[6:]: each for name, each in leaves.items() if name.startswith("param ")}
-        seen = self._run(port, values, params)
-        if seen.failed:
-            raise BadRequest(f"{seen.failed}; it must run in float64 as well, and in copies")
+        made_by_parts = run(values, params)
         results: Tensors = {}
-        random = self._random
         misshapen: set[Part] = set()
-        learned = [name for name in self.net.learned if name in self.weights.known]
+        learned = [
+            name for name in self.net.learned if name in self.weights.known and name in params
+        ]
         totals = {name: torch.zeros_like(params[name]) for name in learned}
-        for part in self.parts:
-            if part in random:
-                continue
+        for part in unit.parts:
             blobs = [values[name] for name in part.bottoms]
             sent = [torch.zeros_like(each) for each in blobs]
             for top in part.tops:
-                made = seen.own[top]
+                made = made_by_parts[top]
                 results[top] = made.detach().clone()
-                weight = torch.from_numpy(self.net.diffs[top])
+                weight = given[f"diff {top}"]
                 if weight.numel() != made.numel():  # which is said of the forward
                     misshapen.add(part)
                     continue
@@ -431,7 +632,7 @@ class Comparison:
             for name, grad in zip(part.bottoms, sent, strict=True):
                 if part.sent(name) in self._sent:
                     results[part.sent(name)] = grad
-        judged = [part for part in self.parts if part not in random | misshapen]
+        judged = [part for part in unit.parts if part not in misshapen]
         own = {name for part in judged for name in part.params}
         results |= {GRADIENT + name: each for name, each in totals.items() if name in own}
         return results
@@ -451,22 +652,21 @@ class Comparison:
                 known = [each for each in pieces if each is not None]
                 nothing = np.zeros(self.net.values[name].shape, np.float64)  # propagate_down: false
                 total = sum(known, start=nothing).astype(np.float32)
-                if name not in self.net.labels:
+                if name not in self.net.constant:
                     found[part.sent(name)] = total
         return found
 
+    @cached_property
     def _actual(self) -> Mapping[str, Floating]:
         """What Caffe computed, under the keys of `_evaluated`."""
         found: dict[str, Floating] = {**self.net.values, **self._sent}
         return {**found, **{GRADIENT + name: each for name, each in self.net.param_diffs.items()}}
 
     def _ported(self) -> Mapping[str, Floating]:
-        """The same of the port in float32."""
+        """The same of the port in float32, as it runs as a whole."""
         PROGRESS.tell("running the port, part by part")
-        given = {f"value {name}": each for name, each in self.values.items()}
-        given |= {f"param {name}": each for name, each in self._params(False).items()}
-        found = self._evaluated(self.port.in_precision(torch.float32), given)
-        return {name: each.numpy() for name, each in found.items()}
+        parts = tuple(part for part in self.parts if part not in self._random)
+        return self._run_in_float32(Unit(parts))
 
     @cached_property
     def whole_run(self) -> Mapping[str, Array32]:
@@ -590,6 +790,8 @@ class Comparison:
             found = explain(failure)
             words, cause = found.words + self._gates(part, name, value, expected), found.code
         said = [words, *(CLAMP for step in part.steps if clamps(step, self.net)), *settings]
+        if _code(name) == "backward":
+            said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
         return Finding(_code(name), side + "; ".join(said), name, cause)
 
     def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
@@ -608,8 +810,7 @@ class Comparison:
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
         """What the part would make without its bias."""
         step = part.steps[-1]
-        biased = step.type in ("Convolution", "Deconvolution", "InnerProduct")
-        if not biased or len(step.params) < 2 or name not in step.tops:
+        if step.type not in BIASED or len(step.params) < 2 or name not in step.tops:
             return
         value = self.net.values[name].astype(np.float64)
         bias = self.net.params[step.params[1]].astype(np.float64)
@@ -654,6 +855,7 @@ def comparison(
     phase: str,
     asked: Mapping[str, str],
     left_out: frozenset[str] = frozenset(),
+    given: Mapping[str, Array32] | None = None,
     drawn: bool = True,
 ) -> Comparison:
     """A net, run in Caffe, beside a port whose modules are matched to its layers.
@@ -665,6 +867,7 @@ def comparison(
         phase: "TRAIN" or "TEST", which is the port's mode as well.
         asked: layer -> module, where the names do not say it.
         left_out: the layers that the port does without.
+        given: parameters and diffs in place of the net's own, as `golden` takes them.
         drawn: whether statistics that nothing gives are drawn, or stay 0.
 
     Raises:
@@ -672,7 +875,9 @@ def comparison(
         BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
         NoCaffe, InstallError: there is no Caffe.
     """
-    made = golden(net, case, phase, drawn)
+    made = golden(net, case, phase, given, drawn)
+    if sum(each.size for each in made.values.values()) > LARGE:
+        SESSION.close()  # its memory is as large
     port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
     found = _matched(made, port, asked, left_out)
     batches = found.batches

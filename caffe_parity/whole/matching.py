@@ -89,12 +89,12 @@ def match(
         if step.name in asked:
             pair(step, asked[step.name], "--map")
     names = dict.fromkeys(call.module for call in calls)
-    for wanted in (_plain, _last):  # the whole name before its last part
+    for wanted in (plain, _last):  # the whole name before its last part
         known: dict[str, list[str]] = {}
         for name in names:
             known.setdefault(wanted(name), []).append(name)
         for step in net.steps:
-            same = known.get(_plain(step.name), [])
+            same = known.get(plain(step.name), [])
             if len(same) == 1 and step.name not in asked:
                 pair(step, same[0], "name")
     for step, computed in told:
@@ -156,12 +156,13 @@ def must_be_there(
             )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A layer's name as a module may have it."""
     return re.sub(r"[^0-9a-z]", "_", name.lower())
 
 
 def _last(name: str) -> str:
-    return _plain(name.rpartition(".")[2])
+    return plain(name.rpartition(".")[2])
 
 
 def fits(net: Golden, step: Step, module: torch.nn.Module) -> bool:

@@ -25,6 +25,7 @@ from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
+from caffe_parity.whole.recipe import Recipe, Recorder
 
 Tensors = dict[str, torch.Tensor]
 
@@ -108,6 +109,7 @@ class Seen:
         ops: the operations between modules whose results the calls took, as in `Layout`.
         results: what the port returned, by name, or by number.
         named: which value of the net each result is; "" for none.
+        recipes: how the port makes each of them of others, where that can be repeated.
         failed: what the port raised; None where it came to its end.
         numbers: the operations that made a number each, in order.
         lengths: of what each call was given first, along the batch.
@@ -123,6 +125,7 @@ class Seen:
     ops: dict[int, Made] = field(default_factory=dict)
     results: dict[str | int, torch.Tensor] = field(default_factory=dict)
     named: dict[str | int, str] = field(default_factory=dict)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
     failed: BadRequest | None = None
     numbers: list[Number] = field(default_factory=list)
     lengths: dict[Call, int] = field(default_factory=dict)
@@ -247,13 +250,16 @@ class Port:
             """Caffe's value; a copy of its own, since the port may work on it in place."""
             if values is None:
                 return like
-            made = _like(values[value], like.shape).to(like.dtype).clone()
+            made = shaped(values[value], like.shape).to(like.dtype).clone()
             given.put(made, value)
             return made
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
-            own = _like(made, shapes[value])
+            own = shaped(made, shapes[value])
             seen.own[value] = own.clone() if values is None else own  # the port may write into it
+            recipe = ops.recorder.of(made)
+            if recipe:
+                seen.recipes[value] = recipe
             raw.put(made, value)
             if values is None:
                 given.put(made, value)
@@ -272,7 +278,8 @@ class Port:
                 return tensor
             if value in seen.own and _equal(tensor, seen.own[value]):
                 return known(value, tensor)
-            seen.wired.append((what, given.name(tensor), value))
+            came = given.name(tensor) or _as_an_image(tensor, values[value], value)
+            seen.wired.append((what, came, value))
             return known(value, tensor)
 
         def mask_for(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -289,7 +296,7 @@ class Port:
                     return known[top].reshape(tensor.shape)
             return None
 
-        ops = _Operations(layout.ops, placed, mask_for, given.name)
+        ops = _Operations(layout.ops, placed, mask_for, given.name, Recorder(given.name, state))
         seen.numbers = ops.numbers
 
         def before(name: str, args: Any) -> Any:
@@ -357,8 +364,10 @@ class _Operations(TorchFunctionMode):
         placed: Callable[[str, torch.Tensor], torch.Tensor],
         mask_for: Callable[[torch.Tensor], torch.Tensor | None],
         name_of: Callable[[torch.Tensor], str],
+        recorder: Recorder,
     ) -> None:
         super().__init__()
+        self.recorder = recorder
         self._name_of = name_of
         self.numbers: list[Number] = []
         self._behind: dict[int, frozenset[str]] = {}  # of the tensors in `_kept`
@@ -371,11 +380,13 @@ class _Operations(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.dropout and not self._paused:
-            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
         if self._paused:
-            return result
+            return func(*args, **(kwargs or {}))
+        if func is functional.dropout:
+            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
+        made = self.recorder.before(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        self.recorder.after(made, result)
         name = getattr(func, "__name__", "")
         if not self._at:
             self._follow(name, result, args, kwargs or {})
@@ -465,6 +476,25 @@ def _same_order(tensor: torch.Tensor, base: torch.Tensor) -> bool:
     return tensor.numel() == base.numel() and tensor.is_contiguous() and base.is_contiguous()
 
 
+def _as_an_image(tensor: torch.Tensor, value: torch.Tensor, name: str) -> str:
+    """What was done to an image in another way than for Caffe, in words; "" for something else."""
+    if tensor.numel() != value.numel() or value.dim() != 4 or value.shape[1] not in (1, 3):
+        return ""
+    made, own = tensor.detach().reshape(value.shape).double(), value.detach().double()
+    for order, words in ((own, ""), (own.flip(1), " with its channels reversed (RGB for BGR)")):
+        near = 2.0**-20 * float(order.abs().max())
+        if torch.equal(made, order):
+            return f"{name}{words}"
+        offset = (made - order).mean((0, 2, 3), keepdim=True)
+        if torch.all((made - order - offset).abs() <= near):
+            added = ", ".join(f"{float(each):.6g}" for each in offset.flatten())
+            return f"{name}{words} and {added} added (the mean?)"
+        factor = (made * order).sum() / (order * order).sum()
+        if torch.all((made - factor * order).abs() <= abs(factor) * near):
+            return f"{name}{words} times {float(factor):.6g} (the scale?)"
+    return ""
+
+
 def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether a tensor holds a value of the net, in whatever shape."""
     same = tensor.numel() == value.numel()
@@ -523,7 +553,7 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
     ]
     if named and set(needed) <= set(named):
         return named
-    if not named and 0 < len(needed) <= len(inputs):
+    if len(needed) == len(inputs) or (not named and 0 < len(needed) <= len(inputs)):
         return tuple(inputs[: len(needed)])
     raise BadRequest(
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "
@@ -551,7 +581,7 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _like(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+def shaped(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
     """A tensor in another shape, if that is the same but for axes of 1, or for what is flat."""
     one, other = tuple(tensor.shape), tuple(shape)
     fits = tensor.numel() == math.prod(other) and (alike(one, other) or one[:1] == other[:1])

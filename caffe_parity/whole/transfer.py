@@ -13,6 +13,7 @@ from caffe_parity.engine.compare import same_bits
 from caffe_parity.whole.judged import Comparison
 from caffe_parity.whole.layouts import AS_IT_IS, NOTHING
 from caffe_parity.whole.port import Tensors
+from caffe_parity.whole.weights import of_port
 
 
 def missing(compared: Comparison) -> list[str]:
@@ -70,7 +71,7 @@ def state_dict(compared: Comparison, model: torch.nn.Module) -> Tensors:
         BadRequest: it holds what is no tensor.
     """
     params = {name: torch.from_numpy(each) for name, each in compared.net.params.items()}
-    made = compared.weights.state(model, params, torch.float32)
+    made = compared.weights.state(of_port(model), params, torch.float32)
     names = {id(each): name for name, each in _tensors(model).items()}
     found: Tensors = {}
     for key, value in model.state_dict(keep_vars=True).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -26,25 +27,31 @@ class Weights:
     places: Mapping[str, Held]
     findings: tuple[Finding, ...]
 
-    @property
+    @cached_property
     def known(self) -> set[str]:
         """The net's parameters that are in the port."""
         return {name for each in self.places.values() for name in each.params}
 
-    def state(self, model: torch.nn.Module, params: Tensors, dtype: torch.dtype) -> Tensors:
+    def state(
+        self,
+        own: Mapping[str, torch.Tensor],
+        params: Tensors,
+        dtype: torch.dtype,
+    ) -> Tensors:
         """A port's parameters and buffers with the net's in their places.
 
         Args:
-            model: the port.
+            own: the port's, by name, as `of_port` gives them.
             params: the net's, by name; gradients flow to them.
             dtype: the precision of what stays the port's own.
         """
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         made = {
             name: each.detach().to(dtype) if each.is_floating_point() else each.clone()
             for name, each in own.items()
         }
         for name, each in self.places.items():
+            if name not in own:
+                continue
             if not each.params:
                 made[name] = torch.zeros_like(made[name])
                 continue
@@ -53,6 +60,11 @@ class Weights:
                 value = value.detach().clone()
             made[name] = value.reshape(own[name].shape)
         return made
+
+
+def of_port(model: torch.nn.Module) -> Tensors:
+    """A port's parameters and buffers."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def weights_of(

@@ -294,10 +294,12 @@ class Worker:
         return {
             "inputs": inputs,
             "unshaped": unshaped,
+            "transforms": transforms(message("NetParameter", text, "net"), phase),
             "losses": list(weights_of(proto)),
             "weights": weights_of(proto),
             "phase": "TEST" if in_test(proto) else "TRAIN",
             "undriven": sorted(undriven(proto)),
+            "no_backward": sorted(no_backward(proto)),
             "indicators": [
                 layer.bottom[1]
                 for layer in proto.layer
@@ -320,8 +322,8 @@ class Worker:
             "modules": [each.python_param.module for each in proto.layer if each.type == "Python"],
         }
 
-    def op_messages(self, text):
-        proto = message("NetParameter", text, "net")
+    def op_messages(self, text, fed=(), phase=None):
+        proto = parsed(text, fed, phase=phase) if phase else message("NetParameter", text, "net")
         if proto.layers:
             upgrade(proto)
         return {"layers": [as_data(layer) for layer in proto.layer]}
@@ -330,8 +332,33 @@ class Worker:
         from caffe.proto import caffe_pb2
 
         found = {}
-        add_fields(caffe_pb2.LayerParameter.DESCRIPTOR, found)
+        for each in (caffe_pb2.NetParameter, caffe_pb2.LayerParameter):
+            add_fields(each.DESCRIPTOR, found)
         return {"messages": found}
+
+    def op_mean(self, file):
+        from caffe.proto import caffe_pb2
+
+        blob = caffe_pb2.BlobProto()
+        with open(file, "rb") as opened:
+            blob.ParseFromString(opened.read())
+        return {"array": self.arrays.write(self.caffe.io.blobproto_to_array(blob)[0])}
+
+    def op_alone(self, text, fed, phase, names, shapes):
+        proto = parsed(text, fed, {}, phase)
+        kept = [layer for layer in proto.layer if layer.name in names]
+        made = {top for layer in kept for top in layer.top}
+        inputs = []
+        for layer in kept:
+            inputs += [name for name in layer.bottom if name not in made or name in layer.top]
+        inputs = list(dict.fromkeys(inputs))
+        alone = type(proto)(name=", ".join(names))
+        for name, shape in zip(inputs, shapes):
+            layer = alone.layer.add(name=name, type="Input", top=[name])
+            layer.input_param.shape.add(dim=shape)
+        for layer in kept:
+            alone.layer.add().CopyFrom(layer)
+        return {"text": printed(alone), "inputs": inputs}
 
     def op_plain(self, text, schema):
         if schema not in self.schemas:
@@ -849,6 +876,21 @@ def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
     return proto
 
 
+def transforms(proto, phase):
+    """What data layers do with images, by their first top: those of the phase come last."""
+    found = {}
+    layers = [each for each in list(proto.layer) + list(proto.layers) if each.top]
+    for layer in sorted(layers, key=lambda each: included(each, proto.state, phase)):
+        said = layer.transform_param
+        if layer.HasField("transform_param"):
+            found[layer.top[0]] = {
+                "mean_value": list(said.mean_value),
+                "mean_file": said.mean_file,
+                "scale": said.scale,
+            }
+    return found
+
+
 PHASES = ("TRAIN", "TEST")
 """In the order of caffe.proto's enum."""
 
@@ -1064,7 +1106,7 @@ def edited(proto, edits):
     for name, target in edits.get("same", {}).items():
         merge_input(proto, name, target)
     if edits.get("outputs_as_losses"):
-        give_outputs_weight(proto)
+        give_outputs_weight(proto, edits.get("drive_below"))
     losses = loss_layers(proto)
     if not losses:
         raise NetError(
@@ -1110,17 +1152,28 @@ def undriven(proto):
 
     Where there are no others, whoever wants a gradient of them is to be told.
     """
-    found = set(outputs(proto))
-    without = {top for each in proto.layer if each.type in NO_BACKWARD for top in each.top} & found
+    found, without = set(outputs(proto)), no_backward(proto)
     return without if found - without else set()
 
 
-def give_outputs_weight(proto):
-    """Makes the outputs of a net without a loss its losses: Caffe prunes the backward otherwise."""
+def no_backward(proto):
+    """The outputs of layers that have no backward."""
+    made = {top for each in proto.layer if each.type in NO_BACKWARD for top in each.top}
+    return made & set(outputs(proto))
+
+
+def give_outputs_weight(proto, below):
+    """Makes the outputs of a net without a loss its losses: Caffe prunes the backward otherwise.
+
+    Where all are of layers that have no backward, `below` makes losses of what these read.
+    """
     if weights_of(proto):
         return
     wanted = set(outputs(proto)) - undriven(proto)
     kept = []
+    if below and wanted <= no_backward(proto):
+        readers = [each for each in proto.layer if wanted & set(each.top)]
+        kept, wanted = sorted({each.bottom[0] for each in readers}), set()
     for layer in reversed(proto.layer):  # of in-place layers the last one makes the output
         if wanted & set(layer.top):
             if layer.type == "Python":  # it may shape its top when it runs, and Caffe would abort

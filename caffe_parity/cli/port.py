@@ -1,0 +1,133 @@
+"""Writes a net of Caffe's as one file of plain PyTorch, and proves it against a real Caffe.
+
+NET is a .prototxt file. The file has a module for each layer, under the layer's name, and imports
+torch alone; its parameters lie beside it as .safetensors. Then each layer is compared, forward and
+backward, in both phases, as `parity net` does it. A certificate (.parity.json) says what was proved
+of which files; `parity net --verify` sees whether they are still those. A layer that has no
+counterpart is a hole, named and never left out: --layer fills it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caffe_parity.cli import path
+from caffe_parity.cli.net import add_common, carried, request_of, selection
+from caffe_parity.contract import BadRequest, Finding
+from caffe_parity.progress import PROGRESS
+from caffe_parity.report.record import Record, Report
+from caffe_parity.terminal import say
+
+if TYPE_CHECKING:
+    from caffe_parity.whole.ported import Ported
+
+EPILOG = (
+    "exit status: 0 proved, 1 the port disagrees with Caffe, 2 unproven: a hole, or it could not "
+    "be carried out"
+)
+
+EXAMPLES = """\
+  parity port my_model.prototxt -o my_net.py
+  parity port my_model.prototxt --weights my.caffemodel -o my_net.py
+  parity port train_val.prototxt --bottom data=2,3,227,227 --bottom label=2 -o my_net.py
+  parity port my_model.prototxt --layer Python=my_layers.py:MyLayer -o my_net.py
+  parity net --verify my_net.parity.json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `parity port`."""
+    parser.add_argument("net", metavar="NET", help="a .prototxt file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE.py",
+        type=path,
+        help="the file to write; FILE.safetensors and FILE.parity.json beside it",
+    )
+    parser.add_argument(
+        "--layer",
+        action="append",
+        default=[],
+        type=_filling,
+        metavar="TYPE=FILE.py:OBJECT",
+        help="an nn.Module's class, or a function, for layers of a type or of a name",
+    )
+    add_common(parser)
+
+
+def _filling(text: str) -> tuple[str, str]:
+    layer, equals, spec = text.partition("=")
+    file, colon, name = spec.rpartition(":")
+    if not all((layer, equals, file, colon, name)) or not file.endswith(".py"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected TYPE=FILE.py:OBJECT")
+    return layer, spec
+
+
+def carried_out(options: argparse.Namespace) -> int:
+    """Writes and proves a port; returns the exit status.
+
+    Raises:
+        ParityError, OSError: it cannot be carried out.
+    """
+    if options.output.suffix != ".py" or not options.output.stem.isidentifier():
+        raise BadRequest(
+            f"-o {options.output}: expected the name of a Python module, such as my_net.py"
+        )
+    return carried(options, f"porting {options.net} to {options.output}", _ported)
+
+
+def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
+    """The report, and what it comes to."""
+    from caffe_parity.report.environment import environment
+    from caffe_parity.whole import show
+    from caffe_parity.whole.certificate import certify, may_be_written
+    from caffe_parity.whole.ported import ported
+
+    may_be_written(options.output)
+    began = time.perf_counter()
+    request = request_of(options)
+    with PROGRESS.shown():
+        port = ported(request, dict(options.layer), options.output, scratch)
+    say(_about(port))
+    records = [_hole(request.net, name, words) for name, words in port.holes.items()]
+    if not port.holes:
+        for phase in port.phases:
+            start = time.perf_counter()
+            with PROGRESS.shown():
+                PROGRESS.place = f"phase {phase}"
+                compared = port.compared(phase)
+                found = compared.judgements()
+            say(show.lines(compared, found))
+            records += show.records(request.net, compared, found, time.perf_counter() - start)
+            records += port.further(compared)
+    chosen = {**selection(options), "output": str(options.output)}
+    report = Report("port", environment(), chosen, records)
+    words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
+    certify(options, port, report, words)
+    return report, words
+
+
+def _about(port: Ported) -> list[str]:
+    """What was written, on which inputs it is compared, and what is missing."""
+    said = [f"wrote {port.file}, {port.weights_file.name}"]
+    said += [f"  {line}" for line in port.told]
+    return said + [f"hole: {words}" for words in port.holes.values()]
+
+
+def _hole(net: str, name: str, words: str) -> Record:
+    return Record(net, "", name, "unproven", f"a hole: {words}", [Finding("hole", words, name)])
+
+
+def _verdict(port: Ported, report: Report, words: str) -> str:
+    """The last line: proved, or what is not."""
+    if port.holes:
+        names = ", ".join(port.holes)
+        return f"not proved: {len(port.holes)} without a counterpart: {names}; --layer fills them"
+    if report.status:
+        return f"not proved: {words}"
+    return f"proved{words.removeprefix('agrees')}"

@@ -1,0 +1,185 @@
+"""Reads a prototxt as it stands: also what the caffe.proto of this Caffe does not know of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from caffe_parity.contract import BadRequest
+from caffe_parity.ports.catalogue import Fields
+
+
+@dataclass
+class Entry:
+    """A field: its name, and its value as it is written, or the fields of a message."""
+
+    name: str
+    value: str | list[Entry]
+
+    @property
+    def fields(self) -> list[Entry]:
+        """Those of a message; none of a plain value."""
+        return self.value if isinstance(self.value, list) else []
+
+    def said(self, name: str) -> str:
+        """The last plain value of a field of this message, without quotes; "" where it is not."""
+        found = [each.value for each in self.fields if each.name == name]
+        return found[-1].strip("\"'") if found and isinstance(found[-1], str) else ""
+
+    def __str__(self) -> str:
+        if isinstance(self.value, str):
+            return f"{self.name}: {self.value}"
+        return f"{self.name} {{ {' '.join(map(str, self.value))} }}"
+
+
+_TOKEN = re.compile(
+    r"""\s+|\#[^\n]*|(?P<token>(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|[{}<>:;,\[\]]|"""
+    r"""[^\s{}<>:;,\[\]"'\#]+)"""
+)
+_MARKS = "{}<>:;,[]"
+
+
+def entries(text: str) -> list[Entry]:
+    """The fields of a prototxt.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    tokens = [each["token"] for each in _TOKEN.finditer(text) if each["token"]]
+    found, rest = _message(tokens, 0)
+    if rest > len(tokens):
+        raise BadRequest("not a valid net prototxt: it ends within a message")
+    if rest != len(tokens):
+        raise BadRequest(f"not a valid net prototxt: {tokens[rest]!r} closes nothing")
+    return found
+
+
+def _message(tokens: Sequence[str], at: int) -> tuple[list[Entry], int]:
+    found: list[Entry] = []
+    while at < len(tokens) and tokens[at] not in "}>":
+        if tokens[at] in ";,":
+            at += 1
+            continue
+        name, at = tokens[at], at + 1
+        colon = tokens[at : at + 1] == [":"]
+        at += colon
+        if tokens[at : at + 1] in (["{"], ["<"]):
+            inner, at = _message(tokens, at + 1)
+            found.append(Entry(name, inner))
+            at = at + 1 if at < len(tokens) else len(tokens) + 1
+        elif tokens[at : at + 1] == ["["]:
+            end = tokens.index("]", at) if "]" in tokens[at:] else len(tokens)
+            found += [Entry(name, each) for each in tokens[at + 1 : end] if each != ","]
+            at = end + 1
+        elif colon and at < len(tokens) and tokens[at] not in _MARKS:
+            value, at = tokens[at], at + 1
+            while value[0] in "\"'" and at < len(tokens) and tokens[at][0] in "\"'":
+                value, at = f"{value} {tokens[at]}", at + 1
+            found.append(Entry(name, value))
+        else:
+            raise BadRequest(f"not a valid net prototxt: a value is expected behind {name!r}")
+    return found, at
+
+
+ENGINE = "engine"
+"""The field that chooses how a layer computes, and not what: a Caffe without cuDNN aborts on it."""
+
+DATA = re.compile(r"(?:.*Data|DATA|.*_DATA)$")
+"""The types of layers that become inputs, of which nothing else is looked at."""
+
+
+@dataclass
+class Unknown:
+    """What of a net this Caffe does not know.
+
+    Attributes:
+        text: the net without it; a layer of an unknown V1 type has the type NONE there.
+        holes: by name of a layer, why this Caffe has nothing of that kind.
+        types: by name, the types of layers that have another one in the text.
+        about: by name, what each layer says of itself beside its bottoms and tops.
+    """
+
+    text: str = ""
+    holes: dict[str, str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+
+def unknown(
+    text: str, messages: Mapping[str, Fields], types: Sequence[str], python: str
+) -> Unknown:
+    """What this Caffe does not know of a net.
+
+    Args:
+        text: the net's.
+        messages: the fields of every message.
+        types: the layer types that are registered.
+        python: why it has no Python layers; "" where it has.
+
+    Raises:
+        BadRequest: it is no prototxt.
+    """
+    found = Unknown()
+    net = entries(text)
+    for layer in net:
+        if layer.name not in ("layer", "layers") or not isinstance(layer.value, list):
+            continue
+        name, kind = layer.said("name"), layer.said("type")
+        if not kind:
+            raise BadRequest(f"the layer {name!r} has no type")
+        found.about[name] = " ".join(str(each) for each in layer.value if each.name not in COMMON)
+        old = layer.name == "layers"
+        about = messages["V1LayerParameter" if old else "LayerParameter"]
+        odd = [*_odd(layer.value, about, messages, "")]
+        if old and kind not in about["type"]["values"]:
+            found.types[name] = kind
+            layer.value = [each for each in layer.value if each.name != "type"]
+            layer.value.append(Entry("type", "NONE"))
+        if (old and name in found.types) or (not old and kind not in types):
+            found.holes[name] = "this Caffe has no layer of that type"
+        elif python and kind in ("Python", "PYTHON"):
+            found.holes[name] = python
+        elif odd and not DATA.match(kind):
+            said = ", ".join(odd)
+            found.holes[name] = f"this Caffe's layer has no {said}"
+    found.text = "\n".join(map(str, net))
+    return found
+
+
+COMMON = (
+    *("name", "type", "bottom", "top", "include", "exclude", "param", "loss_weight"),
+    *("propagate_down", "phase", "blobs_lr", "weight_decay", "engine"),
+)
+"""The fields that a layer of any type has."""
+
+
+def _odd(
+    said: list[Entry], about: Fields, messages: Mapping[str, Fields], path: str
+) -> Iterator[str]:
+    """The fields that are none, as `pooling_param.ceil`; they are taken out."""
+    for each in [*said]:
+        place = f"{path}{each.name}"
+        known = about.get(each.name)
+        if each.name == ENGINE:
+            said.remove(each)
+        elif known is None:
+            said.remove(each)
+            yield place
+        elif isinstance(each.value, list):
+            yield from _odd(each.value, messages.get(known["type"], {}), messages, f"{place}.")
+        elif known["values"] and each.value not in known["values"] and place != "type":
+            if each.value.lstrip("-").isdigit():
+                continue
+            said.remove(each)
+            yield f"{place}: {each.value}"
+
+
+def without(text: str, names: set[str]) -> str:
+    """A net without the layers of these names."""
+    kept = (
+        each
+        for each in entries(text)
+        if each.name not in ("layer", "layers") or each.said("name") not in names
+    )
+    return "\n".join(map(str, kept))

@@ -1,0 +1,154 @@
+"""How a port makes one value from others: the operations in between, to be run again without it.
+
+A port that runs tells PyTorch's own dispatch what it does. What it does between two places whose
+values are known is taken down, and can be repeated alone, in another precision, on other numbers.
+What may not be the same the next time is not taken down: a number that went through Python, a
+precision that is named, what runs without gradients. Whoever repeats a recipe holds its result
+against the port's, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map
+
+from caffe_parity.contract import Shape
+
+Tensors = Mapping[str, torch.Tensor]
+
+LEAKS = frozenset(
+    """
+    item tolist numpy __array__ __bool__ __complex__ __float__ __index__ __int__ __set__ allclose
+    equal is_nonzero
+    """.split()  # noqa: SIM905
+)
+"""Operations after which the numbers of a run may be in the port's own Python, or the reverse."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value of the net, in the shape in which the port has it."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A parameter or buffer of the port."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What an operation gives; `args` and `kwargs` have recipes where it had tensors.
+
+    Attributes:
+        pick: which of several results it is; None for the only one.
+    """
+
+    func: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    pick: int | None = None
+
+
+Recipe = Value | State | Made
+
+
+class Recorder:
+    """Takes down what makes each tensor of a run.
+
+    Args:
+        named: the value of the net that a tensor is, or "".
+        state: the port's parameters and buffers.
+    """
+
+    def __init__(self, named: Callable[[torch.Tensor], str], state: Tensors) -> None:
+        self._named = named
+        self._state = {id(each): name for name, each in state.items()}
+        self._made: dict[int, tuple[torch.Tensor, int, Recipe]] = {}  # keeps them: ids are theirs
+        self._leaked = False
+
+    def of(self, tensor: torch.Tensor) -> Recipe | None:
+        """What makes a tensor; None where that is not known."""
+        if self._leaked:
+            return None
+        name = self._named(tensor)
+        if name:
+            return Value(name, tuple(tensor.shape))
+        if id(tensor) in self._state:
+            return State(self._state[id(tensor)])
+        found = self._made.get(id(tensor))
+        return found[2] if found and found[1] == tensor._version else None
+
+    def before(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Made | None:
+        """An operation that is about to run."""
+        if getattr(func, "__name__", "") in LEAKS or not torch.is_grad_enabled():
+            self._leaked = True
+        if self._leaked or torch.is_autocast_enabled("cpu"):
+            return None
+        leaves, _ = tree_flatten((args, kwargs))
+        if any(isinstance(each, torch.dtype) for each in leaves):
+            return None
+        made = tree_map(
+            lambda each: (self.of(each) or _UNKNOWN) if isinstance(each, torch.Tensor) else each,
+            (args, kwargs),
+        )
+        if any(each is _UNKNOWN for each in tree_flatten(made)[0]):
+            return None
+        return Made(func, *made)
+
+    def after(self, made: Made | None, result: Any) -> None:
+        """What it has given."""
+        several = type(result) in (tuple, list)
+        for number, each in enumerate(result if several else [result]):
+            if not isinstance(each, torch.Tensor):
+                continue
+            self._made.pop(id(each), None)
+            if made is not None:
+                recipe = Made(made.func, made.args, made.kwargs, number if several else None)
+                self._made[id(each)] = each, each._version, recipe
+
+
+_UNKNOWN = object()
+
+
+def followed(
+    recipe: Recipe, values: Tensors, state: Tensors, done: dict[int, torch.Tensor]
+) -> torch.Tensor:
+    """The tensor that a recipe makes.
+
+    Args:
+        recipe: the recipe.
+        values: the net's; an operation may work on a copy of them in place.
+        state: the port's parameters and buffers.
+        done: what was made before, by recipe; what is made here is put there.
+    """
+
+    def tensor(each: Any) -> Any:
+        return followed(each, values, state, done) if isinstance(each, Recipe) else each
+
+    if id(recipe) not in done:
+        if isinstance(recipe, Value):
+            return values[recipe.name].reshape(recipe.shape).clone()
+        if isinstance(recipe, State):
+            return state[recipe.name]
+        result = recipe.func(*tree_map(tensor, recipe.args), **tree_map(tensor, recipe.kwargs))
+        done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
+    return done[id(recipe)]
+
+
+def ingredients(recipe: Recipe) -> Iterator[Value | State]:
+    """The values and the state that a recipe takes."""
+    if not isinstance(recipe, Made):
+        yield recipe
+        return
+    for each in tree_flatten((recipe.args, recipe.kwargs))[0]:
+        if isinstance(each, Recipe):
+            yield from ingredients(each)

@@ -1,0 +1,226 @@
+"""Nets of the shapes that people have published, from 2014 to 2018, at sizes of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tests.net_text import input_layer
+
+
+def layer(name: str, kind: str, bottoms: str, tops: str, rest: str = "") -> str:
+    """A layer, its blobs separated by spaces."""
+    blobs = [f'bottom: "{each}"' for each in bottoms.split()]
+    blobs += [f'top: "{each}"' for each in tops.split()]
+    return f'layer {{ name: "{name}" type: "{kind}" {" ".join(blobs)} {rest} }}\n'
+
+
+FILLED = 'weight_filler { type: "xavier" } bias_filler { type: "uniform" max: 0.3 }'
+
+
+def conv(bottom: str, top: str, outputs: int, said: str, more: str = "") -> str:
+    """A Convolution that is named as its top."""
+    said = f"convolution_param {{ num_output: {outputs} {said} {FILLED} }} {more}"
+    return layer(top, "Convolution", bottom, top, said)
+
+
+def relu(blob: str) -> str:
+    """A ReLU in place."""
+    return layer(f"{blob}_relu", "ReLU", blob, blob)
+
+
+def norm(blob: str, said: str = "") -> str:
+    """A BatchNorm and a Scale, both in place."""
+    return layer(f"{blob}_bn", "BatchNorm", blob, blob, f"batch_norm_param {{ {said} }}") + layer(
+        f"{blob}_scale", "Scale", blob, blob, "scale_param { bias_term: true }"
+    )
+
+
+def pool(bottom: str, top: str, said: str) -> str:
+    """A Pooling that is named as its top."""
+    return layer(top, "Pooling", bottom, top, f"pooling_param {{ {said} }}")
+
+
+def inner(bottom: str, top: str, outputs: int, said: str = "", more: str = "") -> str:
+    """An InnerProduct that is named as its top."""
+    said = f"inner_product_param {{ num_output: {outputs} {said} {FILLED} }} {more}"
+    return layer(top, "InnerProduct", bottom, top, said)
+
+
+def dropout(blob: str) -> str:
+    """A Dropout in place."""
+    return layer(f"{blob}_drop", "Dropout", blob, blob, "dropout_param { dropout_ratio: 0.4 }")
+
+
+def data(crop: int) -> str:
+    """A data layer for each phase, with batches of their own."""
+    return "".join(
+        layer(
+            "data",
+            "Data",
+            "",
+            "data label",
+            f"include {{ phase: {phase} }} transform_param {{ crop_size: {crop} mirror: true }} "
+            f'data_param {{ source: "lmdb" batch_size: {batch} backend: LMDB }}',
+        )
+        for phase, batch in (("TRAIN", 32), ("TEST", 10))
+    )
+
+
+def ends(scores: str) -> str:
+    """Loss and, in phase TEST, accuracy."""
+    both = f"{scores} label"
+    return layer("loss", "SoftmaxWithLoss", both, "loss") + layer(
+        "accuracy", "Accuracy", both, "accuracy", "include { phase: TEST }"
+    )
+
+
+def caffenet() -> str:
+    """LRN, groups, `lr_mult`, Dropout; data layers become inputs."""
+    rates = "param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }"
+    text = data(19) + conv("data", "conv1", 6, "kernel_size: 5 stride: 2", rates) + relu("conv1")
+    text += pool("conv1", "pool1", "pool: MAX kernel_size: 3 stride: 2")
+    text += layer("norm1", "LRN", "pool1", "norm1", "lrn_param { local_size: 5 alpha: 0.0001 }")
+    text += conv("norm1", "conv2", 8, "kernel_size: 3 pad: 1 group: 2 engine: CUDNN") + relu(
+        "conv2"
+    )
+    return (
+        text
+        + inner("conv2", "fc6", 8)
+        + relu("fc6")
+        + dropout("fc6")
+        + inner("fc6", "fc8", 5)
+        + ends("fc8")
+    )
+
+
+def googlenet() -> str:
+    """An inception, and three losses with weights; names with slashes."""
+    text = data(14)
+    x = "data"
+    for number, weight in (("1", 0.3), ("2", 0.3), ("3", 1.0)):
+        name = f"inc{number}"
+        text += conv(x, f"{name}/1x1", 3, "kernel_size: 1") + relu(f"{name}/1x1")
+        text += conv(x, f"{name}/3x3", 3, "kernel_size: 3 pad: 1") + relu(f"{name}/3x3")
+        text += pool(x, f"{name}/pool", "pool: MAX kernel_size: 3 stride: 1 pad: 1")
+        x = f"{name}/output"
+        text += layer(x, "Concat", f"{name}/1x1 {name}/3x3 {name}/pool", x)
+        text += pool(x, f"loss{number}/pool", "pool: AVE kernel_size: 5 stride: 3")
+        text += inner(f"loss{number}/pool", f"loss{number}/classifier", 4)
+        both = f"loss{number}/classifier label"
+        text += layer(
+            f"loss{number}/loss", "SoftmaxWithLoss", both, f"loss{number}/loss{number}",
+            f"loss_weight: {weight}",
+        )  # fmt: skip
+    return text
+
+
+def vgg() -> str:
+    """In the syntax before: `layers`, types in capitals, blobs_lr."""
+    new = data(9) + conv("data", "conv1_1", 4, "kernel_size: 3 pad: 1") + relu("conv1_1")
+    new += conv("conv1_1", "conv1_2", 4, "kernel_size: 3 pad: 1") + relu("conv1_2")
+    new += pool("conv1_2", "pool1", "pool: MAX kernel_size: 2 stride: 2")
+    new += inner("pool1", "fc6", 6, "", "blobs_lr: 1 blobs_lr: 2 weight_decay: 1 weight_decay: 0")
+    new += relu("fc6") + dropout("fc6") + inner("fc6", "fc8", 5) + ends("fc8")
+    old = {
+        "Convolution": "CONVOLUTION",
+        "InnerProduct": "INNER_PRODUCT",
+        "ReLU": "RELU",
+        "Pooling": "POOLING",
+        "Dropout": "DROPOUT",
+        "SoftmaxWithLoss": "SOFTMAX_LOSS",
+        "Accuracy": "ACCURACY",
+        "Data": "DATA",
+    }
+    for kind, name in old.items():
+        new = new.replace(f'type: "{kind}"', f"type: {name}")
+    return new.replace("layer {", "layers {")
+
+
+def squeezenet() -> str:
+    """Fire modules, global pooling, `input_dim`."""
+    text = 'input: "data" input_dim: 10 input_dim: 3 input_dim: 12 input_dim: 12\n'
+    text += conv("data", "squeeze1x1", 3, "kernel_size: 1 stride: 2") + relu("squeeze1x1")
+    text += conv("squeeze1x1", "expand1x1", 4, "kernel_size: 1") + relu("expand1x1")
+    text += conv("squeeze1x1", "expand3x3", 4, "kernel_size: 3 pad: 1") + relu("expand3x3")
+    text += layer("concat", "Concat", "expand1x1 expand3x3", "concat") + dropout("concat")
+    text += conv("concat", "conv10", 5, "kernel_size: 1") + relu("conv10")
+    text += pool("conv10", "pool10", "pool: AVE global_pooling: true")
+    return text + layer("prob", "Softmax", "pool10", "prob")
+
+
+def mobilenet() -> str:
+    """Depthwise Convolutions, BatchNorm and Scale in place, statistics by phase."""
+    text = input_layer("data", 2, 3, 9, 9)
+    text += conv("data", "conv1/dw", 3, "kernel_size: 3 pad: 1 group: 3 bias_term: false")
+    text += norm("conv1/dw", "eps: 0.001") + relu("conv1/dw")
+    text += conv("conv1/dw", "conv1/sep", 6, "kernel_size: 1 bias_term: false")
+    for phase, stored in (("TRAIN", "false"), ("TEST", "true")):
+        said = f"include {{ phase: {phase} }} batch_norm_param {{ use_global_stats: {stored} }}"
+        text += layer("sep_bn", "BatchNorm", "conv1/sep", "conv1/sep", said)
+    text += relu("conv1/sep") + pool("conv1/sep", "pool6", "pool: AVE kernel_size: 9")
+    return text + inner("pool6", "fc7", 5) + layer("prob", "Softmax", "fc7", "prob")
+
+
+def densenet() -> str:
+    """Each layer reads all before; no loss."""
+    text = input_layer("data", 2, 4, 7, 7)
+    x = "data"
+    for number in range(2):
+        bn, top = f"bn{number}", f"conv{number}"
+        text += layer(bn, "BatchNorm", x, bn) + layer(f"{bn}_scale", "Scale", bn, bn) + relu(bn)
+        text += conv(bn, top, 3, "kernel_size: 3 pad: 1 bias_term: false") + dropout(top)
+        text += layer(f"concat{number}", "Concat", f"{x} {top}", f"concat{number}")
+        x = f"concat{number}"
+    return text
+
+
+def lstm() -> str:
+    """A captioner: Embed, an LSTM with `cont` and a static input, a loss over places."""
+    text = "".join(input_layer(name, 4, 3) for name in ("cont", "words", "target"))
+    text += input_layer("features", 3, 5)
+    said = 'num_output: 4 weight_filler { type: "uniform" min: -0.5 max: 0.5 }'
+    text += layer("embed", "Embed", "words", "embed", f"embed_param {{ input_dim: 7 {said} }}")
+    both = f"recurrent_param {{ {said} }}"
+    text += layer("lstm1", "LSTM", "embed cont features", "lstm1", both)
+    text += inner("lstm1", "predict", 7, "axis: 2")
+    return text + layer(
+        "loss", "SoftmaxWithLoss", "predict target", "loss",
+        "loss_weight: 20 loss_param { ignore_label: 3 } softmax_param { axis: 2 }",
+    )  # fmt: skip
+
+
+def python() -> str:
+    """Caffe's example of a loss in Python, over weights that are frozen and a cut gradient."""
+    text = input_layer("x", 10, 3, 2) + input_layer("y", 10, 3, 2)
+    text += inner("x", "ipx", 4, "", "param { lr_mult: 0 } param { lr_mult: 1 }")
+    text += inner("y", "ipy", 4, "transpose: true") + layer("cut", "ReLU", "ipy", "cut")
+    text += inner("cut", "ipz", 4, "", "propagate_down: false")
+    return text + layer(
+        "loss", "Python", "ipx ipz", "loss",
+        'loss_weight: 1 python_param { module: "pyloss" layer: "EuclideanLossLayer" }',
+    )  # fmt: skip
+
+
+def only_accuracy() -> str:
+    """A net whose loss is of phase TRAIN alone, so that nothing in TEST has a gradient to give."""
+    text = data(6) + inner("data", "fc", 4)
+    text += layer("accuracy", "Accuracy", "fc label", "accuracy", "include { phase: TEST }")
+    return text + layer("loss", "SoftmaxWithLoss", "fc label", "loss", "include { phase: TRAIN }")
+
+
+NETS: dict[str, Callable[[], str]] = {
+    each.__name__: each
+    for each in (
+        *(caffenet, googlenet, vgg, squeezenet, mobilenet, densenet, lstm, python),
+        only_accuracy,
+    )
+}
+"""By name, what makes the text; those of studies/localise/nets stand beside them."""
+
+
+def unknown(kinds: Sequence[tuple[str, str]]) -> str:
+    """A net with layers of types that Caffe has not, one behind the other: type and message."""
+    text = input_layer("data", 2, 4, 6, 6) + conv("data", "x0", 4, "kernel_size: 1")
+    for number, (kind, said) in enumerate(kinds):
+        text += layer(f"odd{number}", kind, f"x{number}", f"x{number + 1}", said)
+    return text + inner(f"x{len(kinds)}", "fc", 3)

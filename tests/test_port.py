@@ -1,0 +1,241 @@
+"""`parity port`: a net becomes a file that is proved, or a hole is named; the certificate."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.cli.main import main
+from caffe_parity.report.record import read
+from caffe_parity.whole import certificate
+from studies.localise.ports import NETS as FOLDER
+from tests.public_nets import NETS, unknown
+
+LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
+
+PYLOSS = """
+import caffe
+
+
+class EuclideanLossLayer(caffe.Layer):
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(1)
+
+    def forward(self, bottom, top):
+        self.diff = bottom[0].data - bottom[1].data
+        top[0].data[...] = (self.diff**2).sum() / bottom[0].num / 2.0
+
+    def backward(self, top, propagate_down, bottom):
+        for i, sign in enumerate((1, -1)):
+            if propagate_down[i]:
+                bottom[i].diff[...] = sign * self.diff / bottom[i].num
+"""
+FILLS = """
+from torch import nn
+
+
+class Euclidean(nn.Module):
+    def forward(self, a, b):
+        return ((a - b) ** 2).sum() / a.shape[0] / 2
+
+
+def halved(a, b):
+    return ((a - b) ** 2).sum() / a.shape[0] / 4
+"""
+
+
+def port(*arguments: str) -> int:
+    """The exit status of `parity port`, into my_net.py."""
+    return main(["port", *arguments, "-o", "my_net.py"])
+
+
+def verify() -> int:
+    """The exit status of `parity net --verify`."""
+    return main(["net", "--verify", "my_net.parity.json"])
+
+
+def written(folder: Path, name: str) -> str:
+    """Writes a net and what it needs; returns its file."""
+    (folder / f"{name}.prototxt").write_text(NETS[name]())
+    (folder / "pyloss.py").write_text(PYLOSS)
+    (folder / "fills.py").write_text(FILLS)
+    return f"{name}.prototxt"
+
+
+def last(capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line that was printed."""
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+FILLED = ("--layer", "Python=fills.py:Euclidean")
+
+
+@pytest.mark.parametrize("name", [*NETS, *LOCALISED])
+def test_nets_are_proved(
+    caffe: Caffe, folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In both phases, all layers; the file imports torch alone, and reads well."""
+    net = written(folder, name) if name in NETS else str(LOCALISED[name])
+    more = FILLED if name == "python" else ()
+    assert port(net, *more, "--json", "found.json") == 0, capsys.readouterr()
+    assert last(capsys).startswith("proved, ")
+    report = read(folder / "found.json")
+    assert {each.variant for each in report.results} == {"TEST", "TRAIN"}
+    assert {each.verdict for each in report.results} <= {"pass", "not run"}
+    text = (folder / "my_net.py").read_text()
+    allowed = {"json", "math", "pathlib", "torch", "collections", "typing"}
+    allowed |= {"importlib"} if more else set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            assert {each.partition(".")[0] for each in names} <= allowed
+    assert max(map(len, text.splitlines())) <= 100
+    assert "type: ignore" not in text
+
+
+def test_the_file_runs_alone(caffe: Caffe, folder: Path) -> None:
+    """In a Python that has torch and not this project; with other sizes than it was proved on."""
+    assert port(written(folder, "squeezenet")) == 0
+    code = (
+        "import sys, torch, my_net; net = my_net.load().eval();"
+        "tops = net(torch.ones(1, 3, 17, 15)); assert tops['prob'].shape == (1, 5, 1, 1);"
+        "assert abs(tops['prob'].sum() - 1) < 1e-6;"
+        "assert not any(each.startswith('caffe') for each in sys.modules)"
+    )
+    alone = [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); {code}"]
+    done = subprocess.run(alone, cwd=folder, capture_output=True, text=True, env={"PATH": ""})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_filling_disagrees(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the layer's name; the certificate says so, and does not hold."""
+    assert port(written(folder, "python"), "--layer", "loss=fills.py:halved") == 1
+    assert last(capsys).startswith("not proved: disagrees: loss, ")
+    assert verify() == 1
+    assert "it does not say that the port is proved" in capsys.readouterr().out
+
+
+def test_holes_are_named(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With shapes and parameters, and the file raises and says which."""
+    (folder / "odd.prototxt").write_text(
+        unknown(
+            [
+                ("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }"),
+                ("Pooling", "pooling_param { pool: MAX kernel_size: 2 ceil_mode: false }"),
+                ("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }"),
+                ("ReLU6", ""),
+            ]
+        )
+    )
+    assert port("odd.prototxt") == 2
+    out = capsys.readouterr().out
+    assert "hole: layer 'odd0' (Permute): this Caffe has no layer of that type; it reads x0 " in out
+    assert "(2, 4, 6, 6); permute_param { order: 0 order: 2 order: 3 order: 1 }" in out
+    assert "layer 'odd1' (Pooling): this Caffe's layer has no pooling_param.ceil_mode" in out
+    assert out.splitlines()[-1] == (
+        "not proved: 3 without a counterpart: odd0, odd1, odd3; --layer fills them"
+    )
+    sys.path.insert(0, str(folder))
+    try:
+        import my_net  # type: ignore[import-not-found]
+
+        with pytest.raises(NotImplementedError, match="layer 'odd0' "):
+            my_net.load()(torch.ones(2, 4, 6, 6))
+    finally:
+        sys.path.remove(str(folder))
+        del sys.modules["my_net"]
+
+
+def test_what_the_catalogue_refuses_is_a_hole(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer that Caffe has, and whose counterpart cannot be."""
+    (folder / "odd.prototxt").write_text(
+        unknown([("Pooling", "pooling_param { pool: MAX kernel_size: 1 stride: 4 }")])
+    )
+    assert port("odd.prototxt") == 2
+    assert "hole: layer 'odd0' (Pooling): the last window begins at " in capsys.readouterr().out
+
+
+CHANGES: dict[str, Any] = {
+    "code": lambda f: (f / "my_net.py").write_text((f / "my_net.py").read_text() + "\n"),
+    "net": lambda f: (f / "only_accuracy.prototxt").write_text("# other"),
+    "weights": lambda f: (f / "my_net.safetensors").unlink(),
+    "my_net.parity.json": lambda f: _edited(f, lambda content: content["holes"].update(x="y")),
+    "torch": lambda f: _edited(f, lambda content: content["versions"].update(torch="1.0"), True),
+    "verdict": lambda f: _edited(f, lambda content: content.update(verdict="not proved"), True),
+}
+
+
+def _edited(folder: Path, edit: Any, forged: bool = False) -> None:
+    file = folder / "my_net.parity.json"
+    content = json.loads(file.read_text())
+    edit(content)
+    if forged:
+        content["digest"] = certificate.digest_of(content)
+    file.write_text(json.dumps(content))
+
+
+def test_the_certificate(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds, moved as well; each change of what it is about turns it red, by name."""
+    net = written(folder, "only_accuracy")
+    assert port(net) == 0
+    assert verify() == 0
+    assert last(capsys) == "my_net.parity.json: holds"
+    schema = json.loads(certificate.FORMAT.read_text())
+    Draft202012Validator(schema).validate(json.loads((folder / "my_net.parity.json").read_text()))
+    assert port(net) == 0, "what is as it was written is written again"
+    files = [*folder.glob("my_net.*"), folder / net]
+    for name, change in CHANGES.items():
+        other = folder / f"with {name}"
+        other.mkdir()
+        for each in files:
+            shutil.copy(each, other)
+        there = ["net", "--verify", str(other / "my_net.parity.json")]
+        assert main(there) == 0
+        change(other)
+        capsys.readouterr()
+        assert main(there) == 1
+        assert f"not as it was proved: {name}" in last(capsys)
+    (folder / "my_net.py").write_text("mine")
+    assert port(net) == 2
+    assert (folder / "my_net.py").read_text() == "mine"
+
+
+SLIPS = (
+    (("net.prototxt", "-o", "my_net.txt"), "expected the name of a Python module"),
+    (("net.prototxt", "-o", "none/my_net.py"), "there is no folder none"),
+    (("net.prototxt", "-o", "my_net.py", "--layer", "Crop=fills.py:Euclidean"), "no layer without"),
+    (("net.prototxt", "-o", "my_net.py", "--layer", "loss=fills.py:None_"), "has no 'None_'"),
+)
+
+
+@pytest.mark.parametrize(("arguments", "words"), SLIPS)
+def test_slips_are_named(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    """What is wrong, and nothing is written."""
+    Path(written(folder, "python")).rename(folder / "net.prototxt")
+    assert main(["port", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (folder / "my_net.py").exists()
