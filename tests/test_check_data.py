@@ -519,9 +519,7 @@ def test_files_of_a_net_start_at_the_folder_of_its_test(tmp_path: Path) -> None:
     (tmp_path / "my.so").touch()
     (tmp_path / "net.prototxt").write_text(input_layer("x", 2, 3) + layer("ReLU", "x", "y"))
     found = located(net("net.prototxt", path=["layers"], load=["my.so"]), tmp_path)
-    assert found.sources and found.sources.made.libraries == {
-        str(tmp_path / "my.so"): "load my.so"
-    }
+    assert found.sources and found.sources.made.libraries == {str(tmp_path / "my.so"): "load my.so"}
     assert str(tmp_path / "layers") in found.path
     for path, library, words in (
         ([], ["no.cpp"], "no.cpp"),

@@ -22,11 +22,13 @@ from caffe_parity.cli import path
 from caffe_parity.cli.check import EPILOG, add_shared, must_be_sound, write_files
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
+from caffe_parity.errors import meant
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report import annotations as github
 from caffe_parity.report.place import in_net
 from caffe_parity.report.record import Report
+from caffe_parity.report.table import each_tensor
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path,
         help="a new folder: each layer that is wrong, alone, with its inputs",
     )
-    add_shared(parser)
+    add_shared(parser, "each tensor of each layer")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -162,6 +164,8 @@ def carried_out(options: argparse.Namespace) -> int:
     finally:
         SESSION.close()
         WATCH.seconds = None
+    if options.verbose:
+        say(each_tensor(report.results))
     say([f"{options.net}: {last}" if options.quiet else last])
     if github.wanted(options.annotations):
         github.write(
@@ -222,10 +226,12 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     for name in options.leave_out:
         if name not in names:
             known = ", ".join(dict.fromkeys(names))
-            raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
+            raise BadRequest(
+                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
+            )
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
-        *("quiet", "color", "annotations", "output"),
+        *("quiet", "verbose", "color", "annotations", "output"),
     )
     selection: dict[str, Any] = {
         name: each
@@ -276,7 +282,10 @@ def _layer(request: Request, net: CaffeNet) -> tuple[Layer, dict[str, Any]]:
     shapes, given = inputs_of(request, net, lambda **inputs: None, one=True)
     for name, said in request.data:
         if name not in shapes:
-            raise BadRequest(f"--data {name}={said}: the net's inputs are {', '.join(shapes)}")
+            raise BadRequest(
+                f"--data {name}={said}: the net's inputs are {', '.join(shapes)}"
+                f"{meant(name, shapes)}"
+            )
     layer = Layer(
         request.net,
         reference=lambda **inputs: None,
