@@ -133,7 +133,7 @@ def test_right_layer_agrees(
             "F.batch_norm(x, None, None, training=True, eps=1e-3)",
             "",
             1,
-            "forward-value: y has a factor of its own for each channel",
+            "y has a factor of its own for each channel",
         ),
         (IMAGE + layer("Dropout", "x", "y"), "x", "", 1, "not-deterministic: "),
         (

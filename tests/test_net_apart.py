@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,11 +43,12 @@ def test_processes_find_what_one_finds(
     spread = processes.spread
     monkeypatch.setattr(judged, "LARGE", 0)
     monkeypatch.setattr(judged, "useful", lambda: 2)
-    monkeypatch.setattr(
-        judged,
-        "spread",
-        lambda work, order, many: (asked.extend(order), spread(work, order, many))[1],
-    )
+
+    def told(work: Any, order: Sequence[int], many: int) -> Any:
+        asked.extend(order)
+        return spread(work, order, many)
+
+    monkeypatch.setattr(judged, "spread", told)
     together = records()
     assert len(asked) == len(together) > 25
     for one, other in zip(alone, together, strict=True):

@@ -87,17 +87,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="begin no further case that would end after S seconds; at least one runs",
     )
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        help="a layer's whole traceback, with the frames of Python and of packages",
-    )
-    add_shared(parser)
+    add_shared(parser, "each tensor of each case, and a layer's whole traceback")
 
 
-def add_shared(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `parity net` has as well: the net, its inputs, and where it is told."""
+def add_shared(parser: argparse.ArgumentParser, told: str) -> None:
+    """Adds the options that `parity net` has as well: the net, its inputs, and where it is told.
+
+    Args:
+        parser: of the command.
+        told: what -v tells.
+    """
     add_fed(parser)
     parser.add_argument(
         "--weights",
@@ -108,7 +107,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE", type=path, help="write what was found to this file, too"
     )
     add_page(parser)
-    add_told(parser, "each tensor of each case, and a layer's whole traceback")
+    add_told(parser, told)
     add_annotations(parser)
 
 

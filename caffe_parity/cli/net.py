@@ -98,7 +98,7 @@ def add_match(parser: argparse.ArgumentParser) -> None:
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Adds the options of every command that compares a whole net."""
     add_inputs(parser)
-    add_shared(parser)
+    add_shared(parser, "each tensor of each layer")
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
