@@ -185,9 +185,10 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
         words = f"Caffe cannot import it: {str(error).splitlines()[0]}"
         nets, cases, small, odd, net = _nets(request, net, messages, told, words)
     weights_file = output.with_suffix(".safetensors")
+    named = re.sub(r"[^\w./+-]", "_", Path(request.net).name)
     head = (
-        f"The net of {Path(request.net).name}: written by `parity port`, compared with Caffe in "
-        f"{output.stem}.parity.json."
+        f"The net of {named}.\n\nWritten by `parity port`; what was compared with Caffe "
+        f"stands in\n{output.stem}.parity.json.\n"
     )
     made = written([*nets.values()], filling, head, weights_file.name)
     filling.must_be_used()
