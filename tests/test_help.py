@@ -20,8 +20,16 @@ from tests.pages import disagreeing, green
 ROOT = Path(__file__).parent.parent
 
 ENDLESS = ("watch",)
-ELSEWHERE = ("--port my_model", "pip install", "--cuda", "bash-completion/", "| source")
-"""What examples have that need a model (test_net.py), ask a network, or write elsewhere."""
+ELSEWHERE = (
+    "my_model",
+    "train_val",
+    "--verify",
+    "pip install",
+    "--cuda",
+    "bash-completion/",
+    "| source",
+)
+"""What examples have that need a model (test_net.py, test_port.py), ask a network, or write elsewhere."""
 
 STATUS = {"diff": 1, "doctor": None, "--help": 0}
 """How an example ends here, if not with 0; None for whatever it says."""
