@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,8 @@ def located(
     """
     path = [_existing(folder / each, "folder") for each in declared.path]
     if not declared.is_layer:
+        if declared.spec.partition(".py:")[2]:
+            raise BadRequest(f"{declared.spec!r} is a Python layer: caffe_parity.python_layer(...)")
         file = _existing(folder / declared.spec, "file")
         made = CaffeNet(
             lambda case: text_of(file), declared.spec, _folders([*path] or [file.parent])
@@ -150,6 +153,8 @@ def text_of(file: Path) -> str:
         data = file.read_bytes()
     except OSError as error:
         raise BadRequest(f"cannot read the net {file}: {error.strerror}") from error
+    if data.startswith(BOM_UTF8):
+        raise BadRequest(f"{file} begins with a byte order mark, which Caffe refuses: save without")
     try:
         return data.decode()
     except UnicodeDecodeError:  # Caffe takes any bytes; in Latin-1 each has a character of its own

@@ -130,7 +130,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     tests.sort(key=lambda each: collector.order.get(each[0], 0))
     wanted = {name: each for name, each in tests if each}
     collector.keys = {name: each.key for name, each in wanted.items()}
-    if not wanted or config.option.collectonly:
+    if not wanted or config.option.collectonly or collector.mistyped:
         return
     for file in filter(None, (collector.file, collector.page)):
         with contextlib.suppress(OSError):  # an exit past Python must not leave an earlier verdict

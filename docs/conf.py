@@ -26,7 +26,7 @@ from caffe_parity.cli.main import COMMANDS, parser
 project = "caffe-parity"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "results/README.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "results/*.md"]
 exclude_patterns = [".*", "build"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]

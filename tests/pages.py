@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from caffe_parity.contract import Agreement, Bound, Expected, Finding, Shape
 from caffe_parity.engine.compare import compare
 from caffe_parity.report.bits import keep
 from caffe_parity.report.changes import Diff
-from caffe_parity.report.record import Record, Report
+from caffe_parity.report.record import InNet, Record, Report
 
 ENVIRONMENT: dict[str, Any] = {
     "python": "3.11.2", "numpy": "2.3", "torch": "2.13.0", "platform": "Linux-6.1-x86_64",
@@ -114,6 +115,37 @@ def half(cases: int = 12) -> Report:
     return Report("check", ENVIRONMENT, {"left_out": 2}, tuple(records), len(records))
 
 
+def net() -> Report:
+    """A whole net in two phases: a layer is wrong, and what lies behind it inherits that."""
+    types = ("Convolution", "ReLU", "LRN", "InnerProduct", "Dropout", "SoftmaxWithLoss")
+    records = []
+    for phase in ("TEST", "TRAIN"):
+        for index, type_ in enumerate(types):
+            case, inherited = f"{type_.lower()}{index}", (0.02, 3.5, math.inf, 9e4, None, math.nan)
+            there = InNet(type_, f"self.{case}", inherited[index])
+            held = {
+                case: tensor((4, 3, 5, 6), -1 if index == 2 else 1, index),
+                f"gradient:x of {case}": tensor((4, 3, 5, 6), seed=index),
+            }
+            if index % 3 == 0:
+                held[f"gradient:{case}[0]"] = tensor((6, 3), seed=index)
+            verdict, reason = "pass", ""
+            found: Sequence[Finding] = ()
+            if index == 2:
+                words = "596 of 600 elements are wrong; it has alpha 0.02, Caffe's LRN 0.1"
+                verdict, reason, found = "fail", words, (Finding("forward", words, case, "factor"),)
+            made = Record(
+                "my.prototxt", phase, case, verdict, reason, found, tensors=held, in_net=there
+            )
+            if type_ == "Dropout" and phase == "TRAIN":
+                made = replace(made, verdict="not run", reason="random numbers", tensors={})
+            records.append(made)
+    words = "the port's loss has loss 2 times, and its loss_weight in Caffe is 1"
+    total = Finding("total", words, "loss", "loss-weight")
+    records.append(Record("my.prototxt", "TRAIN", "total", "fail", words, (total,)))
+    return Report("net", ENVIRONMENT, {"port": "my.py:Net"}, tuple(records))
+
+
 def edited() -> Diff:
     """What an edit changed: verdicts got worse and better, other bits, other inputs, a time."""
     bits = [keep({"first": np.array([value, 2], np.float32)}) for value in (1.0, 1.0000001)]
@@ -139,4 +171,4 @@ def edited() -> Diff:
     )
 
 
-REPORTS = {"green": green, "disagreeing": disagreeing, "half": half}
+REPORTS = {"green": green, "disagreeing": disagreeing, "half": half, "net": net}

@@ -48,13 +48,21 @@ def test_a_target_that_is_missed_by_more_than_a_quarter(
 ) -> None:
     """Each miss is named; a far one alone ends with status 1. All is written."""
     monkeypatch.setattr(benchmarks, "on_cpu", lambda budget: on_target(factor))
-    assert benchmarks.main(["--only", "cpu", "--results", str(tmp_path)]) == status
+    page = tmp_path / "parity-report" / "index.html"
+    arguments = ["--only", "cpu", "--results", str(tmp_path), "--page", str(page)]
+    assert benchmarks.main(arguments) == status
     said = capsys.readouterr().out
     written = json.loads((tmp_path / "speed-cpu.json").read_text())
     assert {each["verdict"] for each in written["ratios"]} == verdicts
     assert said.count("MISSED: ") == [each["verdict"] for each in written["ratios"]].count("MISSED")
     assert all(line in (tmp_path / "speed-cpu.md").read_text() for line in said.splitlines()[:9])
     assert (tmp_path / "speed-cpu-cpu.svg").read_text().count("torch-fast") >= 1
+    shown = page.read_text("utf-8")
+    held = [each["verdict"] == "met" for each in written["ratios"]]
+    assert shown.count('<tr id="') == len(held)
+    assert shown.count("✓</span> held</td>") == sum(held)
+    assert shown.count("✗</span> missed</td>") == len(held) - sum(held)
+    assert 'class="s-target"' in shown and "as fast as a copy" in shown
     assert metadata.version("numpy")  # which the library that draws hides
 
 

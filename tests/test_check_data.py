@@ -513,19 +513,18 @@ def test_one_shape_of_an_input_layer_stands_for_all_its_tops(
         assert check("net.prototxt", "--reference", "ref.py:add", "--cases", "1") == status
 
 
-def test_files_of_a_net_start_at_the_folder_of_its_test(tmp_path: Path, caffe: Caffe) -> None:
+def test_files_of_a_net_start_at_the_folder_of_its_test(tmp_path: Path) -> None:
     """Its own, those of its Python layers, and what it loads; what is not there is named."""
     (tmp_path / "layers").mkdir()
-    (tmp_path / "my.cpp").touch()
+    (tmp_path / "my.so").touch()
     (tmp_path / "net.prototxt").write_text(input_layer("x", 2, 3) + layer("ReLU", "x", "y"))
-    found = located(net("net.prototxt", path=["layers"], load=["my.cpp"]), tmp_path)
-    assert callable(found.libraries)
-    assert list(found.libraries(caffe)) == [str(tmp_path / "my.cpp")]
+    found = located(net("net.prototxt", path=["layers"], load=["my.so"]), tmp_path)
+    assert found.sources and found.sources.made.libraries == {str(tmp_path / "my.so"): "load my.so"}
     assert str(tmp_path / "layers") in found.path
     for path, library, words in (
         ([], ["no.cpp"], "no.cpp"),
         (["no"], [], "no"),
-        (["my.cpp"], [], "my"),
+        (["my.so"], [], "my"),
     ):
         with pytest.raises(BadRequest, match=words):
             located(net("net.prototxt", path=path, load=library), tmp_path)

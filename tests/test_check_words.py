@@ -128,7 +128,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("none.py:Square --reference truth.py:square", "there is no file none.py"),
         (
             "words_layer.py:Sqare --bottom x=2,3 --reference truth.py:square",
-            "words_layer.py has no class 'Sqare'; it has Square, Inverse, Distance\n",
+            "has no class 'Sqare'; it has Square, Inverse, Distance. Did you mean 'Square'?\n",
         ),
         (
             "one.prototxt --reference truth.py:both",
@@ -172,6 +172,63 @@ def test_request_is_refused_in_the_right_words(
     """Exit 2, and the words name who must change what."""
     assert main(["check", *request_.split(), "--cases", "1"]) == 2
     assert words in capsys.readouterr().err
+
+
+STUMBLES = """
+import caffe
+
+class Passes(caffe.Layer):
+    def setup(self, bottom, top): pass
+    def reshape(self, bottom, top): top[0].reshape(*bottom[0].data.shape)
+    def forward(self, bottom, top): top[0].data[...] = bottom[0].data
+    def backward(self, top, propagate_down, bottom): bottom[0].diff[...] = top[0].diff
+
+class Unpacks(Passes):
+    def forward(self, bottom, top): x, = bottom
+
+class Assigns(Passes):
+    def forward(self, bottom, top): top[0].data = bottom[0].data
+
+class OnGpu(Passes):
+    def forward(self, bottom, top): caffe.set_mode_gpu()
+
+class HasNoReshape(caffe.Layer):
+    def setup(self, bottom, top): pass
+
+class Prints(Passes):
+    def forward(self, bottom, top):
+        for _ in range(99): print("x" * 9999)
+        raise ValueError("y" * 9999)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Unpacks", "write bottom[0], or bottom[i] for i in range(len(bottom))"),
+        ("Assigns", "top[0].data[...] = value"),
+        ("OnGpu", "leave that out"),
+        ("HasNoReshape", "has the layer its setup, reshape, forward and backward?"),
+        ("Prints", 'stumbles.py", line'),
+    ],
+)
+def test_what_people_stumble_over(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    """The message says what to write; no line of what was printed fills a screen."""
+    (folder / "stumbles.py").write_text(STUMBLES)
+    command = f"check stumbles.py:{name} --bottom x=2,3 --reference truth.py:square --cases 1"
+    assert main(command.split()) != 0
+    said = "".join(capsys.readouterr())
+    assert words in said
+    assert max(map(len, said.splitlines())) < 2500
+
+
+def test_byte_order_mark_is_named(tmp_path: Path) -> None:
+    """Caffe refuses it, with a message in which nobody sees it."""
+    (tmp_path / "net.prototxt").write_text("name: 'x'", "utf-8-sig")
+    with pytest.raises(BadRequest, match="byte order mark"):
+        text_of(tmp_path / "net.prototxt")
 
 
 def test_traceback_of_a_layer_is_its_own_and_the_whole_one_on_request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -15,21 +16,15 @@ import pytest
 
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import COMMANDS, EXAMPLES, main, parser
+from parity_tests.recorded import __main__ as recorded
 from tests.pages import disagreeing, green
 
 ROOT = Path(__file__).parent.parent
 
 ENDLESS = ("watch",)
-ELSEWHERE = (
-    "my_model",
-    "train_val",
-    "--verify",
-    "pip install",
-    "--cuda",
-    "bash-completion/",
-    "| source",
-)
-"""What examples have that need a model (test_net.py, test_port.py), ask a network, or write elsewhere."""
+MODELS = ("my_model", "train_val", "--verify")
+ELSEWHERE = (*MODELS, "pip install", "--cuda", "bash-completion/", "| source")
+"""What examples have that need a model (test_port.py), ask a network, or write elsewhere."""
 
 STATUS = {"diff": 1, "doctor": None, "--help": 0}
 """How an example ends here, if not with 0; None for whatever it says."""
@@ -145,6 +140,29 @@ def test_example_works(line: str, folder: Path, caffe: Caffe) -> None:
     assert done.returncode == status or status is None, done.stdout + done.stderr
 
 
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each, also of what compares with the recorded corpus."""
+    actions = parser((), every=True)._actions
+    (found,) = (each for each in actions if isinstance(each, argparse._SubParsersAction))
+    return {**found.choices, "recorded": recorded.parser()}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_options_of_one_name_are_one(name: str) -> None:
+    """Every command has --color, and each that compares -q, -v and --summary; alike everywhere."""
+    made = commands()[name]
+    options = {each: action for action in made._actions for each in action.option_strings}
+    wanted = {"--color"} if name != "python" else set()
+    if {"--page", "--report"} & set(options):
+        wanted |= {"-q", "--quiet", "-v", "--verbose", "--summary"}
+    assert wanted <= set(options)
+    assert "examples:\n" in (made.epilog or "")
+    for option in {"-q", "--summary", "--color", "--page", "--annotations"} & set(options):
+        others = [each._option_string_actions.get(option) for each in commands().values()]
+        helps = {each.help for each in others if each} - {argparse.SUPPRESS}
+        assert len(helps) == 1, option
+
+
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [
@@ -152,12 +170,60 @@ def test_example_works(line: str, folder: Path, caffe: Caffe) -> None:
         (["completion", "bsh"], "invalid choice: 'bsh'"),
         (["list", "--colour", "never"], "Did you mean --color?"),
         (["diff", "a", "b", "--al-l"], "Did you mean --all?"),
+        (
+            [
+                "check",
+                "examples/smooth_l1_layer.py:SmothL1LossLayer",
+                "--bottom",
+                "x1=1",
+                "--bottom",
+                "x2=1",
+                "--reference",
+                "examples/smooth_l1.py:loss",
+            ],
+            "Did you mean 'SmoothL1LossLayer'?",
+        ),
+        (
+            [
+                "check",
+                "examples/squared_hinge.prototxt",
+                "--reference",
+                "examples/squared_hinge.py:los",
+            ],
+            "Did you mean 'loss'?",
+        ),
+        (
+            [
+                "net",
+                "examples/small_net.prototxt",
+                "--port",
+                "examples/small_net.py:SmallNet",
+                "--data",
+                "labels=int:0,4",
+            ],
+            "Did you mean 'label'?",
+        ),
+        (
+            [
+                "net",
+                "examples/small_net.prototxt",
+                "--port",
+                "examples/small_net.py:SmallNet",
+                "--map",
+                "conv=conv1",
+            ],
+            "Did you mean 'conv1'?",
+        ),
     ],
 )
 def test_nearly_right_is_understood(
-    arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    meant: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A command and an option; test_cli.py has the layers, variants and cases."""
+    """A command, an option, a class, a function; test_cli.py has layers, variants and cases."""
+    monkeypatch.chdir(ROOT)
     assert main(arguments) == 2
     assert meant in capsys.readouterr().err
 

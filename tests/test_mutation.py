@@ -392,7 +392,7 @@ def test_an_edit_elsewhere_leaves_the_draw_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mutant is named by its function: a line more above it changes nothing."""
-    file = "torch_impl/cuda_op.py"
+    file = "torch_impl/fused.py"
     source = (ROOT / file).read_text()
     before = {each.name for each in generated.slots(file, ["Number"])}
     (tmp_path / "torch_impl").mkdir()

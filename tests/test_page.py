@@ -27,11 +27,11 @@ from hypothesis.extra import numpy as arrays
 
 from caffe_parity.contract import Bound, Excerpt, Expected, Finding
 from caffe_parity.engine.compare import EVEN, PLANE, STRETCHES, WORST, compare
-from caffe_parity.report import page, pictures
+from caffe_parity.report import INDEX, page, pictures
 from caffe_parity.report.record import SCHEMA, VERDICTS, Record, Report, Unreadable, read
 from caffe_parity.terminal import visible
 from tests.commands import check
-from tests.pages import ENVIRONMENT, REPORTS, command, disagreeing, failed, green, half, tensor
+from tests.pages import ENVIRONMENT, REPORTS, command, disagreeing, failed, green, half, net, tensor
 
 ROOT = Path(__file__).parent.parent
 
@@ -282,6 +282,27 @@ def test_excerpt_is_in_the_file(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_whole_net(tmp_path: Path) -> None:
+    """Its layers in the net's order, with what is their own and what they inherit; and the file."""
+    report = net()
+    text = page.html(report, command)
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", text.partition('id="failures"')[0])
+    rows = [re.sub(r"<[^>]*>", " ", each).split() for each in rows]
+    layers = [each for each in report.results if each.in_net]
+    assert [each[1] for each in rows] == [each.case for each in layers]
+    wrong = [each for each in rows if each[1] == "lrn2"]
+    assert len(wrong) == 2
+    assert all({"✗", "LRN", "self.lrn2", "0.1", "inf"} <= set(each) for each in wrong)
+    assert [("✗" in each, each[1]) for each in rows].count((True, "lrn2")) == 2
+    assert sum("✗" in each for each in rows) == 2
+    assert all("nan" in each for each in rows if each[1] == "softmaxwithloss5")
+    assert text.count('class="chart wide"') == 2 and "loss_weight in Caffe is 1" in text
+    path = tmp_path / "results.json"
+    report.write(path)
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+    assert read(path).as_json() == report.as_json()
+
+
 def _of(pairs: Sequence[tuple[float, float]]) -> Excerpt:
     expected, actual = zip(*pairs, strict=True)
     places = tuple(range(len(pairs)))
@@ -382,3 +403,10 @@ def test_check_writes_the_page(
     assert "parity check" in text and "all agree" in text
     assert check(*arguments, str(tmp_path)) == 2
     assert "--page" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    named = [each.replace("examples/", f"{ROOT}/examples/") for each in arguments]
+    assert check(*named, "-v") == 0  # without FILE, in a folder that is made
+    said, told = capsys.readouterr()
+    assert told.endswith(f"page: {INDEX}\n") and INDEX.is_file()
+    rows = [line.split()[1] for line in said.splitlines() if "-caffe-0 " in line]
+    assert rows == ["top", "dx1", "dx2"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from caffe_parity.report import diff_page, page
 from caffe_parity.report.changes import Diff
 from caffe_parity.report.record import Report
+from studies.benchmarks import __main__ as benchmarks
 from tests.pages import REPORTS, command, disagreeing, edited, green
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -41,7 +44,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     contexts = []
 
     def open_(
-        report: Report | Diff, anchor: str = "", scheme: str = "light", size: str = "desktop"
+        report: Report | Diff | str, anchor: str = "", scheme: str = "light", size: str = "desktop"
     ) -> Any:
         width, height = SIZES[size]
         viewport = {"width": width, "height": height}
@@ -54,6 +57,8 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
         file = tmp_path / "index.html"
         if isinstance(report, Diff):
             file.write_text(diff_page.html(report), "utf-8")
+        elif isinstance(report, str):
+            file.write_text(report, "utf-8")
         else:
             page.write(report, command, file)
         shown.goto(file.as_uri() + (f"#{anchor}" if anchor else ""))
@@ -65,12 +70,20 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     assert errors == []
 
 
+def speed() -> str:
+    """The page of the benchmarks, of what was measured last."""
+    data = json.loads((benchmarks.RESULTS / "speed.json").read_text("utf-8"))
+    names = [each.name for each in fields(benchmarks.Ratio)]
+    found = [benchmarks.Ratio(**{name: each[name] for name in names}) for each in data["ratios"]]
+    return benchmarks.html(data, found)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", [*REPORTS, "edited"])
+@pytest.mark.parametrize("name", [*REPORTS, "edited", "speed"])
 def test_everyone_can_use_it(opened: Open, name: str, scheme: str, size: str) -> None:
     """axe-core finds nothing serious, and nothing is wider than the screen."""
-    made = edited() if name == "edited" else REPORTS[name]()
+    made = {**REPORTS, "edited": edited, "speed": speed}[name]()
     shown = opened(made, scheme=scheme, size=size)
     shown.add_style_tag(content="article.failure { content-visibility: visible !important; }")
     found = axe.Axe().run(shown).response["violations"]

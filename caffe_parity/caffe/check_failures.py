@@ -7,7 +7,9 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 NO_GRADIENT = re.compile(
-    r"annot back-?prop(agate)?\b|an't back-?propagate|Backward to .* not implemented", re.IGNORECASE
+    r"annot back-?prop(agate)?\b|an't back-?propagate|Backward to .* not implemented"
+    r"|no (gradient|backward)s? |not differentiable|gradients? .*not (supported|implemented)",
+    re.IGNORECASE,
 )
 """Caffe was asked for the gradient of an input that has none, such as a label."""
 
@@ -53,6 +55,10 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         r"Cannot use legacy accessors",
         "a layer asks for num(), channels(), height() or width(), which Caffe has for four axes at "
         "most: give it four, or write shape(0), shape(1), ... in the layer",
+    ),
+    (
+        r"Cannot use GPU in CPU-only Caffe",
+        "this Caffe computes on the CPU, and a layer calls caffe.set_mode_gpu(): leave that out",
     ),
     (
         r"exceeds INT_MAX",

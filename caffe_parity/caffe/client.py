@@ -41,6 +41,9 @@ OUTPUT_LIMIT = 20_000  # characters of captured output that an error carries
 LOG_LIMIT = 1 << 26  # bytes; what a layer prints without end would else fill the memory
 MESSAGE_LIMIT = 1 << 28  # bytes; any four printable characters make a larger length
 
+LINE_LIMIT = 2_000
+"""Characters of a line; Caffe's list of its layer types has about 1,000."""
+
 GROWTH_LIMIT = 1 << 30
 """Bytes by which a worker's own memory may grow before the next request gets a fresh one.
 
@@ -61,8 +64,16 @@ class CaffeError(ParityError):
     """
 
     def __init__(self, message: str, output: str = "") -> None:
-        super().__init__(message)
-        self.output = output
+        super().__init__(_clipped(message))
+        self.output = _clipped(output)
+
+
+def _clipped(text: str) -> str:
+    """A text whose lines are none that fill a screen: what a layer prints may have no line ends."""
+    return "\n".join(
+        line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]} [... {len(line)} characters]"
+        for line in text.split("\n")
+    )
 
 
 class CaffeCrash(CaffeError):
@@ -82,7 +93,7 @@ class LayerError(CaffeError):
 
     def __init__(self, message: str, output: str, traceback: str) -> None:
         super().__init__(message, output)
-        self.traceback = traceback
+        self.traceback = _clipped(traceback)
 
 
 class NetError(CaffeError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from caffe_parity.caffe.check_failures import meaning, without_check
 from caffe_parity.caffe.client import CaffeCrash, CaffeError, LayerError
+from caffe_parity.errors import meant
 
 CONVERT = "--py2 checks a converted copy"
 
@@ -59,6 +60,15 @@ _OTHER = {
     "No module named": (
         "the module is not there for Caffe's Python: --path DIR adds the folder that it lies in, "
         "`parity python -m pip install NAME` a package"
+    ),
+    "converter found for C++ type: caffe::Blob": (
+        "Caffe's lists of blobs cannot be gone through, as `for b in bottom` or `a, b = bottom` "
+        "would: write bottom[0], or bottom[i] for i in range(len(bottom))"
+    ),
+    "can't set attribute": "a blob's data and diff are written in place: top[0].data[...] = value",
+    "maximum recursion depth exceeded": (
+        "has the layer its setup, reshape, forward and backward? Where one is missing, Caffe calls "
+        "itself without end"
     ),
     "cannot import name": "the module that was found is another one, or an older one",
     "has no attribute": "the module does not have what the net asks for, or NumPy no longer has it",
@@ -134,7 +144,8 @@ def _no_such_class(output: str, path: Sequence[str]) -> str:
         return f"the module {module!r} has no class {name!r}"
     text = file.read_text(errors="replace")
     classes = re.findall(r"^class\s+(\w+)", text, re.MULTILINE)
-    return f"{file.name} has no class {name!r}; it has {', '.join(classes) or 'none'}"
+    has = f"{', '.join(classes) or 'none'}{meant(name, classes)}"
+    return f"{file.name} has no class {name!r}; it has {has}"
 
 
 def theirs(text: str, libraries: bool = True) -> list[str]:

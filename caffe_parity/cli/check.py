@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import add_outputs, path
+from caffe_parity.cli import add_annotations, add_page, add_told, path
 from caffe_parity.cli.request import NET, Check, Request, prepared
 from caffe_parity.contract import BadRequest, Finding, Shape, is_state, spoken
 from caffe_parity.engine.data import KINDS
@@ -33,6 +33,7 @@ from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
     from caffe_parity.report.record import Record
+    from caffe_parity.report.table import Reproduce
 
 EXAMPLES = """\
   parity check my_layer.py:MyLossLayer --bottom x1=4,3,5,6 --bottom x2=4,3,5,6 \\
@@ -116,16 +117,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", type=path, help="write what was found to this file, too"
     )
-    parser.add_argument(
-        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
-    )
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        help="a layer's whole traceback, with the frames of Python and of packages",
-    )
-    add_outputs(parser)
+    add_page(parser)
+    add_told(parser, "each tensor of each case, and a layer's whole traceback")
+    add_annotations(parser)
 
 
 def bottom(text: str) -> tuple[str, Shape]:
@@ -189,7 +183,7 @@ def requested(options: argparse.Namespace) -> Request:
         tuple(options.load),
         options.proto,
         options.py2,
-        options.verbose,
+        bool(options.verbose),
         options.cases,
         options.seed,
         options.budget,
@@ -244,7 +238,7 @@ def _checked(
     options: argparse.Namespace, request: Request, scratch: Path
 ) -> tuple[Report, float, KeyboardInterrupt | None]:
     """The report, the seconds that it took, and what has ended it before its end."""
-    from caffe_parity.report import annotations, one_layer
+    from caffe_parity.report import annotations, one_layer, table
     from caffe_parity.report.environment import environment
 
     with PROGRESS.shown():
@@ -259,11 +253,11 @@ def _checked(
             run(check, request.budget, records)
     except KeyboardInterrupt as error:
         interrupt = error
-    every = len(check.layer.all_cases()) * len(check.layer.variants)
-    report = Report("check", environment(), _selection(options), records, every)
+    count = len(check.layer.all_cases()) * len(check.layer.variants)
+    report = Report("check", environment(), _selection(options), records, count)
     ended = any(each.verdict in ("crash", "hang") for each in records)
     if interrupt:
-        print(f"interrupted: {len(records)} of {every} comparisons were made")
+        print(f"interrupted: {len(records)} of {count} comparisons were made")
     elif ended:
         report = replace(report, selected=len(records))
     else:
@@ -272,7 +266,8 @@ def _checked(
         selection = {**report.selection, **({"left_out": left_out} if left_out else {})}
         report = replace(report, selection=selection, selected=cases * len(check.layer.variants))
     seconds = time.perf_counter() - start
-    say(one_layer.lines(report, seconds, verbose=request.verbose))
+    every = table.each_tensor(records) if request.verbose else []
+    say([*every, *one_layer.lines(report, seconds, verbose=request.verbose)])
     if annotations.wanted(options.annotations):
         from caffe_parity.engine.judge import variant_of
         from caffe_parity.report.place import place
@@ -286,15 +281,20 @@ def _checked(
     return report, seconds, interrupt
 
 
-def write_files(options: argparse.Namespace, report: Report) -> None:
+def write_files(
+    options: argparse.Namespace, report: Report, reproduce: Reproduce | None = None
+) -> None:
     """Writes the files that were asked for.
+
+    Args:
+        options: with json, page and summary.
+        report: what they are to say.
+        reproduce: the command that runs a record's case again; by default the one that was given.
 
     Raises:
         BadRequest: one cannot be written.
     """
-
-    def line(record: Record) -> str:
-        return str(options.line)
+    line = reproduce or (lambda each: str(options.line))
 
     def write_page(file: Path) -> None:
         from caffe_parity.report import page
@@ -313,6 +313,8 @@ def write_files(options: argparse.Namespace, report: Report) -> None:
                 write(file)
             except OSError as error:
                 raise BadRequest(f"cannot write {file}: {error.strerror}") from error
+    if options.page and not options.quiet:
+        print(f"page: {options.page}", file=sys.stderr)  # the verdict is stdout's last line
 
 
 def run(

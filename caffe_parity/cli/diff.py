@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from caffe_parity.cli import path
+from caffe_parity.cli import add_page, add_told, path
 from caffe_parity.contract import BadRequest
-from caffe_parity.report import show
+from caffe_parity.report import show, summary
 from caffe_parity.report.changes import Diff
 from caffe_parity.report.record import PAGE, must_be_writable, read, write_whole
 from caffe_parity.terminal import say
@@ -31,12 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity diff`."""
     parser.add_argument("before", metavar="BEFORE.json", type=path, help="results before the edit")
     parser.add_argument("after", metavar="AFTER.json", type=path, help="results after it")
-    parser.add_argument("--all", action="store_true", help="list each case")
-    parser.add_argument("-q", "--quiet", action="store_true", help="one line: what it comes to")
     parser.add_argument("--json", metavar="FILE", type=path, help="write it all to a file, too")
-    parser.add_argument(
-        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
-    )
+    add_page(parser)
+    add_told(parser, "list each case", "--all")
 
 
 def carried_out(options: argparse.Namespace) -> int:
@@ -49,6 +46,7 @@ def carried_out(options: argparse.Namespace) -> int:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json, b'"schema": "parity-diff')
     must_be_writable("--page", options.page, PAGE)
+    summary.must_be_appendable("--summary", options.summary)
     diff = Diff(read(options.before), read(options.after))
     if not diff.both:
         raise BadRequest(
@@ -61,8 +59,13 @@ def carried_out(options: argparse.Namespace) -> int:
                 write_whole(file, made(diff) + "\n")
             except OSError as error:
                 raise BadRequest(f"cannot write {file}: {error.strerror}") from error
-    say([show.summary(diff)] if options.quiet else show.lines(diff, options.all))
-    return int(any(each.judged == "worse" for each in diff.changes))
+    say([show.summary(diff)] if options.quiet else show.lines(diff, bool(options.verbose)))
+    worse = any(each.judged == "worse" for each in diff.changes)
+    if options.summary:
+        told = [f"### {summary.SHAPES['fail' if worse else 'pass']} parity diff", ""]
+        told += summary.tables(list(show.lines(diff, False)))
+        summary.append(options.summary, "\n".join(told))
+    return int(worse)
 
 
 def _as_json(diff: Diff) -> str:

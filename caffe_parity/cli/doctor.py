@@ -358,11 +358,13 @@ def _wrapped(text: str, label: str, indent: int = LABEL) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity doctor`."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="one line: what it comes to")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def carried_out(options: argparse.Namespace) -> int:
     """Prints what there is; returns 0 if Caffe and PyTorch can be compared here, 1 if not."""
     report = examine()
-    print(json.dumps(report, indent=2) + "\n" if options.json else render(report), end="")
+    text = f"{_conclusion(report)}\n" if options.quiet else render(report)
+    print(json.dumps(report, indent=2) + "\n" if options.json else text, end="")
     return 0 if report["ready"] else 1

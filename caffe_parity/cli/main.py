@@ -13,9 +13,9 @@ from importlib import import_module
 from typing import NoReturn
 
 from caffe_parity.checkout import other_code, program, version
-from caffe_parity.cli import unknown
+from caffe_parity.cli import add_color, unknown
 from caffe_parity.errors import ParityError
-from caffe_parity.terminal import CHOICE, COLORS
+from caffe_parity.terminal import CHOICE
 
 EXIT = "exit status: 0 all agree, 1 something disagrees, 2 what was asked could not be carried out"
 
@@ -77,12 +77,7 @@ def parser(arguments: Sequence[str], every: bool = False) -> argparse.ArgumentPa
         )
         module.add_arguments(one)
         if name != "python":
-            one.add_argument(
-                "--color",
-                choices=COLORS,
-                default="auto",
-                help="colours: on a terminal without NO_COLOR (auto), always or never",
-            )
+            add_color(one)
         one.set_defaults(carried_out=module.carried_out)
     return made
 

@@ -20,15 +20,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import add_outputs, path
+from caffe_parity.cli import add_annotations, add_page, add_told, path
 from caffe_parity.cli.check import EPILOG, LONGEST, bottom, kind, write_files
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
+from caffe_parity.errors import meant
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report import annotations as github
 from caffe_parity.report.place import in_net
 from caffe_parity.report.record import PAGE, Report, must_be_writable
+from caffe_parity.report.table import each_tensor
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
@@ -110,10 +112,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=60.0, metavar="S", help="for Caffe, in seconds (60)"
     )
     parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
-    parser.add_argument(
-        "--page", metavar="FILE", type=path, help="the same as a page to look at, HTML"
-    )
-    add_outputs(parser)
+    add_page(parser)
+    add_told(parser, "each tensor of each layer")
+    add_annotations(parser)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -209,6 +210,8 @@ def carried(options: argparse.Namespace, words: str, job: Job) -> int:
     finally:
         SESSION.close()
         WATCH.seconds = None
+    if options.verbose:
+        say(each_tensor(report.results))
     say([f"{options.net}: {last}" if options.quiet else last])
     if github.wanted(options.annotations):
         github.write(
@@ -275,6 +278,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     for name in options.leave_out:
         if name not in names:
             known = ", ".join(dict.fromkeys(names))
+<<<<<<< HEAD
             raise BadRequest(f"--leave-out {name}: the net's layers are {known}")
     report = Report("net", environment(), selection(options), records)
     return report, show.verdict(report, time.perf_counter() - began)
@@ -282,9 +286,14 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
 
 def selection(options: argparse.Namespace) -> dict[str, Any]:
     """The options on which the result depends."""
+=======
+            raise BadRequest(
+                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
+            )
+>>>>>>> main
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
-        *("quiet", "color", "annotations"),
+        *("quiet", "verbose", "color", "annotations"),
     )
     return {
         name: each
@@ -314,7 +323,10 @@ def _layer(request: Request, net: CaffeNet) -> Layer:
     shapes, given = inputs_of(request, net, lambda **inputs: None)
     for name, said in request.data:
         if name not in shapes:
-            raise BadRequest(f"--data {name}={said}: the net's inputs are {', '.join(shapes)}")
+            raise BadRequest(
+                f"--data {name}={said}: the net's inputs are {', '.join(shapes)}"
+                f"{meant(name, shapes)}"
+            )
     layer = Layer(
         request.net,
         reference=lambda **inputs: None,

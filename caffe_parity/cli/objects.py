@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from caffe_parity.contract import BadRequest
+from caffe_parity.errors import meant
 from caffe_parity.guest import ends_the_run, running
 from caffe_parity.layer import Layer
 
@@ -46,7 +47,10 @@ def load_object(spec: str, what: str) -> Any:
         ) from error
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
-        raise BadRequest(f"{what}: {module_name} has no {attribute!r}; it has {', '.join(names)}")
+        raise BadRequest(
+            f"{what}: {module_name} has no {attribute!r}; it has "
+            f"{', '.join(names) or 'none'}{meant(attribute, names)}"
+        )
     return getattr(module, attribute)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_parity.contract import PARAM, STATE, BadRequest, Shape
+from caffe_parity.errors import meant
 
 if TYPE_CHECKING:
     from caffe_parity.caffe.client import CaffeError
@@ -195,10 +196,14 @@ def _check_names(request: Request, shapes: dict[str, Shape], wanted: Sequence[st
             raise BadRequest(f"--data {name}={kind}: the reference has no argument `{argument}`")
         if name not in shapes and not of_param:
             known = ", ".join(shapes)
-            raise BadRequest(f"--data '{name}={kind}': expected NAME=KIND, NAME one of {known}")
+            raise BadRequest(
+                f"--data '{name}={kind}': expected NAME=KIND, NAME one of {known}"
+                f"{meant(name, shapes)}"
+            )
     for name in request.grad or ():
         if name not in shapes:
-            raise BadRequest(f"--grad {name}: the net's inputs are {', '.join(shapes)}")
+            known = ", ".join(shapes)
+            raise BadRequest(f"--grad {name}: the net's inputs are {known}{meant(name, shapes)}")
 
 
 def _built(net: CaffeNet, layer: Layer, request: Request, scratch: Path) -> Structure:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from caffe_parity.checkout import program
-from caffe_parity.cli import add_outputs, path
+from caffe_parity.cli import add_annotations, add_told, path
 from caffe_parity.contract import BadRequest
 from caffe_parity.guest import WATCH
+from caffe_parity.report import INDEX
 from caffe_parity.terminal import say
 
 EXAMPLES = """\
@@ -30,7 +31,6 @@ EXAMPLES = """\
   parity run test_my_layer.py -q --summary "$GITHUB_STEP_SUMMARY"
 """
 
-FOLDER = "parity-report"
 PLUGIN = "caffe_parity.pytest_plugin"
 CONFIGURATION = Path(__file__).with_name("pytest.ini")
 ROOT_HAS = ("pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg", "setup.py", ".git")
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="DIR",
         type=path,
-        default=Path(FOLDER),
-        help=f"where index.html, results.json and junit.xml go ({FOLDER})",
+        default=INDEX.parent,
+        help=f"where index.html, results.json and junit.xml go ({INDEX.parent})",
     )
     parser.add_argument(
         "--timeout",
@@ -68,10 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds after which a silent Caffe counts as a hang (60)",
     )
-    add_outputs(parser)
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="each file; -vv: each comparison"
-    )
+    add_told(parser, "each comparison, as pytest tells it")
+    add_annotations(parser)
     # What its commands that reproduce something begin with, where it is called by another name.
     parser.add_argument("--called", help=argparse.SUPPRESS)
 
@@ -191,7 +189,7 @@ def _pytest_options(options: argparse.Namespace, writes: bool) -> list[str]:
         value = getattr(options, name)
         said += [f"--parity-{name}={value}"] if value else []
     said += ["--parity-allow-missing"] if options.allow_missing else []
-    said += [f"-{'v' * options.verbose}"] if options.verbose else []
+    said += ["-vv"] if options.verbose else []
     color = {"always": "yes", "never": "no"}.get(options.color)
     said += [f"--color={color}"] if color else []
     called = options.called or f"{program()} run {shlex.quote(str(options.tests))}"

@@ -56,6 +56,9 @@ IN_CAFFE = (".c", ".cc", ".cpp", ".cxx", ".cu", ".cuh", ".h", ".hpp")
 SUFFIXES = (".py", ".prototxt", ".proto", ".npz", ".so", *IN_CAFFE)
 """Files that a comparison may depend on; those of a compiled layer among them."""
 
+REFUSED = ("json", "summary")
+"""Options of `parity check` that are refused here: a watch has no end to write them at."""
+
 ENDED = ("crash", "hang")
 
 
@@ -71,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.metavar = "NET or TESTS"
         if action.dest == "reference":
             action.required = False
+        if action.dest in REFUSED:
+            action.help = argparse.SUPPRESS
     group = parser.add_argument_group("of TESTS")
     group.add_argument("--layer", metavar="NAME", help="only this layer")
     group.add_argument("--variant", metavar="NAME", help="only this variant, as caffe-python")
@@ -126,10 +131,10 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: what is asked for cannot be compared at all.
     """
-    for option, file in (("--json", options.json), ("--summary", options.summary)):
-        if file:
+    for name in REFUSED:
+        if getattr(options, name):
             raise BadRequest(
-                f"{option} belongs to `parity check`: a watch has no end to write it at"
+                f"--{name} belongs to `parity check`: a watch has no end to write it at"
             )
     must_be_writable("--page", options.page, PAGE)
     of_tests = [options.layer, options.variant, options.case]
@@ -257,9 +262,10 @@ class _Watch:
         """The command that compares a case once."""
         if self.options.reference is None:
             return f"{program()} run {shlex.quote(self.options.net)} {chosen(record, '--')}"
-        given = iter(self.options.given[1:])
-        kept = [each for each in given if each != "--page" or not next(given)]
-        kept = [each for each in kept if not each.startswith("--page=")]
+        given = self.options.given[1:]
+        page = [i for i, each in enumerate(given) if each.partition("=")[0] == "--page"]
+        page += [i + 1 for i in page if given[i : i + 2] == ["--page", str(self.options.page)]]
+        kept = [each for i, each in enumerate(given) if i not in page]
         return f"{program()} check {shlex.join(kept)}"
 
     def wait(self) -> None:

@@ -261,7 +261,8 @@ class CaffeNet:
                 f"--data {indicators[0]}=binary fills it: {failure.message}"
             )
         labels = labels_among(case.shapes)
-        others = ",".join(name for name in case.wanted if not labels or name != labels[0])
+        label = labels[0] if labels else case.wanted[-1]  # which has most often the last place
+        others = ",".join(name for name in case.wanted if name != label)
         return (
             f"{self.spec or 'the net'}: a layer has no gradient for an input that is asked for "
             f"one: {label_advice(case.shapes)}, and --grad {others or 'NAMES'} asks for those "
@@ -454,7 +455,7 @@ def failed(error: CaffeError) -> VariantFailure:
         text, printed = told(error), ""
     elif isinstance(error, LayerError):
         text = f"a layer raised: {where(error.traceback)}{text}"
-        printed = "\n".join(theirs(f"{error.traceback}\n{printed}"))
+        printed = "\n".join(theirs(f"{printed}\n{error.traceback}"))
     else:
         text, printed = meaning(text), without_check(printed)
     advice = hint(text + error.output)

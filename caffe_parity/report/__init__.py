@@ -1,1 +1,6 @@
-"""`parity diff`: what an edit changed, from the reports of a run before it and one after it."""
+"""What came out: the record of a run, and how it is shown."""
+
+from pathlib import Path
+
+INDEX = Path("parity-report", "index.html")
+"""The page of a run; its folder is made where it is not there, as no other is."""

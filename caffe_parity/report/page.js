@@ -8,6 +8,7 @@
   const input = document.getElementById("words");
   const boxes = [...document.querySelectorAll("input[name=verdict]")];
   const shown = document.getElementById("shown");
+  const many = shown.textContent;
   const texts = new Map();
   const text = (each) => {
     if (!texts.has(each)) texts.set(each, each.textContent.toLowerCase());
@@ -30,7 +31,6 @@
     const left = rows.filter((each) => !each.hidden);
     const links = new Set(left.map((each) => each.querySelector("a").hash));
     for (const each of cells) each.classList.toggle("faded", !all && !links.has(each.hash));
-    const many = `${rows.length} result${rows.length === 1 ? "" : "s"}`;
     shown.textContent = all ? many : `${left.length} of ${many}`;
   };
   input.addEventListener("input", filter);

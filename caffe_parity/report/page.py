@@ -33,6 +33,7 @@ from caffe_parity.report.table import (
     kind_of,
     largest,
     many,
+    passes,
     suspicious,
     tensors,
     unproven,
@@ -164,14 +165,20 @@ def banner_of(words: str, old: bool = False, ended: bool = False) -> str:
     return f"{said} {'' if ended else again}</div>"
 
 
-def rendered(template: str, **given: Any) -> str:
-    """A page as text, of a template beside this file.
+def rendered(template: str | Path, **given: Any) -> str:
+    """A page as text.
 
     Args:
-        template: its name.
+        template: the name of one beside this file, or another file, which may extend these.
         given: what it asks for.
     """
-    return str(_environment().get_template(template).render({"banner": "", **given}))
+    environment = _environment()
+    made = (
+        environment.from_string(template.read_text("utf-8"))
+        if isinstance(template, Path)
+        else environment.get_template(template)
+    )
+    return str(made.render({"banner": "", **given}))
 
 
 @cache
@@ -309,12 +316,45 @@ class Page:
 
     def shade(self, record: Record) -> str:
         """The class of a cell: the verdict, and how near to the bound an agreeing one is."""
-        name = record.verdict.replace(" ", "-")
         worst = self.worst(record)
         if record.verdict != "pass" or worst is None:
-            return name
-        shade = next((i for i, limit in enumerate(SHADES) if worst <= limit), len(SHADES))
-        return f"{name} e{shade}"
+            return record.verdict.replace(" ", "-")
+        return _shade(worst)
+
+    @property
+    def nets(self) -> dict[Group, list[Record]]:
+        """Of `parity net`, by net and phase, the layers in the net's order; else nothing."""
+        found = {
+            group: [each for each in records if each.in_net]
+            for group, records in self.groups.items()
+        }
+        return {group: records for group, records in found.items() if records}
+
+    def errors(self, record: Record) -> Iterator[tuple[str, str]]:
+        """Of a layer in a net the cells forward, backward and params: their class and words."""
+        for some in passes(record.tensors).values():
+            worst = largest(each.fraction for each in some.values())
+            if worst is None:
+                yield "", ""
+            elif all(each.agrees for each in some.values()):
+                yield _shade(worst), fraction(worst)
+            else:
+                yield "fail", f"✗ {fraction(worst)}"
+
+    def inherited(self, record: Record) -> tuple[str, str]:
+        """The same of what it inherits, which judges nothing: beyond the bound like a picture."""
+        worst = record.in_net.inherited if record.in_net else None
+        if worst is None:
+            return "", ""
+        inside = worst <= 1
+        return _shade(worst) if inside else f"l{pictures.level(worst)}", fraction(worst)
+
+    def along(self) -> Iterator[tuple[Group, str]]:
+        """For each net and phase the chart of what is its layers' own, and what they inherit."""
+        for group, records in list(self.nets.items() if self.draws else ())[:VARIANTS]:
+            svg = pictures.along_a_net(records)
+            if svg:
+                yield group, svg
 
     def worst(self, record: Record) -> float | None:
         """The largest error of a result, as a fraction of its bound."""
@@ -436,11 +476,17 @@ class Page:
 
     def facts(self) -> list[tuple[str, str]]:
         """The environment, by name."""
-        return list(_flat(self.report.environment))
+        return list(flat(self.report.environment))
 
     def chosen(self) -> list[tuple[str, str]]:
         """The options that say what was compared."""
-        return list(_flat(self.report.selection))
+        return list(flat(self.report.selection))
+
+
+def _shade(worst: float) -> str:
+    """The class of an error within its bound."""
+    shade = next((i for i, limit in enumerate(SHADES) if worst <= limit), len(SHADES))
+    return f"pass e{shade}"
 
 
 def _in_turn(groups: Any) -> list[Record]:
@@ -450,10 +496,11 @@ def _in_turn(groups: Any) -> list[Record]:
     return [each[index] for index in range(longest) for each in lists if index < len(each)]
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What a mapping of mappings holds, as names and values in words."""
     for name, value in data.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}, ")
+            yield from flat(value, f"{prefix}{name}, ")
         elif isinstance(value, list | tuple):
             yield f"{prefix}{name}", ", ".join(map(str, value))
         else:

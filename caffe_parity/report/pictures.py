@@ -158,8 +158,7 @@ def against_size(records: Iterable[Record]) -> str:
     for each in records:
         worst = largest(tensor.fraction for tensor in each.tensors.values())
         if worst is not None and each.elements:
-            held = MOST if math.isnan(worst) else min(max(worst, LEAST), MOST)
-            points.append((float(each.elements), held, f"{each.case}: {fraction(worst)}"))
+            points.append((float(each.elements), _held(worst), f"{each.case}: {fraction(worst)}"))
     if not points:
         return ""
     kept = _thinned(points)
@@ -173,6 +172,53 @@ def against_size(records: Iterable[Record]) -> str:
     return _chart({"bound": bound}, dots, words, (300, 220), logarithmic=True)
 
 
+def along_a_net(records: Sequence[Record]) -> str:
+    """Error / bound of each layer in the net's order: its own, what it inherits, and the bound.
+
+    Returns:
+        SVG, or "" where there is nothing to draw.
+    """
+    own, inherited = [], []
+    for place, each in enumerate(records, 1):
+        worst = largest(tensor.fraction for tensor in each.tensors.values())
+        if worst is not None:
+            own.append((float(place), _held(worst), f"{each.case}: {fraction(worst)}"))
+        if each.in_net and each.in_net.inherited is not None:
+            inherited.append((float(place), _held(each.in_net.inherited), ""))
+    if not own:
+        return ""
+    lines = {"bound": [(0.5, 1.0, ""), (len(records) + 0.5, 1.0, "")], "inherited": inherited}
+    dots = {
+        "inside": [each for each in own if each[1] <= 1],
+        "beyond": [each for each in own if each[1] > 1],
+    }
+    words = ("layer of the net, from the first", "error / bound")
+    return _chart(lines, dots, words, (600, 240), up_only=True)
+
+
+def shares(points: Sequence[Point], target: Sequence[Point]) -> str:
+    """A part of the limit at each size, and what it shall be.
+
+    Args:
+        points: size, share, and words; one or more.
+        target: the same of what is aimed at; empty for none.
+
+    Returns:
+        SVG.
+    """
+    words = ("elements of both inputs", "part of the limit")
+    aims = {"target": target} if target else {}
+    dots = {"inside": points}
+    limits = [(x, 1.0, "") for x in (min(x for x, _, _ in points), max(x for x, _, _ in points))]
+    lines = {"expected": limits, "reached": points, **aims}
+    return _chart(lines, dots, words, (300, 220), logarithmic=True)
+
+
+def _held(worst: float) -> float:
+    """An error as far as it is drawn."""
+    return MOST if math.isnan(worst) else min(max(worst, LEAST), MOST)
+
+
 def before_and_after(cases: Iterable[tuple[str, float, float]]) -> str:
     """Error / bound of cases after an edit against that before it, and where it is the same.
 
@@ -184,7 +230,7 @@ def before_and_after(cases: Iterable[tuple[str, float, float]]) -> str:
     """
     points = []
     for name, *fractions in cases:
-        before, after = (MOST if math.isnan(x) else min(max(x, LEAST), MOST) for x in fractions)
+        before, after = map(_held, fractions)
         said = " -> ".join(map(fraction, fractions))
         points.append((before, after, f"{name}: {said}"))
     if not points:
@@ -246,19 +292,21 @@ def _chart(
     axes: tuple[str, str],
     size: tuple[int, int],
     logarithmic: bool = False,
+    up_only: bool = False,
 ) -> str:
     """An XY chart; a series is named after the class that the style sheet knows it by.
 
     Scales and labels are made here: pygal's own never end where numbers are all but the same.
     """
     scaled = math.log10 if logarithmic else float
+    scaled_up = math.log10 if logarithmic or up_only else float
     drawn = {
-        name: [(scaled(x), scaled(y), said) for x, y, said in points]
+        name: [(scaled(x), scaled_up(y), said) for x, y, said in points]
         for name, points in [*lines.items(), *dots.items()]
     }
     every = [each for points in drawn.values() for each in points]
     across = _range([x for x, _, _ in every], logarithmic)
-    up = _range([y for _, y, _ in every], logarithmic)
+    up = _range([y for _, y, _ in every], logarithmic or up_only)
     chart = pygal_alone().XY(
         width=size[0],
         height=size[1],
@@ -273,7 +321,7 @@ def _chart(
         xrange=across,
         range=up,
         x_labels=_labels(across, logarithmic),
-        y_labels=_labels(up, logarithmic),
+        y_labels=_labels(up, logarithmic or up_only),
     )
     for name, points in drawn.items():
         if name in lines:

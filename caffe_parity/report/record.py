@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from caffe_parity.contract import Agreement, BadRequest, Excerpt, Finding, ParityError
-from caffe_parity.report import bits
+from caffe_parity.report import INDEX, bits
 from caffe_parity.report.bits import Kept, number
 from caffe_parity.report.schema import Misfit, Schema, check, unexpected
 
@@ -49,6 +49,22 @@ class Unreadable(ParityError):
 
 
 @dataclass(frozen=True)
+class InNet:
+    """What a layer of a whole net has beside a verdict.
+
+    Attributes:
+        type: its type, or those of the layers that were compared with it.
+        port: what of the port computes it, in words.
+        inherited: the largest error where the port runs as a whole, as a fraction of the layer's
+            own bound; None where it was not compared.
+    """
+
+    type: str
+    port: str
+    inherited: float | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """The verdict on one variant and one case.
 
@@ -62,6 +78,7 @@ class Record:
         elements: of all inputs.
         inputs: their digest; "" where nothing ran.
         computed: what is kept of each tensor that came out, by name.
+        in_net: of `parity net`, whose variants are phases and whose cases are layers; else None.
     """
 
     layer: str
@@ -77,6 +94,7 @@ class Record:
     elements: int = 0
     inputs: str = ""
     computed: Mapping[str, Sequence[Kept]] = field(default_factory=dict)
+    in_net: InNet | None = None
 
     def __post_init__(self) -> None:
         """Refuses what contradicts itself: nothing that is wrong must ever look right.
@@ -122,6 +140,8 @@ class Record:
     def as_json(self) -> Json:
         """JSON data, as it stands in a file and travels between processes."""
         data: Json = plain(self)
+        if self.in_net is None:
+            del data["in_net"]
         return {**data, "seconds": round(self.seconds, 6)}
 
     @classmethod
@@ -270,6 +290,8 @@ def must_be_writable(option: str, path: Path | None, mark: bytes = RESULTS) -> N
         content = path.read_bytes()[:NEAR] if path.exists() else b""
         if content and mark not in content:  # a slip, such as the net
             raise BadRequest(f"{option} {path} would replace a file that {option} did not write")
+        if path.parent.name == INDEX.parent.name:
+            path.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except FileNotFoundError as error:
@@ -351,10 +373,17 @@ def _record(data: Mapping[str, Any]) -> Record:
         "tensors": {name: _agreement(each) for name, each in data["tensors"].items()},
         "computed": {name: _kept(name, each) for name, each in data["computed"].items()},
     }
+    if "in_net" in data:
+        parts["in_net"] = _in_net(data["in_net"])
     try:
         return Record(**{**data, **parts})
     except ValueError as error:
         raise Misfit(f": {error}") from None
+
+
+def _in_net(data: Mapping[str, Any]) -> InNet:
+    inherited = data["inherited"]
+    return InNet(data["type"], data["port"], None if inherited is None else float(inherited))
 
 
 def _agreement(data: Mapping[str, Any]) -> Agreement:

@@ -79,7 +79,8 @@ def markdown(report: Report, reproduce: Reproduce) -> str:
     """
     verdict, words = headline(report)
     command = report.command if report.command == "pytest" else f"parity {report.command}"
-    lines = [f"### {SHAPES[verdict]} {command}: {plain(words)}", "", *tables(table(report.results))]
+    what = plain(f"{command} {report.selection.get('net', '')}".rstrip())
+    lines = [f"### {SHAPES[verdict]} {what}: {plain(words)}", "", *tables(table(report.results))]
     groups = by_variant(report.results).items()
     bad = [(group, [each for each in some if each.wrong], len(some)) for group, some in groups]
     bad = [each for each in bad if each[1]]

@@ -8,7 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from caffe_parity.contract import LITTLE, NUMBERED, PATTERNS, PLACED, Agreement, Finding, spoken
+from caffe_parity.contract import (
+    GRADIENT,
+    LITTLE,
+    NUMBERED,
+    PATTERNS,
+    PLACED,
+    Agreement,
+    Finding,
+    spoken,
+)
 from caffe_parity.report.record import AGREEING, COMPARED, Key, Record, Report
 from caffe_parity.terminal import Grid, Part
 
@@ -117,6 +126,19 @@ def table(records: Sequence[Record]) -> list[Part]:
             "compared: the rest have several right gradients (a kink), overflow, or a large bound."
         )
     return lines
+
+
+def each_tensor(records: Sequence[Record]) -> list[Part]:
+    """What -v tells: the worst place of each tensor of each result."""
+    rows = [("result", "tensor", "error/bound", "actual", "expected", "bound", "at", "wrong")]
+    for each in records:
+        for name, tensor in each.tensors.items():
+            place = ",".join(map(str, tensor.worst_index))
+            actual, expected = f"{tensor.actual:.9g}", f"{tensor.expected:.9g}"
+            near, bound = fraction(tensor.fraction), f"{tensor.bound:.3g}"
+            wrong = f"{tensor.wrong} of {tensor.size}"
+            rows.append((each.id, spoken(name), near, actual, expected, bound, place, wrong))
+    return [Grid(rows, right=range(2, 6)), ""] if len(rows) > 1 else []
 
 
 def refusals(records: Sequence[Record]) -> list[str]:
@@ -299,6 +321,15 @@ def tensors(records: Iterable[Record], names: Collection[str] | None = None) -> 
 def worst_of(records: Iterable[Record], names: Collection[str]) -> float | None:
     """The worst error of some tensors as a fraction of its bound; None without one."""
     return largest(each.fraction for each in tensors(records, names))
+
+
+def passes(held: Mapping[str, Agreement]) -> dict[str, dict[str, Agreement]]:
+    """The tensors of a layer of a whole net: its tops, what it sends back, its parameters'."""
+    found: dict[str, dict[str, Agreement]] = {"forward": {}, "backward": {}, "params": {}}
+    for name, each in held.items():
+        back = "backward" if " of " in name else "params"
+        found[back if name.startswith(GRADIENT) else "forward"][name] = each
+    return found
 
 
 def largest(fractions: Iterable[float | None]) -> float | None:

@@ -524,6 +524,17 @@ def _spoken(name: str) -> str:
     return f"the port's gradient of {bottom}"
 
 
+def _other_shapes(net: Golden, seen: Seen) -> str:
+    """What the port made in another shape than Caffe before it failed, for a message; or ""."""
+    shapes = {name: (tuple(each.shape), net.values[name].shape) for name, each in seen.own.items()}
+    said = [
+        f"the port's {name} has shape {port}, Caffe's {caffe}"
+        for name, (port, caffe) in shapes.items()
+        if port != caffe
+    ]
+    return f"{said[0]}, so that what reads it does not take Caffe's: " if said else ""
+
+
 def comparison(
     net: CaffeNet,
     case: Case,
@@ -558,7 +569,7 @@ def comparison(
             break
         calls = seen.calls
     if seen.failed:
-        raise seen.failed
+        raise BadRequest(_other_shapes(made, seen) + str(seen.failed))
     must_be_there(asked, made, calls, port.modules)
     matched.ends = ends_of(made, seen.results, left_out)
     matched.ops = Comparison(made, port, matched, weights, left_out).first.ops

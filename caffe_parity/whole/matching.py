@@ -12,6 +12,7 @@ import torch
 
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
+from caffe_parity.errors import meant
 from caffe_parity.whole.golden import Golden, Step
 from caffe_parity.whole.port import Call, Layout, Place
 
@@ -131,10 +132,14 @@ def must_be_there(
     steps = [step.name for step in net.steps]
     for layer, module in asked.items():
         if layer not in steps:
-            raise BadRequest(f"--map {layer}={module}: the net's layers are {', '.join(steps)}")
+            words = f"the net's layers are {', '.join(steps)}{meant(layer, steps)}"
+            raise BadRequest(f"--map {layer}={module}: {words}")
         if module not in modules:
             names = ", ".join(name for name in modules if name)
-            raise BadRequest(f"--map {layer}={module}: the port's modules are {names or 'none'}")
+            raise BadRequest(
+                f"--map {layer}={module}: the port's modules are {names or 'none'}"
+                f"{meant(module, modules)}"
+            )
         if module not in called:
             raise BadRequest(
                 f"--map {layer}={module}: the port has that module, but its forward does not call "

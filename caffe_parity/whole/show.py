@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from caffe_parity.contract import GRADIENT, Agreement, Finding
-from caffe_parity.report.record import Record, Report
-from caffe_parity.report.table import many
+from caffe_parity.contract import Agreement, Finding
+from caffe_parity.report.record import InNet, Record, Report
+from caffe_parity.report.table import largest, many, passes
 from caffe_parity.whole.judged import Comparison, Judgement
 
 COLUMNS = ("layer", "type", "port", "forward", "backward", "params", "inherited")
@@ -17,7 +18,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     """How the layers were matched, a table in the net's order, and what is wrong."""
     net = compared.net
     said = [f"phase {net.phase}: {many(len(net.steps), 'layer')}"]
-    rows = [COLUMNS, *(_row(compared, each) for each in found)]
+    rows = [COLUMNS, *map(_row, found)]
     for step in compared.unmatched:
         rows.append((step.name, step.type, "-", "not compared", "", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
@@ -38,9 +39,10 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
+        without = " ".join(f"--leave-out {step.name}" for step in compared.unmatched)
         said.append(
             f"not compared: {names}: no part of the port computes them; --map {first}=MODULE says "
-            f"which module does, --leave-out {first} that the port does without"
+            f"which module does, {without} that the port does without"
         )
     return said
 
@@ -56,21 +58,19 @@ def _layer(each: Judgement) -> str:
     return each.part.name
 
 
-def _row(compared: Comparison, each: Judgement) -> tuple[str, ...]:
-    part = each.part
-    types = ", ".join(dict.fromkeys(step.type for step in part.steps))
-    calls = ", ".join(map(str, part.calls)) or "(between modules)"
+def _row(each: Judgement) -> tuple[str, ...]:
+    part, known = each.part, _in_net(each)
     if each.left_out:
-        return part.name, types, calls, "left out", "", "", ""
-    forward = {name: own for name, own in each.own.items() if not name.startswith(GRADIENT)}
-    backward = {name: own for name, own in each.own.items() if " of " in name}
-    params = {
-        name: own
-        for name, own in each.own.items()
-        if name.startswith(GRADIENT) and name not in backward
-    }
-    own = (_worst(some) for some in (forward, backward, params))
-    return part.name, types, calls, *own, _worst(each.inherited, False)
+        return part.name, known.type, known.port, "left out", "", "", ""
+    own = map(_worst, passes(each.own).values())
+    return part.name, known.type, known.port, *own, _worst(each.inherited, False)
+
+
+def _in_net(each: Judgement) -> InNet:
+    """What is known of a part beside its verdict."""
+    types = ", ".join(dict.fromkeys(step.type for step in each.part.steps))
+    calls = ", ".join(map(str, each.part.calls)) or "(between modules)"
+    return InNet(types, calls, largest(one.fraction for one in each.inherited.values()))
 
 
 def _worst(some: Mapping[str, Agreement], judged: bool = True) -> str:
@@ -93,7 +93,7 @@ def records(
         if each.left_out:
             verdict = "fail" if findings else "not run" if each.alone else "unproven"
             reason = "; ".join(one.words for one in findings) or each.left_out
-            made.append(Record(net, phase, part, verdict, reason, findings))
+            made.append(Record(net, phase, part, verdict, reason, findings, in_net=_in_net(each)))
             continue
         dull = [name for name, own in each.own.items() if not own.proves]
         verdict = "fail" if findings else "unproven" if dull else "pass"
@@ -113,6 +113,7 @@ def records(
                 each.own,
                 seconds=seconds / max(len(found), 1),
                 elements=sum(compared.net.values[top].size for top in each.part.tops),
+                in_net=_in_net(each),
             )
         )
     for finding in _of_the_whole(compared):
@@ -122,7 +123,8 @@ def records(
         made.append(Record(net, phase, name, "not run", "--leave-out: the port does without"))
     for step in compared.unmatched:
         words = "no part of the port computes it"
-        made.append(Record(net, phase, step.name, "unproven", words, [Finding("unmatched", words)]))
+        record = Record(net, phase, step.name, "unproven", words, [Finding("unmatched", words)])
+        made.append(replace(record, in_net=InNet(step.type, "-")))
     return made
 
 

@@ -15,13 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 from caffe_parity import BadRequest, Case, Layer, ParityError, Port
-from caffe_parity.cli import objects, path, unknown
+from caffe_parity.cli import add_color, add_page, add_told, objects, path, unknown
+from caffe_parity.cli.check import write_files
 from caffe_parity.engine.functions import must_take
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report.host import host
-from caffe_parity.report.record import Record, Report, must_be_writable
-from caffe_parity.report.table import Section, sections
-from caffe_parity.terminal import coloured, rendered
+from caffe_parity.report.record import PAGE, Record, Report, must_be_writable
+from caffe_parity.report.summary import must_be_appendable
+from caffe_parity.report.table import Reproduce, Section, each_tensor, sections
+from caffe_parity.terminal import CHOICE, coloured, rendered, say
 from parity_tests.recorded import corpus as corpora
 from parity_tests.recorded.against import AGAINST, judged
 from parity_tests.recorded.corpus import Corpus, Damaged
@@ -32,13 +34,18 @@ from torch_impl.variants import variants as torch_variants
 
 OWN = "torch-port"
 JOB = "tox -e parity-recorded --"
+EXAMPLES = f"""\
+  {JOB} --variant torch-module --case base
+  {JOB} --port my_port.py:MyLoss --layer channel_sum --page
+"""
 Choice = tuple[Layer, str, Case]  # with the name of a variant
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     ends = "exit status: 0 agrees, 1 disagrees, 2 not carried out (also: a damaged corpus)"
-    made = argparse.ArgumentParser(prog=JOB, description=__doc__, epilog=ends)
+    epilog = f"examples:\n{EXAMPLES}\n{ends}"
+    made = argparse.ArgumentParser(prog=JOB, description=__doc__, epilog=epilog)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     add = made.add_argument
     add("--layer", metavar="NAME", help=f"only this one: {', '.join(LAYERS)}")
@@ -49,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     add("--port", metavar="FILE.py:OBJECT", help=port)
     add("--corpus", type=path, default=corpora.FOLDER, metavar="DIR", help="another recording")
     add("--json", type=path, metavar="FILE", help="write the results to this file")
+    add_page(made)
+    add_told(made, "each tensor of each comparison")
+    add_color(made)
     return made
 
 
@@ -68,10 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    CHOICE.color = options.color
     must_be_writable("--json", options.json)
+    must_be_writable("--page", options.page, PAGE)
+    must_be_appendable("--summary", options.summary)
     corpus = corpora.load(options.corpus)
     chosen = selected(options, layers_with(corpus, options))
-    _print_machines(corpus.provenance, host())
+    if not options.quiet:
+        _print_machines(corpus.provenance, host())
     _must_be_the_same_inputs(corpus, [case for _, _, case in chosen])
     records: list[Record] = []
     with PROGRESS.shown():
@@ -85,9 +99,11 @@ def _compare(options: argparse.Namespace) -> int:
     facts = {"device": "cpu", "gpu": None, "caffe": None, "recorded": corpus.provenance}
     given = {name: value for name in names if (value := getattr(options, name))}
     report = Report("recorded", {**host(), **facts}, given, records)
-    _print(report, corpus, options)
-    if options.json:
-        report.write(options.json)
+    command = _command(options)
+    if not options.quiet:
+        _print(report, corpus, command, options.verbose)
+    say([_verdict(report)])
+    write_files(options, report, command)
     return report.status
 
 
@@ -184,15 +200,23 @@ def _must_be_the_same_inputs(corpus: Corpus, cases: Sequence[Case]) -> None:
         )
 
 
-def _print(report: Report, corpus: Corpus, options: argparse.Namespace) -> None:
+def _command(options: argparse.Namespace) -> Reproduce:
+    """The command that compares a record's case again."""
     given = ["--port", options.port, "--layer", options.layer] if options.port else []
     if options.corpus != corpora.FOLDER:
         given += ["--corpus", str(options.corpus)]
     command = " ".join([JOB, *map(shlex.quote, given), "-k"])
-    found = sections(report, lambda each: f"{command} '[{each.id}]'")
+    return lambda each: f"{command} '[{each.id}]'"
+
+
+def _print(report: Report, corpus: Corpus, command: Reproduce, verbose: bool) -> None:
+    found = sections(report, command)
     left_out = [f"{each.layer} {each.case}: {each.reason}" for each in corpus.left_out]
     left_out += [f"{each.name}: newer" for each in CASES if each.name not in corpus.cases]
-    for section in [*found, Section("not in the corpus", left_out)]:
+    found.append(Section("not in the corpus", left_out))
+    if verbose:
+        found.append(Section("each tensor", each_tensor(report.results)))
+    for section in found:
         shown = [
             line
             for part in rendered(section.lines, coloured(sys.stdout))
@@ -201,11 +225,14 @@ def _print(report: Report, corpus: Corpus, options: argparse.Namespace) -> None:
         lines = [f"  {line}".rstrip() for line in shown]
         print(f"\n{section.title}:", *lines or ["  nothing is left out"], sep="\n")
     print(f"\n{AGAINST}: against every recorded result of the layer; the limit is twice the bound.")
+
+
+def _verdict(report: Report) -> str:
     bad = sum(each.wrong for each in report.results)
     idle = sum(each.verdict == "not run" for each in report.results)
     open_ = "unproven:" if report.unproven else "nothing ran of"
     words = ("agrees:", f"disagrees: {bad} of", open_)[report.status]
-    print(f"{words} {len(report.results)} comparisons, {idle} not run")
+    return f"{words} {len(report.results)} comparisons, {idle} not run"
 
 
 if __name__ == "__main__":

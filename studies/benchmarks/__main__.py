@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +26,15 @@ from typing import Any
 from caffe_parity import ParityError
 from caffe_parity.caffe.driver import DriverError, devices
 from caffe_parity.caffe.session import SESSION
+from caffe_parity.cli import add_page
 from caffe_parity.engine.port import no_cuda
+from caffe_parity.report import INDEX
 from caffe_parity.report.environment import environment
-from caffe_parity.report.pictures import pygal_alone
+from caffe_parity.report.page import anchors, flat, rendered
+from caffe_parity.report.pictures import can_draw, pygal_alone
+from caffe_parity.report.pictures import shares as drawn
+from caffe_parity.report.record import PAGE, must_be_writable, write_whole
+from caffe_parity.report.table import many
 from studies.benchmarks import gpu, requests
 from studies.benchmarks.workloads import SHAPES, as_data
 
@@ -199,16 +206,64 @@ def plot(timings: list[dict[str, Any]]) -> bytes:
     return drawn
 
 
-def write(folder: Path, stem: str, data: Mapping[str, Any], found: list[Ratio]) -> None:
-    """Writes the results as JSON, their tables, and the plot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(data, indent=1) + "\n")
-    words = (
+def setting(data: Mapping[str, Any]) -> str:
+    """Where, when and how it was measured, in words."""
+    return (
         f"{data['date']}; {data['environment']['processor']}, load average "
         f"{data['load'][0]:.1f} before and {data['load'][1]:.1f} after: others may have used the "
         "machine. Everybody had one thread and turns in one process, timed by the processor's "
         "time of that process, and the least of many repeats counts."
     )
+
+
+WORDS = {"fail": ("✗", "missed"), "not run": ("-", "not run"), "pass": ("✓", "held")}
+"""By verdict, with the colours that those of a comparison have, its shape and words."""
+
+
+def html(data: Mapping[str, Any], found: list[Ratio]) -> str:
+    """The same as a page to look at, as `parity run` has one."""
+    kinds = [
+        "not run" if each.ratio is None else "pass" if each.verdict == "met" else "fail"
+        for each in found
+    ]
+    names = anchors((each.where, f"{each.contender}-{each.peer}", each.what) for each in found)
+    counts = Counter(kinds)
+    missed = f"{many(counts['fail'], 'target')} missed"
+    known = [kind for kind in WORDS if counts[kind]]
+    heads = {"fail": missed, "pass": "all targets are held", "not run": "nothing was measured"}
+    worst = "fail" if counts["fail"] else "pass" if counts["pass"] else "not run"
+    return rendered(
+        Path(__file__).with_name("page.html"),
+        words={kind: WORDS[kind] for kind in WORDS if kind in known},
+        counts=counts,
+        verdict=(worst, heads[worst]),
+        setting=setting(data),
+        rows=list(zip(names.values(), kinds, found, strict=True)),
+        charts=list(charts(data["timings"])) if can_draw() else [],
+        facts=list(flat({**data["environment"], "date": data["date"], "memory": data["memory"]})),
+        schema=data["schema"],
+    )
+
+
+def charts(timings: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """For everybody a chart of the part of a copy's speed against the size, and it in words."""
+    for where in dict.fromkeys(each["where"] for each in timings):
+        aims = {
+            each.contender: [(float(size), least, "") for size, least in each.least.items()]
+            for each in TARGETS
+            if (each.where, each.peer) == (where, "copy")
+        }
+        for name, each in shares([each for each in timings if each["where"] == where]).items():
+            points = [(float(size), part, f"{size:.0e}: {part:.2f}") for size, part in each.items()]
+            said = ", ".join(f"{100 * part:.0f} % at {size:.0e}" for size, part in each.items())
+            yield f"{where}, {name}", drawn(points, aims.get(name, [])), said
+
+
+def write(folder: Path, stem: str, data: Mapping[str, Any], found: list[Ratio]) -> None:
+    """Writes the results as JSON, their tables, and the plot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps(data, indent=1) + "\n")
+    words = setting(data)
     text = ["# Speed, as `python -m studies.benchmarks` measured it", "", words, "", *table(found)]
     for where in dict.fromkeys(each["where"] for each in data["timings"]):
         timings = [each for each in data["timings"] if each["where"] == where]
@@ -230,8 +285,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=30, help="seconds for each size (30)")
     parser.add_argument("--largest", type=float, default=1e9, help="elements on a GPU (1e9)")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    add_page(parser)
+    parser.set_defaults(page=INDEX)
     options = parser.parse_args(arguments)
     before = os.getloadavg()[0]
+    try:
+        must_be_writable("--page", options.page, PAGE)
+    except ParityError as error:
+        print(error, file=sys.stderr)
+        return 2
     found: list[Ratio] = []
     timings: list[dict[str, Any]] = []
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
@@ -262,6 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     stem = "-".join(("speed", *(options.only if len(options.only) < len(parts) else ())))
     write(options.results, stem, data, found)
+    write_whole(options.page, html(data, found) + "\n")
     print("\n".join(table(found)))
     missed = [each for each in found if each.verdict == "MISSED"]
     for each in missed:
@@ -269,6 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"MISSED: {each.contender} at {each.what}: {each.ratio:.2f}, target {each.target:.2f}"
         )
     print(f"{len(found)} ratios, {len(missed)} missed; written: {options.results / stem}.json, .md")
+    print(f"page: {options.page}")
     return int(any(each.far for each in found))
 
 
