@@ -204,14 +204,25 @@ class CaffeNet:
         """
         ops = self.net_ops(case)
         built = self.caffe.request(ops)[-1]
-        weights = ops[-1]["edits"].get("weights")
-        if weights and not built["named"]:
-            layers = ", ".join(dict.fromkeys(layer for layer, _ in built["params"])) or "none"
-            raise BadRequest(
-                f"--weights {weights}: it has parameters of no layer of the net, whose layers with "
-                f"parameters are {layers}: Caffe matches them by name"
-            )
+        self.must_have_weights(built)
         return len(built["owned"])
+
+    def must_have_weights(self, built: Mapping[str, Any]) -> list[str]:
+        """The layers with parameters of which the file of weights has none.
+
+        Args:
+            built: the answer to the op "net".
+
+        Raises:
+            BadRequest: it has those of no layer at all.
+        """
+        layers = list(dict.fromkeys(layer for layer, _ in built["params"]))
+        if self.weights and not built["named"]:
+            raise BadRequest(
+                f"--weights {self.weights}: it has parameters of no layer of the net, whose layers "
+                f"with parameters are {', '.join(layers) or 'none'}: Caffe matches them by name"
+            )
+        return [each for each in layers if each not in built["named"]] if self.weights else []
 
     def observe(self, plan: Plan) -> Observation:
         """Carries out a plan; what goes wrong on its second net is kept in the observation.

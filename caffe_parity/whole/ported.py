@@ -250,6 +250,9 @@ def _nets(
             told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
             continue
         kinds = nets[phase].kinds
+        words = f"not in {request.weights}, so as their fillers: {', '.join(nets[phase].filled)}"
+        if nets[phase].filled and words not in told:
+            told.append(words)
         cases[phase] = _case(request, shapes, kinds)
         small[phase] = _case(request, _few(request, shapes), kinds)
     if refusals and not nets:
