@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from caffe_parity.caffe.client import Op
 from caffe_parity.cli.request import Request, how_to_feed, net_of, stand_in
 from caffe_parity.contract import Array32, BadRequest, Case, Shape, VariantFailure
 from caffe_parity.engine.caffe_net import CaffeNet
@@ -232,7 +233,10 @@ def _nets(
     odd = Unknown()
     case = stand_in(request)
     if not request.proto:
+        loads: list[Op] = [{"op": "load", "library": each} for each in net.loaded(case)]
+        loaded = net.request(loads) if loads else []
         types = [*net.caffe.start()["layers"], *net.made.types]
+        types += [kind for each in loaded for kind in each["types"]]
         odd = unknown(net.prototxt(case), messages, types, missing)
         net = replace(net, text=lambda _: odd.text)
     refusals: list[Exception] = []

@@ -137,7 +137,7 @@ def unknown(
             layer.value = [each for each in layer.value if each.name != "type"]
             layer.value.append(Entry("type", "NONE"))
         if (old and name in found.types) or (not old and kind not in types):
-            found.holes[name] = "this Caffe has no layer of that type"
+            found.holes[name] = "this Caffe has no layer of that type (--load gives it one)"
         elif python and kind in ("Python", "PYTHON"):
             found.holes[name] = python
         elif odd and not DATA.match(kind):

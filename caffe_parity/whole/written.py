@@ -189,6 +189,8 @@ class _Writer:
     ) -> tuple[str, ...]:
         """The lines of a layer that the catalogue has no counterpart of."""
         filled = self.filled(layer)
+        if layer.hole:  # what Caffe cannot run cannot be compared, whatever is given
+            filled = None
         names: tuple[str, ...] = ()
         if filled is None:
             words = _hole(layer, why)
