@@ -221,6 +221,8 @@ def test_the_certificate(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
 SLIPS = (
     (("net.prototxt", "-o", "my_net.txt"), "expected the name of a Python module"),
     (("net.prototxt", "-o", "none/my_net.py"), "there is no folder none"),
+    (("v0.prototxt", "-o", "my_net.py"), "the syntax of 2013"),
+    (("cut.prototxt", "-o", "my_net.py"), "it ends within a message"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "Crop=fills.py:Euclidean"), "no layer without"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "loss=fills.py:None_"), "has no 'None_'"),
 )
@@ -236,6 +238,8 @@ def test_slips_are_named(
 ) -> None:
     """What is wrong, and nothing is written."""
     Path(written(folder, "python")).rename(folder / "net.prototxt")
+    (folder / "v0.prototxt").write_text('layers { layer { name: "a" type: "relu" } top: "a" }')
+    (folder / "cut.prototxt").write_text('layer { name: "a"')
     assert main(["port", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not (folder / "my_net.py").exists()
