@@ -143,7 +143,8 @@ def test_holes_are_named(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
             ]
         )
     )
-    assert port("odd.prototxt") == 2
+    (folder / "fills.py").write_text(FILLS)
+    assert port("odd.prototxt", "--layer", "Permute=fills.py:halved") == 2, "Caffe has none"
     out = capsys.readouterr().out
     assert "hole: layer 'odd0' (Permute): this Caffe has no layer of that type (" in out
     assert "it reads x0 (2, 4, 6, 6); permute_param { order: 0 order: 2 order: 3 order: 1 }" in out
