@@ -208,11 +208,29 @@ def only_accuracy() -> str:
     return text + layer("loss", "SoftmaxWithLoss", "fc label", "loss", "include { phase: TRAIN }")
 
 
+def corners() -> str:
+    """A bias that a BatchNorm takes out, labels that are sliced, constants, Filter, Silence."""
+    text = input_layer("data", 4, 3, 5, 5) + input_layer("labels", 4, 2) + input_layer("sel", 4)
+    text += layer("parts", "Slice", "labels", "one two")
+    said = "shape { dim: 2 dim: 3 dim: 5 dim: 5 } data_filler { value: 0.5 }"
+    text += layer("half", "DummyData", "", "half", f"dummy_data_param {{ {said} }}").replace(
+        "dim: 2", "dim: 4"
+    )
+    text += layer("prod", "Eltwise", "data half", "prod", "eltwise_param { operation: PROD }")
+    text += conv("prod", "conv", 4, "kernel_size: 3") + norm("conv") + relu("conv")
+    text += inner("conv", "f1", 3) + inner("conv", "class", 2)  # a word of Python's
+    text += layer("loss1", "SoftmaxWithLoss", "f1 one", "loss1")
+    text += layer("loss2", "SoftmaxWithLoss", "class two", "loss2", "loss_weight: 0.5")
+    text += layer("kept", "Filter", "f1 sel", "kept") + layer("quiet", "Silence", "kept", "")
+    return text
+
+
 NETS: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         *(caffenet, googlenet, vgg, squeezenet, mobilenet, densenet, lstm, python),
         only_accuracy,
+        corners,
     )
 }
 """By name, what makes the text; those of studies/localise/nets stand beside them."""

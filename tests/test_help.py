@@ -22,8 +22,9 @@ from tests.pages import disagreeing, green
 ROOT = Path(__file__).parent.parent
 
 ENDLESS = ("watch",)
-ELSEWHERE = ("--port my_model", "pip install", "--cuda", "bash-completion/", "| source")
-"""What examples have that need a model (test_net.py), ask a network, or write elsewhere."""
+MODELS = ("my_model", "train_val", "--verify")
+ELSEWHERE = (*MODELS, "pip install", "--cuda", "bash-completion/", "| source")
+"""What examples have that need a model (test_port.py), ask a network, or write elsewhere."""
 
 STATUS = {"diff": 1, "doctor": None, "--help": 0}
 """How an example ends here, if not with 0; None for whatever it says."""

@@ -143,10 +143,11 @@ def test_holes_are_named(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
             ]
         )
     )
-    assert port("odd.prototxt") == 2
+    (folder / "fills.py").write_text(FILLS)
+    assert port("odd.prototxt", "--layer", "Permute=fills.py:halved") == 2, "Caffe has none"
     out = capsys.readouterr().out
-    assert "hole: layer 'odd0' (Permute): this Caffe has no layer of that type; it reads x0 " in out
-    assert "(2, 4, 6, 6); permute_param { order: 0 order: 2 order: 3 order: 1 }" in out
+    assert "hole: layer 'odd0' (Permute): this Caffe has no layer of that type (" in out
+    assert "it reads x0 (2, 4, 6, 6); permute_param { order: 0 order: 2 order: 3 order: 1 }" in out
     assert "layer 'odd1' (Pooling): this Caffe's layer has no pooling_param.ceil_mode" in out
     assert out.splitlines()[-1] == (
         "not proved: 3 without a counterpart: odd0, odd1, odd3; --layer fills them"
@@ -221,6 +222,8 @@ def test_the_certificate(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
 SLIPS = (
     (("net.prototxt", "-o", "my_net.txt"), "expected the name of a Python module"),
     (("net.prototxt", "-o", "none/my_net.py"), "there is no folder none"),
+    (("v0.prototxt", "-o", "my_net.py"), "the syntax of 2013"),
+    (("cut.prototxt", "-o", "my_net.py"), "it ends within a message"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "Crop=fills.py:Euclidean"), "no layer without"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "loss=fills.py:None_"), "has no 'None_'"),
 )
@@ -236,6 +239,8 @@ def test_slips_are_named(
 ) -> None:
     """What is wrong, and nothing is written."""
     Path(written(folder, "python")).rename(folder / "net.prototxt")
+    (folder / "v0.prototxt").write_text('layers { layer { name: "a" type: "relu" } top: "a" }')
+    (folder / "cut.prototxt").write_text('layer { name: "a"')
     assert main(["port", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not (folder / "my_net.py").exists()

@@ -99,6 +99,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "list": (("list", TESTS),),
     "net": (("net", "net.prototxt", "--port", "port.py:Square", "--phase", "TEST"),),
     "weights": (("weights", "net.prototxt", "--port", "port.py:Square", "-o", "w.safetensors"),),
+    "port": (("port", "net.prototxt", "-o", "my_net.py"),),
     "watch": (),  # it has the options of `check`, and does not end
     "diff": (("diff", "good.json", "good.json"),),
     "doctor": (("doctor",),),
@@ -112,9 +113,10 @@ STEPS = {
     ("run", "tests"): 3,
     ("run", "report"): 6,
     ("list", "tests"): 4,
+    **{("port", name): 14 for name in ("json", "page", "summary")},  # those of `net`
     **{("run", name): 14 for name in ("layer", "variant", "case", "called")},
 }
-"""Where pytest collects tests, or runs them, before it is refused: with each how many-th value."""
+"""Where much is done before a value is refused: with each how many-th value."""
 
 
 def options_of(name: str) -> list[argparse.Action]:

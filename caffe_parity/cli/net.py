@@ -176,23 +176,21 @@ def _verified(options: argparse.Namespace) -> int:
     Raises:
         BadRequest: it is no certificate, or something else is asked for as well.
     """
+    from caffe_parity.caffe.session import SESSION
     from caffe_parity.whole.certificate import changed
 
     more = [name for name in selection(options) if name not in ("verify", "seed")]
     if more:
         raise BadRequest(f"--verify takes a certificate alone, not {', '.join(more)}")
-    found = dict(changed(options.verify))
+    try:
+        found = dict(changed(options.verify))
+    finally:
+        SESSION.close()
     other = {name: words for name, words in found.items() if words}
     if not options.quiet:
         say([f"{name}: {words or 'as it was'}" for name, words in found.items()])
-    names = ", ".join(other)
-    say(
-        [
-            f"{options.verify}: not as it was proved: {names}"
-            if other
-            else f"{options.verify}: holds"
-        ]
-    )
+    words = f"not as it was proved: {', '.join(other)}" if other else "holds"
+    say([f"{options.verify}: {words}"])
     return 1 if other else 0
 
 

@@ -204,17 +204,25 @@ class CaffeNet:
         """
         ops = self.net_ops(case)
         built = self.caffe.request(ops)[-1]
-        if self.weights and not built["named"]:
-            raise BadRequest(self.no_weights([layer for layer, _ in built["params"]]))
+        self.must_have_weights(built)
         return len(built["owned"])
 
-    def no_weights(self, layers: Sequence[str]) -> str:
-        """What is said where the file of weights is that of another net."""
-        names = ", ".join(dict.fromkeys(layers)) or "none"
-        return (
-            f"--weights {self.weights}: it has parameters of no layer of the net, whose layers "
-            f"with parameters are {names}: Caffe matches them by name"
-        )
+    def must_have_weights(self, built: Mapping[str, Any]) -> list[str]:
+        """The layers with parameters of which the file of weights has none.
+
+        Args:
+            built: the answer to the op "net".
+
+        Raises:
+            BadRequest: it has those of no layer at all.
+        """
+        layers = list(dict.fromkeys(layer for layer, _ in built["params"]))
+        if self.weights and not built["named"]:
+            raise BadRequest(
+                f"--weights {self.weights}: it has parameters of no layer of the net, whose layers "
+                f"with parameters are {', '.join(layers) or 'none'}: Caffe matches them by name"
+            )
+        return [each for each in layers if each not in built["named"]] if self.weights else []
 
     def observe(self, plan: Plan) -> Observation:
         """Carries out a plan; what goes wrong on its second net is kept in the observation.

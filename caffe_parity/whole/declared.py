@@ -63,6 +63,7 @@ class DeclaredNet:
         outputs: the blobs that no layer reads.
         losses: by blob, its weight in what a solver minimises.
         params: "LAYER[INDEX]" -> what the net's weights or fillers have put there.
+        filled: the layers that are not in the file of weights.
     """
 
     phase: str
@@ -71,6 +72,7 @@ class DeclaredNet:
     outputs: tuple[str, ...]
     losses: Mapping[str, float]
     params: Mapping[str, Array32]
+    filled: tuple[str, ...] = ()
 
     @cached_property
     def kinds(self) -> dict[str, str]:
@@ -186,6 +188,7 @@ def declared(
         tuple(name for name in tops if name not in read),
         about["weights"],
         params,
+        tuple(known.must_have_weights(made)),
     )
 
 

@@ -163,9 +163,7 @@ def golden(
     wanted = [name for name in wanted if name not in _labels(graph)]
     build = built(net, case, phase, wanted)
     *_, made, graph, about = net.request([*build, {"op": "graph"}, {"op": "fields"}])
-    layers = [layer for layer, _ in made["params"]]
-    if net.weights and not made["named"]:
-        raise BadRequest(net.no_weights(layers))
+    lacking = net.must_have_weights(made)
     if given and any(name.startswith("param[") for name in given):
         build += _set(made, given)
     elif drawn:
@@ -184,7 +182,7 @@ def golden(
         return found
     own = {name.rpartition("[")[0] for name in found.owned}
     own |= {step.name for step in found.steps if step.type == "BatchNorm"}
-    unfilled = [name for name in dict.fromkeys(layers) if name in own - set(made["named"])]
+    unfilled = [name for name in lacking if name in own]
     return replace(found, unfilled=unfilled, others=made["others"])
 
 

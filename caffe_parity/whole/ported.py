@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from caffe_parity.caffe.client import Op
 from caffe_parity.cli.request import Request, how_to_feed, net_of, stand_in
 from caffe_parity.contract import Array32, BadRequest, Case, Shape, VariantFailure
 from caffe_parity.engine.caffe_net import CaffeNet
@@ -185,9 +186,10 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
         words = f"Caffe cannot import it: {str(error).splitlines()[0]}"
         nets, cases, small, odd, net = _nets(request, net, messages, told, words)
     weights_file = output.with_suffix(".safetensors")
+    named = re.sub(r"[^\w./+-]", "_", Path(request.net).name)
     head = (
-        f"The net of {Path(request.net).name}: written by `parity port`, compared with Caffe in "
-        f"{output.stem}.parity.json."
+        f"The net of {named}.\n\nWritten by `parity port`; what was compared with Caffe "
+        f"stands in\n{output.stem}.parity.json.\n"
     )
     made = written([*nets.values()], filling, head, weights_file.name)
     filling.must_be_used()
@@ -231,7 +233,10 @@ def _nets(
     odd = Unknown()
     case = stand_in(request)
     if not request.proto:
+        loads: list[Op] = [{"op": "load", "library": each} for each in net.loaded(case)]
+        loaded = net.request(loads) if loads else []
         types = [*net.caffe.start()["layers"], *net.made.types]
+        types += [kind for each in loaded for kind in each["types"]]
         odd = unknown(net.prototxt(case), messages, types, missing)
         net = replace(net, text=lambda _: odd.text)
     refusals: list[Exception] = []
@@ -249,6 +254,9 @@ def _nets(
             told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
             continue
         kinds = nets[phase].kinds
+        words = f"not in {request.weights}, so as their fillers: {', '.join(nets[phase].filled)}"
+        if nets[phase].filled and words not in told:
+            told.append(words)
         cases[phase] = _case(request, shapes, kinds)
         small[phase] = _case(request, _few(request, shapes), kinds)
     if refusals and not nets:

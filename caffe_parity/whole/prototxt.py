@@ -126,6 +126,11 @@ def unknown(
         if layer.name not in ("layer", "layers") or not isinstance(layer.value, list):
             continue
         name, kind = layer.said("name"), layer.said("type")
+        if not kind and any(each.name == "layer" for each in layer.value):
+            raise BadRequest(
+                "`layers { layer { ... } }` is the syntax of 2013: Caffe's upgrade_net_proto_text "
+                "makes the one of today of it"
+            )
         if not kind:
             raise BadRequest(f"the layer {name!r} has no type")
         found.about[name] = " ".join(str(each) for each in layer.value if each.name not in COMMON)
@@ -137,7 +142,7 @@ def unknown(
             layer.value = [each for each in layer.value if each.name != "type"]
             layer.value.append(Entry("type", "NONE"))
         if (old and name in found.types) or (not old and kind not in types):
-            found.holes[name] = "this Caffe has no layer of that type"
+            found.holes[name] = "this Caffe has no layer of that type (--load gives it one)"
         elif python and kind in ("Python", "PYTHON"):
             found.holes[name] = python
         elif odd and not DATA.match(kind):

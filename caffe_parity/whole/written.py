@@ -106,7 +106,7 @@ class _Writer:
         bodies = [[self.layer(layer, net.phase) for layer in net.layers] for net in nets]
         body = _merged([net.phase for net in nets], bodies)
         forward = [
-            self.signature(nets, inputs),
+            *self.signature(nets, inputs),
             *textwrap.indent(self.about(nets, inputs), "    ").splitlines(),
             *(f"    {line}" for line in [*body, *self.results(nets)]),
         ]
@@ -189,6 +189,8 @@ class _Writer:
     ) -> tuple[str, ...]:
         """The lines of a layer that the catalogue has no counterpart of."""
         filled = self.filled(layer)
+        if layer.hole:  # what Caffe cannot run cannot be compared, whatever is given
+            filled = None
         names: tuple[str, ...] = ()
         if filled is None:
             words = _hole(layer, why)
@@ -270,13 +272,13 @@ class _Writer:
                     lines.append(f"self.{own}.requires_grad_(False)  # lr_mult: 0")
         return lines
 
-    def signature(self, nets: Sequence[DeclaredNet], inputs: Mapping[str, Shape]) -> str:
-        """The first line of forward: an input that not every phase has may be None."""
+    def signature(self, nets: Sequence[DeclaredNet], inputs: Mapping[str, Shape]) -> list[str]:
+        """The first lines of forward: an input that not every phase has may be None."""
         needed = [name for name in inputs if all(name in net.inputs for net in nets)]
         rest = [name for name in inputs if name not in needed]
         arguments = ["self", *(f"{self.variable(name)}: Tensor" for name in needed)]
         arguments += [f"{self.variable(name)}: Tensor | None = None" for name in rest]
-        return _call("def forward", arguments) + " -> dict[str, Tensor]:"
+        return _call("def forward", arguments, tail=" -> dict[str, Tensor]:").splitlines()
 
     def about(self, nets: Sequence[DeclaredNet], inputs: Mapping[str, Shape]) -> str:
         """The docstring of forward."""
@@ -453,14 +455,14 @@ def _taken(layer: Declared, call: Call, bottoms: Sequence[str]) -> list[str]:
     ]
 
 
-def _call(head: str, arguments: Sequence[str], brackets: str = "()") -> str:
+def _call(head: str, arguments: Sequence[str], brackets: str = "()", tail: str = "") -> str:
     """A call on one line, or with its arguments on lines of their own."""
     opening, closing = brackets[0], brackets[1]
-    line = f"{head}{opening}{', '.join(arguments)}{closing}"
+    line = f"{head}{opening}{', '.join(arguments)}{closing}{tail}"
     if len(line) <= WIDTH - 12:
         return line
     inner = "\n".join(f"    {each}," for each in arguments)
-    return f"{head}{opening}\n{inner}\n{closing}"
+    return f"{head}{opening}\n{inner}\n{closing}{tail}"
 
 
 def _wrapped(line: str) -> str:
