@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "any Caffe layer against any PyTorch function",
     "net": "a whole net against a port of it: which layers are wrong, each by itself",
     "port": "writes a net as one file of plain PyTorch, and proves it, layer by layer",
+    "weights": "puts the parameters of a net, such as those of a .caffemodel, into a port of it",
     "watch": "compares again as soon as a file of the layer, the net or the port is saved",
     "list": "the layers, variants and cases of a test file; the layer types that Caffe has",
     "diff": "what an edit changed, to the bit, from a report before it and one after it",

@@ -16,7 +16,7 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,10 @@ from caffe_parity.report.table import each_tensor
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
+    import torch
+
+    from caffe_parity.contract import Case
     from caffe_parity.engine.caffe_net import CaffeNet
-    from caffe_parity.layer import Layer
     from caffe_parity.report.record import Record
 
 __all__ = ["EPILOG"]
@@ -51,13 +53,37 @@ PHASES = ("TEST", "TRAIN")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity net`."""
-    parser.add_argument("net", metavar="NET", nargs="?", help="a .prototxt file")
-    parser.add_argument("--port", metavar="MODULE:OBJECT", help="an nn.Module, or its class")
+    add_net(parser, required=False)
     parser.add_argument(
         "--verify",
         metavar="FILE.parity.json",
         type=path,
         help="alone: whether what a certificate of `parity port` says is still so",
+    )
+    parser.add_argument(
+        "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
+    )
+    add_found(parser)
+
+
+def add_found(parser: argparse.ArgumentParser) -> None:
+    """Adds the file of weights, and where what is found is told."""
+    parser.add_argument(
+        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
+    )
+    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
+    add_page(parser)
+    add_told(parser, "each tensor of each layer")
+    add_annotations(parser)
+
+
+def add_net(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds what says which net there is, which port of it, and what the net is fed."""
+    parser.add_argument(
+        "net", metavar="NET", nargs=None if required else "?", help="a .prototxt file"
+    )
+    parser.add_argument(
+        "--port", required=required, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
     )
     parser.add_argument(
         "--map",
@@ -74,17 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="a layer that the port does without, such as accuracy",
     )
-    parser.add_argument(
-        "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
-    )
-    add_common(parser)
+    add_fed(parser)
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that every command on a whole net has."""
-    parser.add_argument(
-        "--weights", metavar="FILE.caffemodel", help="the net's parameters, else as its fillers"
-    )
+def add_fed(parser: argparse.ArgumentParser) -> None:
+    """Adds what says what the net is fed, and what it needs to be built."""
     parser.add_argument(
         "--bottom",
         action="append",
@@ -111,10 +131,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="for Caffe, in seconds (60)"
     )
-    parser.add_argument("--json", metavar="FILE", type=path, help="write what was found, too")
-    add_page(parser)
-    add_told(parser, "each tensor of each layer")
-    add_annotations(parser)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -176,10 +192,7 @@ def carried(options: argparse.Namespace, words: str, job: Job) -> int:
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
-    if not 0 < options.timeout < LONGEST:
-        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
-    if not 0 <= options.seed < 2**32:
-        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    must_be_a_net(options)
     if options.json is not None and options.json == options.page:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)
@@ -188,26 +201,13 @@ def carried(options: argparse.Namespace, words: str, job: Job) -> int:
         from caffe_parity.report.summary import must_be_appendable
 
         must_be_appendable("--summary", options.summary)
-    is_layer = ":" in options.net and not Path(options.net).exists()
-    if is_layer or Path(options.net).suffix == ".py":
-        raise BadRequest(
-            f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
-        )
     if not options.quiet:
         print(words, flush=True)
-    from caffe_parity.caffe.session import SESSION
-
-    SESSION.timeout = options.timeout
-    WATCH.seconds = options.timeout if sys.platform == "linux" else None
-    SESSION.launch()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            WATCH.scratch(scratch)
-            with contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout):
-                report, last = job(options, Path(scratch))
-    finally:
-        SESSION.close()
-        WATCH.seconds = None
+    with (
+        caffe_for(options) as scratch,
+        contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout),
+    ):
+        report, last = job(options, scratch)
     if options.verbose:
         say(each_tensor(report.results))
     say([f"{options.net}: {last}" if options.quiet else last])
@@ -221,12 +221,46 @@ def carried(options: argparse.Namespace, words: str, job: Job) -> int:
     return report.status
 
 
-def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
-    """The request that the options make."""
+def must_be_a_net(options: argparse.Namespace) -> None:
+    """Checks what of `add_net` can be checked before anything runs.
+
+    Raises:
+        BadRequest: a number is none, or the net no file of a net.
+    """
+    if not 0 < options.timeout < LONGEST:
+        raise BadRequest(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
+    if not 0 <= options.seed < 2**32:
+        raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+    is_layer = ":" in options.net and not Path(options.net).exists()
+    if is_layer or Path(options.net).suffix == ".py":
+        raise BadRequest(
+            f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
+        )
+
+
+@contextlib.contextmanager
+def caffe_for(options: argparse.Namespace) -> Iterator[Path]:
+    """Gives an empty folder while there is a Caffe."""
+    from caffe_parity.caffe.session import SESSION
+
+    SESSION.timeout = options.timeout
+    WATCH.seconds = options.timeout if sys.platform == "linux" else None
+    SESSION.launch()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            WATCH.scratch(scratch)
+            yield Path(scratch)
+    finally:
+        SESSION.close()
+        WATCH.seconds = None
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """The request for the net alone."""
     return Request(
         options.net,
         "",
-        port,
+        getattr(options, "port", None),
         tuple(options.bottom),
         data=tuple(options.data),
         inputs=options.inputs,
@@ -240,25 +274,14 @@ def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
 
 def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     """The report, and what it comes to."""
-    import torch
-
-    from caffe_parity.cli import objects
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
 
-    model = objects.port(options.port)
-    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
-        model = objects.made(options.port, model)
-    if not isinstance(model, torch.nn.Module):
-        raise BadRequest(
-            f"--port {options.port!r} is {type(model).__name__}: expected an nn.Module, its "
-            "class, or a function without arguments that makes it; `parity check` compares "
-            "functions"
-        )
-    request = request_of(options, options.port)
+    model = module_of(options.port)
+    request = request_of(options)
     net = net_of(request, scratch)
-    (case,) = _layer(request, net).all_cases()
+    case = case_of(request, net)
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
@@ -273,12 +296,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         names += [step.name for step in compared.net.steps]
         say(show.lines(compared, found))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
-    for name in options.leave_out:
-        if name not in names:
-            known = ", ".join(dict.fromkeys(names))
-            raise BadRequest(
-                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
-            )
+    must_be_layers(options.leave_out, names)
     report = Report("net", environment(), selection(options), records)
     return report, show.verdict(report, time.perf_counter() - began)
 
@@ -296,6 +314,41 @@ def selection(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:
+    """Checks what --leave-out names.
+
+    Raises:
+        BadRequest: the net has no such layer.
+    """
+    for name in left_out:
+        if name not in names:
+            known = ", ".join(dict.fromkeys(names))
+            raise BadRequest(
+                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
+            )
+
+
+def module_of(spec: str) -> torch.nn.Module:
+    """The port that an option names.
+
+    Raises:
+        BadRequest: it cannot be had, or is no nn.Module.
+    """
+    import torch
+
+    from caffe_parity.cli import objects
+
+    model = objects.port(spec)
+    if inspect.isfunction(model) and not any(map(_is_needed, _parameters(model))):
+        model = objects.made(spec, model)
+    if not isinstance(model, torch.nn.Module):
+        raise BadRequest(
+            f"--port {spec!r} is {type(model).__name__}: expected an nn.Module, its class, or a "
+            "function without arguments that makes it; `parity check` compares functions"
+        )
+    return model
+
+
 def _parameters(function: Any) -> list[inspect.Parameter]:
     return list(inspect.signature(function).parameters.values())
 
@@ -306,8 +359,8 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty and parameter.kind not in several
 
 
-def _layer(request: Request, net: CaffeNet) -> Layer:
-    """The inputs of the net, as a layer has them.
+def case_of(request: Request, net: CaffeNet) -> Case:
+    """What the net is fed.
 
     Raises:
         BadRequest: they are not known, or --data names none of them.
@@ -329,4 +382,6 @@ def _layer(request: Request, net: CaffeNet) -> Layer:
         seed=request.seed,
         cases=1,
     )
-    return layer.with_inputs(request.inputs or "", given) if given else layer
+    layer = layer.with_inputs(request.inputs or "", given) if given else layer
+    (case,) = layer.all_cases()
+    return case

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffe_parity.cli import path
-from caffe_parity.cli.net import add_common, carried, request_of, selection
+from caffe_parity.cli.net import add_fed, add_found, carried, request_of, selection
 from caffe_parity.contract import BadRequest, Finding
 from caffe_parity.progress import PROGRESS
 from caffe_parity.report.record import Record, Report
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE=FILE.py:OBJECT",
         help="an nn.Module's class, or a function, for layers of a type or of a name",
     )
-    add_common(parser)
+    add_fed(parser)
+    add_found(parser)
 
 
 def _filling(text: str) -> tuple[str, str]:

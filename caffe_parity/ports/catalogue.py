@@ -152,6 +152,11 @@ class Said:
         messages = [each for name, each in self._layer.items() if name.endswith("_param")]
         return {name: each for message in messages for name, each in message.items()}
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The names of the messages that were read."""
+        return tuple(self._read)
+
     def without(self, name: str) -> Said:
         """The same layer, which does not set a field such as `pooling_param.pad`."""
         message, _, inner = name.partition(".")
