@@ -28,6 +28,7 @@ COMMANDS = {
     "watch": "compares again as soon as a file of the layer, the net or the port is saved",
     "list": "the layers, variants and cases of a test file; the layer types that Caffe has",
     "diff": "what an edit changed, to the bit, from a report before it and one after it",
+    "merge": "the reports of all shards of a run (parity run --shard) as one",
     "doctor": "which Caffe, PyTorch, compiler and GPU there are; what cannot run and why",
     "install-caffe": "installs a real Caffe into the cache folder; --cuda builds one with CUDA",
     "python": "runs Caffe's own Python; -m pip install adds a package to it",
