@@ -99,7 +99,7 @@ QUICK = (
     "one branch is not learned from",
     "the shift of Power",
     "RGB",
-    "the usual momentum",
+    "another momentum",
     "the ratio that is kept",
     "Caffe's gates as they are",
     "sequences go on",
@@ -291,7 +291,7 @@ class Port(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, bias=False)
-        self.norm = nn.BatchNorm2d(4, momentum=1e-3)
+        self.norm = nn.BatchNorm2d(4)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = nn.Sequential(Block())
         self.head = nn.Linear(144, 5)
@@ -348,14 +348,27 @@ RESIDUAL = (
     ids=["right", "detached", "twice"],
 )
 def test_a_residual_block_as_people_write_it(
-    caffe: Caffe, folder: Path, phase: str, changes: dict[str, str], named: set[str]
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    phase: str,
+    changes: dict[str, str],
+    named: set[str],
 ) -> None:
-    """Other names, `out += identity`, a ReLU in place that is used again, a loss as a function."""
+    """Other names, `out += identity`, a ReLU in place that is used again, a loss as a function.
+
+    That one BatchNorm has PyTorch's usual momentum is told, and wrong is nothing for it.
+    """
     Path("net.prototxt").write_text(RESIDUAL)
     Path("block.py").write_text(BLOCK.format(**{"detached": "", "times": "", **changes}))
     arguments = ["net.prototxt", "--port", "block.py:make", *LABELS, "--phase", phase]
     assert net(*arguments, "--json", "found.json") == bool(named)
-    assert {each.case for each in read(Path("found.json")).results if each.wrong} == named
+    results = read(Path("found.json")).results
+    assert {each.case for each in results if each.wrong} == named
+    usual = ["BatchNorm-b"] if phase == "TRAIN" else []
+    assert [each.case for each in results if each.notes] == usual
+    said = "note: statistics: BatchNorm-b: a forward moves the port's norm.running_mean by 0.1 of"
+    assert (said in capsys.readouterr().out) == bool(usual)
 
 
 PARTS = """

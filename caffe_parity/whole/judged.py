@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import (
@@ -56,6 +58,11 @@ from caffe_parity.whole.rivals import rivals
 from caffe_parity.whole.stacked import sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values
 from caffe_parity.whole.weights import Weights, of_port, weights_of
+
+UNCHOSEN = "usual-momentum"
+"""The cause of what is no error of a port, since PyTorch's own default is all that is behind it."""
+
+USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
 
 RESULT = "the port's result "
 """How what is said of a result begins."""
@@ -136,6 +143,7 @@ class Judgement:
         inherited: by tensor, the same where the port runs as a whole: the part's own error, and
             what comes from before it.
         findings: what is wrong.
+        notes: what is other than in Caffe and no error, since nobody chose it.
         left_out: why it was not compared; "" where it was.
         alone: whether nothing else is left out with it.
     """
@@ -144,6 +152,7 @@ class Judgement:
     own: Mapping[str, Agreement] = field(default_factory=dict)
     inherited: Mapping[str, Agreement] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
+    notes: Sequence[Finding] = ()
     left_out: str = ""
     alone: bool = True
 
@@ -481,9 +490,11 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._finding(part, name, value, expected, side))
             findings += self._wired(part)
-            findings += self._counted(part)
+            counted = [*self._counted(part)]
+            findings += [each for each in counted if each.cause != UNCHOSEN]
+            notes = [each for each in counted if each.cause == UNCHOSEN]
             lost = {name: inherited[name] for name in names if name in inherited}
-            found.append(Judgement(part, own, lost, findings))
+            found.append(Judgement(part, own, lost, findings, notes))
         return found
 
     def _left_out(self, part: Part) -> Judgement:
@@ -745,7 +756,11 @@ class Comparison:
                 f"{what}, Caffe's by {1 - fraction:.3g} (moving_average_fraction {fraction:g}); "
                 f"{type(module).__name__} has momentum {usual or 'none'}"
             )
-            yield Finding("statistics", words, step.tops[0], "momentum")
+            unchosen = isinstance(module, _BatchNorm) and module.momentum == USUAL
+            if unchosen:
+                words += ", as PyTorch's have unless they are told: a training goes on otherwise"
+            cause = UNCHOSEN if unchosen else "momentum"
+            yield Finding("statistics", words, step.tops[0], cause)
 
     @property
     def _norms(self) -> tuple[Mapping[str, Array32], Mapping[str, Array32]]:

@@ -40,6 +40,9 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     for each in found:
         for finding in each.findings:
             said.append(f"{finding.code}: {_layer(each)}: {finding.words}")
+    noted = {_layer(each): each.notes[0] for each in found if each.notes}
+    for note in list(noted.values())[:1]:
+        said.append(f"note: {note.code}: {_shortened([*noted])}: {note.words}")
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
@@ -128,7 +131,6 @@ def records(
         dull = [name for name, own in each.own.items() if not own.proves]
         verdict = "fail" if findings else "unproven" if dull else "pass"
         reason = "; ".join(one.words for one in findings)
-        notes: list[Finding] = []
         if verdict == "unproven":
             reason = f"nothing of {', '.join(dull)} is proved"
         made.append(
@@ -139,7 +141,7 @@ def records(
                 verdict,
                 reason,
                 findings,
-                notes,
+                each.notes,
                 each.own,
                 seconds=seconds / max(len(found), 1),
                 elements=sum(compared.net.values[top].size for top in each.part.tops),

@@ -287,11 +287,11 @@ def _of_resnet() -> Iterator[Fault]:
     yield _fault("resnet", "eps", "bn_conv1, scale_conv1", ALL, "eps", _set("bn_conv1", eps=1e-2))
     yield _fault(
         "resnet",
-        "the usual momentum",
+        "another momentum",
         "bn_conv1, scale_conv1",
         "statistics",
-        "momentum 0.1",
-        _set("bn_conv1", momentum=0.1),
+        "momentum 0.01",
+        _set("bn_conv1", momentum=0.01),
     )
     yield _fault(
         "resnet", "RGB", "conv1", ALL, "BGR, not RGB", _before("conv1", lambda x: x.flip(1))
