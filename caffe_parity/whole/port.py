@@ -25,7 +25,7 @@ from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
-from caffe_parity.whole.recipe import Recipe, Recorder
+from caffe_parity.whole.recipe import Fixed, Recipe, Recorder
 
 Tensors = dict[str, torch.Tensor]
 
@@ -296,7 +296,8 @@ class Port:
                     return known[top].reshape(tensor.shape)
             return None
 
-        ops = _Operations(layout.ops, placed, mask_for, given.name, Recorder(given.name, state))
+        recorder = Recorder(given.name, state)
+        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder)
         seen.numbers = ops.numbers
 
         def before(name: str, args: Any) -> Any:
@@ -380,10 +381,10 @@ class _Operations(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.dropout and not self._paused:
+            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
         if self._paused:
             return func(*args, **(kwargs or {}))
-        if func is functional.dropout:
-            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
         made = self.recorder.before(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         self.recorder.after(made, result)
@@ -415,8 +416,16 @@ class _Operations(TorchFunctionMode):
         mask = self._mask_for(x) if training and 0 < p < 1 else None
         if mask is None:
             return functional.dropout, (x, p, training, inplace), {}
-        function = torch.Tensor.mul_ if inplace else torch.mul
-        return function, (x, mask.to(x.dtype) / (1 - p)), {}
+        self.recorder.put(mask, Fixed(mask))
+        scaled = self._recorded(torch.div, self._recorded(torch.Tensor.type_as, mask, x), 1 - p)
+        return torch.Tensor.mul_ if inplace else torch.mul, (x, scaled), {}
+
+    def _recorded(self, func: Callable[..., Any], *args: Any) -> Any:
+        """What an operation of this module's own gives, taken down as if it were the port's."""
+        made = self.recorder.before(func, args, {})
+        result = func(*args)
+        self.recorder.after(made, result)
+        return result
 
     def _looked_at(self, result: Any, name: str) -> Any:
         """A result, or Caffe's value in its place."""
@@ -428,7 +437,8 @@ class _Operations(TorchFunctionMode):
         if made and made.name == name:
             if made.factor == 1:
                 return self._placed(made.value, result)
-            return self._placed(made.value, result / made.factor) * made.factor
+            placed = self._placed(made.value, self._recorded(torch.div, result, made.factor))
+            return self._recorded(torch.mul, placed, made.factor)
         if not self._at:
             self._made[id(result)] = result, number, name
         return result
