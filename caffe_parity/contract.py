@@ -7,6 +7,7 @@ skip: what cannot be written down cannot rot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -92,6 +93,11 @@ class Case:
     def weight(self) -> float:
         """The loss weight as Caffe holds it: rounded to float32; 1 where none is said."""
         return float(np.float32(1.0 if self.loss_weight is None else self.loss_weight))
+
+    @property
+    def elements(self) -> int:
+        """Of all inputs."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     @property
     def names(self) -> tuple[str, ...]:

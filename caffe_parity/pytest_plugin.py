@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import pytest
+from _pytest.junitxml import xml_key
 
 if TYPE_CHECKING:
     from caffe_parity.contract import Finding
@@ -26,12 +28,20 @@ if TYPE_CHECKING:
 
 COLLECTOR = pytest.StashKey["Collector"]()
 CHOICES = ("layer", "variant", "case")
+LARGE = 2**20
+"""Elements of all inputs above which a case takes seconds in all variants together."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("caffe-parity")
     for name in CHOICES:
         group.addoption(f"--parity-{name}", metavar="NAME", help=f"only this {name}")
+    group.addoption("--parity-shard", metavar="I/N", help="only the tests of this shard of N")
+    group.addoption(
+        "--parity-times",
+        metavar="JUNIT",
+        help="the junit.xml of an earlier run, by which the shards are made equally long",
+    )
     group.addoption(
         "--parity-device",
         choices=("cpu", "cuda"),
@@ -75,6 +85,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--parity-timeout must be greater than 0, and finite")
     collector = config.stash[COLLECTOR] = Collector(config)
     config.pluginmanager.register(collector, "caffe-parity-collector")
+    if _is_run(config) and hasattr(config, "workerinput"):
+        from caffe_parity.caffe.session import SESSION
+
+        SESSION.device = config.getoption("--parity-device")
+        SESSION.launch()  # it imports Caffe while this process imports PyTorch
 
 
 def comparison_of(item: pytest.Item) -> Comparison | None:
@@ -92,6 +107,49 @@ def pytest_collection_modifyitems(
     Raises:
         UsageError: an option names something that does not exist.
     """
+    _keep_chosen(session, config, items)
+    if config.getoption("--parity-shard") and not session.testsfailed:
+        _keep_shard(config, items)
+    if getattr(config.option, "loadgroup", False):
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """When its group is handed to one of xdist's processes: none must begin with much at the end.
+
+    First what compiles, then large cases, the largest first; all others as they stand.
+    """
+    comparison = comparison_of(item)
+    if comparison is None:
+        return 0
+    if comparison.together:
+        return -(2**62)
+    elements = comparison.case.elements
+    return -elements if elements > LARGE else 0
+
+
+def _keep_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from caffe_parity import shards
+    from caffe_parity.errors import BadRequest
+
+    times = config.getoption("--parity-times")
+    try:
+        number, count = shards.parsed(config.getoption("--parity-shard"))
+        known = shards.times_of(config.invocation_params.dir / times) if times else {}
+    except BadRequest as error:
+        raise pytest.UsageError(str(error)) from error
+    found = shards.shards((item.nodeid for item in items), count, known)
+    config.stash[COLLECTOR].shard = {
+        "shard": f"{number}/{count}",
+        "shards": shards.digest(found),
+        "code": shards.code(config.rootpath.resolve()),
+    }
+    others = [item for item in items if found[item.nodeid] != number]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if found[item.nodeid] == number]
+
+
+def _keep_chosen(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--parity-table") and config.pluginmanager.hasplugin("timeout"):
         for item in filter(comparison_of, items):  # a Caffe within its own time-out is not ended
             item.add_marker(pytest.mark.timeout(0))
@@ -121,9 +179,96 @@ def _names(item: pytest.Item) -> dict[str, str]:
     return dict(zip(CHOICES, each.key, strict=True)) if each else {}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist tells its other side what there is to run
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Installs and starts Caffe before the first test: without one there is nothing to prove."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> Generator[None]:
+    """Starts Caffe before the first test; xdist's other side is told what each test compares."""
+    _start(session)
+    if _is_run(session.config) and sys.platform == "linux":
+        keep_memory()
+    with _named(session) if hasattr(session.config, "workerinput") else contextlib.nullcontext():
+        yield
+
+
+BEHIND = "@caffe-parity "
+"""What stands behind a test's id on its way to xdist's other side: what it compares, its group."""
+
+
+@contextlib.contextmanager
+def _named(session: pytest.Session) -> Iterator[None]:
+    """Lets xdist tell its other side what each test compares, and what should stay together.
+
+    It tells the ids, and its `--dist loadgroup` keeps together what has the same words behind "@".
+    """
+    order = session.config.stash[COLLECTOR].order
+    items = session.items
+    told: list[Any] = [_Told(item, order.get(item.nodeid, 0)) for item in items]
+    session.items = told
+    try:
+        yield
+    finally:
+        session.items = items
+
+
+class _Told:
+    """A test under another id."""
+
+    def __init__(self, item: pytest.Item, place: int) -> None:
+        self._item = item
+        self.nodeid = item.nodeid
+        comparison = comparison_of(item)
+        if comparison is not None:
+            said = json.dumps([place, *comparison.key])
+            self.nodeid += f"{BEHIND}{quote(said)}@{quote(comparison.group)}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._item, name)
+
+
+def _unnamed(told: str) -> tuple[str, int, Key | None]:
+    """A test's id, its place in the table, and what it compares, from what xdist was told."""
+    name, marked, said = told.partition(BEHIND)
+    if not marked:
+        return told, 0, None
+    place, layer, variant, case = json.loads(unquote(said.partition("@")[0]))
+    return name, place, (layer, variant, case)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if not _is_run(config) or config.getoption("dist") != "loadgroup":
+        return None
+    from caffe_parity.grouped import Grouped
+
+    return Grouped(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
+    """A test whose process has ended is told by its own name."""
+    report.nodeid, *_ = _unnamed(crashitem)
+    report.longrepr = str(report.longrepr).replace(crashitem, report.nodeid)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
+
+
+def keep_memory() -> None:
+    """Lets this process use the memory of large arrays again, where the C library can.
+
+    Else each of them is made of fresh pages, and to make these is a third of what it costs to
+    compare a large case.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):  # another library gives the numbers no meaning
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_TOP_PAD, 2**26)
+
+
+def _start(session: pytest.Session) -> None:
+    """Installs and starts Caffe: without one there is nothing to prove."""
     config = session.config
     collector = config.stash[COLLECTOR]
     tests = [(item.nodeid, comparison_of(item)) for item in session.items]
@@ -259,17 +404,19 @@ class Collector:
         self.config = config
         self.keys: dict[str, Key] = {}  # what each test compares, by its id
         self.order: dict[str, int] = {}  # by id: where a test stands in its file
-        self.ids: list[str] = []  # of all tests of xdist's processes
         self.died: dict[str, str] = {}  # what is said of a test whose process has ended, by id
         self.lost: list[str] = []
+        self.shard: dict[str, str] = {}  # which this is, and what all of them have in common
         self.refused = False  # whether there was nothing to run with
         self.mistyped = False  # whether an option names what does not exist
         self.environment: dict[str, Any] = {}
         self._records: dict[Key, Record] = {}
         self._places: dict[Key, list[Any]] = {}
+        self._in_junit: dict[Any, str] = {}  # the test of each of junit.xml's entries
         self._began = time.monotonic()
         self._progress: Any = None
         self._has_bar = False
+        self._total = self._disagree = 0
         self.file = self._to_write("--parity-json", "RESULTS")
         self.page = self._to_write("--parity-page", "PAGE")
         self.summary = self._to_write("--parity-summary", "")
@@ -313,19 +460,21 @@ class Collector:
         """The records in the order of the tests in their file, whatever the order of the run."""
         from caffe_parity.report.record import Report, not_compared
 
-        ids = set(self.ids or self.keys)
-        keys = [key for test, key in self.keys.items() if test in ids]
         died = {self.keys[each]: words for each, words in self.died.items() if each in self.keys}
         found = {key: not_compared(key, words) for key, words in died.items()} | self._records
-        order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        order = {key: index for index, key in enumerate(dict.fromkeys(self.keys.values()))}
         records = sorted(found.values(), key=lambda each: order.get(each.key, len(order)))
+        shard = self.shard
+        if shard:  # so that `parity merge` has the order of the whole
+            at = {key: self.order.get(test, 0) for test, key in self.keys.items()}
+            shard = {**shard, "places": " ".join(str(at.get(each.key, 0)) for each in records)}
         table = self.config.getoption("--parity-table")
         given = {kind: self.config.getoption(f"--parity-{kind}") for kind in CHOICES}
         given["keyword"] = self.config.option.keyword
         return Report(
             "run" if table else "pytest",
             self.environment,
-            {name: value for name, value in given.items() if value},
+            {name: value for name, value in given.items() if value} | shard,
             tuple(records),
             len(order),
         )
@@ -366,12 +515,13 @@ class Collector:
             self._progress.begin()
 
     def _tell(self) -> None:
-        total = len(set(self.keys.values())) if self._progress else 0
-        if total:
-            done = len(self._records)
-            wrong = sum(each.wrong for each in self._records.values())
-            self._progress.part = done / total
-            self._progress.tell(f"{done} of {total}" + (f", {wrong} disagree" if wrong else ""))
+        if self._progress and not self._total:  # known before the first test, and not counted again
+            self._total = len(set(self.keys.values()))
+        if self._total:
+            done, wrong = len(self._records), self._disagree
+            self._progress.part = done / self._total
+            words = f", {wrong} disagree" if wrong else ""
+            self._progress.tell(f"{done} of {self._total}{words}")
 
     @pytest.hookimpl(tryfirst=True)  # before junit.xml has it
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -383,6 +533,7 @@ class Collector:
             self._group(report, record)
             known = self._records.get(record.key)
             if known is None or not known.wrong:
+                self._disagree += record.wrong
                 self._records[record.key] = record
                 self._places[record.key] = getattr(report, "caffe_parity_places", [])
             self._tell()
@@ -391,22 +542,26 @@ class Collector:
 
     def _group(self, report: Any, record: Record) -> None:
         """In junit.xml, a class is one variant of a layer: by that, viewers fold what they show."""
-        from _pytest.junitxml import xml_key
-
         if xml := self.config.stash.get(xml_key, None):
             module = report.nodeid.partition("::")[0].removesuffix(".py").replace("/", ".")
             name = f"{module}.{record.layer}.{record.variant}"
-            xml.node_reporter(report).add_attribute("classname", name)
+            reporter = xml.node_reporter(report)
+            reporter.add_attribute("classname", name)
+            self._in_junit[reporter] = report.nodeid
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        self.ids = ids
+        named = sorted(map(_unnamed, ids), key=lambda each: each[1])
+        self.keys = {test: key for test, _, key in named if key}
+        self.order = {test: place for test, place, _ in named}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         said = getattr(node, "workeroutput", None) or {}
-        for test, key in json.loads(said.get("parity_keys", "{}")).items():
-            self.keys[test] = tuple(key)
+        self.shard = said.get("parity_shard", self.shard)
+        if not self.keys:  # as it had nothing to run with, it has told no ids
+            known = json.loads(said.get("parity_keys", "{}"))
+            self.keys = {test: tuple(key) for test, key in known.items()}
         if "parity_environment" in said:
             facts = json.loads(said["parity_environment"])
             if not self.environment or facts["caffe"]:
@@ -429,13 +584,18 @@ class Collector:
             if hasattr(self.config, "workeroutput"):
                 self.config.workeroutput["parity_environment"] = json.dumps(self.environment)
                 self.config.workeroutput["parity_keys"] = json.dumps(self.keys)
+                self.config.workeroutput["parity_shard"] = self.shard
+        if (xml := self.config.stash.get(xml_key, None)) and _is_controller(self.config):
+            places = {test: index for index, test in enumerate(self.keys)}
+            tests = {each: places.get(test, len(places)) for each, test in self._in_junit.items()}
+            xml.node_reporters_ordered.sort(key=lambda each: tests.get(each, len(places)))
         with self._alone():
             try:
                 yield
             except OSError as error:  # pytest's own file, junit.xml
                 self.lost.append(f"a report could not be written: {error}")
             # A slip of the keyboard must not cost the report of the run before.
-            some = bool(self.report.selected) and not self.mistyped
+            some = bool(self.report.selected or self.shard) and not self.mistyped
             replaces = some or self.refused or not self.config.getoption("--parity-table")
             if self.file and replaces:
                 self._write("--parity-json", self.file, self.report.write)

@@ -29,13 +29,17 @@ class Comparison:
 
     Attributes:
         layer, variant, case: what is compared; the variant by its name.
+        group: what is best run in one process has the same one: the variants of a case, which
+            share its truth, or all cases of a variant that is `together`.
         record: what came out; None until it ran.
     """
 
-    def __init__(self, layer: Layer, variant: str, case: Case) -> None:
+    def __init__(self, layer: Layer, variant: str, case: Case, group: str = "") -> None:
         self.layer = layer
         self.variant = variant
         self.case = case
+        self.together = bool(getattr(layer.variants[variant], "together", False))
+        self.group = variant if self.together else group
         self.record: Record | None = None
 
     def __repr__(self) -> str:
@@ -156,6 +160,7 @@ def _comparisons(layer: Layer) -> Iterator[Comparison]:
         by_path = {key: [*names, *ports] for key, names in by_path.items()}
     elif ports:
         by_path[None] = ports
-    for names in by_path.values():
+    for number, names in enumerate(by_path.values()):
         for case in layer.all_cases():
-            yield from (Comparison(layer, name, case) for name in names)
+            group = f"{layer.name}-{number}-{case.name}"
+            yield from (Comparison(layer, name, case, group) for name in names)

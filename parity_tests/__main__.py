@@ -19,5 +19,5 @@ if __name__ == "__main__":
     users = [each for each in os.environ.get("PATH", "").split(os.pathsep) if each != own]
     by_tox = "TOX_ENV_NAME" in os.environ and shutil.which("tox", path=os.pathsep.join(users))
     called = "tox -e parity --" if by_tox else program("parity_tests")
-    run = ["run", str(TESTS), "--called", called, *sys.argv[1:]]
+    run = ["run", str(TESTS), "--shared", "--called", called, *sys.argv[1:]]
     raise SystemExit(supervised(lambda: main(run)))

@@ -14,9 +14,10 @@ from caffe_parity import whole
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
+from caffe_parity.whole.show import COLUMNS, table
 from studies.localise.__main__ import answer, compared_with
 from studies.localise.faults import Fault, faults
-from studies.localise.ports import PORTS
+from studies.localise.ports import NETS, PORTS
 from tests.net_text import input_layer, layer
 from tests.test_check import codes_in
 from tests.test_check_data import caffemodel
@@ -97,6 +98,14 @@ QUICK = (
     "alpha of the ELU",
     "one branch is not learned from",
     "the shift of Power",
+    "RGB",
+    "the usual momentum",
+    "the ratio that is kept",
+    "Caffe's gates as they are",
+    "sequences go on",
+    "a ratio as a function",
+    "the legacy formula",
+    "no epsilon in the gradient",
 )
 
 
@@ -269,7 +278,7 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(4)
+        self.bn1 = nn.BatchNorm2d(4, momentum=1e-3)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
@@ -282,7 +291,7 @@ class Port(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, bias=False)
-        self.norm = nn.BatchNorm2d(4)
+        self.norm = nn.BatchNorm2d(4, momentum=1e-3)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = nn.Sequential(Block())
         self.head = nn.Linear(144, 5)
@@ -435,3 +444,242 @@ def test_every_code_stands_on_the_page() -> None:
     assert {"wiring", "total", "whole"} <= codes
     table = "".join(re.findall(r"^\| (`.*?) \|", PAGE.read_text(), re.MULTILINE))
     assert {code for code in codes if f"`{code}`" not in table} == set()
+
+
+BRANCHES = """
+import torch
+from torch import nn
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name in {defined}:
+            extent = 1 if name == {names}["stem"] else 3
+            setattr(self, name, nn.Conv2d(3 if extent == 1 else 4, 4, extent, padding=extent // 2))
+        self.tail = nn.Linear(576, 5)
+
+    def forward(self, data):
+        made = {{}}
+        x = self.{names[stem]}(data)
+        for branch in {order}:
+            if branch == "a":
+                made["a"] = self.{names[a2]}(torch.relu(self.{names[a]}(x)))
+            elif branch == "p":
+                made["p"] = nn.functional.max_pool2d(x, 3, 1, 1)
+            else:
+                made[branch] = getattr(self, {names}[branch])(x)
+        return self.tail(torch.cat([made[each] for each in "abcp"], 1).flatten(1))
+"""
+
+
+def branches() -> str:
+    """Four branches, three of which begin with the same kind of layer."""
+
+    def conv(bottom: str, name: str, rest: str) -> str:
+        return (
+            f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" '
+            f'convolution_param {{ num_output: 4 {rest} weight_filler {{ type: "xavier" }} }} }}'
+        )
+
+    return (
+        input_layer("data", 2, 3, 6, 6)
+        + conv("data", "stem", "kernel_size: 1")
+        + conv("stem", "a", "kernel_size: 3 pad: 1")
+        + 'layer { name: "r" type: "ReLU" bottom: "a" top: "a" }'
+        + conv("a", "a2", "kernel_size: 3 pad: 1")
+        + conv("stem", "b", "kernel_size: 3 pad: 1")
+        + conv("stem", "c", "kernel_size: 3 pad: 1")
+        + layer("Pooling", "stem", "p", "pooling_param { kernel_size: 3 stride: 1 pad: 1 }")
+        + layer("Concat", "a2 b c p", "d", "concat_param { axis: 1 }")
+        + layer(
+            "InnerProduct",
+            "d",
+            "e",
+            'inner_product_param { num_output: 5 weight_filler { type: "xavier" } }',
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_branches_of_one_shape_in_any_order(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], seed: int
+) -> None:
+    """Neither names nor the order in which modules are defined and run tell which is which."""
+    rng = np.random.RandomState(seed)
+    layers = ["stem", "a", "a2", "b", "c"]
+    names = dict(zip(layers, (f"m{number}" for number in rng.permutation(5)), strict=True))
+    order = [str(each) for each in rng.permutation(list("abcp"))]
+    text = BRANCHES.format(defined=sorted(names.values()), names=names, order=order)
+    text = text.replace("self.{names[stem]}", f"self.{names['stem']}")
+    Path("port.py").write_text(text)
+    Path("net.prototxt").write_text(branches())
+    assert net("net.prototxt", "--port", "port.py:Port", "--phase", "TEST") == 0
+    out = capsys.readouterr().out
+    wrong = [
+        (layer_, module)
+        for layer_, module in re.findall(r"matched by [\w ]+: (\w+) = (m\d)", out)
+        if names[layer_] != module
+    ]
+    assert wrong == []
+
+
+SUMMED = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(8, 4)
+        self.fc2 = nn.Linear(8, 3)
+
+    def forward(self, data, label, target):
+        x, y = self.fc1(data), self.fc2(data)
+        loss = {first} * F.cross_entropy(x, label.long())
+        loss = loss + {second} * ((y - target) ** 2).sum() / (2 * len(x))
+        loss += F.cross_entropy(y, label.long(), label_smoothing={smoothed})
+        return loss
+"""
+LOSSES = (
+    input_layer("data", 5, 8)
+    + input_layer("label", 5)
+    + input_layer("target", 5, 3)
+    + "".join(
+        f'layer {{ name: "fc{number}" type: "InnerProduct" bottom: "data" top: "fc{number}" '
+        f'inner_product_param {{ num_output: {count} weight_filler {{ type: "xavier" }} }} }}'
+        for number, count in ((1, 4), (2, 3))
+    )
+    + layer("SoftmaxWithLoss", "fc1 label", "a", "loss_weight: 0.5")
+    + layer("EuclideanLoss", "fc2 target", "b", "loss_weight: 0.3")
+    + layer("SoftmaxWithLoss", "fc2 label", "c")
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, set()),
+        ({"first": "0.4"}, {"total a"}),
+        ({"second": "0.4"}, {"EuclideanLoss-b"}),
+        ({"smoothed": "0.1"}, {"SoftmaxWithLoss-c"}),
+    ],
+)
+def test_losses_that_are_only_added_up(
+    caffe: Caffe, folder: Path, changes: dict[str, str], named: set[str]
+) -> None:
+    """Each is matched by what it is made of, with its weight on it or not."""
+    Path("net.prototxt").write_text(LOSSES)
+    usual = {"first": "0.5", "second": "0.3", "smoothed": "0.0"}
+    Path("port.py").write_text(SUMMED.format(**(usual | changes)))
+    arguments = ("--data", "label=int:0,2", "--phase", "TEST", "--json", "found.json")
+    assert net("net.prototxt", "--port", "port.py:Port", *arguments) == bool(named)
+    assert {each.case for each in read(Path("found.json")).results if each.wrong} == named
+
+
+DROPPING = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(8, 8)
+        self.fc2 = nn.Linear(8, 8)
+        self.fc3 = nn.Linear(8, 8)
+        self.drop1 = nn.Dropout(0.4, inplace=True)
+
+    def forward(self, data):
+        y = self.fc2(self.drop1(self.fc1(data).relu()))
+        return self.fc3({drop})
+"""
+DROPPED = input_layer("data", 5, 8) + "".join(
+    f'layer {{ name: "fc{number}" type: "InnerProduct" bottom: "{bottom}" top: "fc{number}" '
+    'inner_product_param { num_output: 8 weight_filler { type: "xavier" } } }'
+    + after.replace("BLOB", f"fc{number}")
+    for number, bottom, after in (
+        (
+            1,
+            "data",
+            'layer { name: "r" type: "ReLU" bottom: "BLOB" top: "BLOB" } '
+            'layer { name: "drop1" type: "Dropout" bottom: "BLOB" top: "BLOB" '
+            "dropout_param { dropout_ratio: 0.4 } }",
+        ),
+        (2, "fc1", 'layer { name: "drop2" type: "Dropout" bottom: "BLOB" top: "d2" }'),
+        (3, "d2", ""),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("drop", "status", "words"),
+    [
+        ("F.dropout(y, training=self.training)", 0, "agrees, 6 comparisons"),
+        ("F.dropout(y, 0.5, self.training, True)", 0, "agrees, 6 comparisons"),
+        ("F.dropout(y, 0.3, self.training)", 1, "dropout_param.dropout_ratio"),
+        ("y * (torch.rand_like(y) > 0.5) * 2", 2, "left out: drop2: it draws random numbers"),
+        ("y", 2, "left out: drop2: it draws random numbers"),
+    ],
+)
+def test_one_mask_in_both(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    drop: str,
+    status: int,
+    words: str,
+) -> None:
+    """A Dropout in place behind a ReLU, where half of the mask cannot be seen in the top."""
+    Path("net.prototxt").write_text(DROPPED)
+    Path("port.py").write_text(DROPPING.format(drop=drop))
+    assert net("net.prototxt", "--port", "port.py:Port", "--phase", "TRAIN") == status
+    assert words in capsys.readouterr().out
+
+
+STACKED = """
+import torch
+from studies.localise.ports import Siamese
+
+class Port(Siamese):
+    def forward(self, left, right, sim):
+        self.act.alpha = {alpha}
+        both = self.branch(torch.cat([{order}]))
+        one, two = {parts}
+        return self.loss(one, two, sim)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, set()),
+        ({"order": "right, left", "parts": "both[4:], both[:4]"}, set()),
+        ({"alpha": "1.0"}, {"act"}),
+        ({"parts": "both[::2], both[1::2]"}, {"feat & feat_p (Slice)"}),
+    ],
+    ids=["right", "the other order", "alpha", "mixed"],
+)
+def test_branches_as_one_batch(
+    caffe: Caffe, folder: Path, changes: dict[str, str], named: set[str]
+) -> None:
+    """A siamese port that runs both of its inputs at once."""
+    usual = {"alpha": "0.8", "order": "left, right", "parts": "both.chunk(2)"}
+    Path("port.py").write_text(STACKED.format(**(usual | changes)))
+    arguments = ("--data", "sim=binary", "--phase", "TEST", "--json", "found.json")
+    prototxt = str(NETS / "siamese.prototxt")
+    assert net(prototxt, "--port", "port.py:Port", *arguments) == bool(named)
+    assert {each.case for each in read(Path("found.json")).results if each.wrong} == named
+
+
+def test_a_wide_table_leaves_out_what_can_be_told_without() -> None:
+    """On a terminal too narrow for it the types go first, then the modules; the figures stay."""
+    rows = [COLUMNS, ("inception_3a/output", "Concat", "net.inception.3a", "0", "0", "", "2.5")]
+    rows.append(("loss", "SoftmaxWithLoss", "loss", "2.8e+05 wrong", "1", "", "6.2e+04"))
+    assert [table(rows, width)[0].split() for width in (0, 110, 90, 70)] == [
+        [*COLUMNS],
+        [*COLUMNS],
+        [each for each in COLUMNS if each != "type"],
+        [each for each in COLUMNS if each not in ("type", "port")],
+    ]
+    assert all(len(line) <= 70 for line in table(rows, 70))

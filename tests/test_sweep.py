@@ -98,6 +98,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "run": (("run", TESTS),),
     "list": (("list", TESTS),),
     "net": (("net", "net.prototxt", "--port", "port.py:Square", "--phase", "TEST"),),
+    "weights": (("weights", "net.prototxt", "--port", "port.py:Square", "-o", "w.safetensors"),),
     "watch": (),  # it has the options of `check`, and does not end
     "diff": (("diff", "good.json", "good.json"),),
     "doctor": (("doctor",),),
@@ -133,7 +134,9 @@ def lines_with(base: tuple[str, ...], action: argparse.Action, value: str) -> li
         return [*rest, f"{option}={value}"]
     places = [each.dest for each in options_of(base[0]) if not each.option_strings]
     rest = list(base)
-    rest[1 + places.index(action.dest)] = value
+    place = 1 + places.index(action.dest)
+    is_there = not rest[place].startswith("-")  # else one that a line can do without
+    rest[place : place + is_there] = [value]
     return rest
 
 

@@ -50,7 +50,7 @@ def variants() -> dict[str, dict[str, Port]]:
         found[layer] = {
             "torch-module": Port(SummedEuclideanLoss(summed), gradcheck=False),
             "torch-function": Port(partial(summed_euclidean_loss, sum=summed), gradcheck=False),
-            "torch-compiled": Port(compiled, gradcheck=False, obstacle=_no_compiler),
+            "torch-compiled": Port(compiled, gradcheck=False, obstacle=_no_compiler, together=True),
         }
     found["channel_sum"]["torch-fast"] = Port(on_the_kernels, gradcheck=False, obstacle=_no_kernels)
     found["channel_sum"]["torch-cuda"] = Port(

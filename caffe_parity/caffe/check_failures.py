@@ -57,6 +57,14 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         "most: give it four, or write shape(0), shape(1), ... in the layer",
     ),
     (
+        r"Cannot copy param \d+ weights from layer '(?P<layer>[^']*)'|"
+        r"Incompatible number of blobs for layer (?P<other>\S+)",
+        lambda found: (
+            "the file of weights is that of another net: its layer "
+            f"{found['layer'] or found['other']!r} has other parameters than the net's of that name"
+        ),
+    ),
+    (
         r"Cannot use GPU in CPU-only Caffe",
         "this Caffe computes on the CPU, and a layer calls caffe.set_mode_gpu(): leave that out",
     ),

@@ -87,16 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="begin no further case that would end after S seconds; at least one runs",
     )
+    add_fed(parser)
     add_shared(parser, "each tensor of each case, and a layer's whole traceback")
 
 
-def add_shared(parser: argparse.ArgumentParser, told: str) -> None:
-    """Adds the options that `parity net` has as well: the net, its inputs, and where it is told.
-
-    Args:
-        parser: of the command.
-        told: what -v tells.
-    """
+def add_fed(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of all commands that run a net: what it has, and what it is fed."""
     parser.add_argument(
         "--bottom",
         action="append",
@@ -117,11 +113,6 @@ def add_shared(parser: argparse.ArgumentParser, told: str) -> None:
     parser.add_argument(
         "--proto", metavar="FILE", help="the layer's own caffe.proto, or what it adds to Caffe's"
     )
-    parser.add_argument(
-        "--weights",
-        metavar="FILE.caffemodel",
-        help="the net's parameters, by the layers' names; else its fillers make them",
-    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the inputs (0)")
     parser.add_argument(
         "--timeout",
@@ -129,6 +120,20 @@ def add_shared(parser: argparse.ArgumentParser, told: str) -> None:
         default=60.0,
         metavar="S",
         help="for one case, or one answer of Caffe, in seconds (60)",
+    )
+
+
+def add_shared(parser: argparse.ArgumentParser, told: str) -> None:
+    """Adds the other options that `parity net` has as well.
+
+    Args:
+        parser: of the command.
+        told: what -v tells.
+    """
+    parser.add_argument(
+        "--weights",
+        metavar="FILE.caffemodel",
+        help="the net's parameters, by the layers' names; else its fillers make them",
     )
     parser.add_argument(
         "--json", metavar="FILE", type=path, help="write what was found to this file, too"
@@ -138,11 +143,11 @@ def add_shared(parser: argparse.ArgumentParser, told: str) -> None:
     add_annotations(parser)
 
 
-def must_be_sound(options: argparse.Namespace) -> None:
-    """Checks the numbers among those options, and that the files can be written.
+def must_be_numbers(options: argparse.Namespace) -> None:
+    """Checks the numbers among the options of `add_fed`.
 
     Raises:
-        BadRequest: not so.
+        BadRequest: one is none that can be meant.
     """
     if not 0 < options.timeout < LONGEST:
         raise BadRequest(
@@ -151,6 +156,15 @@ def must_be_sound(options: argparse.Namespace) -> None:
         )
     if not 0 <= options.seed < 2**32:
         raise BadRequest(f"--seed {options.seed}: expected a number from 0 to 2**32 - 1")
+
+
+def must_be_sound(options: argparse.Namespace) -> None:
+    """Checks those numbers, and that the files of `add_shared` can be written.
+
+    Raises:
+        BadRequest: not so.
+    """
+    must_be_numbers(options)
     if options.json is not None and options.json == options.page:
         raise BadRequest(f"--json and --page name the same file, {options.page}: name two")
     must_be_writable("--json", options.json)

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_parity.cli import path
-from caffe_parity.cli.check import EPILOG, add_shared, must_be_sound, write_files
+from caffe_parity.cli.check import (
+    EPILOG,
+    add_fed,
+    add_shared,
+    must_be_numbers,
+    must_be_sound,
+    write_files,
+)
 from caffe_parity.cli.request import Request, inputs_of, net_of
 from caffe_parity.contract import BadRequest
 from caffe_parity.errors import meant
@@ -32,12 +39,11 @@ from caffe_parity.report.table import each_tensor
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from caffe_parity.contract import Case
     from caffe_parity.engine.caffe_net import CaffeNet
     from caffe_parity.engine.images import Transform
-    from caffe_parity.layer import Layer
     from caffe_parity.report.record import Record
     from caffe_parity.whole.judged import Comparison, Judgement
 
@@ -53,6 +59,22 @@ PHASES = ("TEST", "TRAIN")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `parity net`."""
+    add_net(parser)
+    parser.add_argument(
+        "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=path,
+        help="a new folder: each layer that is wrong, alone, with its inputs",
+    )
+    add_shared(parser, "each tensor of each layer")
+
+
+def add_net(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which net there is, which port of it, and what the net is fed."""
     parser.add_argument("net", metavar="NET", help="a .prototxt file")
     parser.add_argument(
         "--port", required=True, metavar="MODULE:OBJECT", help="an nn.Module, or its class"
@@ -73,9 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a layer that the port does without, such as accuracy",
     )
     parser.add_argument(
-        "--phase", choices=PHASES, help="TEST or TRAIN; by default one after the other"
-    )
-    parser.add_argument(
         "--inputs", metavar="FILE", help="the inputs, .npz; the first one, .npy or an image"
     )
     parser.add_argument(
@@ -88,14 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--channel-swap", type=_order, metavar="ORDER", help="of an image, 2,1,0 for BGR"
     )
     parser.add_argument("--input-scale", type=float, metavar="F", help="of an image, at the end")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=path,
-        help="a new folder: each layer that is wrong, alone, with its inputs",
-    )
-    add_shared(parser, "each tensor of each layer")
+    add_fed(parser)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -139,31 +151,19 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         ParityError, OSError: it cannot be carried out.
     """
+    must_be_a_net(options)
     must_be_sound(options)
     if options.output:
         from caffe_parity.whole.alone import must_be_new
 
         must_be_new(options.output)
-    is_layer = ":" in options.net and not Path(options.net).exists()
-    if is_layer or Path(options.net).suffix == ".py":
-        raise BadRequest(
-            f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
-        )
     if not options.quiet:
         print(f"comparing {options.net} with {options.port}", flush=True)
-    from caffe_parity.caffe.session import SESSION
-
-    SESSION.timeout = options.timeout
-    WATCH.seconds = options.timeout if sys.platform == "linux" else None
-    SESSION.launch()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            WATCH.scratch(scratch)
-            with contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout):
-                report, last = _compared(options, Path(scratch))
-    finally:
-        SESSION.close()
-        WATCH.seconds = None
+    with (
+        caffe_for(options) as scratch,
+        contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout),
+    ):
+        report, last = _compared(options, scratch)
     if options.verbose:
         say(each_tensor(report.results))
     say([f"{options.net}: {last}" if options.quiet else last])
@@ -177,7 +177,39 @@ def carried_out(options: argparse.Namespace) -> int:
     return report.status
 
 
-def _request(options: argparse.Namespace) -> Request:
+def must_be_a_net(options: argparse.Namespace) -> None:
+    """Checks what of `add_net` can be checked before anything runs.
+
+    Raises:
+        BadRequest: a number is none, or the net no file of a net.
+    """
+    must_be_numbers(options)
+    is_layer = ":" in options.net and not Path(options.net).exists()
+    if is_layer or Path(options.net).suffix == ".py":
+        raise BadRequest(
+            f"{options.net} is no prototxt; a layer alone is what `parity check` takes"
+        )
+
+
+@contextlib.contextmanager
+def caffe_for(options: argparse.Namespace) -> Iterator[Path]:
+    """Gives an empty folder while there is a Caffe."""
+    from caffe_parity.caffe.session import SESSION
+
+    SESSION.timeout = options.timeout
+    WATCH.seconds = options.timeout if sys.platform == "linux" else None
+    SESSION.launch()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            WATCH.scratch(scratch)
+            yield Path(scratch)
+    finally:
+        SESSION.close()
+        WATCH.seconds = None
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """The request for the net alone."""
     return Request(
         options.net,
         "",
@@ -202,10 +234,9 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     from caffe_parity.whole.judged import comparison
 
     model = objects.module(options.port)
-    request = _request(options)
+    request = request_of(options)
     net = net_of(request, scratch)
-    layer, given = _layer(request, net)
-    (case,) = layer.all_cases()
+    case, given = fed(request, net)
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
@@ -214,7 +245,13 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         with PROGRESS.shown():
             PROGRESS.place = f"phase {phase}"
             compared = comparison(
-                net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
+                net,
+                case,
+                model,
+                phase,
+                dict(options.map),
+                frozenset(options.leave_out),
+                given=given,
             )
             found = compared.judgements()
         names += [step.name for step in compared.net.steps]
@@ -223,12 +260,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
             say(_written(options, compared, found, net, case))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
         del compared, found  # a net of real size takes a gigabyte
-    for name in options.leave_out:
-        if name not in names:
-            known = ", ".join(dict.fromkeys(names))
-            raise BadRequest(
-                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
-            )
+    must_be_layers(options.leave_out, names)
     left_out = (
         *("command", "carried_out", "more", "given", "line", "timeout", "json", "page", "summary"),
         *("quiet", "verbose", "color", "annotations", "output"),
@@ -267,12 +299,31 @@ def _written(
     ]
 
 
+def must_be_layers(left_out: Sequence[str], names: Sequence[str]) -> None:
+    """Checks what --leave-out names.
+
+    Raises:
+        BadRequest: the net has no such layer.
+    """
+    for name in left_out:
+        if name not in names:
+            known = ", ".join(dict.fromkeys(names))
+            raise BadRequest(
+                f"--leave-out {name}: the net's layers are {known}{meant(name, names)}"
+            )
+
+
 def _several(value: Any) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def _layer(request: Request, net: CaffeNet) -> tuple[Layer, dict[str, Any]]:
-    """The inputs of the net, as a layer has them, and what the file has besides.
+def case_of(request: Request, net: CaffeNet) -> Case:
+    """What the net is fed; raises as `fed` does."""
+    return fed(request, net)[0]
+
+
+def fed(request: Request, net: CaffeNet) -> tuple[Case, dict[str, Any]]:
+    """What the net is fed, and what the file has besides: parameters, and diffs of outputs.
 
     Raises:
         BadRequest: they are not known, or --data names none of them.
@@ -294,9 +345,9 @@ def _layer(request: Request, net: CaffeNet) -> tuple[Layer, dict[str, Any]]:
         seed=request.seed,
         cases=1,
     )
-    others = {name: each for name, each in given.items() if name not in shapes}
-    if not given:
-        return layer, others
     (case,) = layer.all_cases()
+    if not given:
+        return case, {}
     filled = {} if set(shapes) <= set(given) else case.arrays(case)
-    return layer.with_inputs(request.inputs or "", {**filled, **given}), others
+    (case,) = layer.with_inputs(request.inputs or "", {**filled, **given}).all_cases()
+    return case, {name: each for name, each in given.items() if name not in shapes}

@@ -150,13 +150,17 @@ def made(spec: str, maker: Callable[..., Any]) -> Any:
         BadRequest: it needs some, or raises.
     """
     try:
-        with running(f"the port {spec}"):
-            return maker()
+        inspect.signature(maker).bind()
     except TypeError as error:
         raise BadRequest(
             f"--port {spec!r} is a {'class' if inspect.isclass(maker) else 'function'} that needs "
             f"arguments ({error}): name a function or a ready object instead"
         ) from error
+    except ValueError:  # of what is not Python, nobody knows what it takes
+        pass
+    try:
+        with running(f"the port {spec}"):
+            return maker()
     except BaseException as error:
         if ends_the_run(error):
             raise

@@ -1,6 +1,7 @@
 """Runs the tests of a file or a folder that compare layers (`caffe_parity.parametrize`).
 
-Further options are pytest's, such as -k EXPRESSION, -x, -n 2 and --collect-only.
+Further options are pytest's, such as -k EXPRESSION, -x, -n 2 (processes, with pytest-xdist) and
+--collect-only.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import shlex
@@ -17,9 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from caffe_parity import shards
+from caffe_parity.caffe import cache
 from caffe_parity.checkout import program
 from caffe_parity.cli import add_annotations, add_told, path
-from caffe_parity.contract import BadRequest
+from caffe_parity.contract import BadRequest, ParityError
 from caffe_parity.guest import WATCH
 from caffe_parity.report import INDEX
 from caffe_parity.terminal import say
@@ -43,6 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", metavar="NAME", help="only this layer")
     parser.add_argument("--variant", metavar="NAME", help="only this variant, as caffe-python")
     parser.add_argument("--case", metavar="NAME", help="only this case, such as base")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only this part of N, each on a machine of its own: merge"
+    )
+    parser.add_argument(
+        "--times",
+        metavar="JUNIT",
+        type=path,
+        help="--shard: the junit.xml of an earlier run, or its folder; makes all equally long",
+    )
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
@@ -70,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_told(parser, "each comparison, as pytest tells it")
     add_annotations(parser)
+    # For many comparisons: all of them are shared among processes where there are several cores.
+    parser.add_argument("--shared", action="store_true", help=argparse.SUPPRESS)
     # What its commands that reproduce something begin with, where it is called by another name.
     parser.add_argument("--called", help=argparse.SUPPRESS)
 
@@ -81,12 +96,22 @@ def carried_out(options: argparse.Namespace) -> int:
         BadRequest: there are no such tests, or the report cannot be written.
     """
     _must_exist(options.tests)
+    if options.shard:
+        shards.parsed(options.shard)
+    if options.times:
+        shards.times_of(options.times)
+        if not options.shard:
+            raise BadRequest("--times makes shards equally long: give --shard I/N, too")
     if not 0 < options.timeout < float("inf"):
         raise BadRequest("--timeout must be greater than 0, and finite")
     asks = {"-h", "--help", "--co", "--collect-only", "--collectonly"} & set(options.more)
     if not asks:
-        _make_folder(options.report, options.quiet)
-    if options.device == "cpu":
+        make_folder(options.report, options.quiet)
+    cache_compiled()
+    # A thread of PyTorch's that has nothing to do sleeps: else it takes a core from who has.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    processes = [] if asks else _processes(options)
+    if options.device == "cpu" and not processes:
         from caffe_parity.caffe.session import SESSION
 
         SESSION.launch()  # it imports Caffe while this process imports PyTorch
@@ -99,9 +124,12 @@ def carried_out(options: argparse.Namespace) -> int:
         said = _pytest_options(options, not asks)
         if not any(each.startswith("--basetemp") for each in options.more):
             said.append(f"--basetemp={Path(scratch, 'pytest')}")
-        arguments = [*said, *options.more]
+        arguments = [*said, *processes, *options.more]
         in_a_line = options.quiet and not asks
         status = _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED and options.shard and not asks:
+        print(f"parity run: shard {options.shard} has no test; `parity merge` wants its report")
+        return 0
     nothing = (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR)
     if status in nothing and not asks and before is not None:  # pytest writes it all the same
         junit.write_bytes(before)
@@ -138,6 +166,44 @@ class _Last:
 
         if COLLECTOR in config.stash:
             self.line = config.stash[COLLECTOR].line
+
+
+def cache_compiled() -> None:
+    """Lets torch.compile keep its kernels in the cache folder, unless it is told another one.
+
+    It names them by what they are made from: the graph, PyTorch, the compiler and the processor.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.folder() / "torch-compile"))
+
+
+MOST = 4
+"""Processes by default. Each imports PyTorch and a Caffe, and holds the largest case (2 GB)."""
+
+GROUPED = "--dist=loadgroup"
+"""What keeps the variants of a case in one process."""
+
+
+def _processes(options: argparse.Namespace) -> list[str]:
+    """The options of pytest that share the comparisons among processes, or none.
+
+    By default all of the main job are, where there are cores; a selection, or an option of pytest's
+    own, is carried out by this one.
+    """
+    asked = [each for each in options.more if each.startswith(("-n", "--numprocesses"))]
+    if asked or not importlib.util.find_spec("xdist"):
+        elsewise = any(each.startswith(("--dist", "-d")) for each in options.more)
+        return [GROUPED] if asked and not elsewise else []
+    cores = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST)
+    selected = options.layer or options.variant or options.case or options.more
+    if not options.shared or cores == 1 or selected or options.device != "cpu":
+        return []
+    from caffe_parity.caffe.interpreter import find
+
+    try:
+        find()  # once, and where its progress is seen
+    except (ParityError, OSError):
+        return []  # it is told where Caffe is needed
+    return [f"--numprocesses={cores}", GROUPED]
 
 
 def collecting(tests: Path) -> list[str]:
@@ -185,10 +251,11 @@ def _plugins() -> list[str]:
 
 def _pytest_options(options: argparse.Namespace, writes: bool) -> list[str]:
     said = [*_alone(options.tests), str(options.tests), "-q", "--tb=no", "-r", "", "--parity-table"]
-    for name in ("layer", "variant", "case", "device"):
+    for name in ("layer", "variant", "case", "device", "shard", "times"):
         value = getattr(options, name)
         said += [f"--parity-{name}={value}"] if value else []
     said += ["--parity-allow-missing"] if options.allow_missing else []
+    said += ["-p", "no:logging"] if options.shared else []  # a millisecond for each of many tests
     said += ["-vv"] if options.verbose else []
     color = {"always": "yes", "never": "no"}.get(options.color)
     said += [f"--color={color}"] if color else []
@@ -206,7 +273,7 @@ def _pytest_options(options: argparse.Namespace, writes: bool) -> list[str]:
     return said
 
 
-def _make_folder(folder: Path, quiet: bool) -> None:
+def make_folder(folder: Path, quiet: bool) -> None:
     """Makes the report's folder, not those above it, and says so, before the first test.
 
     Raises:

@@ -204,14 +204,17 @@ class CaffeNet:
         """
         ops = self.net_ops(case)
         built = self.caffe.request(ops)[-1]
-        weights = ops[-1]["edits"].get("weights")
-        if weights and not built["named"]:
-            layers = ", ".join(dict.fromkeys(layer for layer, _ in built["params"])) or "none"
-            raise BadRequest(
-                f"--weights {weights}: it has parameters of no layer of the net, whose layers with "
-                f"parameters are {layers}: Caffe matches them by name"
-            )
+        if self.weights and not built["named"]:
+            raise BadRequest(self.no_weights([layer for layer, _ in built["params"]]))
         return len(built["owned"])
+
+    def no_weights(self, layers: Sequence[str]) -> str:
+        """What is said where the file of weights is that of another net."""
+        names = ", ".join(dict.fromkeys(layers)) or "none"
+        return (
+            f"--weights {self.weights}: it has parameters of no layer of the net, whose layers "
+            f"with parameters are {names}: Caffe matches them by name"
+        )
 
     def observe(self, plan: Plan) -> Observation:
         """Carries out a plan; what goes wrong on its second net is kept in the observation.

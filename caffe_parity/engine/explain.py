@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from caffe_parity.contract import UNIT_ROUNDOFF, Array64, Shape
+from caffe_parity.contract import LITTLE, UNIT_ROUNDOFF, Array64, Shape
 from caffe_parity.engine.compare import Bools
 from caffe_parity.layer import Rival
 
@@ -107,7 +107,7 @@ def explain(failure: Failure) -> Explanation:
         for hypothesis in HYPOTHESES:
             found = hypothesis(failure)
             if found is not None:
-                return found
+                return (_rival(failure) if found.code in LITTLE else None) or found
         return _not_finite(failure) or _same_mistake(failure) or _scattered(failure)
 
 

@@ -457,7 +457,7 @@ def _predicted(
     found = _compared(about, replace(ready, layer=other, question=asked), seen)
     if found.wrong:
         return found
-    own = judged(ready.layer, ready.plan, ready.question, seen)
+    own = judged(ready.layer, ready.plan, ready.question, seen, why=False)
     if not own.findings:
         return found
     [loss] = ready.plan.structure.outputs

@@ -34,12 +34,14 @@ class Port:
         gradcheck: whether its backward is held against its own forward as well.
         obstacle: says why it cannot run here, or None.
         device: "cpu" or "cuda"; "" for the one that the session has chosen.
+        together: whether its cases are better run in one process: what one compiles, others need.
     """
 
     function: Function
     gradcheck: bool = True
     obstacle: Callable[[], str | None] = lambda: None
     device: str = ""
+    together: bool = False
 
     def expects(self, case: Case) -> Expectation | None:
         """Nothing: a port computes every case."""

@@ -146,6 +146,11 @@ class Said:
             self._read[name] = Message(name, said, self._messages[kind], self._messages)
         return self._read[name]
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The names of the messages that were read."""
+        return tuple(self._read)
+
     def without(self, name: str) -> Said:
         """The same layer, which does not set a field such as `pooling_param.pad`."""
         message, _, inner = name.partition(".")

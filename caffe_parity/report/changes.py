@@ -146,8 +146,8 @@ class Diff:
     def facts(self) -> Mapping[str, Facts]:
         """What differs in the environment, and in what was asked for ("selection")."""
         return {
-            "environment": _differing(self.before.environment, self.after.environment),
-            "selection": _differing(self.before.selection, self.after.selection),
+            "environment": differing(self.before.environment, self.after.environment),
+            "selection": differing(self.before.selection, self.after.selection),
         }
 
     @cached_property
@@ -187,7 +187,7 @@ class Diff:
         }
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Facts:
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Facts:
     """What differs between two sets of facts; "none" where one has no such fact."""
     olds, news = dict(_flat(old)), dict(_flat(new))
     pairs = {name: (olds.get(name, "none"), news.get(name, "none")) for name in {**olds, **news}}

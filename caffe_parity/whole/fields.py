@@ -131,6 +131,8 @@ def _elu(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def _dropout(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(module, nn.modules.dropout._DropoutNd):
+        alone = type(module) is nn.Dropout
+        yield "what it drops:", "elements" if alone else "channels", "elements"
         yield "p", float(module.p), fields["dropout_ratio"]
 
 

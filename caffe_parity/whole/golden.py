@@ -7,7 +7,7 @@ it, so that an in-place layer's input is known as well as its output.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from caffe_parity.caffe.client import Op
 from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
+from caffe_parity.engine.compare import Bools
 from caffe_parity.progress import PROGRESS
 
 SPLIT = "Split"
@@ -38,6 +39,7 @@ class Step:
         name, type: as the net says.
         bottoms, tops: the values that it reads and makes; see `Golden.values`.
         fields: of its own message, such as kernel_size, with Caffe's defaults.
+        said: the fields of LayerParameter that are set, as the catalogue takes them.
         params: the names of its parameters, "NAME[0]" and so on; of shared ones, the owner's.
         bottom_diffs: what its backward wrote, by bottom's position; only those that it writes.
     """
@@ -50,6 +52,7 @@ class Step:
     fields: Mapping[str, Any]
     params: tuple[str, ...] = ()
     bottom_diffs: dict[int, Array32] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,13 @@ class Golden:
         labels: the inputs that have no gradient, and that nothing rounds.
         losses: the values with a loss weight, and that.
         owned: the parameters that are no other layer's; those of a BatchNorm are not among them.
+        unfilled: the layers for whose parameters the file of weights has none, so that they are as
+            the fillers make them; none where there is no file.
+        others: the layers of that file that the net has not.
+        masks: by the top of each Dropout that draws, where it keeps an element.
+        after: the parameters that a forward changes, as it leaves them: those of a BatchNorm.
+        messages: the fields of every message of caffe.proto.
+        stacked: the layers of branches that are told as one, since the port runs them as one batch.
     """
 
     steps: Sequence[Step]
@@ -85,6 +95,12 @@ class Golden:
     labels: frozenset[str]
     losses: Mapping[str, float]
     owned: Sequence[str]
+    unfilled: Sequence[str] = ()
+    others: Sequence[str] = ()
+    masks: Mapping[str, Bools] = field(default_factory=dict)
+    after: Mapping[str, Array32] = field(default_factory=dict)
+    messages: Mapping[str, Any] = field(default_factory=dict)
+    stacked: Sequence[tuple[str, ...]] = ()
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:
@@ -99,7 +115,11 @@ class Golden:
 
 
 def golden(
-    net: CaffeNet, case: Case, phase: str, given: Mapping[str, Array32] | None = None
+    net: CaffeNet,
+    case: Case,
+    phase: str,
+    drawn: bool = True,
+    given: Mapping[str, Array32] | None = None,
 ) -> Golden:
     """Runs a net in Caffe, forward and backward, one layer after the other.
 
@@ -110,12 +130,14 @@ def golden(
         net: the net.
         case: its inputs.
         phase: "TRAIN" or "TEST".
+        drawn: whether statistics that nothing gives are drawn, or stay 0.
         given: parameters, `param[0]` and so on in Caffe's order, and the diffs of outputs,
             `diff[NAME]`, in place of the net's own.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
-        BadRequest: the net cannot be built, or not on these inputs, or has nothing that is given.
+        BadRequest: the net cannot be built, or not on these inputs, or has nothing that is given;
+            or the file of weights has parameters of no layer of it.
         NoCaffe, InstallError: there is no Caffe.
     """
     arrays = case.arrays(case)
@@ -123,15 +145,28 @@ def golden(
     *_, graph = net.request([*_built(net, case, phase, wanted), {"op": "graph"}])
     wanted = [name for name in wanted if name not in _labels(graph)]
     build = _built(net, case, phase, wanted)
-    *_, made, graph = net.request([*build, {"op": "graph"}])
-    build += _set(made, given or {}) or _statistics(net, build, graph, case.seed)
+    *_, made, graph, about = net.request([*build, {"op": "graph"}, {"op": "fields"}])
+    unset = len(build)
+    layers = [layer for layer, _ in made["params"]]
+    if net.weights and not made["named"]:
+        raise BadRequest(net.no_weights(layers))
+    build += _set(made, given or {})
+    if drawn and len(build) == unset:
+        build += _statistics(net, build, graph, phase, case.seed)
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
-    plan = _Reading(graph, made, [] if losses else said["outputs"], given or {})
+    plan = _Reading(graph, made, [] if losses else said["outputs"], phase, given or {})
     PROGRESS.tell("running caffe, layer by layer")
     replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
-    return plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+    found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+    found = replace(found, messages=about["messages"])
+    if not net.weights:
+        return found
+    own = {name.rpartition("[")[0] for name in found.owned}
+    own |= {step.name for step in found.steps if step.type == "BatchNorm"}
+    unfilled = [name for name in dict.fromkeys(layers) if name in own - set(made["named"])]
+    return replace(found, unfilled=unfilled, others=made["others"])
 
 
 LABELS = {
@@ -141,14 +176,22 @@ LABELS = {
     "InfogainLoss": (1, 2),
     "MultinomialLogisticLoss": (1,),
     "ContrastiveLoss": (2,),
+    "LSTM": (1,),
+    "RNN": (1,),
 }
 """By type, the bottoms for which Caffe's layer has no gradient: with one, it aborts."""
 
 
 def _labels(graph: Mapping[str, Any]) -> set[str]:
     """The blobs of which no gradient may be asked."""
+    copied = {
+        top: layer["bottoms"][0]
+        for layer in graph["layers"]
+        for top in layer["tops"]
+        if layer["type"] == SPLIT
+    }
     return {
-        name
+        copied.get(name, name)
         for layer in graph["layers"]
         for position, name in enumerate(layer["bottoms"])
         if position in LABELS.get(layer["type"], ())
@@ -173,25 +216,39 @@ def _set(made: Mapping[str, Any], given: Mapping[str, Array32]) -> list[Op]:
     return ops
 
 
-def _statistics(net: CaffeNet, build: list[Op], graph: Mapping[str, Any], seed: int) -> list[Op]:
+def _statistics(
+    net: CaffeNet, build: list[Op], graph: Mapping[str, Any], phase: str, seed: int
+) -> list[Op]:
     """Sets the statistics of each BatchNorm that has none yet: with 0 it multiplies by 316.
 
-    Means are normal, variances from 1/2 to 3/2, and both are divided by 1. Those of a file of
-    weights stay.
+    Means are normal, variances from 1/2 to 3/2. Both are sums over so many batches as a long
+    training comes to, 1 / (1 - moving_average_fraction): before that no `momentum` is Caffe's.
+    Those of a file of weights stay, and in phase TRAIN, where they only go on, get that divisor.
     """
-    names = [each["name"] for each in graph["layers"] if each["type"] == "BatchNorm"]
-    if net.weights or not names:
+    layers = [each for each in graph["layers"] if each["type"] == "BatchNorm"]
+    if not layers:
         return []
-    reads: list[Op] = [{"op": "param", "layer": name, "index": 0} for name in names]
-    values = net.request([*build, *reads])[len(build) :]
+    reads: list[Op] = [
+        {"op": "param", "layer": each["name"], "index": index}
+        for each in layers
+        for index in range(3)
+    ]
+    values = [each["array"] for each in net.request([*build, *reads])[len(build) :]]
     rng = np.random.RandomState(seed)
     ops: list[Op] = []
-    for name, value in zip(names, values, strict=True):
-        shape = value["array"].shape
-        drawn = rng.standard_normal(shape), rng.uniform(0.5, 1.5, shape), np.ones(1)
+    for layer, mean, var, divisor in zip(
+        layers, values[::3], values[1::3], values[2::3], strict=True
+    ):
+        fields = layer["fields"]
+        if net.weights and (phase == "TEST" or fields["use_global_stats"] or not divisor.any()):
+            continue
+        means = mean / divisor if net.weights else rng.standard_normal(mean.shape)
+        variances = var / divisor if net.weights else rng.uniform(0.5, 1.5, mean.shape)
+        fraction = fields["moving_average_fraction"]
+        batches = np.full(1, 1 / (1 - fraction) if fraction < 1 else 1.0)
         ops += [
-            {"op": "set_param", "layer": name, "index": index, "array": each.astype(np.float32)}
-            for index, each in enumerate(drawn)
+            {"op": "set_param", "layer": layer["name"], "index": index, "array": np.float32(each)}
+            for index, each in enumerate((means * batches, variances * batches, batches))
         ]
     return ops
 
@@ -218,6 +275,7 @@ class _Reading:
         graph: Mapping[str, Any],
         made: Mapping[str, Any],
         driven: Sequence[str],
+        phase: str,
         given: Mapping[str, Array32],
     ) -> None:
         self.layers: list[Any] = [each for each in graph["layers"] if each["name"] != KEEPER]
@@ -237,6 +295,12 @@ class _Reading:
             self.ops.append({"op": "forward", "layer": number})
             for name in layer["tops"]:
                 self._read("data", number, name, {"blob": name})
+            if layer["type"] == "Dropout" and phase == "TRAIN":
+                self._read_mask(number, layer)
+        norms = [each["name"] for each in self.layers if each["type"] == "BatchNorm"]
+        self.counted = [each for each in self.params if each[0] in norms]
+        for layer, index in self.counted:
+            self._read("after", layer, index, {"op": "param", "layer": layer, "index": index})
         self.ops.append({"op": "clear_params"})
         self.ops += [
             {"op": "set_diff", "blob": name, "array": each} for name, each in self.driven.items()
@@ -252,8 +316,21 @@ class _Reading:
             self._read("param_diff", layer, index, {"layer": layer, "index": index})
 
     def _read(self, op: str, of: Any, name: Any, fields: Op) -> None:
+        """Reads something; `fields` has the op where that is not what it is kept under."""
         self.places[op, of, name] = len(self.ops)
         self.ops.append({"op": op, **fields})
+
+    def _read_mask(self, number: int, layer: Mapping[str, Any]) -> None:
+        """A Dropout's backward multiplies with its mask, and draws none.
+
+        The diffs are written anew by the backward that counts. Where nobody wants the bottom's,
+        Caffe does not write it, and the mask is seen in the top alone.
+        """
+        (top,), (bottom,) = layer["tops"], layer["bottoms"]
+        if bottom in self.written:
+            self.ops.append({"op": "fill_diff", "blob": top, "value": 1.0})
+            self.ops.append({"op": "backward", "layer": number})
+            self._read("mask", number, bottom, {"op": "diff", "blob": bottom})
 
     def golden(
         self,
@@ -273,7 +350,7 @@ class _Reading:
         for number, layer in enumerate(self.layers):
             makers |= dict.fromkeys(layer["tops"], number)
         current: dict[str, str] = {}  # blob -> the value that it holds
-        steps, values, diffs = [], {}, {}
+        steps, values, diffs, masks = [], {}, {}, {}
         inputs = []
         owned: dict[str, list[str]] = {}
         for layer, index in self.params:
@@ -309,11 +386,17 @@ class _Reading:
                 tuple(tops),
                 layer["fields"],
                 tuple(owned.get(layer["name"], ())),
+                said=layer["said"],
             )
             for position, name in enumerate(layer["bottoms"]):
                 if ("diff", (number, position), name) in self.places:
                     step.bottom_diffs[position] = read("diff", (number, position), name)
             steps.append(step)
+            if step.type == "Dropout" and phase == "TRAIN":
+                (seen,) = layer["bottoms"]
+                place = "mask", number, seen
+                mask = read(*place) if place in self.places else values[tops[0]]
+                masks[tops[0]] = mask != 0
         names = [f"{layer}[{index}]" for layer, index in self.params]
         pairs = list(zip(names, self.params, strict=True))
         return Golden(
@@ -329,6 +412,10 @@ class _Reading:
             frozenset(name for name in inputs if name.removesuffix(" (input)") not in wanted),
             {name: float(diffs[name].flat[0]) for name in losses},
             self.owned,
+            masks=masks,
+            after={
+                f"{layer}[{index}]": read("after", layer, index) for layer, index in self.counted
+            },
         )
 
 

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -42,9 +43,12 @@ from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
 from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.golden import Golden, Step, golden
-from caffe_parity.whole.matching import Matched, ends_of, match, must_be_there
+from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of, shaped
 from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
+from caffe_parity.whole.rivals import rivals
+from caffe_parity.whole.stacked import sharing, stacked
+from caffe_parity.whole.values import Pairs, by_values
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 RESULT = "the port's result "
@@ -55,6 +59,11 @@ RANDOM = ("Dropout",)
 
 LARGE = 1 << 21
 """Numbers in a net from which on its parts are judged in several processes."""
+
+
+FAR = 1e-2
+"""Of a value's largest element: a part that is further off has been matched wrongly, or is wrong
+itself; which of the two, another match tells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +97,9 @@ class Part:
         return f"{GRADIENT}{bottom} of {self.name}"
 
     @property
-    def is_random(self) -> bool:
-        """Whether a layer of it draws random numbers in phase TRAIN."""
-        return any(step.type in RANDOM for step in self.steps)
+    def random(self) -> list[str]:
+        """The tops of its layers that draw random numbers in phase TRAIN."""
+        return [step.tops[0] for step in self.steps if step.type in RANDOM]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +173,45 @@ class Comparison:
         """The net's, in float32."""
         return {name: torch.from_numpy(each) for name, each in self.net.values.items()}
 
-    @cached_property
+    @property
     def first(self) -> Seen:
         """A run in float32 with Caffe's values, to see what can be compared."""
-        return self._run(self.port.in_precision(torch.float32), self.values, self._params(False))
+        return self._first[0]
+
+    @cached_property
+    def _first(self) -> tuple[Seen, Tensors]:
+        """That run, and the state in which it leaves the port."""
+        state = self._state(self._params(False), torch.float32)
+        port = self.port.in_precision(torch.float32)
+        return self._run(port, self.values, self._params(False), state=state), state
+
+    @cached_property
+    def looked(self) -> Seen:
+        """That run once more, to see what modules read that are not matched."""
+        port = self.port.in_precision(torch.float32)
+        return self._run(port, self.values, self._params(False), looking=True)
+
+    @property
+    def batches(self) -> list[Step]:
+        """A layer whose parameters others share, and that the port runs as one batch with them."""
+        for call, (step, *_) in self.matched.steps.items():
+            count = len(sharing(self.net, step)) + 1 if step.params else 1
+            length = self.first.lengths.get(call, 0)
+            if count > 1 and length == count * len(self.values[step.bottoms[0]]):
+                return [step]
+        return []
+
+    @cached_property
+    def doubts(self) -> int:
+        """How much speaks against the match: what reads something else, is far off, or is left."""
+        far = 0
+        for name, own in self.first.own.items():
+            value = self.values[name]
+            is_near = own.shape == value.shape and bool(
+                (own - value).abs().max() <= FAR * value.abs().max()
+            )
+            far += not is_near
+        return len(self.first.wired) + far + len(self.unmatched)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -211,7 +255,7 @@ class Comparison:
             except BadRequest as error:
                 return str(error)
             torch.manual_seed(0)
-            watched = self._run(model, None, self._params(False)).results
+            watched = self._run(model, None, self._params(False), masked=False).results
         same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
         return (
             "" if same else "the port gives other bits when it is watched: it is not the same run"
@@ -257,6 +301,17 @@ class Comparison:
                 )
                 yield Finding("total", words, name, "loss-weight")
 
+    @property
+    def losses_between(self) -> dict[str, frozenset[str]]:
+        """The losses that no call gives, and the known values that each is made of."""
+        cut = {*self.first.own, *self.net.inputs}
+        found = {}
+        for name in self.net.losses:
+            if name not in self.first.own and self.net.maker[name].name not in self.left_out:
+                read = {each for step in self._behind(name, cut) for each in step.bottoms}
+                found[name] = frozenset(read & cut)
+        return found
+
     def _behind(self, name: str, cut: set[str]) -> list[Step]:
         """The layers between a value and those that are known before it."""
         found: dict[int, Step] = {}
@@ -276,13 +331,24 @@ class Comparison:
     def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
         return self.weights.state(of_port(self.port.model), params, dtype)
 
-    def _run(self, port: Port, values: Tensors | None, params: Tensors) -> Seen:
+    def _run(
+        self,
+        port: Port,
+        values: Tensors | None,
+        params: Tensors,
+        masked: bool = True,
+        state: Tensors | None = None,
+        looking: bool = False,
+    ) -> Seen:
         dtype = next(iter(params.values())).dtype if params else torch.float32
         source = self.values if values is None else values
         inputs = {name: source[name] for name in self.net.inputs}
-        state = self._state(params, dtype)
+        state = self._state(params, dtype) if state is None else state
         shapes = {name: each.shape for name, each in self.net.values.items()}
-        return port.forced(self.matched.layout, inputs, values, shapes, state)
+        masks = {top: torch.from_numpy(each) for top, each in self.net.masks.items()}
+        layout = self.matched.layout
+        known = masks if masked else None
+        return port.forced(layout, inputs, values, shapes, state, known, looking)
 
     def _judgements(self, processes: int) -> list[Judgement]:
         random = self._random
@@ -321,7 +387,8 @@ class Comparison:
     def _params_in(self, recipe: Recipe) -> set[str]:
         """The net's parameters that a recipe takes."""
         names = {each.name for each in ingredients(recipe) if isinstance(each, State)}
-        return {param for name in names for param in self.weights.places.get(name, ())}
+        places = self.weights.places
+        return {param for name in names if name in places for param in places[name].params}
 
     def _apart(self, units: Sequence[Unit], processes: int) -> Iterator[list[Judgement]]:
         """What is found of each unit that makes the same bits alone as in a run of the port."""
@@ -398,6 +465,7 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._finding(part, name, value, expected, side))
             findings += self._wired(part)
+            findings += self._counted(part)
             lost = {name: inherited[name] for name in names if name in inherited}
             found.append(Judgement(part, own, lost, findings))
         return found
@@ -411,17 +479,20 @@ class Comparison:
             for words in differences(step, self.port.modules[call.module])
         ]
         findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
-        why = "it draws random numbers in phase TRAIN: Caffe's cannot be those of the port"
+        why = (
+            "it draws random numbers in phase TRAIN, and the port does not take Caffe's mask, as "
+            "an nn.Dropout or F.dropout would"
+        )
         alone = all(step.type in RANDOM for step in part.steps) and part.calls
         if not alone:
-            why += "; with an nn.Dropout of the layer's name it would be left out alone"
+            why += "; of the layer's name it would be compared"
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
 
     @cached_property
     def _random(self) -> set[Part]:
         if self.net.phase != "TRAIN":
             return set()
-        return {part for part in self.parts if part.is_random}
+        return {part for part in self.parts if set(part.random) - self.first.masked}
 
     def _tensors(self, part: Part) -> list[str]:
         """What is compared of a part."""
@@ -589,11 +660,74 @@ class Comparison:
                 words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
                 yield Finding("wiring", words, value)
 
+    def _counted(self, part: Part) -> Iterator[Finding]:
+        """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.
+
+        Bounded by what rounding may do to sums over the batch, whatever their order (Higham, 2002,
+        section 4.2): (m + 8) u times the mean of |x|, or of x squared, of its m elements.
+        """
+        for call in part.calls:
+            step = self.matched.steps[call][0]
+            once = Call(call.module, 1) not in self.matched.steps
+            if step.type == "BatchNorm" and once and set(step.params) <= self.weights.known:
+                yield from self._counted_of(call, step)
+
+    def _counted_of(self, call: Call, step: Step) -> Iterator[Finding]:
+        old, new = ([side[name].astype(np.float64) for name in step.params] for side in self._norms)
+        fraction = float(step.fields["moving_average_fraction"])
+        if fraction >= 1 or not new[2].any() or not old[2].any():
+            return
+        x = np.moveaxis(self.net.values[step.bottoms[0]].astype(np.float64), 1, 0)
+        x = x.reshape(len(x), -1)
+        count = x.shape[1]
+        batch = x.mean(1), x.var(1) * count / max(count - 1, 1)
+        sizes = np.abs(x).mean(1), (x * x).mean(1) * count / max(count - 1, 1)
+        module = self.port.modules[call.module]
+        for index, what in enumerate(("mean", "variance")):
+            [name] = [
+                name
+                for name, each in self.weights.places.items()
+                if each.params[:1] == step.params[index : index + 1]
+            ][:1] or [""]
+            if not name:
+                continue
+            own = self._first[1][name].double().numpy().reshape(-1)
+            divided = len(self.weights.places[name].params) > 1
+            own = own if divided else own / new[2]
+            before, after = old[index] / old[2], new[index] / new[2]
+            rounding = (
+                (1 - fraction) * (count + 8) * sizes[index] + 8 * np.abs(before) + np.abs(after)
+            )
+            off = np.abs(own - after)  # of two that round, each in its own way
+            if np.all(off <= 2 * UNIT_ROUNDOFF * rounding):
+                continue
+            worst = int(np.argmax(off / rounding))
+            gap = batch[index][worst] - before[worst]
+            moved = (own[worst] - before[worst]) / gap if gap else 0.0
+            usual = getattr(module, "momentum", None)
+            words = (
+                f"a forward moves the port's {name} by {moved:.3g} of the way to the batch's "
+                f"{what}, Caffe's by {1 - fraction:.3g} (moving_average_fraction {fraction:g}); "
+                f"{type(module).__name__} has momentum {usual or 'none'}"
+            )
+            yield Finding("statistics", words, step.tops[0], "momentum")
+
+    @property
+    def _norms(self) -> tuple[Mapping[str, Array32], Mapping[str, Array32]]:
+        """The net's parameters before a forward, and behind it."""
+        return self.net.params, {**self.net.params, **self.net.after}
+
     def _finding(
         self, part: Part, name: str, value: Floating, expected: Expected, side: str
     ) -> Finding:
         truth = expected.truth[name]
         words, cause = "", ""
+        settings = [
+            each
+            for call in part.calls
+            for step in self.matched.steps[call]
+            for each in differences(step, self.port.modules[call.module])
+        ]
         if not fits(name, value.shape, truth.shape):
             words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
             words += rounded_sizes(name, value, expected)
@@ -614,16 +748,27 @@ class Comparison:
                 wrong=wrong(name, value, expected),
                 shape=self.net.values[part.bottoms[0]].shape if part.bottoms else (),
                 is_loss=part.steps[-1].type.endswith("Loss"),
-                rivals=partial(self._rivals, part, name),
+                rivals=lambda: chain(
+                    self._rivals(part, name), () if settings else self._others(part)
+                ),
             )
             found = explain(failure)
-            words, cause = found.words, found.code
-        said = [words, *(CLAMP for step in part.steps if clamps(step, self.net))]
-        for call in part.calls:
-            module = self.port.modules[call.module]
-            for step in self.matched.steps[call]:
-                said += differences(step, module)
+            words, cause = found.words + self._gates(part, name, value, expected), found.code
+        said = [words, *(CLAMP for step in part.steps if clamps(step, self.net)), *settings]
         return Finding(_code(name), side + "; ".join(said), name, cause)
+
+    def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
+        """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
+        of_lstm = {one for step in part.steps if step.type == "LSTM" for one in step.params}
+        if name.removeprefix(GRADIENT) not in of_lstm:
+            return ""
+        parts = np.split(wrong(name, value, expected), 4)
+        gates = [gate for gate, each in zip("ifog", parts, strict=True) if np.any(each)]
+        return f"; of the gates i, f, o, g in {', '.join(gates)}" if len(gates) < 4 else ""
+
+    def _others(self, part: Part) -> Iterator[Rival]:
+        """What the part would make if one of its layers were another."""
+        return rivals(self.net, part.steps, part.tops, part.bottoms, part.sent)
 
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
         """What the part would make without its bias."""
@@ -674,6 +819,7 @@ def comparison(
     phase: str,
     asked: Mapping[str, str],
     left_out: frozenset[str] = frozenset(),
+    drawn: bool = True,
     given: Mapping[str, Array32] | None = None,
 ) -> Comparison:
     """A net, run in Caffe, beside a port whose modules are matched to its layers.
@@ -685,6 +831,7 @@ def comparison(
         phase: "TRAIN" or "TEST", which is the port's mode as well.
         asked: layer -> module, where the names do not say it.
         left_out: the layers that the port does without.
+        drawn: whether statistics that nothing gives are drawn, or stay 0.
         given: parameters and diffs in place of the net's own, as `golden` takes them.
 
     Raises:
@@ -692,10 +839,29 @@ def comparison(
         BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
         NoCaffe, InstallError: there is no Caffe.
     """
-    made = golden(net, case, phase, given)
+    made = golden(net, case, phase, drawn, given)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
     port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
+    found = _matched(made, port, asked, left_out)
+    batches = found.batches
+    others = [
+        _matched(each, port, asked, left_out) for step in batches for each in stacked(made, step)
+    ]
+    found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
+    if found.first.failed:
+        raise BadRequest(_other_shapes(made, found.first) + str(found.first.failed))
+    return found
+
+
+def _matched(
+    made: Golden, port: Port, asked: Mapping[str, str], left_out: frozenset[str]
+) -> Comparison:
+    """A net beside a port whose modules are matched to its layers.
+
+    Raises:
+        BadRequest: what is asked for is not there.
+    """
     calls: list[Call] = []
     while True:  # a port that fails half-way shows what comes behind only with Caffe's values
         matched = match(made, calls, port.modules, asked)
@@ -705,8 +871,23 @@ def comparison(
             break
         calls = seen.calls
     if seen.failed:
-        raise BadRequest(_other_shapes(made, seen) + str(seen.failed))
+        return Comparison(made, port, matched, weights, left_out)
     must_be_there(asked, made, calls, port.modules)
-    matched.ends = ends_of(made, seen.results, left_out)
-    matched.ops = Comparison(made, port, matched, weights, left_out).first.ops
+
+    def build(pairs: Pairs, guess: bool) -> Comparison:
+        matched = match(made, calls, port.modules, asked, pairs, guess)
+        weights = weights_of(made, matched, port.modules, calls)
+        return Comparison(made, port, matched, weights, left_out)
+
+    told = by_values(Comparison(made, port, matched, weights, left_out), build)
+    matched, weights, seen = told.matched, told.weights, told.first
+    ends = ends_of(made, seen.results, left_out)
+    weighed = [name for name in made.losses if made.losses[name] != 1]
+    matched.ends = {key: name for key, name in ends.items() if name not in weighed}
+    found = Comparison(made, port, matched, weights, left_out)
+    losses = losses_of(made, found.first.numbers, found.losses_between)
+    if not losses and matched.ends != ends:
+        matched.ends = ends
+        found = Comparison(made, port, matched, weights, left_out)
+    matched.ops = found.first.ops | losses
     return Comparison(made, port, matched, weights, left_out)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffe_parity.contract import BadRequest, Shape
+from caffe_parity.contract import BadRequest
 from caffe_parity.engine.compare import alike
 from caffe_parity.errors import meant
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.port import Call, Layout, Place
+from caffe_parity.whole.layouts import held
+from caffe_parity.whole.port import Call, Layout, Made, Number, Place
 
 TAKES_SCALE = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
 """The modules that do what in Caffe a BatchNorm and a Scale behind it do."""
@@ -26,8 +27,8 @@ class Matched:
 
     Attributes:
         steps: the layers that a call computes, in order: one, or a BatchNorm and its Scale.
-        how: in what way it was found: "name", "--map", "what they share",
-            "their weights" or "order".
+        how: in what way it was found: "name", "--map", "what they share", "their weights",
+            "their values" or "order".
         ends: the value that each of the port's results is, by the result's name or number.
         ops: the value that an operation between modules makes, as in `Layout`.
     """
@@ -35,7 +36,7 @@ class Matched:
     steps: dict[Call, tuple[Step, ...]] = field(default_factory=dict)
     how: dict[Call, str] = field(default_factory=dict)
     ends: dict[str | int, str] = field(default_factory=dict)
-    ops: dict[int, tuple[str, str]] = field(default_factory=dict)
+    ops: dict[int, Made] = field(default_factory=dict)
 
     def add(self, call: Call, step: Step, how: str) -> None:
         """One pair more."""
@@ -60,6 +61,8 @@ def match(
     calls: Sequence[Call],
     modules: Mapping[str, torch.nn.Module],
     asked: Mapping[str, str],
+    told: Sequence[tuple[Step, Call]] = (),
+    guess: bool = True,
 ) -> Matched:
     """Matches layers to calls: as asked, by name, by what they share, by their weights.
 
@@ -68,7 +71,8 @@ def match(
         calls: of the port, in order.
         modules: of the port, by name.
         asked: layer -> module, of --map.
-
+        told: pairs, by their values.
+        guess: whether what is left is matched by its order.
     """
     found = Matched()
     left = list(net.steps)
@@ -93,15 +97,20 @@ def match(
             same = known.get(_plain(step.name), [])
             if len(same) == 1 and step.name not in asked:
                 pair(step, same[0], "name")
+    for step, computed in told:
+        if step in left and computed not in found.steps:
+            found.add(computed, step, "their values")
+            left.remove(step)
     for step in net.steps:
         owner = _owner(net, step)
         call = found.call_of(owner) if owner else None
         if call:
             pair(step, call.module, "what they share")
     _with_scales(net, left, modules, found)
-    _by_weights(net, left, calls, modules, found)
+    _by_weights(net, left, calls, modules, found, guess)
     _with_scales(net, left, modules, found)
-    _by_kind(left, calls, modules, found)
+    if guess:
+        _by_kind(left, calls, modules, found)
     return found
 
 
@@ -155,32 +164,13 @@ def _last(name: str) -> str:
     return _plain(name.rpartition(".")[2])
 
 
-def layouts(step: Step, module: torch.nn.Module) -> dict[str, Shape] | None:
-    """The parameters of a module that a layer's blobs go into, in order, with their shapes.
-
-    None where the two are not known to keep their numbers alike.
-    """
-    own = {name: tuple(each.shape) for name, each in module.named_parameters(recurse=False)}
-    blobs = len(step.params)
-    order = [name for name in ("weight", "bias") if name in own]
-    if step.fields.get("transpose") and "weight" in own:  # of an InnerProduct
-        own["weight"] = own["weight"][::-1]
-    if not blobs or len(own) != len(order) or blobs != len(order):
-        return None
-    return {name: own[name] for name in order}
-
-
 def fits(net: Golden, step: Step, module: torch.nn.Module) -> bool:
-    """Whether a layer's parameters have the shapes of a module's."""
+    """Whether a module can hold a layer's parameters."""
     if step.type == "BatchNorm" or isinstance(module, TAKES_SCALE):
         channels = net.params[step.params[0]].size
         both = step.type == "BatchNorm" and isinstance(module, TAKES_SCALE)
         return both and getattr(module, "num_features", 0) == channels
-    known = layouts(step, module)
-    if known is None:
-        return False
-    shapes = [net.params[name].shape for name in step.params]
-    return all(alike(one, other) for one, other in zip(shapes, known.values(), strict=True))
+    return held(net, step, module) is not None
 
 
 def _by_weights(
@@ -189,6 +179,7 @@ def _by_weights(
     calls: Sequence[Call],
     modules: Mapping[str, torch.nn.Module],
     found: Matched,
+    guess: bool,
 ) -> None:
     """Pairs what has the same numbers; else, where all of it fits, one after the other."""
     free = [
@@ -212,7 +203,11 @@ def _by_weights(
         if len(same) == 1:
             pair(step, same[0], "their weights")
     pairs = list(zip(steps, free, strict=False))
-    if len(steps) == len(free) and all(fits(net, one, modules[two.module]) for one, two in pairs):
+    if (
+        guess
+        and len(steps) == len(free)
+        and all(fits(net, one, modules[two.module]) for one, two in pairs)
+    ):
         for step, call in pairs:
             pair(step, call, "order")
 
@@ -274,17 +269,15 @@ def _scale_behind(net: Golden, step: Step) -> Step | None:
 
 
 def _same_numbers(net: Golden, step: Step, module: torch.nn.Module) -> bool:
-    known = layouts(step, module)
-    if known is None or not fits(net, step, module):
+    known = held(net, step, module) if fits(net, step, module) else None
+    if known is None or step.type == "BatchNorm":
         return False
-    values = dict(module.named_parameters(recurse=False))
-    turned = bool(step.fields.get("transpose"))
+    own = dict(module.named_parameters())
+    theirs = {name: each.back(own[name].detach().float()) for name, each in known.items()}
     return all(
-        np.array_equal(
-            (net.params[name].T if turned else net.params[name]).reshape(-1),
-            values[own].detach().float().numpy().reshape(-1),
-        )
-        for name, own in zip(step.params, known, strict=True)
+        np.array_equal(net.params[each.params[0]].reshape(-1), value.numpy().reshape(-1))
+        for each, value in ((known[name], value) for name, value in theirs.items())
+        if value is not None
     )
 
 
@@ -302,6 +295,34 @@ def _with_scales(
         if scale in left:
             found.steps[call] = (steps[0], scale)
             left.remove(scale)
+
+
+CLOSE = 1e-3
+"""How near a number is that is taken for a loss of the net's, as a part of that; which one it is
+decides nothing but where the port is looked at."""
+
+
+def losses_of(
+    net: Golden, numbers: Sequence[Number], known: Mapping[str, frozenset[str]]
+) -> dict[int, Made]:
+    """The operations between modules that make losses which the port only adds up, as in `Layout`.
+
+    Args:
+        net: the net.
+        numbers: the operations of the port that made a number.
+        known: by loss, the values of the net that it is made of, and that are known in the port.
+    """
+    found = {}
+    for name, behind in known.items():
+        made = [each for each in numbers if each.behind == behind]
+        if not made:
+            continue
+        value = float(net.values[name].reshape(-1)[0])
+        near = [each for each in made if abs(each.value - value) <= CLOSE * abs(value)]
+        best = near[0] if near else made[-1]  # where it has its weight
+        number, operation = best.op
+        found[number] = Made(name, operation, 1.0 if near else net.losses[name])
+    return found
 
 
 def ends_of(

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
-from caffe_parity.whole.recipe import Recipe, Recorder
+from caffe_parity.whole.recipe import Fixed, Recipe, Recorder
 
 Tensors = dict[str, torch.Tensor]
 
@@ -53,19 +55,48 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What an operation between modules makes.
+
+    Attributes:
+        value: the value of the net.
+        name: of the operation.
+        factor: how often it is that value, where the port weighs a loss before it is whole.
+    """
+
+    value: str
+    name: str
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the port's tensors are values of the net.
 
     Attributes:
         calls: which values the calls of modules take and give.
         ends: the value that each result is, by the result's name or number.
-        ops: the value that an operation between modules makes, by the operation's number in a run,
-            with the operation's name.
+        ops: what the operations between modules make, by an operation's number in a run.
     """
 
     calls: Mapping[Call, Place]
     ends: Mapping[str | int, str]
-    ops: Mapping[int, tuple[str, str]]
+    ops: Mapping[int, Made]
+
+
+@dataclass(frozen=True)
+class Number:
+    """An operation of the port that made one number, such as a loss.
+
+    Attributes:
+        op: its number in a run, and its name.
+        value: the number.
+        behind: the values of the net that it was made of.
+    """
+
+    op: tuple[int, str]
+    value: float
+    behind: frozenset[str]
 
 
 @dataclass
@@ -80,17 +111,27 @@ class Seen:
         named: which value of the net each result is; "" for none.
         recipes: how the port makes each of them of others, where that can be repeated.
         failed: what the port raised; None where it came to its end.
+        numbers: the operations that made a number each, in order.
+        lengths: of what each call was given first, along the batch.
+        reads: of the calls without a place, the values that lie near what they take.
+        near: how many of the results lie near a value.
+        masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
     """
 
     own: Tensors = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
-    ops: dict[int, tuple[str, str]] = field(default_factory=dict)
+    ops: dict[int, Made] = field(default_factory=dict)
     results: dict[str | int, torch.Tensor] = field(default_factory=dict)
     named: dict[str | int, str] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
     failed: BadRequest | None = None
+    numbers: list[Number] = field(default_factory=list)
+    lengths: dict[Call, int] = field(default_factory=dict)
+    reads: dict[Call, set[str]] = field(default_factory=dict)
+    near: int = 0
+    masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
 
 
@@ -138,6 +179,19 @@ class Port:
         known = inspect.signature(self.model.forward).parameters
         return tuple(self.inputs) if all(name in known for name in self.inputs) else ()
 
+    def _steps_first(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What a recurrent module takes or gives as Caffe has it, (T, N, ...), or back again."""
+        swapped = getattr(self.modules[name], "batch_first", False) and tensor.ndim > 2
+        return tensor.transpose(0, 1) if swapped else tensor
+
+    def _states(self, name: str, made: torch.Tensor, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The states that a recurrent module gives: its last output is that of Caffe's value."""
+        module = self.modules[name]
+        if not isinstance(module, torch.nn.RNNBase) or module.num_layers > 1 or len(rest) != 1:
+            return rest
+        last = made[-1:]
+        return ((last, *rest[0][1:]) if isinstance(rest[0], tuple) else last,)
+
     @contextmanager
     def _hooked(
         self,
@@ -170,6 +224,8 @@ class Port:
         values: Tensors | None,
         shapes: Mapping[str, Shape],
         state: Tensors,
+        masks: Tensors | None = None,
+        looking: bool = False,
     ) -> Seen:
         """Runs the port with Caffe's values in the places of its own.
 
@@ -178,7 +234,9 @@ class Port:
             inputs: what it is fed.
             values: the net's, by name; None lets the port go on with its own.
             shapes: of the net's values.
-            state: its parameters and buffers.
+            state: its parameters and buffers; it may write into them.
+            masks: by the top of a Dropout of the net's, which elements that keeps.
+            looking: whether what is no value of the net is compared with all of them.
         """
         seen = Seen()
         given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
@@ -224,7 +282,23 @@ class Port:
             seen.wired.append((what, came, value))
             return known(value, tensor)
 
-        ops = _Operations(layout.ops, placed, Recorder(given.name, state))
+        def mask_for(tensor: torch.Tensor) -> torch.Tensor | None:
+            """That of the layer which an open call computes; else the next that no call does."""
+            known = masks or {}
+            inside = {place.top for each in open_calls if (place := layout.calls.get(each))}
+            others = {place.top for place in layout.calls.values()} | seen.masked
+            free = [each for each in known if each in inside] or [
+                each for each in known if each not in others
+            ]
+            for top in free:
+                if known[top].numel() == tensor.numel():
+                    seen.masked.add(top)
+                    return known[top].reshape(tensor.shape)
+            return None
+
+        recorder = Recorder(given.name, state)
+        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder)
+        seen.numbers = ops.numbers
 
         def before(name: str, args: Any) -> Any:
             with ops.paused():
@@ -235,23 +309,33 @@ class Port:
             counts[name] = call.number + 1
             open_calls.append(call)
             place = layout.calls.get(call)
+            if args and _is_float(args[0]) and args[0].ndim:
+                seen.lengths[call] = len(args[0])
             if place is None:
+                if looking and values is not None and args and _is_float(args[0]):
+                    seen.reads[call] = _near(self._steps_first(name, args[0]), values)
                 return None
             changed = list(args)
             for position, value in enumerate(place.bottoms[: len(changed)]):
                 if _is_float(changed[position]):
-                    changed[position] = taken(f"the port's {call}", value, changed[position])
+                    steps_first = self._steps_first(name, changed[position])
+                    made = taken(f"the port's {call}", value, steps_first)
+                    changed[position] = self._steps_first(name, made)
             return tuple(changed)
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
-            if isinstance(result, torch.Tensor):
+            first = result[0] if type(result) is tuple and result else result  # of an nn.LSTM
+            if isinstance(first, torch.Tensor):
                 seen.calls.append(call)
             place = layout.calls.get(call)
             with ops.paused():
-                if place is None or not _is_float(result) or given.name(result) == place.top:
+                if place is None or not _is_float(first) or given.name(first) == place.top:
                     return None
-                return placed(place.top, result)
+                made = placed(place.top, self._steps_first(name, first))
+                if first is result:
+                    return made
+                return self._steps_first(name, made), *self._states(name, made, result[1:])
 
         with self._hooked(before, after), ops:
             try:
@@ -262,6 +346,7 @@ class Port:
         seen.results = results_of(result)
         for key, each in seen.results.items():
             seen.named[key] = given.name(each) or raw.name(each)
+            seen.near += bool(looking and values is not None and _near(each, values))
             if key in layout.ends and not seen.named[key]:
                 taken(f"the port's result {key}", layout.ends[key], each)
                 seen.named[key] = layout.ends[key]
@@ -276,12 +361,19 @@ class _Operations(TorchFunctionMode):
 
     def __init__(
         self,
-        at: Mapping[int, tuple[str, str]],
+        at: Mapping[int, Made],
         placed: Callable[[str, torch.Tensor], torch.Tensor],
+        mask_for: Callable[[torch.Tensor], torch.Tensor | None],
+        name_of: Callable[[torch.Tensor], str],
         recorder: Recorder,
     ) -> None:
         super().__init__()
         self.recorder = recorder
+        self._name_of = name_of
+        self.numbers: list[Number] = []
+        self._behind: dict[int, frozenset[str]] = {}  # of the tensors in `_kept`
+        self._kept: list[torch.Tensor] = []
+        self._mask_for = mask_for
         self._at = at
         self._placed = placed
         self._count = 0
@@ -289,15 +381,51 @@ class _Operations(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.dropout and not self._paused:
+            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
         if self._paused:
             return func(*args, **(kwargs or {}))
         made = self.recorder.before(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         self.recorder.after(made, result)
         name = getattr(func, "__name__", "")
+        if not self._at:
+            self._follow(name, result, args, kwargs or {})
         if type(result) in (tuple, list):  # of chunk, split, unbind
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
+
+    def _follow(self, name: str, result: Any, args: Any, kwargs: Any) -> None:
+        """Takes down which values of the net a result was made of."""
+        behind: frozenset[str] = frozenset()
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, torch.Tensor):
+                known = self._name_of(each)
+                behind |= frozenset([known]) if known else self._behind.get(id(each), frozenset())
+        for each in tree_leaves(result):
+            if isinstance(each, torch.Tensor):
+                self._kept.append(each)
+                self._behind[id(each)] = behind
+        if _is_float(result) and result.numel() == 1:
+            self.numbers.append(Number((self._count, name), float(result.detach()), behind))
+
+    def _with_mask(
+        self, x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """What a Dropout does, with Caffe's mask where there is one: a call, not yet made."""
+        mask = self._mask_for(x) if training and 0 < p < 1 else None
+        if mask is None:
+            return functional.dropout, (x, p, training, inplace), {}
+        self.recorder.put(mask, Fixed(mask))
+        scaled = self._recorded(torch.div, self._recorded(torch.Tensor.type_as, mask, x), 1 - p)
+        return torch.Tensor.mul_ if inplace else torch.mul, (x, scaled), {}
+
+    def _recorded(self, func: Callable[..., Any], *args: Any) -> Any:
+        """What an operation of this module's own gives, taken down as if it were the port's."""
+        made = self.recorder.before(func, args, {})
+        result = func(*args)
+        self.recorder.after(made, result)
+        return result
 
     def _looked_at(self, result: Any, name: str) -> Any:
         """A result, or Caffe's value in its place."""
@@ -305,9 +433,12 @@ class _Operations(TorchFunctionMode):
             return result
         number = self._count
         self._count += 1
-        value, known = self._at.get(number, ("", ""))
-        if value and known == name:
-            return self._placed(value, result)
+        made = self._at.get(number)
+        if made and made.name == name:
+            if made.factor == 1:
+                return self._placed(made.value, result)
+            placed = self._placed(made.value, self._recorded(torch.div, result, made.factor))
+            return self._recorded(torch.mul, placed, made.factor)
         if not self._at:
             self._made[id(result)] = result, number, name
         return result
@@ -321,12 +452,12 @@ class _Operations(TorchFunctionMode):
         finally:
             self._paused = before
 
-    def of(self, tensor: torch.Tensor, value: str) -> dict[int, tuple[str, str]]:
+    def of(self, tensor: torch.Tensor, value: str) -> dict[int, Made]:
         """The operation that made a tensor, as in `Layout`; {} where it is not known."""
         for each in [tensor] if tensor._base is None else [tensor._base, tensor]:
             made = self._made.get(id(each))
             if made and _same_order(tensor, each):
-                return {made[1]: (value, made[2])}
+                return {made[1]: Made(value, made[2])}
         return {}
 
 
@@ -438,6 +569,22 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "
         f"{', '.join(inputs) or 'none'}: name its arguments like the inputs that it needs"
     )
+
+
+NEAR = 1e-3
+"""Of a blob's largest value: what is no further from it is taken for it, as long as nothing else
+tells. It decides which match is tried, and no verdict."""
+
+
+def _near(tensor: torch.Tensor, values: Tensors) -> set[str]:
+    """The values of the net that a tensor holds, but for rounding, in whatever shape."""
+    flat, found = tensor.detach().reshape(-1), set()
+    for name, each in values.items():
+        if each.numel() == flat.numel():
+            other = each.detach().reshape(-1).to(flat)
+            if bool((flat - other).abs().max() <= NEAR * other.abs().max()):
+                found.add(name)
+    return found
 
 
 def _is_float(value: Any) -> bool:

@@ -45,6 +45,13 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
+class Fixed:
+    """A tensor that is the same in every run, such as the mask of a Dropout."""
+
+    tensor: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Made:
     """What an operation gives; `args` and `kwargs` have recipes where it had tensors.
 
@@ -58,7 +65,7 @@ class Made:
     pick: int | None = None
 
 
-Recipe = Value | State | Made
+Recipe = Value | State | Fixed | Made
 
 
 class Recorder:
@@ -87,6 +94,10 @@ class Recorder:
         found = self._made.get(id(tensor))
         return found[2] if found and found[1] == tensor._version else None
 
+    def put(self, tensor: torch.Tensor, recipe: Recipe) -> None:
+        """Says what makes a tensor."""
+        self._made[id(tensor)] = tensor, tensor._version, recipe
+
     def before(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Made | None:
         """An operation that is about to run."""
         if getattr(func, "__name__", "") in LEAKS or not torch.is_grad_enabled():
@@ -113,7 +124,7 @@ class Recorder:
             self._made.pop(id(each), None)
             if made is not None:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
-                self._made[id(each)] = each, each._version, recipe
+                self.put(each, recipe)
 
 
 _UNKNOWN = object()
@@ -139,6 +150,8 @@ def followed(
             return values[recipe.name].reshape(recipe.shape).clone()
         if isinstance(recipe, State):
             return state[recipe.name]
+        if isinstance(recipe, Fixed):
+            return recipe.tensor
         result = recipe.func(*tree_map(tensor, recipe.args), **tree_map(tensor, recipe.kwargs))
         done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
     return done[id(recipe)]
@@ -146,8 +159,9 @@ def followed(
 
 def ingredients(recipe: Recipe) -> Iterator[Value | State]:
     """The values and the state that a recipe takes."""
-    if not isinstance(recipe, Made):
+    if isinstance(recipe, (Value, State)):
         yield recipe
+    if not isinstance(recipe, Made):
         return
     for each in tree_flatten((recipe.args, recipe.kwargs))[0]:
         if isinstance(each, Recipe):

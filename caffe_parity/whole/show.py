@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from shutil import get_terminal_size
 
 from caffe_parity.contract import Agreement, Finding
 from caffe_parity.report.record import InNet, Record, Report
 from caffe_parity.report.table import largest, many, passes
+from caffe_parity.terminal import is_terminal
 from caffe_parity.whole.judged import Comparison, Judgement
+
+FEW = 3
+"""Names that a cell of a table has, one by one."""
 
 COLUMNS = ("layer", "type", "port", "forward", "backward", "params", "inherited")
 
@@ -21,14 +27,12 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     rows = [COLUMNS, *map(_row, found)]
     for step in compared.unmatched:
         rows.append((step.name, step.type, "-", "not compared", "", "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        said.append(f"  {'  '.join(cells)}".rstrip())
+    said += table(rows, get_terminal_size().columns if is_terminal(sys.stdout) else 0)
     other = {call: how for call, how in compared.matched.how.items() if how != "name"}
     for call, how in other.items():
         step = compared.matched.steps[call][0]
         said.append(f"  matched by {how}: {step.name} = {call}")
+    said += [f"  one batch in the port: {', '.join(layers)}" for layers in net.stacked]
     for each in found:
         if each.left_out:
             said.append(f"left out: {each.part.name}: {each.left_out}")
@@ -47,6 +51,29 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     return said
 
 
+def table(rows: Sequence[Sequence[str]], width: int = 0) -> list[str]:
+    """A table of a net; without the types, and the port's modules, where those have no room.
+
+    Args:
+        rows: of equally many cells; the first has the titles.
+        width: of a line, in columns; 0 for any.
+    """
+    columns = list(range(len(rows[0])))
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    for title in ("type", "port"):
+        if width and sum(widths[each] + 2 for each in columns) > width:
+            columns.remove(list(rows[0]).index(title))
+    lines = ["  ".join(row[each].ljust(widths[each]) for each in columns) for row in rows]
+    return [f"  {line}".rstrip() for line in lines]
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Names, of which a long list has its ends alone."""
+    if len(names) <= FEW:
+        return ", ".join(names)
+    return f"{names[0]}, ... {names[-1]} ({len(names)})"
+
+
 def _of_the_whole(compared: Comparison) -> list[Finding]:
     """What is wrong, and no layer's."""
     alone = compared.by_itself()
@@ -59,11 +86,14 @@ def _layer(each: Judgement) -> str:
 
 
 def _row(each: Judgement) -> tuple[str, ...]:
-    part, known = each.part, _in_net(each)
+    part = each.part
+    layers = _shortened([step.name for step in part.steps])
+    types = _shortened([*dict.fromkeys(step.type for step in part.steps)])
+    calls = _shortened([*map(str, part.calls)]) or "(between modules)"
     if each.left_out:
-        return part.name, known.type, known.port, "left out", "", "", ""
+        return layers, types, calls, "left out", "", "", ""
     own = map(_worst, passes(each.own).values())
-    return part.name, known.type, known.port, *own, _worst(each.inherited, False)
+    return layers, types, calls, *own, _worst(each.inherited, False)
 
 
 def _in_net(each: Judgement) -> InNet:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from caffe_parity.contract import Finding
-from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.matching import Matched, layouts
+from caffe_parity.whole.layouts import Held, held
+from caffe_parity.whole.matching import Matched
 from caffe_parity.whole.port import Call, Tensors
 
 
@@ -20,20 +20,17 @@ class Weights:
     """Which parameter of a port holds which of the net's.
 
     Attributes:
-        places: of the port's parameters and buffers, the net's parameters that make each: one, or
-            for a running statistic the sum and what it is divided by.
+        places: what each of the port's parameters and buffers is made of, where it is the net's.
         findings: what does not fit.
-        turned: the port's parameters that are the net's transposed.
     """
 
-    places: Mapping[str, tuple[str, ...]]
+    places: Mapping[str, Held]
     findings: tuple[Finding, ...]
-    turned: frozenset[str] = frozenset()
 
     @cached_property
     def known(self) -> set[str]:
         """The net's parameters that are in the port."""
-        return {name for each in self.places.values() for name in each}
+        return {name for each in self.places.values() for name in each.params}
 
     def state(
         self,
@@ -52,14 +49,16 @@ class Weights:
             name: each.detach().to(dtype) if each.is_floating_point() else each.clone()
             for name, each in own.items()
         }
-        for name, (first, *rest) in self.places.items():
+        for name, each in self.places.items():
             if name not in own:
                 continue
-            value = params[first]
-            for factor in rest:  # a module writes into its statistics, and no gradient goes there
-                value = (value / params[factor] if params[factor].any() else value * 0).detach()
-            turned = name in self.turned
-            made[name] = (value.t() if turned else value).reshape(own[name].shape)
+            if not each.params:
+                made[name] = torch.zeros_like(made[name])
+                continue
+            value = each.of([params[one] for one in each.params])
+            if not isinstance(own[name], torch.nn.Parameter):  # a module writes into it
+                value = value.detach().clone()
+            made[name] = value.reshape(own[name].shape)
         return made
 
 
@@ -71,61 +70,41 @@ def of_port(model: torch.nn.Module) -> Tensors:
 def weights_of(
     net: Golden, matched: Matched, modules: Mapping[str, torch.nn.Module], calls: Sequence[Call]
 ) -> Weights:
-    """Where the parameters of the layers that are matched belong.
+    """Where the parameters of the layers that are matched belong: see `layouts.held`.
 
-    Convolution, Deconvolution, InnerProduct, Embed and PReLU keep their numbers in the order of
-    PyTorch's weight and bias; a BatchNorm has sums of means and variances and what both are divided
-    by, and the weight and bias of PyTorch's are those of the Scale behind it.
+    The weight and bias of a PyTorch's BatchNorm are those of the Scale behind Caffe's.
     """
-    places: dict[str, tuple[str, ...]] = {}
+    places: dict[str, Held] = {}
     findings: list[Finding] = []
-    turned: set[str] = set()
     called = {call.module for call in calls}
     for call, steps in matched.steps.items():
         module, prefix = modules[call.module], f"{call.module}."
         for step in steps:
-            if step.type == "BatchNorm":
-                places |= {
-                    prefix + name: (step.params[index], step.params[2])
-                    for index, name in enumerate(("running_mean", "running_var"))
-                    if name in dict(module.named_buffers(recurse=False))
-                }
-                continue
-            found = dict(_of_layer(net, step, module, prefix))
-            places |= {name: each for name, each in found.items() if name not in places}
-            if step.fields.get("transpose"):
-                turned |= {prefix + "weight"} & set(found)
-            if step.params and not found:
+            found = (held(net, step, module) if step.params else None) or {}
+            places |= {
+                prefix + name: each for name, each in found.items() if prefix + name not in places
+            }
+            if step.params and not found and step.type != "BatchNorm":
                 findings.append(_misfit(net, step, module, call.module))
+    own = {*dict(modules[""].named_parameters()), *dict(modules[""].named_buffers())}
+    places = {name: each for name, each in places.items() if name in own}  # shared ones once
     misfits = {each.tensor for each in findings}
     for name, value in modules[""].named_parameters():
+        owners = [owner for owner in misfits if name.startswith(f"{owner}.")]
         owner = name.rpartition(".")[0]
         unused = owner and owner not in called and not any(True for _ in modules[owner].children())
-        if name not in places and not unused and owner not in misfits:
+        if name not in places and not unused and not owners:
             words = (
                 f"the port's parameter {name} {tuple(value.shape)} is none of the net's: Caffe has "
                 "nothing that it could learn there"
             )
             findings.append(Finding("parameters", words, name, "extra"))
-    return Weights(places, tuple(findings), frozenset(turned))
-
-
-def _of_layer(
-    net: Golden, step: Step, module: torch.nn.Module, prefix: str
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    known = layouts(step, module)
-    if known is None:
-        return
-    pairs = list(zip(step.params, known.items(), strict=True))
-    if all(alike(net.params[name].shape, shape) for name, (_, shape) in pairs):
-        yield from ((prefix + own, (name,)) for name, (own, _) in pairs)
+    return Weights(places, tuple(findings))
 
 
 def _misfit(net: Golden, step: Step, module: torch.nn.Module, name: str) -> Finding:
     theirs = ", ".join(str(net.params[each].shape) for each in step.params)
-    own = ", ".join(
-        f"{each} {tuple(value.shape)}" for each, value in module.named_parameters(recurse=False)
-    )
+    own = ", ".join(f"{each} {tuple(value.shape)}" for each, value in module.named_parameters())
     words = (
         f"the layer {step.name} has parameters {theirs}, the port's {name} "
         f"({type(module).__name__}) {own or 'none'}: they cannot be put there"

@@ -278,7 +278,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m studies.benchmarks",
         description="Every speed as a ratio with its target.",
-        epilog="exit status: 1 a target is missed by more than a quarter, 2 there is no Caffe",
+        epilog="exit status: 1 a target is missed by more than a quarter, 2 there is no Caffe. Two "
+        "more measurements: python -m studies.benchmarks.growth (time and memory against elements "
+        "and cases), and .shards (100,000 cases on four machines, simulated).",
     )
     parts = ("cpu", "gpu", "requests")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="(all)")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.localise.ports import ResNet
+from studies.localise.ports import Lstm, ResNet
 
 Edit = Callable[[Any], None]
 
@@ -132,6 +132,7 @@ def faults() -> Iterator[Fault]:
     yield from _of_fcn()
     yield from _of_siamese()
     yield from _of_autoencoder()
+    yield from _of_lstm()
 
 
 def _of_lenet() -> Iterator[Fault]:
@@ -235,7 +236,40 @@ def _of_lenet() -> Iterator[Fault]:
         "negative_slope",
         lambda m: (_set("pool1", ceil_mode=False)(m), _set("relu1", negative_slope=0.2)(m))[0],
     )
-    yield _fault("lenet", "flattened the wrong way", "ip1", ALL, "", _before("ip1", _channels_last))
+    yield _fault(
+        "lenet",
+        "flattened the wrong way",
+        "ip1",
+        ALL,
+        "channels last",
+        _before("ip1", _channels_last),
+    )
+    yield _fault(
+        "lenet",
+        "the ratio that is kept",
+        "drop1",
+        BOTH,
+        "Dropout has p 0.7, Caffe's Dropout 0.3",
+        _set("drop1", p=0.7),
+        "TRAIN",
+    )
+    yield _fault(
+        "lenet",
+        "whole channels are dropped",
+        "drop1",
+        "dropout",
+        "Dropout1d has what it drops: channels",
+        _put("drop1", lambda m: nn.Dropout1d(0.3)),
+        "TRAIN",
+    )
+    yield _fault(
+        "lenet",
+        "an input of 0 to 1",
+        "conv1",
+        f"{FORWARD} {BACKWARD} {PARAMETER}",
+        "of 0 to 255",
+        _before("conv1", lambda x: x / 255),
+    )
     yield _fault("lenet", "a sign", "ip2", ALL, "sign", _after("ip2", torch.neg))
 
 
@@ -253,10 +287,37 @@ def _of_resnet() -> Iterator[Fault]:
     yield _fault("resnet", "eps", "bn_conv1, scale_conv1", ALL, "eps", _set("bn_conv1", eps=1e-2))
     yield _fault(
         "resnet",
+        "the usual momentum",
+        "bn_conv1, scale_conv1",
+        "statistics",
+        "momentum 0.1",
+        _set("bn_conv1", momentum=0.1),
+    )
+    yield _fault(
+        "resnet", "RGB", "conv1", ALL, "BGR, not RGB", _before("conv1", lambda x: x.flip(1))
+    )
+    yield _fault(
+        "resnet",
+        "frozen statistics",
+        "bn_conv1, scale_conv1",
+        f"{ALL} statistics",
+        "use_global_stats true",
+        _instead("bn_conv1", _frozen),
+    )
+    yield _fault(
+        "resnet",
+        "the Scale's bias is forgotten",
+        "bn_conv1, scale_conv1",
+        FORWARD,
+        "without the bias",
+        _instead("bn_conv1", _no_shift),
+    )
+    yield _fault(
+        "resnet",
         "a coefficient of Eltwise is ignored",
         "res2a, res2a_relu",
         BOTH,
-        "",
+        "eltwise_param.coeff left out",
         _set("", coefficient=1.0),
     )
     yield _fault(
@@ -264,7 +325,7 @@ def _of_resnet() -> Iterator[Fault]:
         "running statistics",
         "bn2a_branch2a, scale2a_branch2a",
         ALL,
-        "",
+        "variance over m - 1",
         _instead("bn2a_branch2a", _unbiased),
     )
     yield _fault("resnet", "stride", "conv1", FORWARD, "stride", _set("conv1", stride=(1, 1)))
@@ -274,7 +335,7 @@ def _of_resnet() -> Iterator[Fault]:
         "a maximum for the mean",
         "pool5",
         BOTH,
-        "",
+        "pooling_param.pool MAX",
         _put("pool5", lambda m: nn.AdaptiveMaxPool2d(1)),
     )
     yield _fault(
@@ -291,16 +352,42 @@ def _of_resnet() -> Iterator[Fault]:
         "sign",
         _before("pool5", slope(-1.0)),
     )
-    yield _fault("resnet", "log of the probabilities", "prob", BOTH, "", _instead("", _log))
-    yield _fault("resnet", "a relu that is missing", "conv1_relu", BOTH, "", _instead("", _no_relu))
+    yield _fault(
+        "resnet",
+        "log of the probabilities",
+        "prob",
+        BOTH,
+        "the logarithm of what a Softmax makes",
+        _instead("", _log),
+    )
+    yield _fault(
+        "resnet",
+        "a relu that is missing",
+        "conv1_relu",
+        BOTH,
+        "without the layer conv1_relu",
+        _instead("", _no_relu),
+    )
     yield _fault(
         "resnet",
         "no weights behind the statistics",
         "bn_conv1, scale_conv1",
         FORWARD,
-        "",
+        "0.25 too much",
         _after("bn_conv1", lambda y: y + 0.25),
     )
+
+
+def _frozen(module: Any, x: Tensor) -> Tensor:
+    mean, variance = module.running_mean, module.running_var
+    return functional.batch_norm(
+        x, mean, variance, module.weight, module.bias, False, 0.1, module.eps
+    )
+
+
+def _no_shift(module: Any, x: Tensor) -> Tensor:
+    bias: Tensor = module.bias
+    return nn.BatchNorm2d.forward(module, x) - bias.detach().reshape(1, -1, 1, 1)
 
 
 def _unbiased(module: Any, x: Tensor) -> Tensor:
@@ -388,7 +475,7 @@ def _of_inception() -> Iterator[Fault]:
         "branches in another order",
         "inc/relu_1x1, inc/relu_3x3, inc/output",
         BOTH,
-        "",
+        "in the order inc/1x1, inc/proj, inc/3x3",
         _instead("", _another_order),
     )
     yield _fault(
@@ -426,7 +513,7 @@ def _of_inception() -> Iterator[Fault]:
         "a relu with a slope",
         "inc/relu_1x1, inc/relu_3x3, inc/output",
         BOTH,
-        "",
+        "relu_param.negative_slope 0.1",
         _instead("", _leaky),
     )
 
@@ -461,11 +548,42 @@ def _leaky(model: Any, data: Tensor, label: Tensor) -> Tensor:
 
 
 def _of_fcn() -> Iterator[Fault]:
-    yield _fault("fcn", "the crop's offset", "crop", BOTH, "", _set("", offset=3))
-    yield _fault("fcn", "labels are not ignored", "loss", BOTH, "", _set("loss", ignore_index=-100))
+    yield _fault("fcn", "the crop's offset", "crop", BOTH, "crop in the middle", _set("", offset=3))
+    yield _fault(
+        "fcn",
+        "labels are not ignored",
+        "loss",
+        BOTH,
+        "ignore_label left out",
+        _set("loss", ignore_index=-100),
+    )
     yield _fault("fcn", "no dilation", "score", FORWARD, "dilation", _set("score", dilation=(1, 1)))
     yield _fault(
         "fcn", "one slope for all channels", "prelu1", ALL, "", _instead("prelu1", _one_slope)
+    )
+    yield _fault(
+        "fcn",
+        "statistics that are not divided",
+        "bn1",
+        BOTH,
+        "third blob",
+        _instead("bn1", lambda m, x: _normalised(m, x, 1000.0, False)),
+    )
+    yield _fault(
+        "fcn",
+        "statistics of the batch",
+        "bn1",
+        BOTH,
+        "use_global_stats false",
+        _instead("bn1", lambda m, x: _normalised(m, x, 1.0, True)),
+    )
+    yield _fault(
+        "fcn",
+        "a mean over ignored labels, too",
+        "loss",
+        BOTH,
+        "loss_param.normalization FULL",
+        _instead("loss", _over_all),
     )
     yield _fault(
         "fcn", "the pooling overlaps", "pool1", FORWARD, "kernel_size", _set("pool1", kernel_size=3)
@@ -479,13 +597,13 @@ def _of_fcn() -> Iterator[Fault]:
         _set("upscore", padding=(1, 1)),
     )
     yield _fault("fcn", "detached", "score", BACKWARD, "detached", _before("score", Tensor.detach))
-    yield _fault("fcn", "over the batch", "loss", BOTH, "", _after("loss", lambda y: y * 0.5))
+    yield _fault("fcn", "over the batch", "loss", BOTH, "1/2", _after("loss", lambda y: y * 0.5))
     yield _fault(
         "fcn",
         "a gradient that is clipped",
         "upscore",
         BACKWARD,
-        "",
+        "cut off at",
         _before("upscore", _Clipped.apply),
     )
 
@@ -500,12 +618,32 @@ class _Clipped(torch.autograd.Function):
         return grads[0].clamp(-1e-4, 1e-4)
 
 
+def _normalised(module: Any, x: Tensor, batches: float, by_batch: bool) -> Tensor:
+    mean, variance = module.running_mean.clone(), module.running_var.clone()
+    return functional.batch_norm(
+        x, mean * batches, variance * batches, None, None, by_batch, 0.1, module.eps
+    )
+
+
+def _over_all(module: Any, x: Tensor, label: Tensor) -> Tensor:
+    each = functional.cross_entropy(x, label, ignore_index=2, reduction="none")
+    made: Tensor = each.mean()
+    return made
+
+
 def _one_slope(module: Any, x: Tensor) -> Tensor:
     return functional.prelu(x, module.weight.mean().reshape(1) * 1.1)
 
 
 def _of_siamese() -> Iterator[Fault]:
-    yield _fault("siamese", "another margin", "loss", BOTH, "", _set("loss", margin=2.0))
+    yield _fault(
+        "siamese",
+        "another margin",
+        "loss",
+        BOTH,
+        "contrastive_loss_param.margin 2",
+        _set("loss", margin=2.0),
+    )
     yield _fault(
         "siamese",
         "alpha of the ELU",
@@ -515,7 +653,12 @@ def _of_siamese() -> Iterator[Fault]:
         _put("act", lambda m: nn.ELU(1.0)),
     )
     yield _fault(
-        "siamese", "no epsilon in the gradient", "loss", BACKWARD, "", _set("loss", least=0.0)
+        "siamese",
+        "no epsilon in the gradient",
+        "loss",
+        BACKWARD,
+        "without the 1e-4",
+        _set("loss", least=0.0),
     )
     yield _fault(
         "siamese",
@@ -525,7 +668,14 @@ def _of_siamese() -> Iterator[Fault]:
         "",
         _instead("conv", _half_shared),
     )
-    yield _fault("siamese", "the legacy formula", "loss", BOTH, "", _instead("loss", _legacy))
+    yield _fault(
+        "siamese",
+        "the legacy formula",
+        "loss",
+        BOTH,
+        "legacy_version true",
+        _instead("loss", _legacy),
+    )
 
 
 def _half_shared(module: Any, x: Tensor) -> Tensor:
@@ -549,17 +699,24 @@ def _of_autoencoder() -> Iterator[Fault]:
         "the mean of all elements",
         "entropy",
         BOTH,
-        "",
+        "averaged over the channels, not summed",
         _put("entropy", lambda m: nn.BCEWithLogitsLoss()),
     )
     yield _fault("autoencoder", "not halved", "l2", BOTH, "twice", _after("l2", lambda y: 2 * y))
-    yield _fault("autoencoder", "the shift of Power", "power", BOTH, "", _set("", shift=1.0))
+    yield _fault(
+        "autoencoder",
+        "the shift of Power",
+        "power",
+        BOTH,
+        "power_param.shift 1",
+        _set("", shift=1.0),
+    )
     yield _fault(
         "autoencoder",
         "relu for the sigmoid",
         "squash",
         BOTH,
-        "",
+        "what a ReLU makes",
         _put("squash", lambda m: nn.ReLU()),
     )
     yield _fault(
@@ -573,3 +730,79 @@ def _of_autoencoder() -> Iterator[Fault]:
         "",
         lambda m: (_put("squash", lambda m: nn.ReLU())(m), _after("l2", lambda y: 2 * y)(m))[0],
     )
+
+
+def _of_lstm() -> Iterator[Fault]:
+    yield _fault(
+        "lstm",
+        "Caffe's gates as they are",
+        "lstm",
+        ALL,
+        "order i, f, g, o",
+        _with_step(_as_they_are),
+    )
+    yield _fault("lstm", "sequences go on", "lstm", ALL, "begin anew", _instead("lstm", _goes_on))
+    yield _fault("lstm", "the outputs are the states", "rnn", ALL, "", _instead("rnn", _states))
+    yield _fault(
+        "lstm",
+        "the forget gate is frozen",
+        "lstm",
+        PARAMETER,
+        "of the gates i, f, o, g in f",
+        _with_step(_frozen_gate),
+    )
+    yield _fault(
+        "lstm",
+        "a ratio as a function",
+        "drop",
+        BOTH,
+        "dropout_ratio 0.5",
+        _set("", ratio=0.5),
+        "TRAIN",
+    )
+
+
+def _with_step(function: Callable[..., tuple[Tensor, Tensor]]) -> Edit:
+    def edit(model: Any) -> None:
+        model.lstm.step = MethodType(function, model.lstm)
+
+    return edit
+
+
+def _cell(
+    cell: Any, x: Tensor, h: Tensor, c: Tensor, change: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What an LSTMCell computes with other parameters."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    changed = {name: change(getattr(cell, name)) for name in names}
+    made: tuple[Tensor, Tensor] = torch.func.functional_call(cell, changed, (x, (h, c)))
+    return made
+
+
+def _as_they_are(module: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def caffes(value: Tensor) -> Tensor:
+        i, f, g, o = value.chunk(4)
+        return torch.cat([i, f, o, g])
+
+    return _cell(module.cell, x, h, c, caffes)
+
+
+def _frozen_gate(module: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def frozen(value: Tensor) -> Tensor:
+        i, f, g, o = value.chunk(4)
+        return torch.cat([i, f.detach(), g, o])
+
+    return _cell(module.cell, x, h, c, frozen)
+
+
+def _goes_on(module: Any, data: Tensor, cont: Tensor) -> Tensor:
+    return Lstm.forward(module, data, torch.ones_like(cont))
+
+
+def _states(module: Any, data: Tensor, cont: Tensor) -> Tensor:
+    h = data.new_zeros(data.shape[1], 3)
+    outputs = []
+    for x, keep in zip(data, cont.unsqueeze(-1), strict=True):
+        h = module.cell(x, keep * h)
+        outputs.append(h)
+    return torch.stack(outputs)

@@ -40,10 +40,10 @@ class ResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
-        self.bn_conv1 = nn.BatchNorm2d(4)
+        self.bn_conv1 = nn.BatchNorm2d(4, momentum=1e-3)
         self.res2a_branch1 = nn.Conv2d(4, 6, 1, bias=False)
         self.res2a_branch2a = nn.Conv2d(4, 6, 3, padding=1, bias=False)
-        self.bn2a_branch2a = nn.BatchNorm2d(6)
+        self.bn2a_branch2a = nn.BatchNorm2d(6, momentum=1e-3)
         self.pool5 = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(6, 4)
         self.coefficient = 0.5
@@ -89,11 +89,12 @@ class Inception(nn.Module):
 
 
 class Fcn(nn.Module):
-    """A Deconvolution, a Crop, a loss over places that ignores a label."""
+    """Statistics that are stored, a Deconvolution, a Crop, a loss that ignores a label."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(2, 4, 3, padding=3)
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(4, affine=False, momentum=1e-3)
         self.prelu1 = nn.PReLU(4)
         self.pool1 = nn.MaxPool2d(2, 2, ceil_mode=True)
         self.score = nn.Conv2d(4, 3, 3, padding=2, dilation=2)
@@ -103,7 +104,7 @@ class Fcn(nn.Module):
 
     def forward(self, data: Tensor, label: Tensor) -> Tensor:
         """The loss."""
-        x = self.upscore(self.score(self.pool1(self.prelu1(self.conv1(data)))))
+        x = self.upscore(self.score(self.pool1(self.prelu1(self.bn1(self.conv1(data))))))
         high, wide = data.shape[2:]
         at = self.offset
         x = x[:, :, at : at + high, at : at + wide]
@@ -183,6 +184,63 @@ class Autoencoder(nn.Module):
         return entropy + 0.25 * self.l2(power, data.flatten(1))  # type: ignore[no-any-return]
 
 
+class Lstm(nn.Module):
+    """Caffe's LSTM: a sequence begins where `cont` is 0."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(size, hidden)
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The next output and cell."""
+        made: tuple[Tensor, Tensor] = self.cell(x, (h, c))
+        return made
+
+    def forward(self, data: Tensor, cont: Tensor) -> Tensor:
+        """The outputs (T, N, D)."""
+        h = c = data.new_zeros(data.shape[1], self.cell.hidden_size)
+        outputs = []
+        for x, keep in zip(data, cont.unsqueeze(-1), strict=True):
+            h, c = self.step(x, keep * h, keep * c)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+
+class Rnn(nn.Module):
+    """Caffe's RNN, whose outputs are those of another layer on the hidden states."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(size, hidden)
+        self.out = nn.Linear(hidden, hidden)
+
+    def forward(self, data: Tensor, cont: Tensor) -> Tensor:
+        """The outputs (T, N, D)."""
+        h = data.new_zeros(data.shape[1], self.cell.hidden_size)
+        outputs = []
+        for x, keep in zip(data, cont.unsqueeze(-1), strict=True):
+            h = self.cell(x, keep * h)
+            outputs.append(self.out(h).tanh())
+        return torch.stack(outputs)
+
+
+class Recurrent(nn.Module):
+    """An LSTM and an RNN with `cont`, a Dropout as a function, a loss of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = Lstm(5, 4)
+        self.rnn = Rnn(4, 3)
+        self.fc = nn.Linear(3, 4)
+        self.ratio = 0.2
+
+    def forward(self, data: Tensor, cont: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        x = self.rnn(self.lstm(data, cont), cont)
+        x = functional.dropout(x, self.ratio, self.training)
+        return functional.cross_entropy(self.fc(x).flatten(0, 1), label.flatten().long())
+
+
 PORTS: dict[str, Callable[[], nn.Module]] = {
     "lenet": LeNet,
     "resnet": ResNet,
@@ -190,6 +248,7 @@ PORTS: dict[str, Callable[[], nn.Module]] = {
     "fcn": Fcn,
     "siamese": Siamese,
     "autoencoder": Autoencoder,
+    "lstm": Recurrent,
 }
 """By the name of the net."""
 
@@ -199,5 +258,6 @@ DATA: dict[str, dict[str, str]] = {
     "fcn": {"label": "int:0,2"},
     "siamese": {"sim": "int:0,1"},
     "autoencoder": {"target": "uniform:0,1"},
+    "lstm": {"cont": "binary", "label": "int:0,3"},
 }
 """What inputs hold that are not normal."""

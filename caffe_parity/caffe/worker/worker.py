@@ -160,6 +160,7 @@ class Worker:
         self.in_use = []  # the paths of those that this request has loaded
         self.given = {}  # input or parameter -> its blob, and what was set
         self.fields = {}  # layer -> what its own message says, with the defaults
+        self.said = {}  # layer -> its LayerParameter
         self.known = {}  # text and edits -> the net that they make
         self.modules = Modules()
         self.pid = os.getpid()
@@ -237,15 +238,18 @@ class Worker:
         phase = self.caffe.TEST if in_test(prepared.proto) else self.caffe.TRAIN
         self.net = self.caffe.Net(prepared.path, phase)
         self.fields = {layer.name: fields_of(layer) for layer in prepared.proto.layer}
+        self.said = {layer.name: layer for layer in prepared.proto.layer}
         weights = edits.get("weights") if edits else None
-        named = self.with_weights(weights) if weights else []
-        return dict(self.described_net(prepared), named=named)
+        saved = self.with_weights(weights) if weights else set()
+        named = [name for name in self.net.params if name in saved]
+        others = sorted(saved - set(named))
+        return dict(self.described_net(prepared), named=named, others=others)
 
     def with_weights(self, file):
-        """Copies parameters from a .caffemodel; returns the layers that have them from there."""
+        """Copies parameters from a .caffemodel; returns the layers that it has some for."""
         saved = read_weights(file)
         self.net.copy_from(file)
-        return [name for name in self.net.params if name in saved]
+        return saved
 
     def op_solver(self, solver, text, edits=None, path=()):
         parameter = solver_parameter(solver)
@@ -318,16 +322,10 @@ class Worker:
         }
 
     def op_messages(self, text):
-        from google.protobuf import json_format
-
         proto = message("NetParameter", text, "net")
         if proto.layers:
             upgrade(proto)
-        said = [
-            json_format.MessageToDict(layer, preserving_proto_field_name=True)
-            for layer in proto.layer
-        ]
-        return {"layers": said}
+        return {"layers": [as_data(layer) for layer in proto.layer]}
 
     def op_fields(self):
         from caffe.proto import caffe_pb2
@@ -411,6 +409,7 @@ class Worker:
                 "bottoms": [blobs[each] for each in self.net._bottom_ids(index)],
                 "tops": [blobs[each] for each in self.net._top_ids(index)],
                 "fields": self.fields.get(name, {}),
+                "said": as_data(self.said[name]) if name in self.said else {},
             }
             for index, name in enumerate(self.net._layer_names)
         ]
@@ -733,7 +732,7 @@ def read_weights(file):
             )
         proto.ParseFromString(content)
     except (OSError, DecodeError, RuntimeWarning) as error:
-        raise NetError("the weights %s: no .caffemodel (%s)" % (file, error))
+        raise NetError("the weights %s: no .caffemodel, or a part of one (%s)" % (file, error))
     saved = {layer.name for layer in list(proto.layer) + list(proto.layers) if layer.blobs}
     if not saved:
         raise NetError("the weights %s: it has no layer with parameters" % file)
@@ -799,6 +798,13 @@ def plain(proto):
         if new:
             layer.python_param.param_str = printed(block)
     return printed(proto)
+
+
+def as_data(layer):
+    """The fields of a layer that are set, but for blobs."""
+    from google.protobuf import json_format
+
+    return json_format.MessageToDict(layer, preserving_proto_field_name=True)
 
 
 def fields_of(layer):

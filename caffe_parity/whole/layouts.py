@@ -1,0 +1,138 @@
+"""How the modules of PyTorch hold the numbers of Caffe's layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from caffe_parity.contract import Shape
+from caffe_parity.engine.compare import alike
+from caffe_parity.whole.golden import Golden, Step
+
+AS_IT_IS, TURNED, GATES, DIVIDED, NOTHING = (
+    "as it is",
+    "transposed",
+    "gates i, f, o, g become i, f, g, o",
+    "divided by",
+    "zeros",
+)
+"""The ways in which a tensor of a port is made from Caffe's."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a tensor of a port is made of.
+
+    Attributes:
+        params: the net's parameters: one; a sum and what it is divided by; none for zeros.
+        way: how, one of the words above.
+    """
+
+    params: tuple[str, ...]
+    way: str = AS_IT_IS
+
+    def of(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The port's numbers, from those of the net's parameters."""
+        value = values[0]
+        if self.way == TURNED:
+            return value.t()
+        if self.way == GATES:
+            i, f, o, g = value.chunk(4)
+            return torch.cat([i, f, g, o])
+        if self.way == DIVIDED:  # as Caffe does it, rounding twice; no gradient goes there
+            divisor = values[1]
+            return (value * (1 / divisor if divisor.any() else 0.0)).detach()
+        return value
+
+    def back(self, value: torch.Tensor) -> torch.Tensor | None:
+        """The net's parameter, from the port's numbers; None where those do not tell."""
+        if self.way == TURNED:
+            return value.t()
+        if self.way == GATES:
+            i, f, g, o = value.chunk(4)
+            return torch.cat([i, f, o, g])
+        return value if self.way == AS_IT_IS else None
+
+
+def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | None:
+    """The tensors of a module that a layer's parameters go into, by name.
+
+    Convolution, Deconvolution, InnerProduct, Embed and PReLU keep their numbers in the order of
+    PyTorch's weight and bias. A BatchNorm has sums of means and variances, and what both are
+    divided by. Of an LSTM the four gates have another order, and one bias, not two; so of an RNN,
+    whose outputs are those of a Linear and a tanh behind PyTorch's. Any other module holds them
+    where its own parameters have the same shapes in the same order.
+
+    None where the two are not known to keep their numbers alike.
+    """
+    said = getattr(module, "blobs", None)  # of a module that names its parameters in Caffe's order
+    if isinstance(said, tuple) and len(said) == len(step.params):
+        found = {name: Held((param,)) for name, param in zip(said, step.params, strict=True)}
+        good = all(
+            alike(net.params[each.params[0]].shape, tuple(getattr(module, name).shape))
+            for name, each in found.items()
+        )
+        return found if good else None
+    if step.type == "BatchNorm":
+        return _statistics(step, module)
+    own = dict(module.named_parameters())
+    pairs = list(_pairs(step, module, own))
+    if {name for name, _ in pairs} != set(own):
+        return None
+    used = [name for _, each in pairs for name in each.params]
+    if sorted(used) != sorted(step.params):
+        return None
+    shapes = [(each, tuple(own[name].shape)) for name, each in pairs if each.params]
+    good = all(_fits(net.params[each.params[0]].shape, each, shape) for each, shape in shapes)
+    return dict(pairs) if good else None
+
+
+def _pairs(
+    step: Step, module: nn.Module, own: Mapping[str, nn.Parameter]
+) -> Iterator[tuple[str, Held]]:
+    params = step.params
+    cells = (nn.RNNBase, nn.RNNCellBase) if step.type in ("LSTM", "RNN") else ()
+    inner = [name for name, each in module.named_modules() if isinstance(each, cells)]
+    if len(inner) == 1:
+        prefix = f"{inner[0]}." if inner[0] else ""
+        ending = "_l0" if f"{prefix}weight_ih_l0" in own else ""
+        way = GATES if step.type == "LSTM" else AS_IT_IS
+        yield f"{prefix}weight_ih{ending}", Held((params[0],), way)
+        yield f"{prefix}weight_hh{ending}", Held((params[2],), way)
+        if f"{prefix}bias_ih{ending}" in own:
+            yield f"{prefix}bias_ih{ending}", Held((params[1],), way)
+            yield f"{prefix}bias_hh{ending}", Held((), NOTHING)
+        rest = [name for name in own if not name.startswith(prefix + "weight_")]
+        rest = [name for name in rest if not name.startswith(prefix + "bias_")] if prefix else []
+        yield from zip(rest, (Held((name,)) for name in params[3:]), strict=False)
+        return
+    names = list(own)
+    if set(names) <= {"weight", "bias"}:
+        names = [name for name in ("weight", "bias") if name in own]
+    turned = bool(step.fields.get("transpose"))  # of an InnerProduct
+    for number, (name, param) in enumerate(zip(names, params, strict=False)):
+        yield name, Held((param,), TURNED if turned and not number else AS_IT_IS)
+
+
+def _statistics(step: Step, module: nn.Module) -> Mapping[str, Held] | None:
+    buffers = dict(module.named_buffers(recurse=False))
+    found = {
+        name: Held((step.params[index], step.params[2]), DIVIDED)
+        for index, name in enumerate(("running_mean", "running_var"))
+        if buffers.get(name) is not None
+    }
+    if not found and len(buffers) == len(step.params):  # Caffe's own three
+        return {name: Held((param,)) for name, param in zip(buffers, step.params, strict=True)}
+    return found or None
+
+
+def _fits(caffe: Shape, each: Held, port: Shape) -> bool:
+    """Whether the numbers of a parameter are those of a tensor of that shape, one by one."""
+    if each.way == TURNED:
+        port = port[::-1]
+    flat = caffe[:1] == port[:1] and math.prod(caffe) == math.prod(port)  # a Linear as a Conv2d
+    return alike(caffe, port) or (flat and each.way == AS_IT_IS and len(caffe) == 2 < len(port))

@@ -1,0 +1,105 @@
+"""Matches modules to layers by what they read, where neither names nor order nor shapes tell.
+
+The port goes on with Caffe's values behind every module that is matched; so a module whose input is
+a blob of the net computes one of the layers that read that blob. Where several fit (branches of the
+same shape), each assignment is tried, and that one is taken with which most of what comes behind
+reads a blob of the net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from caffe_parity.whole.golden import Step
+from caffe_parity.whole.matching import KINDS, fits
+from caffe_parity.whole.port import Call
+
+if TYPE_CHECKING:
+    from caffe_parity.whole.judged import Comparison
+
+Pairs = tuple[tuple[Step, Call], ...]
+Build = Callable[[Pairs, bool], "Comparison"]
+"""A comparison in which these pairs are matched, and what is left by order or not."""
+
+MOST = 4
+"""Of as many modules that fit the same layers, every assignment is tried: 24."""
+
+
+def by_values(first: Comparison, build: Build) -> Comparison:
+    """Another match where one that the order has made leads to more doubts, or leaves layers out.
+
+    Args:
+        first: with what order and shapes say.
+        build: makes another one.
+    """
+    guessed = "order" in first.matched.how.values() or first.unmatched
+    if not guessed or not first.doubts:
+        return first
+    pairs, now = _sure((), build)
+    while more := _likeliest(pairs, now, build):
+        pairs, now = more, build(more, False)
+    found = build(pairs, True)
+    return found if pairs and found.doubts < first.doubts else first
+
+
+def _sure(pairs: Pairs, build: Build) -> tuple[Pairs, Comparison]:
+    """These pairs, and all those that they leave no choice of."""
+    while True:
+        now = build(pairs, False)
+        fitting = _fitting(now)
+        more = tuple(
+            (step, calls[0])
+            for step, calls in fitting.items()
+            if len(calls) == 1 and sum(calls[0] in each for each in fitting.values()) == 1
+        )
+        if not more:
+            return pairs, now
+        pairs += more
+
+
+def _likeliest(pairs: Pairs, now: Comparison, build: Build) -> Pairs:
+    """With the modules that fit the same layers, in the order with which most fits; () for none."""
+    fitting = _fitting(now)
+    if not fitting:
+        return ()
+    step = next(iter(fitting))
+    same = [each for each in fitting if set(fitting[each]) & set(fitting[step])]
+    calls = list(dict.fromkeys(call for each in same for call in fitting[each]))
+    if len(same) > MOST or len(calls) > MOST or len(same) > len(calls):
+        return ()
+    tried = [tuple(zip(same, each, strict=True)) for each in permutations(calls, len(same))]
+    tried = [each for each in tried if all(call in fitting[step] for step, call in each)]
+    ends = [_sure((*pairs, *each), build) for each in tried]
+    return max(ends, key=lambda each: _score(each[1]), default=((), now))[0]
+
+
+def _score(compared: Comparison) -> int:
+    """How much of what is not matched yet reads or gives a value of the net."""
+    return len(_fitting(compared)) + compared.looked.near - compared.doubts
+
+
+def _fitting(compared: Comparison) -> Mapping[Step, Sequence[Call]]:
+    """The calls that may compute each layer that is not matched; without those that have none."""
+    matched, modules = compared.matched, compared.port.modules
+    done = {step.index for steps in matched.steps.values() for step in steps}
+    free = {call: names for call, names in compared.looked.reads.items() if names}
+    found = {}
+    for step in compared.net.steps:
+        if step.index in done or not step.bottoms:
+            continue
+        kinds = KINDS.get(step.type, ())
+        calls = [
+            call
+            for call, names in free.items()
+            if step.bottoms[0] in names
+            and (
+                fits(compared.net, step, modules[call.module])
+                if step.params
+                else isinstance(modules[call.module], kinds)
+            )
+        ]
+        if calls:
+            found[step] = calls
+    return found
