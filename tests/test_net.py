@@ -365,9 +365,9 @@ def test_a_residual_block_as_people_write_it(
     assert net(*arguments, "--json", "found.json") == bool(named)
     results = read(Path("found.json")).results
     assert {each.case for each in results if each.wrong} == named
-    usual = ["BatchNorm-b"] if phase == "TRAIN" else []
+    usual = ["BatchNorm-b, Scale-c"] if phase == "TRAIN" else []
     assert [each.case for each in results if each.notes] == usual
-    said = "note: statistics: BatchNorm-b: a forward moves the port's norm.running_mean by 0.1 of"
+    said = "note: statistics: BatchNorm-b, Scale-c: a forward moves the port's norm.running_mean by"
     assert (said in capsys.readouterr().out) == bool(usual)
 
 
