@@ -78,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    for name in (*CHOICES, "json", "page", "timeout", "command"):
+    for name in (*CHOICES, "json", "page", "timeout", "command", "shard", "times"):
         if isinstance(config.getoption(f"--parity-{name}"), list):  # argparse makes one of `--`
             raise pytest.UsageError(f"--parity-{name}=--: expected a value")
     if not 0 < config.getoption("--parity-timeout") < float("inf"):

@@ -38,7 +38,7 @@ class Comparison:
         self.layer = layer
         self.variant = variant
         self.case = case
-        self.together = bool(getattr(layer.variants[variant], "together", False))
+        self.together = bool(getattr(layer.variants.get(variant), "together", False))
         self.group = variant if self.together else group
         self.record: Record | None = None
 

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -129,6 +130,11 @@ def test_example_works(line: str, folder: Path, caffe: Caffe) -> None:
         pytest.skip("it has no end, needs a model, asks a network, or writes elsewhere")
     line = line.replace("--case base", "--case 0")
     shutil.copy(folder / "after.json", folder / "parity-report" / "results.json")
+    for number, some in enumerate((green(), replace(green(), results=(), selected=0)), 1):
+        (folder / f"shard-{number}").mkdir(exist_ok=True)
+        shard = replace(some, selection={"shard": f"{number}/2"})
+        shard.write(folder / f"shard-{number}" / "results.json")
+        (folder / f"shard-{number}" / "junit.xml").unlink(missing_ok=True)
     prelude = f'parity() {{ {shlex.quote(sys.executable)} -m caffe_parity "$@"; }}\n'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["GITHUB_STEP_SUMMARY"] = str(folder / "summary")

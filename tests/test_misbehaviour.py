@@ -444,10 +444,10 @@ def children_of_a_layer() -> list[str]:
     found = []
     for each in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            text = each.read_text()
+            text = each.read_bytes()  # others' arguments, too, which need be no text
         except OSError:
             continue
-        found += [text] if "sleep\x004322" in text else []
+        found += [str(text)] if b"sleep\x004322" in text else []
     return found
 
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from caffe_parity.caffe.client import Caffe
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.cli import run
 from caffe_parity.cli.main import COMMANDS, main, parser
+from caffe_parity.report.record import read
 from parity_tests.recorded import __main__ as recorded
 from tests.net_text import input_layer, layer
 
@@ -102,6 +104,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "port": (("port", "net.prototxt", "-o", "my_net.py"),),
     "watch": (),  # it has the options of `check`, and does not end
     "diff": (("diff", "good.json", "good.json"),),
+    "merge": (("merge", "shard.json", "-o", "merged"),),
     "doctor": (("doctor",),),
     "completion": (("completion", "bash"),),
     "install-caffe": (("install-caffe",),),
@@ -164,6 +167,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caffe: Caffe) -> Path
     Path("folder").mkdir()
     np.save("array.npy", np.ones(3))
     assert main([*CHECK, "--json", "good.json"]) == 0
+    replace(read(Path("good.json")), selection={"shard": "1/1"}).write(Path("shard.json"))
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

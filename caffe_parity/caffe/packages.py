@@ -6,11 +6,11 @@ searched last, so that nothing there replaces what Caffe itself runs on.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ def pip(python: Interpreter, arguments: Sequence[str]) -> list[str]:
     Raises:
         BadRequest: there is none, or it is a command that works on one's own packages only.
     """
-    if importlib.util.find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:  # setuptools' own hook for pip would warn
         raise BadRequest(
             f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, or let another pip "
             f"install with --target into a folder, which `parity check --path` takes"

@@ -16,7 +16,7 @@ from typing import Any
 
 from caffe_parity import shards
 from caffe_parity.checkout import program
-from caffe_parity.cli import path
+from caffe_parity.cli import add_told, path
 from caffe_parity.cli.run import make_folder
 from caffe_parity.contract import BadRequest
 from caffe_parity.report.changes import differing
@@ -24,8 +24,8 @@ from caffe_parity.report.record import Key, Record, Report, read, write_whole
 from caffe_parity.terminal import say
 
 EXAMPLES = """\
-  parity run tests/test_layers.py --shard 1/2 --report shard-1
   parity merge shard-1 shard-2 -o parity-report
+  parity merge shard-1 shard-2 -o parity-report -q --summary "$GITHUB_STEP_SUMMARY"
 """
 
 OF_THE_MACHINE = ("platform", "processor")
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="where index.html, results.json and junit.xml go",
     )
+    add_told(parser, "each shard: how many results it has, and its file")
 
 
 def carried_out(options: argparse.Namespace) -> int:
@@ -51,26 +52,37 @@ def carried_out(options: argparse.Namespace) -> int:
     Raises:
         BadRequest, Unreadable: the shards do not belong together, or are no reports.
     """
-    from caffe_parity.report import page
-    from caffe_parity.report.table import sections
+    from caffe_parity.report import page, record, summary
+    from caffe_parity.report.table import headline, sections
 
     merged = whole([read(each) for each in options.reports])
     failed, suites = _junit([each if each.is_dir() else each.parent for each in options.reports])
-    make_folder(options.report, False)
+    make_folder(options.report, options.quiet)
+    for name, mark in (("results.json", record.RESULTS), ("index.html", record.PAGE)):
+        record.must_be_writable("--report", options.report / name, mark)
+    summary.must_be_appendable("--summary", options.summary)
 
-    def reproduce(record: Record) -> str:
-        return f"{program()} run TESTS -k {shlex.quote(f'[{record.id}]')}"
+    def reproduce(each: Record) -> str:
+        return f"{program()} run TESTS -k {shlex.quote(f'[{each.id}]')}"
 
     merged.write(options.report / "results.json")
     if suites is not None:
         text = ElementTree.tostring(suites, encoding="unicode")
         write_whole(options.report / "junit.xml", text)
     page.write(merged, reproduce, options.report / "index.html")
-    for section in sections(merged, reproduce):
+    if options.summary:
+        try:
+            summary.append(options.summary, summary.markdown(merged, reproduce))
+        except OSError as error:
+            raise BadRequest(f"--summary {options.summary}: {error.strerror}") from error
+    for section in sections(merged, reproduce) if not options.quiet else ():
         say([section.title, *section.lines])
-    print(f"\n{len(options.reports)} shards, {len(merged.results)} results: {options.report}")
-    if merged.missing:
-        print(f"{merged.missing} comparisons did not run")
+    for each in options.reports if options.verbose else ():
+        print(f"{len(read(each).results)} results: {each}")
+    words = headline(merged)[1]
+    words += "; a test that compares nothing failed" if failed and not merged.status else ""
+    count = f"{len(options.reports)} shards, {len(merged.results)} results"
+    print(f"{words}: {count}: {options.report}")
     return merged.status or int(failed)
 
 

@@ -32,6 +32,7 @@ EXAMPLES = """\
   parity run test_my_layer.py
   parity run test_my_layer.py --variant caffe-python --case base
   parity run tests/ -k 'loss and not torch' -x
+  parity run test_my_layer.py --shard 1/2 --report shard-1
   parity run test_my_layer.py -q --summary "$GITHUB_STEP_SUMMARY"
 """
 
