@@ -84,7 +84,7 @@ class Writer:
         fillers = (
             'filler { type: "uniform" min: 0.5 max: 1 } bias_filler { type: "gaussian" std: 0.1 }'
         )
-        call = f"{self.module(name, f'BatchNorm2d({channels})')}({_word(x)})"
+        call = f"{self.module(name, f'BatchNorm2d({channels}, momentum=0.001)')}({_word(x)})"
         return self.add(
             scale, "Scale", (x,), x, f"scale_param {{ bias_term: true {fillers} }}", call
         )
