@@ -269,6 +269,38 @@ def test_weights_of_a_file_are_taken(
     assert records["fc2"].tensors["fc2"].expected > 1e5
 
 
+UNFILLED = (
+    input_layer("data", 2, 3, 8, 8)
+    + layer("Convolution", "data", "a", "convolution_param { num_output: 4 kernel_size: 3 }")
+    + layer("ReLU", "a", "b")
+    + layer("InnerProduct", "b", "c", "inner_product_param { num_output: 5 }")
+)
+UNFILLED_PORT = """
+from torch import nn
+
+class Port(nn.Sequential):
+    def __init__(self, act=nn.ReLU):
+        super().__init__(nn.Conv2d(3, 4, 3), act(), nn.Flatten(), nn.Linear(144, 5))
+
+def wrong():
+    return Port(nn.Tanh)
+"""
+
+
+@pytest.mark.parametrize(("name", "named"), [("Port", set()), ("wrong", {"ReLU-b"})])
+def test_a_net_without_fillers_is_not_all_zeros(
+    caffe: Caffe, folder: Path, name: str, named: set[str]
+) -> None:
+    """As a deploy net without its weights: of zeros everything would agree."""
+    Path("net.prototxt").write_text(UNFILLED)
+    Path("model.py").write_text(UNFILLED_PORT)
+    status = net("net.prototxt", "--port", f"model.py:{name}", "--json", "found.json")
+    assert status == bool(named)
+    results = read(Path("found.json")).results
+    assert {each.case for each in results if each.wrong} == named
+    assert all(each.tensors[each.case[-1]].expected for each in results)
+
+
 BLOCK = """
 import torch
 from torch import nn

@@ -149,7 +149,7 @@ def golden(
         phase: "TRAIN" or "TEST".
         given: parameters, `param[0]` and so on in Caffe's order, and the diffs of outputs,
             `diff[NAME]`, in place of the net's own.
-        drawn: whether statistics that nothing gives are drawn, or stay 0.
+        drawn: whether weights and statistics that nothing gives are drawn, or stay 0.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
@@ -167,7 +167,8 @@ def golden(
     if given and any(name.startswith("param[") for name in given):
         build += _set(made, given)
     elif drawn:
-        build += _statistics(net, build, graph, phase, case.seed)
+        zeros = _weights(net, build, made, graph, case.seed)
+        build += [*zeros, *_statistics(net, build, graph, phase, case.seed)]
     feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
     said = net.described(case, phase)
     losses = said["losses"]
@@ -230,6 +231,30 @@ def _set(made: Mapping[str, Any], given: Mapping[str, Array32]) -> list[Op]:
             raise BadRequest(f"--inputs: {name}, and the net has {len(made['params'])} parameters")
         layer, index = made["params"][number]
         ops.append({"op": "set_param", "layer": layer, "index": index, "array": array})
+    return ops
+
+
+def _weights(
+    net: CaffeNet, build: list[Op], made: Mapping[str, Any], graph: Mapping[str, Any], seed: int
+) -> list[Op]:
+    """Sets the weights that no filler and no file makes: with 0 all behind is 0, and nothing shown.
+
+    They are normal, divided by the square root of how many inputs an output has.
+    """
+    own = {each["name"] for each in graph["layers"] if each["type"] != "BatchNorm"}
+    first = [layer for layer, index in made["params"] if index == 0]
+    layers = [each for each in first if each in own.difference(made["named"])]
+    reads: list[Op] = [{"op": "param", "layer": each, "index": 0} for each in layers]
+    if not reads:
+        return []
+    values = [each["array"] for each in net.request([*build, *reads])[len(build) :]]
+    rng = np.random.RandomState(seed)
+    ops: list[Op] = []
+    for layer, value in zip(layers, values, strict=True):
+        if not value.any():
+            inputs = max(value.size // max(len(value), 1), 1) if value.ndim else 1
+            array = np.float32(rng.standard_normal(value.shape) / np.sqrt(inputs))
+            ops.append({"op": "set_param", "layer": layer, "index": 0, "array": array})
     return ops
 
 

@@ -883,7 +883,7 @@ def comparison(
         asked: layer -> module, where the names do not say it.
         left_out: the layers that the port does without.
         given: parameters and diffs in place of the net's own, as `golden` takes them.
-        drawn: whether statistics that nothing gives are drawn, or stay 0.
+        drawn: whether weights and statistics that nothing gives are drawn, or stay 0.
 
     Raises:
         VariantFailure: Caffe crashed, hung, or a layer raised.
