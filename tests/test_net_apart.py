@@ -288,3 +288,20 @@ def test_a_gradient_that_cancels_is_no_kink_where_there_is_none() -> None:
     inputs = {"b": torch.ones(1, dtype=torch.float64), "diff": diff}
     expected = random_rounding.expect(evaluate, inputs, {"diff"})
     assert np.isfinite(expected.bound.worst["gradient:b"]).all()
+
+
+def test_a_fraction_that_float32_has_not_is_no_other_momentum(caffe: Caffe, folder: Path) -> None:
+    """Where the batch's mean is far larger than the running one, that rounding is what is left."""
+    shape = "input_param { shape { dim: 1 dim: 256 dim: 3 dim: 3 } }"
+    Path("net.prototxt").write_text(
+        f'layer {{ name: "data" type: "Input" top: "data" {shape} }}\n'
+        'layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" }\n'
+    )
+    Path("port.py").write_text(
+        "import torch\nclass Port(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.bn = torch.nn.BatchNorm2d(256, affine=False, momentum=0.001)\n"
+        "    def forward(self, data):\n        return self.bn(data)\n"
+    )
+    data = ("--data", "data=uniform:50,51", "--phase", "TRAIN")
+    assert net("net.prototxt", "--port", "port.py:Port", *data) == 0

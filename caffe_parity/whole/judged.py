@@ -710,7 +710,8 @@ class Comparison:
         """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.
 
         Bounded by what rounding may do to sums over the batch, whatever their order (Higham, 2002,
-        section 4.2): (m + 8) u times the mean of |x|, or of x squared, of its m elements.
+        section 4.2): (m + 8) u times the mean of |x|, or of x squared, of its m elements. Float32
+        has no 0.999: Caffe's fraction is off by up to u, and so is the weight of what is new.
         """
         for call in part.calls:
             step = self.matched.steps[call][0]
@@ -743,7 +744,7 @@ class Comparison:
             before, after = old[index] / old[2], new[index] / new[2]
             rounding = (
                 (1 - fraction) * (count + 8) * sizes[index] + 8 * np.abs(before) + np.abs(after)
-            )
+            ) + np.abs(batch[index])
             off = np.abs(own - after)  # of two that round, each in its own way
             if np.all(off <= 2 * UNIT_ROUNDOFF * rounding):
                 continue
