@@ -247,3 +247,43 @@ def test_a_loop_over_a_cell_is_refused(
     Path("port.py").write_text(CELL)
     assert main(["net", "net.prototxt", "--port", "port.py:Port", "--data", "cont=binary"]) == 2
     assert "cell (LSTMCell) computes one step" in capsys.readouterr().err
+
+
+RETURNS = """
+import torch
+from torch import nn
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(2, 4, 3)
+
+    def forward(self, {takes}):
+        y = self.a({x})
+        return {made}
+"""
+
+
+@pytest.mark.parametrize(
+    ("takes", "x", "made", "status", "words"),
+    [
+        ("*inputs", "inputs[0]", "y", 0, "agrees"),
+        ("data", "data", "None", 1, "nothing that the port returns is a tensor"),
+        ("data", "data.double().float()", "y", 2, "it must run in float64 as well"),
+    ],
+)
+def test_what_a_port_takes_and_returns(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    takes: str,
+    x: str,
+    made: str,
+    status: int,
+    words: str,
+) -> None:
+    """Any inputs, as a wrapper takes them; nothing; a precision that it has chosen itself."""
+    Path("net.prototxt").write_text(input_layer("data", 2, 2, 6, 6) + _conv("data", "a", 4, 3))
+    Path("port.py").write_text(RETURNS.format(takes=takes, x=x, made=made))
+    assert main(["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]) == status
+    assert words in "".join(capsys.readouterr())

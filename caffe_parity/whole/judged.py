@@ -297,6 +297,9 @@ class Comparison:
             for what, came, value in self.first.wired
             if what.startswith(RESULT)
         ]
+        if not self.first.results:
+            words = "nothing that the port returns is a tensor, by number or by name"
+            found.append(Finding("result", words, "nothing", "none"))
         numbers = [key for key, each in self.first.results.items() if each.numel() == 1]
         for key, each in self.first.results.items():
             if named[key] or (numbers == [key] and self.net.losses):
@@ -599,10 +602,16 @@ class Comparison:
         def run(values: Tensors, params: Tensors) -> Tensors:
             state = self.weights.state(own, params, dtype)
             done: dict[int, torch.Tensor] = {}
-            return {
-                top: shaped(followed(recipe, values, state, done), self.net.values[top].shape)
-                for top, recipe in recipes.items()
-            }
+            try:
+                return {
+                    top: shaped(followed(recipe, values, state, done), self.net.values[top].shape)
+                    for top, recipe in recipes.items()
+                }
+            except RuntimeError as error:  # such as of two precisions that the port mixes
+                raise BadRequest(
+                    f"the port cannot be evaluated: {error}; it must run in {dtype} as well, and "
+                    "in copies".replace("torch.", "")
+                ) from error
 
         return run
 

@@ -593,7 +593,7 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
     Raises:
         BadRequest: it takes another number.
     """
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = [*inspect.signature(model.forward).parameters.values()]
     known = [each.name for each in parameters]
     named = tuple(name for name in inputs if name in known)
     needed = [
@@ -603,7 +603,10 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
     ]
     if named and set(needed) <= set(named):
         return named
-    if len(needed) == len(inputs) or (not named and 0 < len(needed) <= len(inputs)):
+    takes_any = any(each.kind == each.VAR_POSITIONAL for each in parameters)
+    if len(needed) == len(inputs) or (takes_any and len(needed) < len(inputs)):
+        return tuple(inputs)
+    if not named and 0 < len(needed) <= len(inputs):
         return tuple(inputs[: len(needed)])
     raise BadRequest(
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "
