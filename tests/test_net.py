@@ -284,7 +284,20 @@ class Port(nn.Sequential):
 
 def wrong():
     return Port(nn.Tanh)
+
+def half():
+    return Port().half()
 """
+
+
+def test_a_port_in_half_is_not_compared_in_another_precision(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was, without a word."""
+    Path("net.prototxt").write_text(UNFILLED)
+    Path("model.py").write_text(UNFILLED_PORT)
+    assert net("net.prototxt", "--port", "model.py:half") == 2
+    assert "the port's 0.weight is float16, and is compared in float32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "named"), [("Port", set()), ("wrong", {"ReLU-b"})])

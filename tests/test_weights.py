@@ -291,7 +291,7 @@ class Convolved(SmallNet):
         ("Double", 0, "4 tensors"),
         ("Tied", 0, "6 tensors"),
         ("Convolved", 0, "fc2.weight (5, 6, 5, 5)"),
-        ("Half", 2, "conv1.weight is float16: it does not hold Caffe's float32 numbers"),
+        ("Half", 2, "conv1.weight is float16, and is compared in float32"),
         (
             "Wide",
             1,

@@ -911,6 +911,13 @@ def comparison(
         BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
         NoCaffe, InstallError: there is no Caffe.
     """
+    for name, each in model.named_parameters():
+        if each.is_floating_point() and each.dtype.itemsize < 4:
+            said = str(each.dtype).removeprefix("torch.")
+            raise BadRequest(
+                f"the port's {name} is {said}, and is compared in float32, as Caffe computes: make "
+                "the port in float32, and convert it once it is proved"
+            )
     made = golden(net, case, phase, given, drawn)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
