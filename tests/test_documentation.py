@@ -47,6 +47,33 @@ def test_readmes_own_layer_is_found_wrong_and_mended(
     assert statuses == ["1", ""]
 
 
+def test_readmes_net_has_the_layer_that_it_says(
+    caffe: Caffe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each command of that section ends as it says; what it prints there it prints, but numbers."""
+
+    def plain(text: str) -> str:
+        return " ".join(re.sub(r"(?<![\w.])\d[\d.e+]*", "#", text).split())
+
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "README.md").read_text().split("\n## A whole net\n")[1].split("\n## ")[0]
+    said, commands = "", []
+    for line in [each for each in section.splitlines() if each.startswith("    ")]:
+        command, _, status = line.strip().partition("  # exit status ")
+        if command.startswith("parity "):
+            words = shlex.split(command, comments=True)
+            assert main(words[1:]) == int(status or 0)
+            said = plain(capsys.readouterr().out)
+            commands.append(words[1])
+        else:
+            assert plain(line) in said
+    assert commands == ["net", "port", "weights"]
+
+
 def table(heading: str) -> list[list[str]]:
     """The cells of the first table behind a text of docs/ci.md."""
     lines = (DOCS / "ci.md").read_text().split(heading)[1].splitlines()

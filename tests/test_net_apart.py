@@ -226,6 +226,42 @@ def test_how_a_port_feeds_itself_is_told(
     assert words in capsys.readouterr().out
 
 
+def test_a_mean_comes_from_files_too(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One for each pixel: Caffe's own .binaryproto, in the net or as an option, and NumPy's."""
+    _photo("photo.png")
+    mean = 100 + np.arange(90, dtype=np.float32).reshape(3, 6, 5)
+    np.save("mean.npy", mean)
+    write = (
+        "import caffe, numpy; mean = numpy.load('mean.npy')[None]\n"
+        "open('mean.binaryproto', 'wb').write(caffe.io.array_to_blobproto(mean)"
+        ".SerializeToString())"
+    )
+    assert main(["python", "-c", write]) == 0
+    pixels = np.asarray(importlib.import_module("PIL.Image").open("photo.png"), np.float32)
+    np.save("data.npy", ((pixels[:, :, ::-1].transpose(2, 0, 1) - mean) / 256)[None])
+    Path("port.py").write_text(
+        IMAGE_PORT.format(
+            data="data - (data - torch.tensor(numpy.load('data.npy'))).detach()"
+        ).replace("import torch", "import numpy, torch")
+    )  # a port that feeds itself what is expected
+    option = ("--raw-scale", "255", "--channel-swap", "2,1,0", "--input-scale", "0.00390625")
+    ways = {
+        'mean_file: "mean.binaryproto" scale: 0.00390625': (),
+        "": (*option, "--mean", "mean.binaryproto"),
+        " ": (*option, "--mean", "mean.npy"),
+    }
+    for transform, more in ways.items():
+        said = f"transform_param {{ {transform} }}" if transform.strip() else ""
+        Path("net.prototxt").write_text(IMAGE_NET.format(transform=said))
+        arguments = ("net.prototxt", "--port", "port.py:Port", *FEED)
+        assert net(*arguments, *more) == 0, capsys.readouterr()
+    Path("mean.binaryproto").write_bytes(b"no mean")
+    assert net(*arguments, *option, "--mean", "mean.binaryproto") == 2
+    assert "mean.binaryproto" in capsys.readouterr().err
+
+
 def test_nothing_is_guessed_of_an_image(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

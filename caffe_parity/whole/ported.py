@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 
 from caffe_parity.caffe.client import Op
 from caffe_parity.cli.request import Request, how_to_feed, net_of, stand_in
-from caffe_parity.contract import Array32, BadRequest, Case, Shape, VariantFailure
+from caffe_parity.contract import BadRequest, Case, Shape, VariantFailure
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.data import load
 from caffe_parity.engine.functions import place_of
@@ -201,7 +201,8 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
         told.append(f"compared in phase {phase} on {fed}")
     output.write_text(made.text, encoding="utf-8")
     values = {k: each for one in nets.values() for k, each in one.params.items()}
-    write_safetensors(weights_file, {name: values[each] for name, each in made.blobs.items()})
+    held = {name: np.ascontiguousarray(values[each]) for name, each in made.blobs.items()}
+    save_file(held, weights_file)
     return Ported(net, output, weights_file, nets, cases, made, filling, told)
 
 
@@ -357,18 +358,3 @@ def _case(request: Request, shapes: Mapping[str, Shape], kinds: Mapping[str, str
         layer = layer.with_inputs(request.inputs, given)
     (case,) = layer.all_cases()
     return case
-
-
-def write_safetensors(file: Path, tensors: Mapping[str, Array32]) -> None:
-    """Writes float32 arrays by name: the header's length in 8 bytes, it in JSON, the numbers."""
-    header: dict[str, Any] = {}
-    end = 0
-    for name, each in tensors.items():
-        begin, end = end, end + each.nbytes
-        header[name] = {"dtype": "F32", "shape": list(each.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as opened:
-        opened.write(len(text).to_bytes(8, "little") + text)
-        for each in tensors.values():
-            opened.write(np.ascontiguousarray(each, "<f4").tobytes())

@@ -340,11 +340,16 @@ class Worker:
 
     def op_mean(self, file):
         from caffe.proto import caffe_pb2
+        from google.protobuf.message import DecodeError
 
         blob = caffe_pb2.BlobProto()
-        with open(file, "rb") as opened:
-            blob.ParseFromString(opened.read())
-        return {"array": self.arrays.write(self.caffe.io.blobproto_to_array(blob)[0])}
+        try:
+            with open(file, "rb") as opened:
+                blob.ParseFromString(opened.read())
+            array = self.caffe.io.blobproto_to_array(blob)[0]
+        except (DecodeError, ValueError, IndexError, IOError) as error:
+            raise RequestError("the mean %s is no .binaryproto: %s" % (file, error))
+        return {"array": self.arrays.write(array)}
 
     def op_alone(self, text, fed, phase, names, shapes):
         proto = parsed(text, fed, {}, phase)
