@@ -449,14 +449,15 @@ def test_a_port_that_draws_numbers_or_overwrites_its_input_is_told_so(
     assert [each.code for each in judge(made, "port", made.all_cases()[0]).findings] == codes
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(200.0, "unproven"), (88.0, "pass")])
-def test_what_overflows_everywhere_proves_nothing(shift: float, verdict: str) -> None:
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize(("shift", "verdict"), [(200.0, "unproven"), (80.0, "pass")])
+def test_what_overflows_everywhere_proves_nothing(shift: float, verdict: str, loss: bool) -> None:
     """Another formula overflows as well; where some elements do not, they prove it."""
     made = caffe_parity.Layer(
         "exp",
-        lambda x: (x + shift).exp(),
+        lambda x: (x + shift).exp().sum() if loss else (x + shift).exp(),
         {"x": (8, 9)},
-        {"port": lambda x: (x + shift).exp()},
+        {"port": lambda x: (x + shift).exp().sum() if loss else (x + shift).exp()},
         grad=[],
         cases=1,
     )
