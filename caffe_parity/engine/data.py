@@ -24,7 +24,7 @@ KINDS = (
     "normal, uniform:A,B, positive, int:A,B (B, too), binary, onehot:K, probabilities, constant:V"
 )
 
-ALLOW = "--allow-nonfinite, in a Layer allow_nonfinite=True, takes it nevertheless"
+ALLOW = "parity check takes it with --allow-nonfinite, a Layer with allow_nonfinite=True"
 
 SCALES = (1.0, 1.0, 0.25, 8.0, 2.0**-6, 1.0, 3.0, 1.0)
 """Factors on a normal input, case by case: some layers are wrong for small or large ones only."""

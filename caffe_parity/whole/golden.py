@@ -201,19 +201,14 @@ LABELS = {
 
 
 def _labels(graph: Mapping[str, Any]) -> set[str]:
-    """The blobs of which no gradient may be asked."""
-    copied = {
-        top: layer["bottoms"][0]
-        for layer in graph["layers"]
-        for top in layer["tops"]
-        if layer["type"] == SPLIT
-    }
-    return {
-        copied.get(name, name)
-        for layer in graph["layers"]
-        for position, name in enumerate(layer["bottoms"])
-        if position in LABELS.get(layer["type"], ())
-    }
+    """The blobs of which no gradient may be asked: labels, and what they are made of."""
+    found = set[str]()
+    for layer in reversed(graph["layers"]):
+        below = LABELS.get(layer["type"], ())
+        found |= {name for at, name in enumerate(layer["bottoms"]) if at in below}
+        if found.intersection(layer["tops"]):
+            found.update(layer["bottoms"])
+    return found
 
 
 def _set(made: Mapping[str, Any], given: Mapping[str, Array32]) -> list[Op]:

@@ -229,7 +229,13 @@ class Comparison:
                 (own - value).abs().max() <= FAR * value.abs().max()
             )
             far += not is_near
-        return len(self.first.wired) + far + len(self.unmatched)
+        return len(self.first.wired) + far + len(self.unmatched) + len(self.homeless)
+
+    @property
+    def homeless(self) -> list[Step]:
+        """The layers with parameters that no module holds."""
+        held = {step.index for steps in self.matched.steps.values() for step in steps}
+        return [step for step in self.net.steps if step.params and step.index not in held]
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -291,6 +297,9 @@ class Comparison:
             for what, came, value in self.first.wired
             if what.startswith(RESULT)
         ]
+        if not self.first.results:
+            words = "nothing that the port returns is a tensor, by number or by name"
+            found.append(Finding("result", words, "nothing", "none"))
         numbers = [key for key, each in self.first.results.items() if each.numel() == 1]
         for key, each in self.first.results.items():
             if named[key] or (numbers == [key] and self.net.losses):
@@ -327,7 +336,7 @@ class Comparison:
         found = {}
         for name in self.net.losses:
             if name not in self.first.own and self.net.maker[name].name not in self.left_out:
-                read = {each for step in self._behind(name, cut) for each in step.bottoms}
+                read = {each for step in self._behind(name, cut) for each in read_by(step)}
                 found[name] = frozenset(read & cut)
         return found
 
@@ -340,7 +349,7 @@ class Comparison:
             if step is None or step.index in found:
                 continue
             found[step.index] = step
-            waiting += [each for each in step.bottoms if each not in cut]
+            waiting += [each for each in read_by(step) if each not in cut]
         return list(found.values())
 
     def _params(self, grad: bool) -> Tensors:
@@ -593,10 +602,16 @@ class Comparison:
         def run(values: Tensors, params: Tensors) -> Tensors:
             state = self.weights.state(own, params, dtype)
             done: dict[int, torch.Tensor] = {}
-            return {
-                top: shaped(followed(recipe, values, state, done), self.net.values[top].shape)
-                for top, recipe in recipes.items()
-            }
+            try:
+                return {
+                    top: shaped(followed(recipe, values, state, done), self.net.values[top].shape)
+                    for top, recipe in recipes.items()
+                }
+            except RuntimeError as error:  # such as of two precisions that the port mixes
+                raise BadRequest(
+                    f"the port cannot be evaluated: {error}; it must run in {dtype} as well, and "
+                    "in copies".replace("torch.", "")
+                ) from error
 
         return run
 
@@ -839,6 +854,11 @@ class Comparison:
         )
 
 
+def read_by(step: Step) -> tuple[str, ...]:
+    """The values of which a layer makes its own; of a Crop's second bottom it takes the shape."""
+    return step.bottoms[:1] if step.type == "Crop" else step.bottoms
+
+
 def _code(name: str) -> str:
     if not name.startswith(GRADIENT):
         return "forward"
@@ -915,19 +935,20 @@ def _matched(
         BadRequest: what is asked for is not there.
     """
     calls: list[Call] = []
+    around: dict[Call, Call] = {}
     while True:  # a port that fails half-way shows what comes behind only with Caffe's values
-        matched = match(made, calls, port.modules, asked)
+        matched = match(made, calls, port.modules, asked, around=around)
         weights = weights_of(made, matched, port.modules, calls)
         seen = Comparison(made, port, matched, weights, left_out).first
         if len(seen.calls) <= len(calls):
             break
-        calls = seen.calls
+        calls, around = seen.calls, seen.around
     if seen.failed:
         return Comparison(made, port, matched, weights, left_out)
     must_be_there(asked, made, calls, port.modules)
 
     def build(pairs: Pairs, guess: bool) -> Comparison:
-        matched = match(made, calls, port.modules, asked, pairs, guess)
+        matched = match(made, calls, port.modules, asked, pairs, guess, around)
         weights = weights_of(made, matched, port.modules, calls)
         return Comparison(made, port, matched, weights, left_out)
 
@@ -942,4 +963,30 @@ def _matched(
         matched.ends = ends
         found = Comparison(made, port, matched, weights, left_out)
     matched.ops = found.first.ops | losses
-    return Comparison(made, port, matched, weights, left_out)
+    found = Comparison(made, port, matched, weights, left_out)
+    _must_be_one_call(found)
+    return found
+
+
+def _must_be_one_call(found: Comparison) -> None:
+    """Checks that no loop of the port's own forward computes a recurrent layer.
+
+    Raises:
+        BadRequest: one does.
+    """
+    places = [call.module for call in found.matched.steps if call.number == 0]
+    for step in found.net.steps:
+        if step.type not in ("LSTM", "RNN") or step.name in found.left_out:
+            continue
+        call = found.matched.call_of(step)
+        if call and not isinstance(found.port.modules[call.module], torch.nn.RNNCellBase):
+            continue
+        for each in found.first.calls:
+            cell = found.port.modules[each.module]
+            inside = any(each.module.startswith(f"{place}.") for place in places)
+            if isinstance(cell, torch.nn.RNNCellBase) and not inside:
+                raise BadRequest(
+                    f"the port's {each.module} ({type(cell).__name__}) computes one step, and "
+                    f"Caffe's layer {step.name} ({step.type}) all: the loop around it belongs in a "
+                    "module of its own, which takes the sequence and cont and gives all outputs"
+                )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def match(
     asked: Mapping[str, str],
     told: Sequence[tuple[Step, Call]] = (),
     guess: bool = True,
+    around: Mapping[Call, Call] = MappingProxyType({}),
 ) -> Matched:
     """Matches layers to calls: as asked, by name, by what they share, by their weights.
 
@@ -73,6 +75,7 @@ def match(
         asked: layer -> module, of --map.
         told: pairs, by their values.
         guess: whether what is left is matched by its order.
+        around: calls that do more than the layer: the call inside of each that has its parameters.
     """
     found = Matched()
     left = list(net.steps)
@@ -88,13 +91,23 @@ def match(
     for step in net.steps:
         if step.name in asked:
             pair(step, asked[step.name], "--map")
-    names = dict.fromkeys(call.module for call in calls)
+    inner = {outer.module: inside.module for outer, inside in around.items()}
+    calls = [call for call in calls if call not in around]
+    names = {call.module: [call.module] for call in calls}
+    for outer, inside in inner.items():
+        if inside in names:
+            names[inside].append(outer)
     for wanted in (plain, _last):  # the whole name before its last part
         known: dict[str, list[str]] = {}
-        for name in names:
-            known.setdefault(wanted(name), []).append(name)
+        for name, said in names.items():
+            for each in dict.fromkeys(map(wanted, said)):
+                known.setdefault(each, []).append(name)
         for step in net.steps:
-            same = known.get(plain(step.name), [])
+            same = [
+                inside
+                for name in known.get(plain(step.name), [])
+                for inside in _holders(net, step, name, names, modules)
+            ]
             if len(same) == 1 and step.name not in asked:
                 pair(step, same[0], "name")
     for step, computed in told:
@@ -112,6 +125,21 @@ def match(
     if guess:
         _by_kind(left, calls, modules, found)
     return found
+
+
+def _holders(
+    net: Golden,
+    step: Step,
+    name: str,
+    names: Iterable[str],
+    modules: Mapping[str, torch.nn.Module],
+) -> list[str]:
+    """A module of a layer's name; where it holds more, what inside has the layer's parameters."""
+    if not step.params or fits(net, step, modules[name]):
+        return [name]
+    inside = [each for each in names if each.startswith(f"{name}.")]
+    good = [each for each in inside if fits(net, step, modules[each])]
+    return good if len(good) == 1 else [name]
 
 
 def _owner(net: Golden, step: Step) -> Step | None:
@@ -237,7 +265,7 @@ def _by_kind(
     """Pairs what has no name and no weights: where there are as many of a kind, in their order.
 
     Only where all that is matched then runs in the same order on both sides: in branches, which
-    may run in any, the first of a kind need not be the first of the other's.
+    may run in any, the first of a kind need not be the first of the other's; or where there is one.
     """
     number = {call: place for place, call in enumerate(calls)}
     for type_, kinds in KINDS.items():
@@ -250,9 +278,11 @@ def _by_kind(
         if not steps or len(steps) != len(free):
             continue
         pairs = [*zip(steps, free, strict=True)]
+        known = {step.type for some in found.steps.values() for step in some}
+        alone = len(pairs) == 1 and type_ not in known
         both = [*pairs, *((some[0], call) for call, some in found.steps.items())]
         order = [number[call] for _, call in sorted(both, key=lambda each: each[0].index)]
-        if order == sorted(order):
+        if alone or order == sorted(order):
             for step, call in pairs:
                 found.add(call, step, "order")
                 left.remove(step)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -115,6 +116,8 @@ class Seen:
         lengths: of what each call was given first, along the batch.
         reads: of the calls without a place, the values that lie near what they take.
         near: how many of the results lie near a value.
+        around: the calls of modules that do more behind a module inside, which has the same
+            parameters and takes the same, with the call of that one.
         masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
@@ -131,6 +134,7 @@ class Seen:
     lengths: dict[Call, int] = field(default_factory=dict)
     reads: dict[Call, set[str]] = field(default_factory=dict)
     near: int = 0
+    around: dict[Call, Call] = field(default_factory=dict)
     masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -172,6 +176,21 @@ class Port:
             return torch.func.functional_call(self.model, state, args, named or {})
 
         return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
+
+    @cached_property
+    def nested(self) -> Mapping[str, frozenset[str]]:
+        """By module, those inside that have the same parameters; of modules of which one is."""
+        own = {name: frozenset(map(id, each.parameters())) for name, each in self.modules.items()}
+        inside = {
+            name: frozenset(
+                other
+                for other in own
+                if other.startswith(f"{name}.") and own[other] == own[name] and own[name]
+            )
+            for name in own
+        }
+        some = {each for names in inside.values() for each in names}
+        return {name: names for name, names in inside.items() if names or name in some}
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -245,6 +264,8 @@ class Port:
             given.put(each, name)
         counts: dict[str, int] = {}
         open_calls: list[Call] = []
+        takes: dict[Call, Any] = {}
+        gives: dict[Call, tuple[torch.Tensor, int]] = {}  # with its version: it may be written into
 
         def known(value: str, like: torch.Tensor) -> torch.Tensor:
             """Caffe's value; a copy of its own, since the port may work on it in place."""
@@ -311,6 +332,8 @@ class Port:
             place = layout.calls.get(call)
             if args and _is_float(args[0]) and args[0].ndim:
                 seen.lengths[call] = len(args[0])
+            if name in self.nested:
+                takes[call] = args[0] if args else None
             if place is None:
                 if looking and values is not None and args and _is_float(args[0]):
                     seen.reads[call] = _near(self._steps_first(name, args[0]), values)
@@ -321,10 +344,27 @@ class Port:
                     steps_first = self._steps_first(name, changed[position])
                     made = taken(f"the port's {call}", value, steps_first)
                     changed[position] = self._steps_first(name, made)
+            if call in takes:
+                takes[call] = changed[0]
             return tuple(changed)
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
+            for inside, (made, version) in gives.items():
+                does_more = made is not result or made._version != version
+                if (
+                    inside.module in self.nested.get(name, ())
+                    and takes[inside] is takes[call]
+                    and does_more
+                ):
+                    seen.around[call] = inside
+            changed = replaced(call, name, result)
+            goes_on = result if changed is None else changed
+            if name in self.nested and isinstance(goes_on, torch.Tensor):
+                gives[call] = goes_on, goes_on._version
+            return changed
+
+        def replaced(call: Call, name: str, result: Any) -> Any:
             first = result[0] if type(result) is tuple and result else result  # of an nn.LSTM
             if isinstance(first, torch.Tensor):
                 seen.calls.append(call)
@@ -553,7 +593,7 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
     Raises:
         BadRequest: it takes another number.
     """
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = [*inspect.signature(model.forward).parameters.values()]
     known = [each.name for each in parameters]
     named = tuple(name for name in inputs if name in known)
     needed = [
@@ -563,7 +603,10 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
     ]
     if named and set(needed) <= set(named):
         return named
-    if len(needed) == len(inputs) or (not named and 0 < len(needed) <= len(inputs)):
+    takes_any = any(each.kind == each.VAR_POSITIONAL for each in parameters)
+    if len(needed) == len(inputs) or (takes_any and len(needed) < len(inputs)):
+        return tuple(inputs)
+    if not named and 0 < len(needed) <= len(inputs):
         return tuple(inputs[: len(needed)])
     raise BadRequest(
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "

@@ -34,12 +34,12 @@ def by_values(first: Comparison, build: Build) -> Comparison:
         first: with what order and shapes say.
         build: makes another one.
     """
-    guessed = "order" in first.matched.how.values() or first.unmatched
+    guessed = "order" in first.matched.how.values() or first.unmatched or first.homeless
     if not guessed or not first.doubts:
         return first
     pairs, now = _sure((), build)
-    while more := _likeliest(pairs, now, build):
-        pairs, now = more, build(more, False)
+    while more := _likeliest(pairs, now, build) or _next(pairs, now):
+        pairs, now = _sure(more, build)
     found = build(pairs, True)
     return found if pairs and found.doubts < first.doubts else first
 
@@ -73,6 +73,35 @@ def _likeliest(pairs: Pairs, now: Comparison, build: Build) -> Pairs:
     tried = [each for each in tried if all(call in fitting[step] for step, call in each)]
     ends = [_sure((*pairs, *each), build) for each in tried]
     return max(ends, key=lambda each: _score(each[1]), default=((), now))[0]
+
+
+def _next(pairs: Pairs, now: Comparison) -> Pairs:
+    """With the first pair of those left that have parameters, where most fit in one order.
+
+    Behind a mistake, such as a ReLU that is not called, no module reads a value of the net.
+    """
+    free = [call for call in now.looked.reads if _is_leaf(now, call)]
+    steps = now.homeless
+    rows = [[0] * (len(free) + 1) for _ in range(len(steps) + 1)]
+    for i, step in reversed([*enumerate(steps)]):
+        for j, call in reversed([*enumerate(free)]):
+            both = fits(now.net, step, now.port.modules[call.module]) and rows[i + 1][j + 1] + 1
+            rows[i][j] = max(both, rows[i + 1][j], rows[i][j + 1])
+    i = j = 0
+    while rows[i][j]:
+        if rows[i + 1][j] == rows[i][j]:
+            i += 1
+        elif rows[i][j + 1] == rows[i][j]:
+            j += 1
+        else:
+            return (*pairs, (steps[i], free[j]))
+    return ()
+
+
+def _is_leaf(now: Comparison, call: Call) -> bool:
+    """Whether a call has parameters of its own and nothing inside, as layers have."""
+    module = now.port.modules[call.module]
+    return any(True for _ in module.parameters()) and not any(True for _ in module.children())
 
 
 def _score(compared: Comparison) -> int:
