@@ -354,12 +354,14 @@ class Observation:
     Attributes:
         tensors: by pass; a pass that is not compared may lack some. "again" is the second backward.
         changed: the inputs and parameters that were overwritten, and when ("forward", "backward").
+        weights: the losses whose own diff, the loss weight, a backward overwrote.
         trouble: what ended the second net, if something did.
         poisoned: whether diffs held what the plan says before each backward; a port has none.
     """
 
     tensors: dict[str, Tensors] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
+    weights: tuple[str, ...] = ()
     trouble: VariantFailure | None = None
     poisoned: bool = False
 

@@ -418,3 +418,48 @@ def test_what_is_unproven_says_why() -> None:
         words += [each.words for each in record.findings]
     assert any("none of the 12 elements of" in each for each in words)
     assert any("are 0; each other has a bound as large as its value" in each for each in words)
+
+
+def _draws(x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x) + 0.001 * torch.randn_like(x)
+
+
+def _overwrites(x: torch.Tensor) -> torch.Tensor:
+    top = torch.tanh(x)
+    x.data.zero_()
+    return top
+
+
+@pytest.mark.parametrize(
+    ("port", "codes"),
+    [
+        (torch.tanh, []),
+        (_draws, ["port-not-deterministic"]),
+        (_overwrites, ["port-mutates-bottom:x"]),
+        (lambda x: 2 * torch.tanh(x), ["port-forward", "port-gradient:x"]),
+    ],
+)
+def test_a_port_that_draws_numbers_or_overwrites_its_input_is_told_so(
+    port: Callable[..., torch.Tensor], codes: list[str]
+) -> None:
+    """And neither a wrong one nor a right one is."""
+    made = caffe_parity.Layer(
+        "tanh", lambda x: torch.tanh(x), {"x": (4, 3)}, {"port": lambda x: port(x)}, cases=1
+    )
+    assert [each.code for each in judge(made, "port", made.all_cases()[0]).findings] == codes
+
+
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize(("shift", "verdict"), [(200.0, "unproven"), (80.0, "pass")])
+def test_what_overflows_everywhere_proves_nothing(shift: float, verdict: str, loss: bool) -> None:
+    """Another formula overflows as well; where some elements do not, they prove it."""
+    made = caffe_parity.Layer(
+        "exp",
+        lambda x: (x + shift).exp().sum() if loss else (x + shift).exp(),
+        {"x": (8, 9)},
+        {"port": lambda x: (x + shift).exp().sum() if loss else (x + shift).exp()},
+        grad=[],
+        cases=1,
+    )
+    record = judge(made, "port", made.all_cases()[0])
+    assert (record.verdict, "overflow" in record.reason) == (verdict, verdict == "unproven")

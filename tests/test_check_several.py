@@ -84,6 +84,17 @@ def test_each_defect_has_its_finding_whatever_else_is_wrong(
         assert record.agrees == (set(codes) <= {"second-backward"})
 
 
+@pytest.mark.parametrize("upstream", ["top[0].diff[0]", "1"])
+def test_loss_that_overwrites_its_own_weight_is_told(
+    caffe: Caffe, tmp_path: Path, upstream: str
+) -> None:
+    """Caffe writes the weight of a loss once; beside it, what else is wrong is told as ever."""
+    fields = {"upstream": upstream, "after_backward": "top[0].diff[...] *= 2"}
+    record = judged(tmp_path, f"heavier{len(upstream)}", **fields)
+    also = {"ignores-top-diff"} if upstream == "1" else set()
+    assert {each.code for each in record.findings} == {"mutates-top-diff:top", *also}
+
+
 KEEPS = {
     "top": KEPT,
     "gradient:x": {**KEPT, "divisor": "len(bottom[0].data)", "divided": "self.n"},

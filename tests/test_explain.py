@@ -503,6 +503,23 @@ def test_what_is_not_finite_is_counted_and_placed() -> None:
     assert said(number, np.asarray(-np.inf)) == "inf: y is -inf, expected 2.5"
 
 
+@pytest.mark.parametrize("shape", [(), (3, 20)])
+def test_truth_beyond_float32_is_told_as_an_infinity(shape: Shape) -> None:
+    """No percentage, and no factor, of a number that float32 does not have."""
+    x = rich(*shape)
+    words = said(1e50 * x, x)
+    assert words.startswith(
+        "finite: y is 1, expected inf (1e+50"
+        if not shape
+        else "finite: 60 of 60 elements of y are finite where the reference's are infinite ("
+    )
+    assert words.endswith("e+50 overflows float32)")
+    x = np.abs(rich(4, 15))  # beside it, what is wrong is told as ever
+    truth = x.copy()
+    truth[1, 2] = 1e50
+    assert "; beside them, y is twice what it should be" in said(truth, 2 * x)
+
+
 def test_some_elements_that_are_wrong_alike_are_told_so() -> None:
     """One value, the wrong sign, or a factor, and where; two of them at least."""
     x = rich(4, 5, 6)

@@ -576,6 +576,9 @@ class _Script:
                     changed = self.labels.get(blob, blob)
                     if changed not in self.plan.structure.in_place and not is_state(changed):
                         seen.changed.setdefault(changed, tensor)
+                if self.plan.structure.is_loss:
+                    written = (*seen.weights, *replies[number]["diffs"])
+                    seen.weights = tuple(dict.fromkeys(written))
                 continue
             tensors.setdefault(name, {})[tensor] = replies[number]["array"]
         for name, found in tensors.items():

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from caffe_parity.contract import LITTLE, UNIT_ROUNDOFF, Array64, Shape
-from caffe_parity.engine.compare import Bools
+from caffe_parity.engine.compare import Bools, as_float32
 from caffe_parity.layer import Rival
 
 SLACK = 8
@@ -102,7 +102,20 @@ class Failure:
 
 
 def explain(failure: Failure) -> Explanation:
-    """The first hypothesis that predicts the whole tensor, or what can be said without one."""
+    """The first hypothesis that predicts the whole tensor, or what can be said without one.
+
+    A truth that float32 does not reach is an infinity.
+    """
+    held = np.asarray(as_float32(failure.expected), np.float64)
+    beyond = failure.wrong & np.isinf(held) & np.isfinite(failure.expected)
+    if beyond.any():
+        found = _explain(replace(failure, expected=held))
+        largest = max(failure.expected[beyond].tolist(), key=abs)
+        return replace(found, words=f"{found.words} ({largest:.7g} overflows float32)")
+    return _explain(failure)
+
+
+def _explain(failure: Failure) -> Explanation:
     with np.errstate(all="ignore"):
         for hypothesis in HYPOTHESES:
             found = hypothesis(failure)
@@ -410,7 +423,7 @@ def _not_finite(failure: Failure) -> Explanation | None:
         return Explanation(code, words)
     words = f"{_count(odd)} of {name} are {what}{_where(odd)}"
     others = failure.only(~odd)
-    beside = f"; beside them, {explain(others).words}" if np.any(others.wrong) else ""
+    beside = f"; beside them, {_explain(others).words}" if np.any(others.wrong) else ""
     return Explanation(code, words + beside)
 
 
@@ -422,7 +435,7 @@ def _same_mistake(failure: Failure) -> Explanation | None:
         return None
     which = f"{_count(wrong)} of {name} "
     if np.all(actual == actual[0]):
-        return Explanation("elements", f"{which}are {actual[0]:.7g}{_where(wrong)}")
+        return Explanation("elements", f"{which}are {actual[0] + 0.0:.7g}{_where(wrong)}")
     some = failure.only(wrong)
     sizes = np.unique(np.abs(expected)).size
     if sizes > FEW / 2 and _fits(some, -failure.expected):

@@ -264,6 +264,8 @@ def _compared(about: Record, ready: Planned, seen: Observation) -> Record:
                 replace(each, words=f"{each.words}; {data}") if each.code == "stale-state" else each
                 for each in found.findings
             ]
+    elif found.findings:
+        _same_again(ready, seen, found)
     notes, findings = list(found.notes), list(found.findings)
     tensors = found.tensors
     if seen.trouble is not None:
@@ -346,6 +348,22 @@ def _look_again(ready: Planned, seen: Observation, found: Judged) -> None:
         elif not hidden:
             findings.append(each)
     found.findings = findings
+
+
+def _same_again(ready: Planned, seen: Observation, found: Judged) -> None:
+    """Tells a port that draws random numbers from one that is wrong; what it keeps is told so."""
+    if any(each.code == "stale-state" for each in found.findings):
+        return
+    try:
+        again = ready.variant.observe(ready.plan)
+    except (VariantFailure, BadRequest):
+        return
+    if _changes(ready, seen, again):
+        words = (
+            "the same inputs give other results: a random number, or what it keeps between calls?"
+        )
+        kept = [each for each in found.findings if each.code.startswith("mutates")]
+        found.findings = [Finding("not-deterministic", words), *kept]
 
 
 def _changes(ready: Planned, seen: Observation, again: Observation) -> bool:

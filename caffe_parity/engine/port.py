@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -72,12 +73,24 @@ class Port:
         names = plan.structure.outputs
         if not takes(self.function, STATE):  # as a module with buffers of its own
             names = tuple(each for each in names if not is_state(each))
-        port = Evaluation(function, "port", plan.case, names, plan.differentiated)
 
         def there(arrays: Arrays) -> dict[str, torch.Tensor]:
             return {k: torch.from_numpy(v).to(self._device, copy=True) for k, v in arrays.items()}
 
         seen = Observation()
+
+        def watched(**given: torch.Tensor) -> Any:
+            were = {name: each.detach().clone() for name, each in given.items()}
+            result = function(**given)
+            for name, each in given.items():
+                kept = each.shape == were[name].shape and bool(
+                    ((each == were[name]) | (each.isnan() & were[name].isnan())).all()
+                )
+                if not (kept or name in plan.structure.in_place or is_state(name)):
+                    seen.changed.setdefault(name, "forward")
+            return result
+
+        port = Evaluation(watched, "port", plan.case, names, plan.differentiated)
         before: dict[str, torch.Tensor] = {}
         for each in plan.passes:
             upstream = None if each.upstream is None else there(each.upstream)

@@ -90,6 +90,12 @@ class _Comparison:
             what = "parameter" if kind == "param" else "bottom"
             words = f"the {when} overwrites its own {what} {name}"
             self.result.findings.append(Finding(f"mutates-{kind}:{name}", words, name))
+        for name in self.seen.weights:
+            words = (
+                f"the backward overwrites the diff of its own top {name}, the loss weight, which "
+            )
+            words += "Caffe writes once, when it makes the net: the next iteration has another"
+            self.result.findings.append(Finding(f"mutates-top-diff:{name}", words))
         if self.plan.structure.untrained and self.plan.differentiated:
             words = "no layer has a loss_weight, so Caffe trains nothing: a Python layer and a "
             words += "Reduction need one written out (loss_weight: 1)"

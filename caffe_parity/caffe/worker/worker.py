@@ -159,6 +159,7 @@ class Worker:
         self.schemas = {}  # path -> the class of nets in it
         self.in_use = []  # the paths of those that this request has loaded
         self.given = {}  # input or parameter -> its blob, and what was set
+        self.upstream = {}  # top -> the diff that was set
         self.fields = {}  # layer -> what its own message says, with the defaults
         self.said = {}  # layer -> its LayerParameter
         self.known = {}  # text and edits -> the net that they make
@@ -172,6 +173,7 @@ class Worker:
         finally:
             self.net = self.solver = None
             self.given = {}
+            self.upstream = {}
             self.modules.remember()
             for each in reversed(self.in_use):
                 library, _ = self.libraries[each]
@@ -387,10 +389,10 @@ class Worker:
             raise RequestError(
                 "blob %r has shape %s, the array %s" % (blob, tuple(target.shape), value.shape)
             )
-        target.diff[...] = value.reshape(tuple(target.shape))
+        self.set_upstream(blob, value.reshape(tuple(target.shape)))
 
     def op_fill_diff(self, blob, value):
-        self.blob(blob).diff[...] = value
+        self.set_upstream(blob, value)
 
     def op_forward(self, layer=None):
         if layer is None:
@@ -440,7 +442,7 @@ class Worker:
 
     def op_weigh(self, factor):
         for name, weight in self.weights.items():
-            self.blob(name).diff[...] = factor * weight
+            self.set_upstream(name, factor * weight)
 
     def op_poison(self, value):
         for name in self.written:
@@ -479,7 +481,12 @@ class Worker:
     def op_changed(self):
         # Asked for, and not always looked at, because reading a blob costs a transfer from a GPU.
         return {
-            "blobs": [name for name, (blob, value) in self.given.items() if differ(blob, value)]
+            "blobs": [name for name, (blob, value) in self.given.items() if differ(blob, value)],
+            "diffs": [
+                name
+                for name, value in self.upstream.items()
+                if not np.array_equal(self.blob(self.weight_of(name)).diff, value)
+            ],
         }
 
     def op_maps(self):
@@ -508,6 +515,24 @@ class Worker:
         if LAUNCH_COUNTER is None:
             raise RequestError("PARITY_LAUNCH_COUNTER is not set, so no kernel was counted")
         return {"launches": LAUNCH_COUNTER.parity_take_launches()}
+
+    def set_upstream(self, name, value):
+        diff = self.blob(self.weight_of(name)).diff
+        diff[...] = value
+        self.upstream[name] = diff.copy()
+
+    def weight_of(self, name):
+        """The blob whose diff is the weight of a top: of a loss that layers read, too, a copy.
+
+        Caffe gives the weight to the first copy, and Split writes the diff of the loss itself
+        (insert_splits.cpp).
+        """
+        if name in self.weights:
+            blobs = list(self.net._blob_names)
+            for index, layer in enumerate(self.net.layers):
+                if layer.type == "Split" and blobs[self.net._bottom_ids(index)[0]] == name:
+                    return blobs[self.net._top_ids(index)[0]]
+        return name
 
     def blob(self, name):
         if self.net is None:
