@@ -19,7 +19,7 @@ from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
 from studies.localise.ports import NETS as FOLDER
-from tests.public_nets import NETS, unknown
+from tests.public_nets import NETS, conv, inner, input_layer, layer, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -172,6 +172,23 @@ def test_what_the_catalogue_refuses_is_a_hole(
     )
     assert port("odd.prototxt") == 2
     assert "hole: layer 'odd0' (Pooling): the last window begins at " in capsys.readouterr().out
+
+
+def test_what_is_shared_in_another_shape_is_a_hole(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No module can share it; and layers without a name, or of one name, are told apart."""
+    same = 'param { name: "w" share_mode: PERMISSIVE }'
+    text = input_layer("data", 2, 4, 1, 1) + inner("data", "fc", 4, "bias_term: false", same)
+    text += conv("data", "conv", 4, "kernel_size: 1 bias_term: false", same)
+    text += layer("conv", "ReLU6", "fc", "a") + layer("", "Axpy", "fc", "b")
+    (folder / "odd.prototxt").write_text(text)
+    assert port("odd.prototxt") == 2
+    out = capsys.readouterr().out
+    assert "hole: layer 'conv' (Convolution): it shares fc[0] (4, 4) as (4, 4, 1, 1) " in out
+    assert out.splitlines()[-1] == (
+        "not proved: 3 without a counterpart: conv, conv_2, Axpy; --layer fills them"
+    )
 
 
 CHANGES: dict[str, Any] = {

@@ -172,13 +172,6 @@ def declared(
         for (layer, index), each in zip(made["params"], values, strict=True)
     }
     layers = tuple(_layers(said, graph, params, messages, phase, behind, odd.about))
-    names = [layer.name for layer in layers if layer.blobs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise BadRequest(
-            f"{net.spec} has two layers with parameters that are named {twice[0]!r}: Caffe tells "
-            "them apart by the layer's name, so give each one of its own"
-        )
     read = {name for layer in layers for name in layer.bottoms if name not in layer.tops}
     tops = dict.fromkeys(name for layer in layers for name in layer.tops)
     return DeclaredNet(
