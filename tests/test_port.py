@@ -198,6 +198,11 @@ CHANGES: dict[str, Any] = {
     "my_net.parity.json": lambda f: _edited(f, lambda content: content["holes"].update(x="y")),
     "torch": lambda f: _edited(f, lambda content: content["versions"].update(torch="1.0"), True),
     "verdict": lambda f: _edited(f, lambda content: content.update(verdict="not proved"), True),
+    "verdict, holes": lambda f: _edited(f, lambda content: content["holes"].update(x="y"), True),
+    "verdict, nothing": lambda f: _edited(f, lambda content: content["phases"].clear(), True),
+    "verdict, layer": lambda f: _edited(
+        f, lambda content: content["phases"]["TRAIN"]["layers"]["fc"].update(forward=1.5), True
+    ),
 }
 
 
@@ -230,7 +235,11 @@ def test_the_certificate(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
         change(other)
         capsys.readouterr()
         assert main(there) == 1
-        assert f"not as it was proved: {name}" in last(capsys)
+        assert f"not as it was proved: {name.partition(',')[0]}" in last(capsys)
+    file = folder / "my_net.parity.json"
+    file.write_text(file.read_text().replace('"verdict"', '"verdict": "x", "verdict"', 1))
+    assert verify() == 2
+    assert "a name stands twice among schema, " in capsys.readouterr().err
     (folder / "my_net.py").write_text("mine")
     assert port(net) == 2
     assert (folder / "my_net.py").read_text() == "mine"
