@@ -19,7 +19,8 @@ from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
 from studies.localise.ports import NETS as FOLDER
-from tests.public_nets import NETS, conv, inner, input_layer, layer, unknown
+from tests.net_text import input_layer
+from tests.public_nets import NETS, conv, inner, layer, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -78,6 +79,12 @@ def written(folder: Path, name: str) -> str:
 def last(capsys: pytest.CaptureFixture[str]) -> str:
     """The last line that was printed."""
     return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_net_that_was_ported_agrees(caffe: Caffe, folder: Path) -> None:
+    """Labels are filled as their layers need it: of others Caffe aborts, and so may the port."""
+    assert port(written(folder, "corners")) == 0
+    assert main(["net", "corners.prototxt", "--port", "my_net.py:load"]) == 0
 
 
 FILLED = ("--layer", "Python=fills.py:Euclidean")
