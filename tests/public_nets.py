@@ -242,6 +242,14 @@ def names() -> str:
     return text.replace('name: "" ', "")
 
 
+def samples() -> str:
+    """Indices of samples, of which a few are not enough; scores without an axis of classes."""
+    text = input_layer("data", 4, 3) + input_layer("index", 6) + input_layer("label", 4)
+    text += layer("again", "BatchReindex", "data index", "again") + inner("data", "fc", 1)
+    text += layer("flat", "Flatten", "fc", "flat", "flatten_param { axis: 0 }")
+    return text + layer("loss", "HingeLoss", "flat label", "loss")
+
+
 def silenced() -> str:
     """A deploy net that ends in a Silence."""
     text = input_layer("data", 2, 3, 5, 5) + conv("data", "conv", 4, "kernel_size: 3")
@@ -252,7 +260,7 @@ NETS: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         *(caffenet, googlenet, vgg, squeezenet, mobilenet, densenet, lstm, python),
-        *(only_accuracy, corners, names, silenced),
+        *(only_accuracy, corners, names, silenced, samples),
     )
 }
 """By name, what makes the text; those of studies/localise/nets stand beside them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -119,7 +120,7 @@ def _kinds(layer: Declared) -> Iterator[tuple[int, str]]:
         axis = said.axis(said.message(name.get(layer.type, "softmax_param"))["axis"])
         yield 1, f"int:0,{shapes[0][axis] - 1}"
     elif layer.type in ("HingeLoss", "MultinomialLogisticLoss"):
-        yield 1, f"int:0,{shapes[0][1] - 1}"
+        yield 1, f"int:0,{math.prod(shapes[0][1:]) - 1}"
     elif layer.type == "Embed":
         yield 0, f"int:0,{int(said.message('embed_param')['input_dim']) - 1}"
     elif layer.type == "BatchReindex":
