@@ -78,9 +78,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    for name in (*CHOICES, "json", "page", "timeout", "command", "shard", "times"):
-        if isinstance(config.getoption(f"--parity-{name}"), list):  # argparse makes one of `--`
-            raise pytest.UsageError(f"--parity-{name}=--: expected a value")
+    for name, value in vars(config.option).items():
+        if name.startswith("parity_") and isinstance(value, list):  # argparse makes one of `--`
+            raise pytest.UsageError(f"--{name.replace('_', '-')}=--: expected a value")
     if not 0 < config.getoption("--parity-timeout") < float("inf"):
         raise pytest.UsageError("--parity-timeout must be greater than 0, and finite")
     collector = config.stash[COLLECTOR] = Collector(config)

@@ -308,7 +308,7 @@ import time
 calls = []
 def slow(x):
     calls.append(1)
-    if len(calls) > 100:
+    if len(calls) > 60:
         open("begun", "w").close()
         while True:
             STEP

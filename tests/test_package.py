@@ -65,7 +65,8 @@ def test_wheel_declares_the_command_the_plugin_and_what_it_needs(
     [metadata] = (each for name, each in contents.items() if name.endswith("/METADATA"))
     needs = message_from_string(metadata).get_all("Requires-Dist", [])
     names = {each.partition(">")[0] for each in needs if "extra ==" not in each}
-    assert names == {"jinja2", "numpy", "pygal", "pytest", "rich", "shtab", "torch"}
+    wanted = {"jinja2", "numpy", "pygal", "pytest", "rich", "safetensors", "shtab", "torch"}
+    assert names == wanted
 
 
 def test_commands_work_where_nothing_but_the_wheel_is(tmp_path: Path, installed: Installed) -> None:

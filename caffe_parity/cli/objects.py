@@ -69,7 +69,9 @@ def _from_file(name: str) -> Any:
     if spec is None or spec.loader is None:
         raise BadRequest(f"{name} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent.resolve()))  # its neighbours, as `python FILE` would have it
+    folder = str(file.parent.resolve())  # with its neighbours, as `python FILE` would have it
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

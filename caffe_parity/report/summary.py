@@ -66,8 +66,11 @@ def append(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written to.
     """
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"\n{text}\n")
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"\n{text}\n")
+    except OSError as error:  # a write that fails does not say of what
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def markdown(report: Report, reproduce: Reproduce) -> str:
