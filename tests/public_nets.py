@@ -225,12 +225,42 @@ def corners() -> str:
     return text
 
 
+def names() -> str:
+    """Layers without a name or of one name, inputs that are no word of Python's, constant labels.
+
+    One Input layer makes both inputs, of one shape, and not in the alphabet's order.
+    """
+    text = layer("in", "Input", "", "x-2 x-1", "input_param { shape { dim: 2 dim: 6 } }")
+    said = "shape { dim: 2 } data_filler { value: 1 }"
+    text += layer("label", "DummyData", "", "label", f"dummy_data_param {{ {said} }}")
+    text += layer("sum", "Eltwise", "x-2 x-1", "sum", "eltwise_param { coeff: 2 coeff: -1 }")
+    text += inner("sum", "fc", 4)
+    text += layer("", "ReLU", "fc", "fc") + inner("fc", "out", 4) + layer("", "TanH", "out", "h")
+    text += inner("h", "out2", 4).replace("out2", "out", 1)
+    text += layer("loss", "SoftmaxWithLoss", "out2 label", "loss")
+    text += layer("loss", "EuclideanLoss", "h fc", "l2", "loss_weight: 0.5")
+    return text.replace('name: "" ', "")
+
+
+def samples() -> str:
+    """Indices of samples, of which a few are not enough; scores without an axis of classes."""
+    text = input_layer("data", 4, 3) + input_layer("index", 6) + input_layer("label", 4)
+    text += layer("again", "BatchReindex", "data index", "again") + inner("data", "fc", 1)
+    text += layer("flat", "Flatten", "fc", "flat", "flatten_param { axis: 0 }")
+    return text + layer("loss", "HingeLoss", "flat label", "loss")
+
+
+def silenced() -> str:
+    """A deploy net that ends in a Silence."""
+    text = input_layer("data", 2, 3, 5, 5) + conv("data", "conv", 4, "kernel_size: 3")
+    return text + layer("quiet", "Silence", "conv data", "")
+
+
 NETS: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         *(caffenet, googlenet, vgg, squeezenet, mobilenet, densenet, lstm, python),
-        only_accuracy,
-        corners,
+        *(only_accuracy, corners, names, silenced, samples),
     )
 }
 """By name, what makes the text; those of studies/localise/nets stand beside them."""

@@ -19,7 +19,8 @@ from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
 from studies.localise.ports import NETS as FOLDER
-from tests.public_nets import NETS, unknown
+from tests.net_text import input_layer
+from tests.public_nets import NETS, conv, inner, layer, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -78,6 +79,12 @@ def written(folder: Path, name: str) -> str:
 def last(capsys: pytest.CaptureFixture[str]) -> str:
     """The last line that was printed."""
     return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_net_that_was_ported_agrees(caffe: Caffe, folder: Path) -> None:
+    """Labels are filled as their layers need it: of others Caffe aborts, and so may the port."""
+    assert port(written(folder, "corners")) == 0
+    assert main(["net", "corners.prototxt", "--port", "my_net.py:load"]) == 0
 
 
 FILLED = ("--layer", "Python=fills.py:Euclidean")
@@ -174,6 +181,23 @@ def test_what_the_catalogue_refuses_is_a_hole(
     assert "hole: layer 'odd0' (Pooling): the last window begins at " in capsys.readouterr().out
 
 
+def test_what_is_shared_in_another_shape_is_a_hole(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No module can share it; and layers without a name, or of one name, are told apart."""
+    same = 'param { name: "w" share_mode: PERMISSIVE }'
+    text = input_layer("data", 2, 4, 1, 1) + inner("data", "fc", 4, "bias_term: false", same)
+    text += conv("data", "conv", 4, "kernel_size: 1 bias_term: false", same)
+    text += layer("conv", "ReLU6", "fc", "a") + layer("", "Axpy", "fc", "b")
+    (folder / "odd.prototxt").write_text(text)
+    assert port("odd.prototxt") == 2
+    out = capsys.readouterr().out
+    assert "hole: layer 'conv' (Convolution): it shares fc[0] (4, 4) as (4, 4, 1, 1) " in out
+    assert out.splitlines()[-1] == (
+        "not proved: 3 without a counterpart: conv, conv_2, Axpy; --layer fills them"
+    )
+
+
 CHANGES: dict[str, Any] = {
     "code": lambda f: (f / "my_net.py").write_text((f / "my_net.py").read_text() + "\n"),
     "net": lambda f: (f / "only_accuracy.prototxt").write_text("# other"),
@@ -181,6 +205,11 @@ CHANGES: dict[str, Any] = {
     "my_net.parity.json": lambda f: _edited(f, lambda content: content["holes"].update(x="y")),
     "torch": lambda f: _edited(f, lambda content: content["versions"].update(torch="1.0"), True),
     "verdict": lambda f: _edited(f, lambda content: content.update(verdict="not proved"), True),
+    "verdict, holes": lambda f: _edited(f, lambda content: content["holes"].update(x="y"), True),
+    "verdict, nothing": lambda f: _edited(f, lambda content: content["phases"].clear(), True),
+    "verdict, layer": lambda f: _edited(
+        f, lambda content: content["phases"]["TRAIN"]["layers"]["fc"].update(forward=1.5), True
+    ),
 }
 
 
@@ -213,7 +242,11 @@ def test_the_certificate(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
         change(other)
         capsys.readouterr()
         assert main(there) == 1
-        assert f"not as it was proved: {name}" in last(capsys)
+        assert f"not as it was proved: {name.partition(',')[0]}" in last(capsys)
+    file = folder / "my_net.parity.json"
+    file.write_text(file.read_text().replace('"verdict"', '"verdict": "x", "verdict"', 1))
+    assert verify() == 2
+    assert "a name stands twice among schema, " in capsys.readouterr().err
     (folder / "my_net.py").write_text("mine")
     assert port(net) == 2
     assert (folder / "my_net.py").read_text() == "mine"

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,6 +295,9 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     request = request_of(options, options.port)
     net = net_of(request, scratch)
     case, given = case_of(request, net)
+    kinds = _kinds(net, case, options.phase or PHASES[-1])
+    request = replace(request, data=(*((k, each) for k, each in kinds.items()), *request.data))
+    case, given = case_of(request, net)
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
@@ -314,6 +318,15 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     must_be_layers(options.leave_out, names)
     report = Report("net", environment(), selection(options), show.proved_in_either(records))
     return report, show.verdict(report, time.perf_counter() - began)
+
+
+def _kinds(net: CaffeNet, case: Case, phase: str) -> dict[str, str]:
+    """The inputs that are labels, masks or indices, as --data says it: of others a layer aborts."""
+    from caffe_parity.whole.declared import declared
+    from caffe_parity.whole.prototxt import Unknown
+
+    [reply] = net.request([{"op": "fields"}])
+    return declared(net, case, phase, reply["messages"], Unknown()).kinds
 
 
 def selection(options: argparse.Namespace) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def euclidean_loss(a: Tensor, b: Tensor) -> Tensor:
 
 def hinge_loss(x: Tensor, label: Tensor, norm: str = "L1") -> Tensor:
     """max(0, 1 + x), and 1 - x for the label's class; L2 is squared and not halved."""
-    scores = x.flatten(1)
+    scores = x.reshape(x.shape[0], -1)
     signs = 1 - 2 * functional.one_hot(label.detach().reshape(-1).long(), scores.shape[1])
     margin = functional.relu(1 + scores * signs.to(x.dtype))
     return (margin if norm == "L1" else margin.square()).sum() / x.shape[0]
@@ -112,7 +112,7 @@ def contrastive_loss(
 
     Caffe's gradient of d is divided by d + 1e-4, where d itself would be right.
     """
-    squares = (a - b).flatten(1).square().sum(1)
+    squares = (a - b).reshape(a.shape[0], -1).square().sum(1)
     if legacy:
         apart = functional.relu(margin - squares)
     else:
@@ -125,7 +125,7 @@ def contrastive_loss(
 
 def multinomial_logistic_loss(probability: Tensor, label: Tensor) -> Tensor:
     """-log of the label's probability, which counts as 1e-20 at least, also in the gradient."""
-    rows = probability.flatten(1)
+    rows = probability.reshape(probability.shape[0], -1)
     chosen = rows.gather(1, label.detach().reshape(-1, 1).long())
     limited = chosen.detach().clamp(min=LOG_THRESHOLD)
     each = gradient_of(-torch.log(limited), -chosen / limited)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +158,7 @@ def _read(file: Path) -> Any:
         BadRequest: it is none.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise BadRequest(f"{file}: {error.strerror}") from error
     except ValueError as error:
@@ -170,6 +170,32 @@ def _read(file: Path) -> Any:
             f"{file} is no certificate of `parity port` ({SCHEMA}): {misfit}"
         ) from None
     return content
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which each name stands once: of two, readers would take either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a name stands twice among {', '.join(name for name, _ in pairs)}")
+    return found
+
+
+def _against(content: Mapping[str, Any]) -> str:
+    """What a certificate itself says against its verdict; "" for nothing."""
+    wrong = [
+        layer
+        for phase in content["phases"].values()
+        for layer, said in phase["layers"].items()
+        if said["verdict"] == "fail"
+        or (said["verdict"] == "pass" and max(said.get(kind, 0) for kind in KINDS) > 1)
+    ]
+    words = [f"it has holes: {', '.join(content['holes'])}"] * bool(content["holes"])
+    words += ["nothing was compared"] * (not content["phases"])
+    words += [f"what it says of {', '.join(dict.fromkeys(wrong))} is no proof"] * bool(wrong)
+    return "; ".join(words)
+
+
+KINDS = ("forward", "backward", "params")
 
 
 def changed(file: Path) -> Iterator[tuple[str, str]]:
@@ -186,6 +212,8 @@ def changed(file: Path) -> Iterator[tuple[str, str]]:
     yield file.name, "" if same else "its text is not as `parity port` has written it"
     if content["verdict"] != PROVED:
         yield "verdict", f"it does not say that the port is proved: {content['words']}"
+    elif against := _against(content):
+        yield "verdict", against
     for name, said in content["files"].items():
         path = file.parent / said["path"]
         words = "" if path.is_file() else "there is no such file any more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -119,7 +120,7 @@ def _kinds(layer: Declared) -> Iterator[tuple[int, str]]:
         axis = said.axis(said.message(name.get(layer.type, "softmax_param"))["axis"])
         yield 1, f"int:0,{shapes[0][axis] - 1}"
     elif layer.type in ("HingeLoss", "MultinomialLogisticLoss"):
-        yield 1, f"int:0,{shapes[0][1] - 1}"
+        yield 1, f"int:0,{math.prod(shapes[0][1:]) - 1}"
     elif layer.type == "Embed":
         yield 0, f"int:0,{int(said.message('embed_param')['input_dim']) - 1}"
     elif layer.type == "BatchReindex":
@@ -172,13 +173,6 @@ def declared(
         for (layer, index), each in zip(made["params"], values, strict=True)
     }
     layers = tuple(_layers(said, graph, params, messages, phase, behind, odd.about))
-    names = [layer.name for layer in layers if layer.blobs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise BadRequest(
-            f"{net.spec} has two layers with parameters that are named {twice[0]!r}: Caffe tells "
-            "them apart by the layer's name, so give each one of its own"
-        )
     read = {name for layer in layers for name in layer.bottoms if name not in layer.tops}
     tops = dict.fromkeys(name for layer in layers for name in layer.tops)
     return DeclaredNet(

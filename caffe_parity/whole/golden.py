@@ -110,7 +110,12 @@ class Golden:
     @cached_property
     def fixed(self) -> frozenset[str]:
         """The values that nothing rounds: labels, and what layers make of them alone."""
-        free = {top for step in self.steps if not step.bottoms for top in step.tops}
+        free = {
+            top
+            for step in self.steps
+            for top in step.tops
+            if not step.bottoms and (self.values[top] != np.rint(self.values[top])).any()
+        }
         return frozenset(name for name in self.constant if name not in free)
 
     @cached_property

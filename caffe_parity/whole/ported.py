@@ -195,7 +195,7 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
     filling.must_be_used()
     other = {phase: case for phase, case in small.items() if case.shapes != cases[phase].shapes}
     if other and not made.holes:
-        cases |= _as_well(net, small, messages, odd, filling, head, weights_file.name, made)
+        cases |= _as_well(net, nets, small, messages, odd, filling, head, weights_file.name, made)
     for phase, case in cases.items() if not made.holes else ():
         fed = " ".join(f"{k}={','.join(map(str, each))}" for k, each in case.shapes.items())
         told.append(f"compared in phase {phase} on {fed}")
@@ -269,6 +269,7 @@ def _nets(
 
 def _as_well(
     net: CaffeNet,
+    large: Mapping[str, DeclaredNet],
     small: Mapping[str, Case],
     messages: Mapping[str, Any],
     odd: Unknown,
@@ -281,6 +282,8 @@ def _as_well(
     try:
         nets = [declared(net, case, phase, messages, odd) for phase, case in small.items()]
     except (BadRequest, VariantFailure):
+        return {}
+    if any(each.kinds != large[each.phase].kinds for each in nets):  # indices of samples
         return {}
     again = written(nets, filling, head, weights)
     return small if _but_shapes(again.text) == _but_shapes(made.text) else {}

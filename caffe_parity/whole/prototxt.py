@@ -122,6 +122,7 @@ def unknown(
     """
     found = Unknown()
     net = entries(text)
+    _give_names(net)
     for layer in net:
         if layer.name not in ("layer", "layers") or not isinstance(layer.value, list):
             continue
@@ -150,6 +151,27 @@ def unknown(
             found.holes[name] = f"this Caffe's layer has no {said}"
     found.text = "\n".join(map(str, net))
     return found
+
+
+def _give_names(net: Sequence[Entry]) -> None:
+    """Names layers that have no name, and of those of one name that are in any phase the later.
+
+    The worker does the same where it knows which layers are in the net.
+    """
+    layers = [each for each in net if each.name in ("layer", "layers") and each.fields]
+    taken = {each.said("name") for each in layers}
+    always: set[str] = set()
+    for layer in layers:
+        name, number = layer.said("name") or layer.said("type"), 2
+        wanted = name
+        while wanted in always or (wanted != layer.said("name") and wanted in taken):
+            wanted, number = f"{name}_{number}", number + 1
+        if wanted and wanted != layer.said("name"):
+            rest = [each for each in layer.fields if each.name != "name"]
+            layer.value = [Entry("name", f'"{wanted}"'), *rest]
+            taken.add(wanted)
+        if not any(each.name in ("include", "exclude") for each in layer.fields):
+            always.add(wanted)
 
 
 COMMON = (

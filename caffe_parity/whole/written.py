@@ -97,6 +97,7 @@ class _Writer:
         self.attributes: dict[tuple[str, str], str] = {}
         self.by_mode: set[str] = set()
         self.parameters: dict[tuple[str, int], str] = {}  # of a layer -> "attribute.parameter"
+        self.blobs: dict[tuple[str, int], Shape] = {}  # their shapes
 
     def file(self, nets: Sequence[DeclaredNet], head: str, weights: str) -> Written:
         inputs = {name: each for net in reversed(nets) for name, each in net.inputs.items()}
@@ -155,7 +156,8 @@ class _Writer:
             calls, why = (), str(refusal).partition("): ")[2].removeprefix(f"{HOLE}: ")
         if layer.type in NO_MODULE:
             return ()
-        if not calls:
+        why = why or self.reshaped(layer)
+        if why or not calls:
             return self.other(layer, bottoms, tops, why, phase)
         lines: list[str] = []
         codes: list[str] = []
@@ -173,6 +175,17 @@ class _Writer:
                 left = f"({left},)"
             lines += _call(f"{left} = self.{attribute}", _taken(layer, call, bottoms)).splitlines()
         return tuple(lines)
+
+    def reshaped(self, layer: Declared) -> str:
+        """Why a layer has no counterpart: a parameter that it shares in another shape."""
+        self.blobs |= {(layer.name, index): shape for index, shape in enumerate(layer.blobs)}
+        for index, owner in layer.shares.items():
+            if self.blobs.get(owner, layer.blobs[index]) != layer.blobs[index]:
+                return (
+                    f"it shares {owner[0]}[{owner[1]}] {self.blobs[owner]} as "
+                    f"{layer.blobs[index]} (share_mode: PERMISSIVE)"
+                )
+        return ""
 
     def constants(
         self, layer: Declared, call: Call, tops: Sequence[str], phase: str

@@ -898,12 +898,28 @@ def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
         raise NetError("the net has no layer in phase %s" % phase)
     set_layers(proto, kept)
     feed(proto, fed, {} if unshaped is None else unshaped)
+    give_names(proto)
     for layer in proto.layer:
         del layer.include[:], layer.exclude[:]
         if layer.type.endswith("Loss") and not layer.top:
             taken = {top for each in proto.layer for top in each.top}
             layer.top.append("(automatic)" if "(automatic)" not in taken else layer.name)
+    if not outputs(proto):  # a Silence reads each: what a net is for must not be left out
+        set_layers(proto, [layer for layer in proto.layer if layer.type != "Silence"])
     return proto
+
+
+def give_names(proto):
+    """Gives each layer a name of its own, as Caffe does not ask for: its type, or NAME_2."""
+    taken = {layer.name for layer in proto.layer} - {""}
+    seen = set()
+    for layer in proto.layer:
+        name, number = layer.name or layer.type, 2
+        wanted = name
+        while wanted in seen or (wanted != layer.name and wanted in taken):
+            wanted, number = "%s_%d" % (name, number), number + 1
+        layer.name = wanted
+        seen.add(wanted)
 
 
 def transforms(proto, phase):
@@ -1297,6 +1313,9 @@ def put_bias_behind(proto, name):
     layer = input_layer(proto, name)
     layer.top[:] = [source if top == name else top for top in layer.top]
     index = list(proto.layer).index(layer) + 1
+    made = [top[: -len(GIVEN)] + "_bias" for top in layer.top if top.endswith(GIVEN)]
+    while index < len(proto.layer) and proto.layer[index].name in made:  # in the inputs' order
+        index += 1
     bias = proto.layer.add(name=name + "_bias", type="Bias", bottom=[source], top=[name])
     bias.bias_param.axis = 0
     bias.bias_param.num_axes = 0
