@@ -152,6 +152,19 @@ def test_layer_that_crashes_or_hangs(
     assert "largest error" not in out
 
 
+def test_a_hang_in_another_batch_alone_is_no_agreement(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To refuse one is a layer's right, and a note; to hang is none."""
+    total = "top[0].data[...] = 0.5 * (bottom[0].data ** 2).sum()"
+    forward = f"[__import__('time').sleep(600) for _ in range(len(bottom[0].data) != 2)]; {total}"
+    arguments = write_layer(folder, "hanging_batch", forward=forward)
+    assert check(*arguments, "--timeout", "2") == 1
+    out = capsys.readouterr().out
+    assert "\nother-batch: it cannot be given another batch: no answer from Caffe within 2 s" in out
+    caffe.start()
+
+
 PRINT = "print 'hello'"
 
 

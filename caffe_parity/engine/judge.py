@@ -270,7 +270,8 @@ def _compared(about: Record, ready: Planned, seen: Observation) -> Record:
     tensors = found.tensors
     if seen.trouble is not None:
         other = Finding("other-batch", f"it cannot be given another batch: {seen.trouble.message}")
-        (findings if ready.layer.reshapes else notes).append(other)
+        wrong = ready.layer.reshapes or seen.trouble.verdict == "hang"  # no layer refuses so
+        (findings if wrong else notes).append(other)
     of_reference = _of_the_reference(ready, findings)
     if isinstance(ready.variant, Port):
         own, more = _of_its_own(ready)

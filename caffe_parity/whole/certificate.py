@@ -54,8 +54,8 @@ def may_be_written(code: Path) -> None:
         known = ""
     if not code.is_file() or known != _digest(code):
         raise BadRequest(
-            f"-o {code}: there is such a file, and it is not as `parity port` has written it: name "
-            "another one, or delete it"
+            f"-o {code}: there is such a file, and no {certificate_of(code).name} says that "
+            "`parity port` wrote it as it is: name another one, or delete it"
         )
 
 
