@@ -115,6 +115,9 @@ FORWARD, BACKWARD, PARAMETER = "forward", "backward", "parameter"
 BOTH = f"{FORWARD} {BACKWARD}"
 ALL = f"{FORWARD} {BACKWARD} {PARAMETER}"
 
+BATCHES = 1 / (1 - float(torch.tensor(0.999)))
+"""How many batches the sums of a BatchNorm's statistics come to, of `moving_average_fraction`."""
+
 
 def _fault(
     net: str, name: str, layers: str, passes: str, words: str, edit: Edit, phase: str = "TEST"
@@ -567,7 +570,7 @@ def _of_fcn() -> Iterator[Fault]:
         "bn1",
         BOTH,
         "third blob",
-        _instead("bn1", lambda m, x: _normalised(m, x, 1000.0, False)),
+        _instead("bn1", lambda m, x: _normalised(m, x, BATCHES, False)),
     )
     yield _fault(
         "fcn",
