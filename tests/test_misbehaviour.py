@@ -335,7 +335,7 @@ def test_interrupted_run_says_how_far_it_came(place: Path, number: signal.Signal
 
 def test_what_nohup_has_ignored_stays_ignored(place: Path) -> None:
     """A run that is to outlive its terminal goes on when that hangs up."""
-    step = "time.sleep(0 if len(calls) > 101 else 11)\n            break"  # longer than patience
+    step = "time.sleep(0 if len(calls) > 61 else 11)\n            break"  # longer than patience
     (place / "slow.py").write_text(SLOW.replace("STEP", step))
     options = ("check", "net.prototxt", "--reference", "slow.py:slow")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

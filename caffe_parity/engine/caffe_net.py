@@ -163,13 +163,6 @@ class CaffeNet:
             raise BadRequest(f"{self.spec}: {error}") from error
 
     def _parameters(self, case: Case, said: Mapping[str, Any]) -> Iterator[Parameter]:
-        names = [name for name, _ in said["layers"]]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise BadRequest(
-                f"{self.spec} has two layers named {twice[0]!r}: Caffe tells parameters apart by "
-                "the layer's name, so give each one of its own"
-            )
         build = self.net_ops(case)
         built = self.request(build)[-1]
         saved, types = set(built["named"]), dict(said["layers"])
