@@ -144,14 +144,17 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         {"init": "self.gamma = nn.Parameter(torch.ones(1))", "middle": "x = x * self.gamma"},
         "the port's parameter gamma (1,) is none of the net's",
     ),
-    "another result": ({"result": "self.loss(y, label.long()) * 2"}, "has loss 2 times"),
+    "another result": (
+        {"result": "self.loss(y, label.long()) * 2"},
+        "the loss weight of loss is 1, the port adds it with 2",
+    ),
     "a result that is the net's no more": (
         {"end": "self.loss(y, label.long())", "result": "y.softmax(1)"},
         "the port's result 0 (4, 5) is none of the net's values",
     ),
     "without a gradient": (
         {"result": "self.loss(y, label.long()).detach()"},
-        "has loss 0 times",
+        "the port adds the loss loss without its gradient: it is detached",
     ),
     "only when it is watched": (
         {"result": "self.loss(y, label.long()) * (1 + (len(self.conv1._forward_hooks) == 0))"},

@@ -104,7 +104,7 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
                 found = compared.judgements()
             say(show.lines(compared, found))
             records += show.records(request.net, compared, found, time.perf_counter() - start)
-            records += port.further(compared)
+            records.append(port.saved(compared))
     chosen = {**selection(options), "output": str(options.output)}
     report = Report("port", environment(), chosen, records)
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))

@@ -57,7 +57,7 @@ from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredient
 from caffe_parity.whole.rivals import rivals
 from caffe_parity.whole.stacked import sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values
-from caffe_parity.whole.weights import Weights, of_port, weights_of
+from caffe_parity.whole.weights import Weights, learns, of_port, weights_of
 
 UNCHOSEN = "usual-momentum"
 """The cause of what is no error of a port, since PyTorch's own default is all that is behind it."""
@@ -66,6 +66,12 @@ USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
 
 RESULT = "the port's result "
 """How what is said of a result begins."""
+
+ADDS_UP = "total"
+"""The method of a port, as `parity port` writes it, that adds up the losses which it returns."""
+
+MOST = 4
+"""Names that a sentence has of those that it could have."""
 
 BIASED = ("Convolution", "Deconvolution", "InnerProduct")
 """The types of layers that add a bias for each channel."""
@@ -291,7 +297,6 @@ class Comparison:
         Raises:
             BadRequest: its backward raises.
         """
-        named = self.first.named
         found = [
             Finding("result", f"{what} is {came or 'something else'}, not {value}", value, "other")
             for what, came, value in self.first.wired
@@ -300,34 +305,94 @@ class Comparison:
         if not self.first.results:
             words = "nothing that the port returns is a tensor, by number or by name"
             found.append(Finding("result", words, "nothing", "none"))
-        numbers = [key for key, each in self.first.results.items() if each.numel() == 1]
         for key, each in self.first.results.items():
-            if named[key] or (numbers == [key] and self.net.losses):
-                continue
-            words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
-            found.append(Finding("result", words, str(key), "unknown"))
-        computed = [name for name in self.net.losses if name in self.first.own]
-        itself = [key for key in numbers if named[key] == key]  # by the name of the blob
-        if len(numbers) == 1 and computed and not itself:
-            found += self._total(numbers[0])
+            if not self.first.named[key] and key not in self._summed:
+                words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
+                found.append(Finding("result", words, str(key), "unknown"))
+        return found + [one for findings, _ in self._summed.values() for one in findings]
+
+    @cached_property
+    def unreturned(self) -> list[str]:
+        """The net's outputs and losses that the port does not return, and may not do without."""
+        left = {step.index for step in self.unmatched}
+        known = {
+            *self.first.named.values(),
+            *(one for _, some in self._summed.values() for one in some),
+        }
+        return [
+            name
+            for name in dict.fromkeys([*self.net.outputs, *self.net.losses])
+            if name not in known and self.net.maker[name].index not in left
+            if self.left_out.isdisjoint((name, self.net.maker[name].name))
+        ]
+
+    @cached_property
+    def _summed(self) -> Mapping[str | int | None, tuple[list[Finding], list[str]]]:
+        """What the port returns, or its `total` makes, of the net's losses.
+
+        By result, None for `total`: what is wrong with it, and the losses that are in it. One
+        number is the sum of all; of several each may be a part of that.
+        """
+        results, losses = self.first.results, self.net.losses
+        computed = [name for name in losses if name in self.first.own]
+        numbers = [key for key, each in results.items() if each.numel() == 1]
+        free = [key for key in numbers if self.first.named[key] != key]  # as the blob is called
+        found: dict[str | int | None, tuple[list[Finding], list[str]]] = {}
+        if computed and len(numbers) == 1 and free:
+            found[free[0]] = self._total(free[0], [*losses])
+        elif computed:
+            some = [key for key in free if not self.first.named[key]]
+            found |= {key: each for key in some if (each := self._total(key))[1]}
+        if computed and hasattr(type(self.port.model), ADDS_UP) and set(results) & set(losses):
+            found[None] = self._total(None, [*losses])
         return found
 
-    def _total(self, key: str | int) -> Iterator[Finding]:
-        """What the loss of the port makes of the net's losses: their sum, with their weights."""
+    def _total(
+        self, key: str | int | None, wanted: Sequence[str] = ()
+    ) -> tuple[list[Finding], list[str]]:
+        """What a number of the port makes of the net's losses: their sum, with their weights.
+
+        Args:
+            key: of the result; None for what its method `total` makes.
+            wanted: the losses that must be in it; none for those that are.
+        """
         values = {name: each.clone() for name, each in self.values.items()}
-        leaves = {name: values[name].requires_grad_() for name in self.net.losses}
+        params = self._params(True)
+        leaves = {name: values[name] for name in values if name not in self.net.labels}
+        leaves = {name: each.requires_grad_() for name, each in leaves.items()} | params
         port = self.port.in_precision(torch.float32)
-        seen = self._run(port, values, self._params(False))
-        made = seen.results[key]
+        seen = self._run(port, values, params)
+        made = port.total_of(seen.results) if key is None else seen.results[key]
         grads = gradients(made, list(leaves.values()), torch.ones_like(made))
-        for (name, weight), grad in zip(self.net.losses.items(), grads, strict=True):
-            own = 0.0 if grad is None else float(grad.sum())
+        behind = {
+            name: grad
+            for name, grad in zip(leaves, grads, strict=True)
+            if grad is not None and grad.any()
+        }
+        wanted = wanted or [name for name in self.net.losses if name in behind]
+        what = "the port's total" if key is None else "the port"
+        often = {
+            name: float(behind.pop(name).reshape(-1)[0]) if name in behind else 0.0
+            for name in wanted
+        }
+        sizes = {name: self.net.values[name].astype(np.float64).sum() for name in wanted}
+        terms = [often[name] * sizes[name] for name in wanted]
+        more = float(made.detach().sum()) - sum(terms)
+        rounding = 4 * (len(terms) + 1) * UNIT_ROUNDOFF * (sum(map(abs, terms)) + abs(more))
+        unlearned = sum(self.net.losses[name] * sizes[name] for name in wanted if not often[name])
+        findings = []
+        for name, own in often.items():
+            weight = self.net.losses[name]
             if abs(own - weight) > 4 * UNIT_ROUNDOFF * abs(weight):
-                words = (
-                    f"the port's loss has {name} {own:g} times, and its loss_weight in Caffe is "
-                    f"{weight:g}"
-                )
-                yield Finding("total", words, name, "loss-weight")
+                words = f"the loss weight of {name} is {weight:g}, {what} adds it with {own:g}"
+                if not own and abs(more - unlearned) <= rounding:
+                    words = f"{what} adds the loss {name} without its gradient: it is detached"
+                findings.append(Finding("total", words, name, "loss-weight"))
+        if not findings and (behind or abs(more) > rounding):
+            words = f"{what} adds {more:.6g} to the net's losses"
+            words += f", made of {', '.join([*behind][:MOST])}" if behind else ""
+            findings.append(Finding("total", words, "", "more"))
+        return findings, [*wanted]
 
     @property
     def losses_between(self) -> dict[str, frozenset[str]]:
@@ -498,6 +563,7 @@ class Comparison:
                         own[name] = agreement
                     if not agreement.agrees:
                         findings.append(self._finding(part, name, value, expected, side))
+            findings += self._frozen(part, [each.tensor for each in findings])
             findings += self._wired(part)
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
@@ -505,6 +571,13 @@ class Comparison:
             lost = {name: inherited[name] for name in names if name in inherited}
             found.append(Judgement(part, own, lost, findings, notes))
         return found
+
+    def _frozen(self, part: Part, said: Sequence[str]) -> Iterator[Finding]:
+        """What the port does not learn, and whose gradient is 0 in Caffe but for rounding."""
+        for name in part.params:
+            moved = name in self.net.learned and np.any(self.net.param_diffs[name])
+            if moved and GRADIENT + name not in said and (words := self._learned(name, False)):
+                yield Finding("parameter", words, GRADIENT + name, "frozen")
 
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""
@@ -550,7 +623,10 @@ class Comparison:
         return {part for part in self.parts if set(part.random) - self.first.masked}
 
     def _tensors(self, part: Part) -> list[str]:
-        """What is compared of a part."""
+        """What is compared of a part; without all of its outputs its gradients are others."""
+        made = {top for step in part.steps for top in step.tops}
+        if not made.intersection(self.net.outputs).issubset(part.tops):
+            return [*part.tops]
         sent = [part.sent(each) for each in part.bottoms]
         return [*part.tops, *sent, *(GRADIENT + each for each in part.params)]
 
@@ -820,10 +896,41 @@ class Comparison:
             )
             found = explain(failure)
             words, cause = found.words + self._gates(part, name, value, expected), found.code
+            if _code(name) == "parameter":
+                learned = self._learned(name.removeprefix(GRADIENT), cause == "zero")
+                words = "; ".join(filter(None, [learned, words]))
         said = [words, *(CLAMP for step in part.steps if clamps(step, self.net)), *settings]
         if _code(name) == "backward":
             said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
         return Finding(_code(name), side + "; ".join(said), name, cause)
+
+    def _learned(self, param: str, zero: bool) -> str:
+        """In words, how the port learns a parameter otherwise than Caffe; "" for not at all.
+
+        Args:
+            param: of the net.
+            zero: whether its gradient in the port is 0.
+        """
+        own = of_port(self.port.model)
+        held = {name: own[name] for name in self.weights.places if param in self._held(name)}
+        for step in [each for each in self.net.steps if param in each.params]:
+            others = {each.params[step.params.index(param)] for each in sharing(self.net, step)}
+            apart = [name for name in self.weights.places if others.intersection(self._held(name))]
+            if apart:
+                return (
+                    f"the port learns {', '.join([*held, *apart])} apart, and in Caffe they are "
+                    "one parameter that layers share"
+                )
+        kinds = {True: "has requires_grad False", False: "is a buffer"}
+        frozen = [
+            f"{name} {kinds[isinstance(each, torch.nn.Parameter)]}"
+            for name, each in held.items()
+            if not learns(each)
+        ]
+        if not frozen and not zero:
+            return ""
+        why = f": {', '.join(frozen)}" if frozen else ""
+        return f"the port does not learn {param}{why}"
 
     def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
         """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
@@ -961,13 +1068,15 @@ def _matched(
 
     told = by_values(Comparison(made, port, matched, weights, left_out), build)
     matched, weights, seen = told.matched, told.weights, told.first
-    ends = ends_of(made, seen.results, left_out)
+    ends = ends_of(made, seen.results, left_out, seen.named)
     weighed = [name for name in made.losses if made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
     losses = losses_of(made, found.first.numbers, found.losses_between)
-    if not losses and matched.ends != ends:
-        matched.ends = ends
+    known = {*matched.ends.values(), *found.first.own}
+    rest = {key: name for key, name in ends.items() if name not in known}
+    if not losses and rest:
+        matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
     matched.ops = found.first.ops | losses
     found = Comparison(made, port, matched, weights, left_out)

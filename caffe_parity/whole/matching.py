@@ -357,7 +357,10 @@ def losses_of(
 
 
 def ends_of(
-    net: Golden, results: Mapping[str | int, torch.Tensor], left_out: frozenset[str]
+    net: Golden,
+    results: Mapping[str | int, torch.Tensor],
+    left_out: frozenset[str],
+    named: Mapping[str | int, str] = MappingProxyType({}),
 ) -> dict[str | int, str]:
     """Which of the net's values a port returns: by name, else the outputs in order or by shape.
 
@@ -365,6 +368,7 @@ def ends_of(
         net: the net.
         results: what the port returns.
         left_out: the layers whose outputs it does without.
+        named: the value that a result is known to be.
     """
 
     def alike_in_shape(key: str | int, name: str) -> bool:
@@ -373,6 +377,7 @@ def ends_of(
     found: dict[str | int, str] = {
         key: str(key) for key in results if str(key) in net.values and alike_in_shape(key, str(key))
     }
+    found |= {key: name for key, name in named.items() if name and key not in found}
     rest = [key for key in results if key not in found]
     names = [
         name

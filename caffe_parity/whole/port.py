@@ -177,6 +177,19 @@ class Port:
 
         return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
 
+    def total_of(self, results: Mapping[str | int, torch.Tensor]) -> torch.Tensor:
+        """What its method `total` makes of what it returned.
+
+        Raises:
+            BadRequest: it raises, or gives no number.
+        """
+        total: Any = self.model.total
+        named = {str(key): each for key, each in results.items()}
+        made = result_of(lambda **tops: total(tops), named, "port's total")
+        if not isinstance(made, torch.Tensor) or made.numel() != 1:
+            raise BadRequest(f"the port's total gives {type(made).__name__}, not one number")
+        return made
+
     @cached_property
     def nested(self) -> Mapping[str, frozenset[str]]:
         """By module, those inside that have the same parameters; of modules of which one is."""

@@ -120,15 +120,12 @@ class Ported:
         }
         return comparison(self.net, self.cases[phase], self.model(), phase, asked)
 
-    def further(self, compared: Comparison) -> list[Record]:
-        """What is compared beside the layers: the parameters that were saved, and the losses' sum.
+    def saved(self, compared: Comparison) -> Record:
+        """Whether the parameters that were saved are the net's.
 
         Args:
             compared: the net in a phase.
         """
-        return [self._saved(compared), *self._total(compared)]
-
-    def _saved(self, compared: Comparison) -> Record:
         model = self.model()
         state: Mapping[str, torch.Tensor] = model.state_dict()
         values = self.nets[compared.net.phase].params
@@ -140,23 +137,6 @@ class Ported:
         ]
         verdict = "fail" if other else "pass"
         return Record(self.net.spec, compared.net.phase, "weights", verdict, "; ".join(other))
-
-    def _total(self, compared: Comparison) -> list[Record]:
-        losses = self.nets[compared.net.phase].losses
-        if not losses:
-            return []
-        model = self.model().train(compared.net.phase == "TRAIN")
-        tops = {
-            name: torch.from_numpy(compared.net.values[name]).requires_grad_() for name in losses
-        }
-        grads = torch.autograd.grad(model.total(tops), list(tops.values()))
-        other = [
-            f"total has {name} {float(grad.flatten()[0]):g} times, for a loss_weight of {weight:g}"
-            for (name, weight), grad in zip(losses.items(), grads, strict=True)
-            if bool((grad != torch.tensor(weight, dtype=torch.float32)).any())
-        ]
-        verdict = "fail" if other else "pass"
-        return [Record(self.net.spec, compared.net.phase, "total", verdict, "; ".join(other))]
 
 
 def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: Path) -> Ported:

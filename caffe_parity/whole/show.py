@@ -51,6 +51,8 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
             f"not compared: {names}: no part of the port computes them; --map {first}=MODULE says "
             f"which module does, {without} that the port does without"
         )
+    for name in compared.unreturned:
+        said.append(f"not compared: {_unreturned(name)}; or --leave-out {name}")
     return said
 
 
@@ -157,7 +159,15 @@ def records(
         words = "no part of the port computes it"
         record = Record(net, phase, step.name, "unproven", words, [Finding("unmatched", words)])
         made.append(replace(record, in_net=InNet(step.type, "-")))
+    for name in compared.unreturned:
+        words = _unreturned(name)
+        finding = Finding("unmatched", words, name)
+        made.append(Record(net, phase, f"result {name}", "unproven", words, [finding]))
     return made
+
+
+def _unreturned(name: str) -> str:
+    return f"the net's output {name}: the port does not return it, and its forward should"
 
 
 def proved_in_either(records: Sequence[Record]) -> list[Record]:

@@ -56,10 +56,15 @@ class Weights:
                 made[name] = torch.zeros_like(made[name])
                 continue
             value = each.of([params[one] for one in each.params])
-            if not isinstance(own[name], torch.nn.Parameter):  # a module writes into it
+            if not learns(own[name]):  # and a module may write into a buffer
                 value = value.detach().clone()
             made[name] = value.reshape(own[name].shape)
         return made
+
+
+def learns(tensor: torch.Tensor) -> bool:
+    """Whether a port trains one of its own tensors: a buffer it does not, nor what is frozen."""
+    return isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
 
 
 def of_port(model: torch.nn.Module) -> Tensors:

@@ -462,7 +462,7 @@ def _of_inception() -> Iterator[Fault]:
         "the auxiliary loss has another weight",
         "total aux/loss",
         "total",
-        "its loss_weight in Caffe is 0.3",
+        "the loss weight of aux/loss is 0.3, the port adds it with 0.5",
         _instead("", _another_weight),
     )
     yield _fault(
