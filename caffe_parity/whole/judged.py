@@ -43,6 +43,7 @@ from caffe_parity.engine.threads import one_thread
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
+from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.fields import (
     CLAMP,
     OVERWRITTEN,
@@ -228,14 +229,31 @@ class Comparison:
     @cached_property
     def doubts(self) -> int:
         """How much speaks against the match: what reads something else, is far off, or is left."""
-        far = 0
-        for name, own in self.first.own.items():
-            value = self.values[name]
-            is_near = own.shape == value.shape and bool(
-                (own - value).abs().max() <= FAR * value.abs().max()
-            )
-            far += not is_near
-        return len(self.first.wired) + far + len(self.unmatched) + len(self.homeless)
+        return len(self.first.wired) + len(self.far) + len(self.unmatched) + len(self.homeless)
+
+    @cached_property
+    def far(self) -> frozenset[str]:
+        """The values that the port makes of Caffe's and that are others, not only rounded ones."""
+        return self.beyond(FAR)
+
+    def beyond(self, most: float) -> frozenset[str]:
+        """The values that the port makes of Caffe's and that differ by more.
+
+        Args:
+            most: as a fraction of a value's largest element.
+        """
+        pairs = {name: (own, self.values[name]) for name, own in self.first.own.items()}
+        return frozenset(
+            name
+            for name, (own, value) in pairs.items()
+            if own.shape != value.shape
+            or not bool((own - value).abs().max() <= most * value.abs().max())
+        )
+
+    def ops_like(self, wanted: Sequence[str]) -> Seen:
+        """That run once more, to see which operations make values that no module gives."""
+        port = self.port.in_precision(torch.float32)
+        return self._run(port, self.values, self._params(False), wanted=wanted)
 
     @property
     def homeless(self) -> list[Step]:
@@ -248,7 +266,7 @@ class Comparison:
         """The parts, in the net's order."""
         order = [name for name in self.net.values if name in self.first.own]
         cut = {*order, *self.net.inputs}
-        behind = {name: self._behind(name, cut) for name in order}
+        behind = {name: self.behind(name, cut) for name in order}
         groups: list[tuple[list[str], set[int]]] = []
         for name in order:
             tops, met = [name], {step.index for step in behind[name]}
@@ -401,11 +419,11 @@ class Comparison:
         found = {}
         for name in self.net.losses:
             if name not in self.first.own and self.net.maker[name].name not in self.left_out:
-                read = {each for step in self._behind(name, cut) for each in read_by(step)}
+                read = {each for step in self.behind(name, cut) for each in read_by(step)}
                 found[name] = frozenset(read & cut)
         return found
 
-    def _behind(self, name: str, cut: set[str]) -> list[Step]:
+    def behind(self, name: str, cut: set[str]) -> list[Step]:
         """The layers between a value and those that are known before it."""
         found: dict[int, Step] = {}
         waiting = [name]
@@ -432,6 +450,7 @@ class Comparison:
         masked: bool = True,
         state: Tensors | None = None,
         looking: bool = False,
+        wanted: Sequence[str] = (),
     ) -> Seen:
         dtype = next(iter(params.values())).dtype if params else torch.float32
         source = self.values if values is None else values
@@ -441,7 +460,8 @@ class Comparison:
         masks = {top: torch.from_numpy(each) for top, each in self.net.masks.items()}
         layout = self.matched.layout
         known = masks if masked else None
-        return port.forced(layout, inputs, values, shapes, state, known, looking)
+        behind = self.net.behind
+        return port.forced(layout, inputs, values, shapes, state, known, looking, behind, wanted)
 
     def _judgements(self, processes: int) -> list[Judgement]:
         random = self._random
@@ -1037,7 +1057,7 @@ def comparison(
     found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
     if found.first.failed:
         raise BadRequest(_other_shapes(made, found.first) + str(found.first.failed))
-    return found
+    return cut(found)
 
 
 def _matched(

@@ -32,12 +32,16 @@ class Matched:
             "their values" or "order".
         ends: the value that each of the port's results is, by the result's name or number.
         ops: the value that an operation between modules makes, as in `Layout`.
+        through: the calls that take what the port makes of the values that their layers read.
+        opened: the calls that do not give what their layers make, but go on, or stop before.
     """
 
     steps: dict[Call, tuple[Step, ...]] = field(default_factory=dict)
     how: dict[Call, str] = field(default_factory=dict)
     ends: dict[str | int, str] = field(default_factory=dict)
     ops: dict[int, Made] = field(default_factory=dict)
+    through: frozenset[Call] = frozenset()
+    opened: frozenset[Call] = frozenset()
 
     def add(self, call: Call, step: Step, how: str) -> None:
         """One pair more."""
@@ -48,9 +52,10 @@ class Matched:
     def layout(self) -> Layout:
         """Where the port's tensors are values of the net."""
         calls = {
-            call: Place(steps[0].bottoms, steps[-1].tops[0]) for call, steps in self.steps.items()
+            call: Place(steps[0].bottoms, "" if call in self.opened else steps[-1].tops[0])
+            for call, steps in self.steps.items()
         }
-        return Layout(calls, self.ends, self.ops)
+        return Layout(calls, self.ends, self.ops, self.through)
 
     def call_of(self, step: Step) -> Call | None:
         """The call that computes a layer."""
