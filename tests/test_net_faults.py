@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
-from caffe_parity.report.record import Record
+from caffe_parity.report.record import Record, read
 from studies.localise.__main__ import compared_with
-from studies.localise.ports import NETS, PORTS, Inception, Siamese
+from studies.localise.ports import NETS, PORTS, Inception, LeNet, Siamese
 
 
 def said(name: str, model: nn.Module, phase: str = "TEST") -> dict[str, str]:
@@ -246,3 +246,131 @@ def test_an_output_that_is_not_returned_is_left_out_on_purpose_alone(
     assert "not compared: the net's output two: the port does" in capsys.readouterr().out
     assert main(["net", "net.prototxt", "--port", "port.py:Port", "--leave-out", "two"]) == 0
     assert main(["net", "net.prototxt", "--port", "port.py:Whole"]) == 0
+
+
+STEM = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "conv0" type: "Convolution" bottom: "data" top: "conv0"
+  convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+layer { name: "relu0" type: "ReLU" bottom: "conv0" top: "conv0" }
+layer { name: "conv1" type: "Convolution" bottom: "conv0" top: "conv1" convolution_param { num_output: 6
+  kernel_size: 3 stride: 2 pad: 1 weight_filler { type: "xavier" } bias_filler { type: "uniform" max: 0.5 } } }
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer { name: "pool1" type: "Pooling" bottom: "conv1" top: "pool1" pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
+layer { name: "fc" type: "InnerProduct" bottom: "pool1" top: "fc" inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "fc" bottom: "target" top: "loss" }
+input: "target" input_shape { dim: 2 dim: 4 }
+"""  # noqa: E501
+
+STEMS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Module(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, 2)
+    def forward(self, x):
+        return {act}(self.conv(F.pad(x, {pad})))
+
+class Inside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(6, 4, 3, 3)), nn.Parameter(torch.zeros(6))
+    def forward(self, x):
+        return {act}(F.conv2d(F.pad(x, {pad}), self.weight, stride=2) + self.bias[:, None, None])
+
+class Row(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.ZeroPad2d({pad}), nn.Conv2d(4, 6, 3, 2))
+    def forward(self, x):
+        return {act}(super().forward(x))
+
+class Sum(nn.Module):
+    def forward(self, x, y):
+        return F.mse_loss(x, y, reduction="sum")
+
+class Port(nn.Module):
+    def __init__(self, stem, name):
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, 4, 3, padding=1)
+        self.name = name
+        setattr(self, name, stem())
+        self.pool1, self.fc = nn.MaxPool2d(3, 2, ceil_mode=True), nn.Linear(24, 4)
+        self.loss = Sum()
+    def forward(self, data, target):
+        x = getattr(self, self.name)(F.relu(self.conv0(data)))
+        return self.loss(self.fc(self.pool1(x).flatten(1)), target) / {count}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, set()),
+        ({"pad": "(0, 1, 0, 1)"}, {"conv1"}),
+        ({"pad": "(2, 0, 1, 1)"}, {"conv1"}),
+        ({"act": "F.silu"}, {"relu1"}),
+        ({"act": "torch.abs"}, {"relu1"}),
+        ({"pad": "(2, 0, 1, 1)", "act": "F.silu"}, {"conv1", "relu1"}),
+        ({"count": "len(data)"}, {"loss"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stem", "name"), [("Module", "stem"), ("Inside", "conv1"), ("Row", "conv1")]
+)
+def test_what_one_module_computes_is_told_apart(
+    caffe: Caffe, folder: Path, stem: str, name: str, changes: dict[str, str], named: set[str]
+) -> None:
+    """A padding, a convolution and a ReLU in one; a sum and, outside, what it is divided by."""
+    Path("net.prototxt").write_text(STEM)
+    usual = {"act": "F.relu", "pad": "(1, 1, 1, 1)", "count": "(2 * len(data))"}
+    text = STEMS.format(**(usual | changes)) + f"\ndef made():\n    return Port({stem}, {name!r})\n"
+    Path("port.py").write_text(text)
+    arguments = ["net", "net.prototxt", "--port", "port.py:made", "--phase", "TEST"]
+    status = main([*arguments, "--json", "found.json"])
+    found = words_of([*read(Path("found.json")).results])
+    assert {name for case in found for name in case.split(", ")} == named
+    assert all("one of conv1, relu1, which" in found[case] for case in found if ", " in case)
+    assert status == bool(named)
+    if "pad" in changes and set(found) == {"conv1"}:
+        assert changes["pad"] in found["conv1"] or stem == "Inside"
+
+
+class Guarded(LeNet):
+    """Some of it runs in a context."""
+
+    def __init__(self, context: Callable[[], Any], whole: bool) -> None:
+        super().__init__()
+        self.context, self.whole = context, whole
+
+    def forward(self, data: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        with self.context():
+            x = self.pool2(self.conv2(self.pool1(self.conv1(data))))
+            if self.whole:
+                return self.end(x, label)
+        return self.end(x if x.requires_grad else x.clone(), label)
+
+    def end(self, x: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        x = self.ip2(self.drop1(self.relu1(self.ip1(x.flatten(1)))))
+        return self.loss(x, label.long())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_runs_without_gradients_is_told_once(
+    caffe: Caffe, context: Callable[[], Any], whole: bool, phase: str
+) -> None:
+    """And no layer is blamed, behind it neither; the values are compared."""
+    found = said("lenet", Guarded(context, whole), phase)
+    names = "" if whole else "conv1, pool1, conv2, pool2"
+    assert set(found) == {f"gradients {names}".strip()}
+    words = f"the port computes {names or 'every layer'} without gradients, as under torch.no_grad"
+    assert words in next(iter(found.values()))
+    model = Guarded(context, whole)
+    model.pool1.ceil_mode = False
+    assert "pool1" in said("lenet", model, phase)

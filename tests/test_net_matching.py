@@ -88,7 +88,7 @@ TEXT = (
     ("changes", "named"),
     [
         ({}, set()),
-        ({"largest": "min"}, {"Slice-f", "Eltwise-h"}),
+        ({"largest": "min"}, {"Eltwise-h"}),
         ({"first": ""}, {"ReLU-j"}),
         ({"act": "Tanh"}, {"ReLU-b"}),
         ({"slopes": "1"}, set()),

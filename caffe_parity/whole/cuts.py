@@ -95,8 +95,14 @@ def _at_operations(found: Comparison) -> Comparison:
     return found
 
 
-def _placed(found: Comparison, at: dict[str, Node]) -> Comparison | None:
-    """With Caffe's values in the place of some results; None where the parts are none then."""
+def _placed(found: Comparison, at: dict[str, Node], wrong: int = 0) -> Comparison | None:
+    """With Caffe's values in the place of some results; None where the parts are none then.
+
+    Args:
+        found: without them.
+        at: by value, where.
+        wrong: how many of the results may be something else.
+    """
     if not at:
         return None
     makers = {_top(found, call): call for call in found.matched.steps}
@@ -109,7 +115,7 @@ def _placed(found: Comparison, at: dict[str, Node]) -> Comparison | None:
         opened=found.matched.opened | {makers[name] for name in at if name in makers},
     )
     good = other.first.failed is None and all(name in other.first.own for name in at)
-    most = found.doubts - (not makers.keys().isdisjoint(at))
+    most = found.doubts + wrong - (not makers.keys().isdisjoint(at))
     return other if good and other.doubts <= most and not _stray(other, [*at]) else None
 
 
@@ -146,7 +152,7 @@ def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison
                 for node in reversed([each for each in known if each and each.size == size]):
                     if next(tries, None) is None:
                         return None
-                    other = _placed(found, {name: node})
+                    other = _placed(found, {name: node}, 1)
                     if other and top not in other.beyond(FINE):
                         return other
     return None

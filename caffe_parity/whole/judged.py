@@ -15,7 +15,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import chain
 
 import numpy as np
 import torch
@@ -35,47 +34,26 @@ from caffe_parity.contract import (
     Floating,
 )
 from caffe_parity.engine.caffe_net import CaffeNet
-from caffe_parity.engine.compare import as_float32, compare, fits, same_bits, wrong
-from caffe_parity.engine.explain import Failure, explain
+from caffe_parity.engine.compare import compare, same_bits
 from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
-from caffe_parity.engine.verdict import rounded_sizes
-from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
 from caffe_parity.whole.cuts import cut
-from caffe_parity.whole.fields import (
-    CLAMP,
-    OVERWRITTEN,
-    clamps,
-    differences,
-    is_overwritten,
-)
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of, shaped
+from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
-from caffe_parity.whole.rivals import rivals
+from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.stacked import sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values
-from caffe_parity.whole.weights import Weights, learns, of_port, weights_of
+from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 UNCHOSEN = "usual-momentum"
 """The cause of what is no error of a port, since PyTorch's own default is all that is behind it."""
 
 USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
-
-RESULT = "the port's result "
-"""How what is said of a result begins."""
-
-ADDS_UP = "total"
-"""The method of a port, as `parity port` writes it, that adds up the losses which it returns."""
-
-MOST = 4
-"""Names that a sentence has of those that it could have."""
-
-BIASED = ("Convolution", "Deconvolution", "InnerProduct")
-"""The types of layers that add a bias for each channel."""
 
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
@@ -153,6 +131,7 @@ class Judgement:
         notes: what is other than in Caffe and no error, since nobody chose it.
         left_out: why it was not compared; "" where it was.
         alone: whether nothing else is left out with it.
+        blamed: where something is wrong, the layers that it may be; all, if more is not known.
     """
 
     part: Part
@@ -162,6 +141,12 @@ class Judgement:
     notes: Sequence[Finding] = ()
     left_out: str = ""
     alone: bool = True
+    blamed: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The part's, or the layers of it that are wrong."""
+        return ", ".join(self.blamed) if self.findings and self.blamed else self.part.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,15 +191,15 @@ class Comparison:
     @cached_property
     def _first(self) -> tuple[Seen, Tensors]:
         """That run, and the state in which it leaves the port."""
-        state = self._state(self._params(False), torch.float32)
+        state = self._state(self.params(False), torch.float32)
         port = self.port.in_precision(torch.float32)
-        return self._run(port, self.values, self._params(False), state=state), state
+        return self.run(port, self.values, self.params(False), state=state), state
 
     @cached_property
     def looked(self) -> Seen:
         """That run once more, to see what modules read that are not matched."""
         port = self.port.in_precision(torch.float32)
-        return self._run(port, self.values, self._params(False), looking=True)
+        return self.run(port, self.values, self.params(False), looking=True)
 
     @property
     def batches(self) -> list[Step]:
@@ -253,7 +238,7 @@ class Comparison:
     def ops_like(self, wanted: Sequence[str]) -> Seen:
         """That run once more, to see which operations make values that no module gives."""
         port = self.port.in_precision(torch.float32)
-        return self._run(port, self.values, self._params(False), wanted=wanted)
+        return self.run(port, self.values, self.params(False), wanted=wanted)
 
     @property
     def homeless(self) -> list[Step]:
@@ -294,7 +279,7 @@ class Comparison:
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
         model = self.port.in_precision(torch.float32)
-        state = self._state(self._params(False), torch.float32)
+        state = self._state(self.params(False), torch.float32)
         inputs = {name: self.values[name] for name in self.net.inputs}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a Dropout
@@ -303,114 +288,34 @@ class Comparison:
             except BadRequest as error:
                 return str(error)
             torch.manual_seed(0)
-            watched = self._run(model, None, self._params(False), masked=False).results
+            watched = self.run(model, None, self.params(False), masked=False).results
         same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
         return (
             "" if same else "the port gives other bits when it is watched: it is not the same run"
         )
 
-    def results(self) -> list[Finding]:
-        """What is wrong with what the port returns: nothing of the net, or not the loss of it.
-
-        Raises:
-            BadRequest: its backward raises.
-        """
-        found = [
-            Finding("result", f"{what} is {came or 'something else'}, not {value}", value, "other")
-            for what, came, value in self.first.wired
-            if what.startswith(RESULT)
-        ]
-        if not self.first.results:
-            words = "nothing that the port returns is a tensor, by number or by name"
-            found.append(Finding("result", words, "nothing", "none"))
-        for key, each in self.first.results.items():
-            if not self.first.named[key] and key not in self._summed:
-                words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
-                found.append(Finding("result", words, str(key), "unknown"))
-        return found + [one for findings, _ in self._summed.values() for one in findings]
+    def without_gradients(self) -> list[Finding]:
+        """That the port computes some layers, or all, where nothing can be learned."""
+        known = self.first.without
+        parts = [part for part in self.parts if known.issuperset(part.tops)]
+        if not parts:
+            return []
+        names = ", ".join(part.name for part in parts) if len(parts) < len(self.parts) else ""
+        words = (
+            f"the port computes {names or 'every layer'} without gradients, as under "
+            "torch.no_grad() or torch.inference_mode(): nothing is sent back or learned there, and "
+            "Caffe's net does both"
+        )
+        return [Finding("gradients", words, names, "no-grad")]
 
     @cached_property
-    def unreturned(self) -> list[str]:
-        """The net's outputs and losses that the port does not return, and may not do without."""
-        left = {step.index for step in self.unmatched}
-        known = {
-            *self.first.named.values(),
-            *(one for _, some in self._summed.values() for one in some),
-        }
-        return [
-            name
-            for name in dict.fromkeys([*self.net.outputs, *self.net.losses])
-            if name not in known and self.net.maker[name].index not in left
-            if self.left_out.isdisjoint((name, self.net.maker[name].name))
-        ]
+    def _reasons(self) -> Reasons:
+        return Reasons(self)
 
     @cached_property
-    def _summed(self) -> Mapping[str | int | None, tuple[list[Finding], list[str]]]:
-        """What the port returns, or its `total` makes, of the net's losses.
-
-        By result, None for `total`: what is wrong with it, and the losses that are in it. One
-        number is the sum of all; of several each may be a part of that.
-        """
-        results, losses = self.first.results, self.net.losses
-        computed = [name for name in losses if name in self.first.own]
-        numbers = [key for key, each in results.items() if each.numel() == 1]
-        free = [key for key in numbers if self.first.named[key] != key]  # as the blob is called
-        found: dict[str | int | None, tuple[list[Finding], list[str]]] = {}
-        if computed and len(numbers) == 1 and free:
-            found[free[0]] = self._total(free[0], [*losses])
-        elif computed:
-            some = [key for key in free if not self.first.named[key]]
-            found |= {key: each for key in some if (each := self._total(key))[1]}
-        if computed and hasattr(type(self.port.model), ADDS_UP) and set(results) & set(losses):
-            found[None] = self._total(None, [*losses])
-        return found
-
-    def _total(
-        self, key: str | int | None, wanted: Sequence[str] = ()
-    ) -> tuple[list[Finding], list[str]]:
-        """What a number of the port makes of the net's losses: their sum, with their weights.
-
-        Args:
-            key: of the result; None for what its method `total` makes.
-            wanted: the losses that must be in it; none for those that are.
-        """
-        values = {name: each.clone() for name, each in self.values.items()}
-        params = self._params(True)
-        leaves = {name: values[name] for name in values if name not in self.net.labels}
-        leaves = {name: each.requires_grad_() for name, each in leaves.items()} | params
-        port = self.port.in_precision(torch.float32)
-        seen = self._run(port, values, params)
-        made = port.total_of(seen.results) if key is None else seen.results[key]
-        grads = gradients(made, list(leaves.values()), torch.ones_like(made))
-        behind = {
-            name: grad
-            for name, grad in zip(leaves, grads, strict=True)
-            if grad is not None and grad.any()
-        }
-        wanted = wanted or [name for name in self.net.losses if name in behind]
-        what = "the port's total" if key is None else "the port"
-        often = {
-            name: float(behind.pop(name).reshape(-1)[0]) if name in behind else 0.0
-            for name in wanted
-        }
-        sizes = {name: self.net.values[name].astype(np.float64).sum() for name in wanted}
-        terms = [often[name] * sizes[name] for name in wanted]
-        more = float(made.detach().sum()) - sum(terms)
-        rounding = 4 * (len(terms) + 1) * UNIT_ROUNDOFF * (sum(map(abs, terms)) + abs(more))
-        unlearned = sum(self.net.losses[name] * sizes[name] for name in wanted if not often[name])
-        findings = []
-        for name, own in often.items():
-            weight = self.net.losses[name]
-            if abs(own - weight) > 4 * UNIT_ROUNDOFF * abs(weight):
-                words = f"the loss weight of {name} is {weight:g}, {what} adds it with {own:g}"
-                if not own and abs(more - unlearned) <= rounding:
-                    words = f"{what} adds the loss {name} without its gradient: it is detached"
-                findings.append(Finding("total", words, name, "loss-weight"))
-        if not findings and (behind or abs(more) > rounding):
-            words = f"{what} adds {more:.6g} to the net's losses"
-            words += f", made of {', '.join([*behind][:MOST])}" if behind else ""
-            findings.append(Finding("total", words, "", "more"))
-        return findings, [*wanted]
+    def returned(self) -> Returned:
+        """What the port returns."""
+        return Returned(self)
 
     @property
     def losses_between(self) -> dict[str, frozenset[str]]:
@@ -435,14 +340,14 @@ class Comparison:
             waiting += [each for each in read_by(step) if each not in cut]
         return list(found.values())
 
-    def _params(self, grad: bool) -> Tensors:
+    def params(self, grad: bool) -> Tensors:
         made = {name: torch.from_numpy(each) for name, each in self.net.params.items()}
         return {name: each.clone().requires_grad_(grad) for name, each in made.items()}
 
     def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
         return self.weights.state(of_port(self.port.model), params, dtype)
 
-    def _run(
+    def run(
         self,
         port: Port,
         values: Tensors | None,
@@ -497,15 +402,10 @@ class Comparison:
                 units.append(Unit(tuple(parts), recipes, frozenset(used)))
         return units
 
-    def _held(self, name: str) -> tuple[str, ...]:
-        """The net's parameters that one of the port's is made of."""
-        found = self.weights.places.get(name)
-        return found.params if found else ()
-
     def _params_in(self, recipe: Recipe) -> set[str]:
         """The net's parameters that a recipe takes."""
         names = {each.name for each in ingredients(recipe) if isinstance(each, State)}
-        return {param for name in names for param in self._held(name)}
+        return {param for name in names for param in self.weights.made_of(name)}
 
     def _apart(self, units: Sequence[Unit], processes: int) -> Iterator[list[Judgement]]:
         """What is found of each unit that makes the same bits alone as in a run of the port."""
@@ -582,31 +482,34 @@ class Comparison:
                     if not side or not agreement.agrees:
                         own[name] = agreement
                     if not agreement.agrees:
-                        findings.append(self._finding(part, name, value, expected, side))
+                        findings.append(self._reasons.finding(part, name, value, expected, side))
             findings += self._frozen(part, [each.tensor for each in findings])
             findings += self._wired(part)
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
             lost = {name: inherited[name] for name in names if name in inherited}
-            found.append(Judgement(part, own, lost, findings, notes))
+            blamed = self._reasons.blamed(part, findings)
+            if findings and 1 < len(blamed) == len(part.steps):
+                told = f"{self._reasons.together(part)}: {findings[0].words}"
+                findings[0] = replace(findings[0], words=told)
+            found.append(Judgement(part, own, lost, findings, notes, blamed=blamed))
         return found
 
     def _frozen(self, part: Part, said: Sequence[str]) -> Iterator[Finding]:
         """What the port does not learn, and whose gradient is 0 in Caffe but for rounding."""
         for name in part.params:
             moved = name in self.net.learned and np.any(self.net.param_diffs[name])
-            if moved and GRADIENT + name not in said and (words := self._learned(name, False)):
+            if (
+                moved
+                and GRADIENT + name not in said
+                and (words := self._reasons.learned(name, False))
+            ):
                 yield Finding("parameter", words, GRADIENT + name, "frozen")
 
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""
-        said = [
-            words
-            for call in part.calls
-            for step in self.matched.steps[call]
-            for words in differences(step, self.port.modules[call.module])
-        ]
+        said = [one for some in self._reasons.settings(part).values() for one in some]
         findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
         why = (
             "it draws random numbers in phase TRAIN, and the port does not take Caffe's mask, as "
@@ -645,6 +548,8 @@ class Comparison:
     def _tensors(self, part: Part) -> list[str]:
         """What is compared of a part; without all of its outputs its gradients are others."""
         made = {top for step in part.steps for top in step.tops}
+        if self.first.without.issuperset(part.tops):  # which is said of all such parts at once
+            return [*part.tops]
         if not made.intersection(self.net.outputs).issubset(part.tops):
             return [*part.tops]
         sent = [part.sent(each) for each in part.bottoms]
@@ -712,7 +617,7 @@ class Comparison:
         return run
 
     def _own(self, port: Port, values: Tensors, params: Tensors) -> Tensors:
-        seen = self._run(port, values, params)
+        seen = self.run(port, values, params)
         if seen.failed:
             raise BadRequest(f"{seen.failed}; it must run in float64 as well, and in copies")
         return seen.own
@@ -795,7 +700,7 @@ class Comparison:
         """What the port makes of the inputs by itself, as far as it gets."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            seen = self._run(self.port.in_precision(torch.float32), None, self._params(False))
+            seen = self.run(self.port.in_precision(torch.float32), None, self.params(False))
         return {name: each.numpy() for name, each in seen.own.items()}
 
     def _inherited(self, expected: Expected) -> Mapping[str, Agreement]:
@@ -815,7 +720,7 @@ class Comparison:
             if what in [f"the port's {call}" for call in part.calls]:
                 other = f"{came}, not {value}" if came else f"something else than {value}"
                 words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
-                yield Finding("wiring", words, value)
+                yield self._reasons.of(part.steps[0].name, Finding("wiring", words, value))
 
     def _counted(self, part: Part) -> Iterator[Finding]:
         """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.
@@ -872,132 +777,17 @@ class Comparison:
             if unchosen:
                 words += ", as PyTorch's have unless they are told: a training goes on otherwise"
             cause = UNCHOSEN if unchosen else "momentum"
-            yield Finding("statistics", words, step.tops[0], cause)
+            yield self._reasons.of(step.name, Finding("statistics", words, step.tops[0], cause))
 
     @property
     def _norms(self) -> tuple[Mapping[str, Array32], Mapping[str, Array32]]:
         """The net's parameters before a forward, and behind it."""
         return self.net.params, {**self.net.params, **self.net.after}
 
-    def _finding(
-        self, part: Part, name: str, value: Floating, expected: Expected, side: str
-    ) -> Finding:
-        truth = expected.truth[name]
-        words, cause = "", ""
-        settings = [
-            each
-            for call in part.calls
-            for step in self.matched.steps[call]
-            for each in differences(step, self.port.modules[call.module])
-        ]
-        if not fits(name, value.shape, truth.shape):
-            words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
-            words += rounded_sizes(name, value, expected)
-            cause = "shape"
-        else:
-            # Caffe is what the port must be: the explanation says what the port does instead.
-            ported = np.asarray(as_float32(truth), np.float64)
-            swapped = replace(expected, truth={name: value.astype(np.float64).reshape(truth.shape)})
-            failure = Failure(
-                tensor=name,
-                name=_spoken(name),
-                is_gradient=name.startswith(GRADIENT),
-                expected=np.asarray(swapped.truth[name]),
-                bound=np.where(
-                    np.isfinite(expected.bound.worst[name]), expected.bound.worst[name], np.inf
-                ),
-                actual=ported,
-                wrong=wrong(name, value, expected),
-                shape=self.net.values[part.bottoms[0]].shape if part.bottoms else (),
-                is_loss=part.steps[-1].type.endswith("Loss"),
-                rivals=lambda: chain(
-                    self._rivals(part, name), () if settings else self._others(part)
-                ),
-            )
-            found = explain(failure)
-            words, cause = found.words + self._gates(part, name, value, expected), found.code
-            if _code(name) == "parameter":
-                learned = self._learned(name.removeprefix(GRADIENT), cause == "zero")
-                words = "; ".join(filter(None, [learned, words]))
-        said = [words, *(CLAMP for step in part.steps if clamps(step, self.net)), *settings]
-        if _code(name) == "backward":
-            said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
-        return Finding(_code(name), side + "; ".join(said), name, cause)
-
-    def _learned(self, param: str, zero: bool) -> str:
-        """In words, how the port learns a parameter otherwise than Caffe; "" for not at all.
-
-        Args:
-            param: of the net.
-            zero: whether its gradient in the port is 0.
-        """
-        own = of_port(self.port.model)
-        held = {name: own[name] for name in self.weights.places if param in self._held(name)}
-        for step in [each for each in self.net.steps if param in each.params]:
-            others = {each.params[step.params.index(param)] for each in sharing(self.net, step)}
-            apart = [name for name in self.weights.places if others.intersection(self._held(name))]
-            if apart:
-                return (
-                    f"the port learns {', '.join([*held, *apart])} apart, and in Caffe they are "
-                    "one parameter that layers share"
-                )
-        kinds = {True: "has requires_grad False", False: "is a buffer"}
-        frozen = [
-            f"{name} {kinds[isinstance(each, torch.nn.Parameter)]}"
-            for name, each in held.items()
-            if not learns(each)
-        ]
-        if not frozen and not zero:
-            return ""
-        why = f": {', '.join(frozen)}" if frozen else ""
-        return f"the port does not learn {param}{why}"
-
-    def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
-        """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
-        of_lstm = {one for step in part.steps if step.type == "LSTM" for one in step.params}
-        if name.removeprefix(GRADIENT) not in of_lstm:
-            return ""
-        parts = np.split(wrong(name, value, expected), 4)
-        gates = [gate for gate, each in zip("ifog", parts, strict=True) if np.any(each)]
-        return f"; of the gates i, f, o, g in {', '.join(gates)}" if len(gates) < 4 else ""
-
-    def _others(self, part: Part) -> Iterator[Rival]:
-        """What the part would make if one of its layers were another."""
-        return rivals(self.net, part.steps, part.tops, part.bottoms, part.sent)
-
-    def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
-        """What the part would make without its bias."""
-        step = part.steps[-1]
-        if step.type not in BIASED or len(step.params) < 2 or name not in step.tops:
-            return
-        value = self.net.values[name].astype(np.float64)
-        bias = self.net.params[step.params[1]].astype(np.float64)
-        shape = (1, -1, *(1 for _ in value.shape[2:]))
-        yield Rival(
-            "bias",
-            "{tensor} is as without the bias",
-            {name: value - bias.reshape(shape)},
-            {name: 4 * UNIT_ROUNDOFF * (np.abs(value) + np.abs(bias.reshape(shape)))},
-        )
-
 
 def read_by(step: Step) -> tuple[str, ...]:
     """The values of which a layer makes its own; of a Crop's second bottom it takes the shape."""
     return step.bottoms[:1] if step.type == "Crop" else step.bottoms
-
-
-def _code(name: str) -> str:
-    if not name.startswith(GRADIENT):
-        return "forward"
-    return "backward" if " of " in name else "parameter"
-
-
-def _spoken(name: str) -> str:
-    """A tensor's name in a sentence."""
-    if not name.startswith(GRADIENT):
-        return f"the port's {name}"
-    bottom = name.removeprefix(GRADIENT).partition(" of ")[0]
-    return f"the port's gradient of {bottom}"
 
 
 def _other_shapes(net: Golden, seen: Seen) -> str:

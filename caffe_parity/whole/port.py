@@ -367,7 +367,7 @@ class Port:
             came = came or _as_an_image(tensor, values[value], value)
             recipe = recorder.of(tensor)
             if call and not came and recipe and _names_in(recipe) == {value}:
-                seen.made_of[call] = names_of(recipe)
+                seen.made_of[call] = _written(recipe)
                 if call in layout.through or tensor.numel() != values[value].numel():
                     return tensor
             seen.wired.append((what, came, value))
@@ -458,11 +458,11 @@ class Port:
                 seen.failed = error
                 return seen
         seen.results = results_of(result)
-        for key, each in seen.results.items():
+        for key, each in [*seen.results.items()]:
             seen.named[key] = given.name(each) or raw.name(each)
             seen.near += bool(looking and values is not None and close_to(each, values))
             if key in layout.ends and not seen.named[key]:
-                taken(f"the port's result {key}", layout.ends[key], each)
+                seen.results[key] = taken(f"the port's result {key}", layout.ends[key], each)
                 seen.named[key] = layout.ends[key]
         return seen
 
@@ -648,9 +648,17 @@ def _names_in(recipe: Recipe) -> set[str]:
     return {each.name for each in ingredients(recipe)}
 
 
-def names_of(recipe: Recipe) -> list[str]:
-    """The operations of a recipe, in order, as one would write them."""
-    return [getattr(each.func, "__name__", "").strip("_") for each in steps_of(recipe)]
+def _written(recipe: Recipe) -> list[str]:
+    """The operations of a recipe, in order, with what they take beside tensors."""
+    found = []
+    for each in steps_of(recipe):
+        given = [str(one) for one in each.args if isinstance(one, (int, float, str, list, tuple))]
+        given += [
+            f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, (int, float, str))
+        ]
+        name = getattr(each.func, "__name__", "").strip("_")
+        found.append(f"{name}({', '.join(given)})" if given else name)
+    return found
 
 
 def results_of(result: Any) -> dict[str | int, torch.Tensor]:

@@ -32,6 +32,9 @@ Compute = Callable[[Tensors], Tensors]
 ALIKE = ("ReLU", "Sigmoid", "TanH", "ELU", "AbsVal", "BNLL", "Softmax", "Swish")
 """Types of one bottom and no parameters that people take for one another."""
 
+SETTING = "setting of "
+"""How the code of a rival begins that says which of the layers is another."""
+
 EPS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 0.0)
 """What is added below a root here and there."""
 
@@ -88,7 +91,9 @@ def rivals(
                 if name in right and not np.array_equal(each, right[name])
             }
             words = other.words.replace("{", "{{").replace("}", "}}")
-            yield Rival("setting", "{tensor} " + words, predicted, dict.fromkeys(predicted, 0.0))
+            yield Rival(
+                SETTING + step.name, "{tensor} " + words, predicted, dict.fromkeys(predicted, 0.0)
+            )
 
 
 def _tried(*arguments: Any) -> dict[str, Any]:

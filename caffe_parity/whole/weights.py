@@ -32,6 +32,11 @@ class Weights:
         """The net's parameters that are in the port."""
         return {name for each in self.places.values() for name in each.params}
 
+    def made_of(self, name: str) -> tuple[str, ...]:
+        """The net's parameters that one of the port's holds; () for none."""
+        found = self.places.get(name)
+        return found.params if found else ()
+
     def state(
         self,
         own: Mapping[str, torch.Tensor],

@@ -287,11 +287,11 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _of_resnet() -> Iterator[Fault]:
-    yield _fault("resnet", "eps", "bn_conv1, scale_conv1", ALL, "eps", _set("bn_conv1", eps=1e-2))
+    yield _fault("resnet", "eps", "bn_conv1", ALL, "eps", _set("bn_conv1", eps=1e-2))
     yield _fault(
         "resnet",
         "another momentum",
-        "bn_conv1, scale_conv1",
+        "bn_conv1",
         "statistics",
         "momentum 0.01",
         _set("bn_conv1", momentum=0.01),
@@ -302,7 +302,7 @@ def _of_resnet() -> Iterator[Fault]:
     yield _fault(
         "resnet",
         "frozen statistics",
-        "bn_conv1, scale_conv1",
+        "bn_conv1",
         f"{ALL} statistics",
         "use_global_stats true",
         _instead("bn_conv1", _frozen),
@@ -310,7 +310,7 @@ def _of_resnet() -> Iterator[Fault]:
     yield _fault(
         "resnet",
         "the Scale's bias is forgotten",
-        "bn_conv1, scale_conv1",
+        "scale_conv1",
         FORWARD,
         "without the bias",
         _instead("bn_conv1", _no_shift),
@@ -326,7 +326,7 @@ def _of_resnet() -> Iterator[Fault]:
     yield _fault(
         "resnet",
         "running statistics",
-        "bn2a_branch2a, scale2a_branch2a",
+        "bn2a_branch2a",
         ALL,
         "variance over m - 1",
         _instead("bn2a_branch2a", _unbiased),
