@@ -27,7 +27,7 @@ from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
-from caffe_parity.whole.recipe import Fixed, Recipe, Recorder, ingredients, steps_of
+from caffe_parity.whole.recipe import Fixed, Recipe, Recorder, ingredients, steps_of, version
 
 Tensors = dict[str, torch.Tensor]
 
@@ -421,8 +421,8 @@ class Port:
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
-            for inside, (made, version) in gives.items():
-                does_more = made is not result or made._version != version
+            for inside, (made, before) in gives.items():
+                does_more = made is not result or version(made) != before
                 whole = not isinstance(self.modules[inside.module], RECURRENT)
                 if (
                     inside.module in self.nested.get(name, ())
@@ -433,7 +433,7 @@ class Port:
             changed = replaced(call, name, result)
             goes_on = result if changed is None else changed
             if name in self.nested and isinstance(goes_on, torch.Tensor):
-                gives[call] = goes_on, goes_on._version
+                gives[call] = goes_on, version(goes_on)
             return changed
 
         def replaced(call: Call, name: str, result: Any) -> Any:
@@ -601,13 +601,13 @@ class _Names:
 
     def put(self, tensor: torch.Tensor, name: str) -> None:
         """Names a tensor, and keeps it, so that no other one gets its id."""
-        self._known[id(tensor)] = tensor, name, tensor._version
+        self._known[id(tensor)] = tensor, name, version(tensor)
 
     def name(self, tensor: torch.Tensor) -> str:
         """That of a tensor, or of the one of which it is a view in the same order; or ""."""
         for each in [tensor] if tensor._base is None else [tensor, tensor._base]:
             found = self._known.get(id(each))
-            if found and found[2] == each._version and _same_order(tensor, each):
+            if found and found[2] == version(each) and _same_order(tensor, each):
                 return found[1]
         return ""
 

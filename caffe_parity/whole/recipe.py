@@ -96,11 +96,11 @@ class Recorder:
     def made(self, tensor: torch.Tensor) -> Recipe | None:
         """What was taken down of a tensor, whatever else it is."""
         found = self._made.get(id(tensor))
-        return found[2] if found and found[1] == tensor._version else None
+        return found[2] if found and found[1] == version(tensor) else None
 
     def put(self, tensor: torch.Tensor, recipe: Recipe) -> None:
         """Says what makes a tensor."""
-        self._made[id(tensor)] = tensor, tensor._version, recipe
+        self._made[id(tensor)] = tensor, version(tensor), recipe
 
     def before(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Made | None:
         """An operation that is about to run."""
@@ -129,6 +129,11 @@ class Recorder:
             if made is not None:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
                 self.put(each, recipe)
+
+
+def version(tensor: torch.Tensor) -> int:
+    """Another number once somebody has written into it; of inference mode PyTorch counts none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 _UNKNOWN = object()
