@@ -374,3 +374,20 @@ def test_what_runs_without_gradients_is_told_once(
     model = Guarded(context, whole)
     model.pool1.ceil_mode = False
     assert "pool1" in said("lenet", model, phase)
+
+
+class Turned(Siamese):
+    """The right branch runs first."""
+
+    def forward(self, left: Tensor, right: Tensor, sim: Tensor) -> Tensor:
+        """The loss."""
+        other = self.branch(right)
+        return self.loss(self.branch(left), other, sim)  # type: ignore[no-any-return]
+
+
+def test_branches_may_run_in_any_order(caffe: Caffe) -> None:
+    """Each call is that layer's whose bottom it reads; a fault is told of its own layers."""
+    assert said("siamese", Turned()) == {}
+    model = Turned()
+    model.act = nn.ELU(1.0)
+    assert set(said("siamese", model)) == {"act", "act_p"}

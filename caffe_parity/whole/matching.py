@@ -96,6 +96,10 @@ def match(
     for step in net.steps:
         if step.name in asked:
             pair(step, asked[step.name], "--map")
+    for step, computed in told:
+        if step in left and computed not in found.steps:
+            found.add(computed, step, "their values")
+            left.remove(step)
     inner = {outer.module: inside.module for outer, inside in around.items()}
     calls = [call for call in calls if call not in around]
     names = {call.module: [call.module] for call in calls}
@@ -115,10 +119,6 @@ def match(
             ]
             if len(same) == 1 and step.name not in asked:
                 pair(step, same[0], "name")
-    for step, computed in told:
-        if step in left and computed not in found.steps:
-            found.add(computed, step, "their values")
-            left.remove(step)
     for step in net.steps:
         owner = _owner(net, step)
         call = found.call_of(owner) if owner else None

@@ -87,7 +87,7 @@ def weights_of(
     places: dict[str, Held] = {}
     findings: list[Finding] = []
     called = {call.module for call in calls}
-    for call, steps in matched.steps.items():
+    for call, steps in sorted(matched.steps.items(), key=lambda each: each[1][0].index):
         module, prefix = modules[call.module], f"{call.module}."
         for step in steps:
             found = (held(net, step, module) if step.params else None) or {}
