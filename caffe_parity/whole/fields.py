@@ -72,7 +72,7 @@ def _pair(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
-def _extent(fields: Fields, name: str, usual: int) -> tuple[int, ...]:
+def extent(fields: Fields, name: str, usual: int) -> tuple[int, ...]:
     """kernel_size, stride or pad, of which a message may say one number, two, or _h and _w."""
     short = name.removesuffix("_size")
     if fields.get(f"{short}_h") or fields.get(f"{short}_w"):
@@ -96,7 +96,7 @@ def _convolution(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
         value = getattr(module, own)
         if isinstance(value, str):
             continue
-        yield own, _pair(value), _extent(fields, name, usual)
+        yield own, _pair(value), extent(fields, name, usual)
     yield "groups", module.groups, fields["group"]
     yield "bias", module.bias is not None, fields["bias_term"]
 
@@ -108,11 +108,11 @@ def _pooling(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if fields["global_pooling"]:
         return
     yield "the type of pooling", "MAX" if is_max else "AVE", fields["pool"]
-    yield "kernel_size", _pair(module.kernel_size), _extent(fields, "kernel_size", 1)
-    yield "stride", _pair(module.stride), _extent(fields, "stride", 1)
-    yield "padding", _pair(module.padding), _extent(fields, "pad", 0)
+    yield "kernel_size", _pair(module.kernel_size), extent(fields, "kernel_size", 1)
+    yield "stride", _pair(module.stride), extent(fields, "stride", 1)
+    yield "padding", _pair(module.padding), extent(fields, "pad", 0)
     yield "ceil_mode", module.ceil_mode, fields.get("round_mode", "CEIL") == "CEIL"
-    if not is_max and any(_extent(fields, "pad", 0)):
+    if not is_max and any(extent(fields, "pad", 0)):
         yield "count_include_pad", module.count_include_pad, True
     if is_max:
         yield "dilation", _pair(module.dilation), (1, 1)

@@ -510,6 +510,7 @@ class Comparison:
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""
         said = [one for some in self._reasons.settings(part).values() for one in some]
+        said += self._kept(part)
         findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
         why = (
             "it draws random numbers in phase TRAIN, and the port does not take Caffe's mask, as "
@@ -519,6 +520,27 @@ class Comparison:
         if not alone:
             why += "; of the layer's name it would be compared"
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
+
+    def _kept(self, part: Part) -> Iterator[str]:
+        """What a Dropout that takes no mask does otherwise than Caffe's: what it keeps, it scales."""
+        if len(part.steps) > 1:
+            return
+        (step,) = part.steps
+        made, taken = self.first.own[part.tops[0]].double(), self.values[part.bottoms[0]].double()
+        ratio = float(step.fields["dropout_ratio"])
+        kept = (made != 0) & (taken != 0)
+        if made.shape != taken.shape or not bool(kept.any()):
+            return
+        factors = (made / taken)[kept]
+        scale = 1 / (1 - ratio)
+        if bool(((factors - scale).abs() > 8 * UNIT_ROUNDOFF * scale).any()):
+            words = (
+                "drops nothing" if torch.equal(made, taken) else "scales what it keeps otherwise"
+            )
+            yield (
+                f"the port {words}: Caffe's {step.name} sets {ratio:g} of the elements to 0, and "
+                f"multiplies the others by {scale:g}"
+            )
 
     @cached_property
     def _taken_out(self) -> frozenset[str]:
@@ -719,6 +741,9 @@ class Comparison:
         for what, came, value in self.first.wired:
             if what in [f"the port's {call}" for call in part.calls]:
                 other = f"{came}, not {value}" if came else f"something else than {value}"
+                call = next(each for each in part.calls if what == f"the port's {each}")
+                if call in self.first.made_of:
+                    other += f", {', '.join(self.first.made_of[call])} of it"
                 words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
                 yield self._reasons.of(part.steps[0].name, Finding("wiring", words, value))
 
