@@ -522,8 +522,8 @@ class Comparison:
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
 
     def _kept(self, part: Part) -> Iterator[str]:
-        """What a Dropout that takes no mask does otherwise than Caffe's: what it keeps, it scales."""
-        if len(part.steps) > 1:
+        """What a Dropout that takes no mask does otherwise than Caffe's with what it keeps."""
+        if len(part.steps) > 1 or part.name in self.left_out:
             return
         (step,) = part.steps
         made, taken = self.first.own[part.tops[0]].double(), self.values[part.bottoms[0]].double()
@@ -921,24 +921,26 @@ def _matched(
 
 
 def _must_be_one_call(found: Comparison) -> None:
-    """Checks that no loop of the port's own forward computes a recurrent layer.
+    """Checks that what a loop over a cell makes is all outputs of a recurrent layer.
 
     Raises:
-        BadRequest: one does.
+        BadRequest: it is not.
     """
-    places = [call.module for call in found.matched.steps if call.number == 0]
+    misfits = [each.tensor for each in found.weights.findings if each.cause == "shape"]
+    held = [call.module for call in found.matched.steps if call.module not in misfits]
+    left = {step.name for step in (*found.unmatched, *found.homeless)}
     for step in found.net.steps:
-        if step.type not in ("LSTM", "RNN") or step.name in found.left_out:
-            continue
         call = found.matched.call_of(step)
-        if call and not isinstance(found.port.modules[call.module], torch.nn.RNNCellBase):
+        known = step.name not in left and call and call.module in held
+        if step.type not in ("LSTM", "RNN") or known or step.name in found.left_out:
             continue
         for each in found.first.calls:
             cell = found.port.modules[each.module]
-            inside = any(each.module.startswith(f"{place}.") for place in places)
+            inside = any(f"{each.module}.".startswith(f"{place}.") for place in held)
             if isinstance(cell, torch.nn.RNNCellBase) and not inside:
                 raise BadRequest(
                     f"the port's {each.module} ({type(cell).__name__}) computes one step, and "
                     f"Caffe's layer {step.name} ({step.type}) all: the loop around it belongs in a "
-                    "module of its own, which takes the sequence and cont and gives all outputs"
+                    "module of its own, with all parameters, which takes the sequence and cont and "
+                    "gives all outputs"
                 )

@@ -129,6 +129,8 @@ def match(
     _with_scales(net, left, modules, found)
     if guess:
         _by_kind(left, calls, modules, found)
+    cells = [name for name, each in modules.items() if isinstance(each, torch.nn.RNNCellBase)]
+    found.opened = frozenset(call for call in found.steps if call.module in cells)
     return found
 
 

@@ -410,7 +410,8 @@ class Port:
                     seen.reads[call] = close_to(self._steps_first(name, args[0]), values)
                 return None
             changed = list(args)
-            for position, value in enumerate(place.bottoms[: len(changed)]):
+            is_step = isinstance(self.modules[name], torch.nn.RNNCellBase)  # its state is no bottom
+            for position, value in enumerate(place.bottoms[: 1 if is_step else len(changed)]):
                 if _is_float(changed[position]):
                     steps_first = self._steps_first(name, changed[position])
                     made = taken(f"the port's {call}", value, steps_first, call)

@@ -73,7 +73,8 @@ class Reasons:
         """What the port computes between a layer's bottom and the module of the layer."""
         for call in part.calls:
             made = self._compared.first.made_of.get(call)
-            if made:
+            is_step = isinstance(self._port.modules[call.module], torch.nn.RNNCellBase)
+            if made and not is_step:
                 bottom = self._compared.matched.steps[call][0].bottoms[0]
                 yield f"the port's {call} reads what {', '.join(made)} makes of {bottom}"
 
