@@ -111,7 +111,8 @@ def _pooling(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
     yield "kernel_size", _pair(module.kernel_size), extent(fields, "kernel_size", 1)
     yield "stride", _pair(module.stride), extent(fields, "stride", 1)
     yield "padding", _pair(module.padding), extent(fields, "pad", 0)
-    yield "ceil_mode", module.ceil_mode, fields.get("round_mode", "CEIL") == "CEIL"
+    if extent(fields, "stride", 1) != (1, 1):  # else both come to the same
+        yield "ceil_mode", module.ceil_mode, fields.get("round_mode", "CEIL") == "CEIL"
     if not is_max and any(extent(fields, "pad", 0)):
         yield "count_include_pad", module.count_include_pad, True
     if is_max:

@@ -27,6 +27,7 @@ from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
+from caffe_parity.whole import recipe as recipes
 from caffe_parity.whole.recipe import Fixed, Recipe, Recorder, ingredients, steps_of, version
 
 Tensors = dict[str, torch.Tensor]
@@ -586,12 +587,32 @@ class _Operations(TorchFunctionMode):
         return {known[-1].op[0]: Made(value, known[-1].op[1])} if known else {}
 
     def of(self, tensor: torch.Tensor, value: str) -> dict[int, Made]:
-        """The operation that made a tensor, as in `Layout`; {} where it is not known."""
+        """The operation that made a tensor, as in `Layout`; {} where it is not known.
+
+        What is detached is the value already, and may be read with its gradient, too.
+        """
+        recipe, node = self.recorder.made(tensor), None
+        while isinstance(recipe, recipes.Made) and recipe.args and _keeps(recipe):
+            below = recipe.args[0]
+            if recipe.func.__name__ not in SHAPES:
+                node = self.nodes.get(id(below))
+            recipe = below
+        if node:
+            return {node.op[0]: Made(value, node.op[1])}
         for each in [tensor] if tensor._base is None else [tensor._base, tensor]:
             made = self._made.get(id(each))
             if made and _same_order(tensor, each):
                 return {made[1]: Made(value, made[2])}
         return {}
+
+
+SHAPES = ("flatten", "reshape", "unsqueeze", "squeeze", "view")
+"""The operations that change a tensor's shape alone."""
+
+
+def _keeps(recipe: recipes.Made) -> bool:
+    """Whether an operation gives the numbers that it takes, in their order."""
+    return getattr(recipe.func, "__name__", "") in (*SHAPES, "detach", "clone", "contiguous")
 
 
 class _Names:

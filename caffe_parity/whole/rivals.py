@@ -10,52 +10,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from caffe_parity.contract import GRADIENT, Shape
+from caffe_parity.contract import GRADIENT
 from caffe_parity.layer import Rival
 from caffe_parity.ports.catalogue import Refused, Said, evaluated
 from caffe_parity.ports.layers import PORTS
-from caffe_parity.whole.fields import extent
 from caffe_parity.whole.golden import Golden, Step
-
-Tensors = dict[str, torch.Tensor]
-Compute = Callable[[Tensors], Tensors]
-"""From "bottom[0]" and "blob[0]" to "top[0]"."""
-
-ALIKE = ("ReLU", "Sigmoid", "TanH", "ELU", "AbsVal", "BNLL", "Softmax", "Swish")
-"""Types of one bottom and no parameters that people take for one another."""
+from caffe_parity.whole.mistakes import ALIKE, Compute, Other, mistakes
 
 SETTING = "setting of "
 """How the code of a rival begins that says which of the layers is another."""
-
-FUNCTIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "Hardsigmoid": functional.hardsigmoid,
-    "Hardtanh": functional.hardtanh,
-    "Softsign": functional.softsign,
-    "ReLU6": functional.relu6,
-    "GELU": functional.gelu,
-    "GELU (approximate='tanh')": partial(functional.gelu, approximate="tanh"),
-    "Hardswish": functional.hardswish,
-    "SELU": functional.selu,
-    "CELU": functional.celu,
-    "LogSigmoid": functional.logsigmoid,
-    "Mish": functional.mish,
-}
-"""What people put in the place of such a layer, by the module's name in PyTorch."""
-
-SMOOTHED = (0.1, 0.2, 0.05, 0.01)
-"""What `label_smoothing` often is."""
-
-CLASSES = 64
-"""Of as many classes and fewer, every one is tried as a label."""
 
 EPS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 0.0)
 """What is added below a root here and there."""
@@ -63,23 +32,6 @@ EPS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 0.0)
 
 USUAL = (1.0, 0.0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 2.0, 3.0)
 """Numbers that many a setting has by default elsewhere."""
-
-
-MOST_ORDERS = 4
-"""Bottoms of which every order is tried: 23 others."""
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another thing that a layer may be taken for.
-
-    Attributes:
-        words: what is said of a tensor: "is as with lrn_param.alpha 0.02".
-        compute: computes it.
-    """
-
-    words: str
-    compute: Compute
 
 
 def rivals(
@@ -189,7 +141,7 @@ def others(net: Golden, step: Step) -> Iterator[Other]:
     compute = _as_said(net, step)
     if compute is None:
         return
-    yield from _special(net, step, compute)
+    yield from mistakes(net, step, compute)
     same = net.values[step.bottoms[0]].shape == net.values[step.tops[0]].shape
     if same and len(step.bottoms) == 1:
         yield Other(
@@ -204,102 +156,6 @@ def others(net: Golden, step: Step) -> Iterator[Other]:
         other = _as_said(net, step, {"type": type_, "top": step.said["top"]})
         if type_ != step.type and other is not None:
             yield Other(f"is what a {type_} makes, and {step.name} is a {step.type}", other)
-    for name, function in FUNCTIONS.items() if step.type in ALIKE else ():
-        yield Other(
-            f"is what PyTorch's {name} makes, and {step.name} is Caffe's {step.type}",
-            partial(_by_function, function),
-        )
-    if step.type == "ELU":
-        alpha = float(step.fields["alpha"])
-        yield Other(
-            f"is what PyTorch's CELU makes, and {step.name} is Caffe's ELU",
-            partial(_by_function, partial(functional.celu, alpha=alpha)),
-        )
-    yield from _losses(net, step, compute)
-
-
-def _by_function(function: Callable[[torch.Tensor], torch.Tensor], given: Tensors) -> Tensors:
-    return {"top[0]": function(given["bottom[0]"])}
-
-
-def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
-    """Mistakes with a loss that no field of it says."""
-    if step.type == "EuclideanLoss":
-        for words, function in (
-            (
-                "the sum of the squares: Caffe divides by 2N",
-                partial(functional.mse_loss, reduction="sum"),
-            ),
-            (
-                "the mean of the squares, as MSELoss's: Caffe's is the sum by 2N",
-                functional.mse_loss,
-            ),
-            ("what L1Loss makes: Caffe takes the squares", functional.l1_loss),
-            ("what SmoothL1Loss makes: Caffe takes the squares", functional.smooth_l1_loss),
-        ):
-            yield Other(f"is {words}", partial(_of_two, function))
-    if step.type == "ContrastiveLoss":
-        yield Other(
-            f"is as with 1 - {step.bottoms[2]}: 1 stands for alike in Caffe",
-            lambda given: compute({**given, "bottom[2]": 1 - given["bottom[2]"]}),
-        )
-        margin = float(step.fields["margin"])
-        yield Other(
-            "is as without the square of what is left of the margin",
-            lambda given: {"top[0]": _contrastive(given, margin, power=1)},
-        )
-    if step.type != "SoftmaxWithLoss":
-        return
-    axis = int(step.fields["axis"])
-    classes = net.values[step.bottoms[0]].shape[axis]
-    yield Other(
-        "is as with a softmax before it: the layer takes scores, and makes its own",
-        lambda given: compute({**given, "bottom[0]": given["bottom[0]"].softmax(axis)}),
-    )
-    yield Other(
-        "is as with the scores for the logarithms of probabilities: no softmax is taken",
-        lambda given: {"top[0]": functional.nll_loss(given["bottom[0]"], _labels(given, axis))},
-    )
-    for shift in (1, -1):
-        yield Other(
-            f"is as with {step.bottoms[1]} {shift:+d}: Caffe's labels begin at 0",
-            partial(_relabelled, compute, shift, classes),
-        )
-    if classes > CLASSES:
-        return
-    for much in SMOOTHED:
-        yield Other(
-            f"is as with label_smoothing {much:g}: Caffe has none",
-            partial(_smoothed, compute, much, classes),
-        )
-
-
-def _of_two(function: Callable[..., torch.Tensor], given: Tensors) -> Tensors:
-    return {
-        "top[0]": function(given["bottom[0]"], given["bottom[1]"].reshape_as(given["bottom[0]"]))
-    }
-
-
-def _labels(given: Tensors, axis: int) -> torch.Tensor:
-    """The labels in the shape of the scores without their axis."""
-    shape = list(given["bottom[0]"].shape)
-    del shape[axis]
-    return given["bottom[1]"].reshape(shape).long()
-
-
-def _relabelled(compute: Compute, shift: int, classes: int, given: Tensors) -> Tensors:
-    return compute({**given, "bottom[1]": (given["bottom[1]"].detach() + shift) % classes})
-
-
-def _smoothed(compute: Compute, much: float, classes: int, given: Tensors) -> Tensors:
-    """The loss with a part of each label's weight spread over all classes."""
-    label = given["bottom[1]"].detach()
-    each = [
-        compute({**given, "bottom[1]": torch.full_like(label, number)})["top[0]"]
-        for number in range(classes)
-    ]
-    rest = torch.stack(each).sum(0)
-    return {"top[0]": (1 - much) * compute(given)["top[0]"] + much / classes * rest}
 
 
 def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -352,129 +208,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _special(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
-    """Mistakes that no field of the layer's says."""
-    shape = net.values[step.bottoms[0]].shape
-    if step.bottoms[0] in net.inputs:
-        yield Other(
-            "is as with an input of 0 to 1: Caffe's images are of 0 to 255",
-            lambda given: compute({**given, "bottom[0]": given["bottom[0]"] / 255}),
-        )
-    if step.type == "Scale" and len(step.params) > 1:
-        yield Other(
-            "is as without the bias",
-            lambda given: compute({**given, "blob[1]": torch.zeros_like(given["blob[1]"])}),
-        )
-    if step.type in ("Convolution", "InnerProduct") and len(shape) == 4:
-        if shape[1] == 3:
-            yield Other(
-                "is as with the channels the other way round: Caffe's images are BGR, not RGB",
-                lambda given: compute({**given, "bottom[0]": given["bottom[0]"].flip(1)}),
-            )
-        yield Other(
-            "is as flattened with the channels last: Caffe's order is N, C, H, W",
-            lambda given: compute(
-                {**given, "bottom[0]": given["bottom[0]"].permute(0, 2, 3, 1).reshape(shape)}
-            ),
-        )
-    if step.type == "Pooling" and step.fields["pool"] == "AVE":
-        yield Other(
-            "is as with count_include_pad false: Caffe counts the padding",
-            lambda given: {"top[0]": _without_padding(given, step, compute)},
-        )
-        size = int(np.prod(_window(step, shape)))
-        yield Other(
-            "is the sum over a window, not its mean",
-            lambda given: {"top[0]": compute(given)["top[0]"] * size},
-        )
-    if step.type == "BatchNorm":
-        yield Other(
-            "is as with a variance over m - 1: Caffe normalises with that over m",
-            lambda given: _unbiased(given, float(step.fields["eps"])),
-        )
-        yield Other(
-            "is as with sums for statistics: Caffe divides them by the third blob",
-            lambda given: compute({**given, "blob[2]": torch.ones_like(given["blob[2]"])}),
-        )
-    if step.type == "ContrastiveLoss" and not step.fields["legacy_version"]:
-        margin = float(step.fields["margin"])
-        yield Other(
-            "is as without the 1e-4 that Caffe adds to the distance by which it divides",
-            lambda given: {"top[0]": _contrastive(given, margin)},
-        )
-    if step.type in ("LSTM", "RNN"):
-        yield Other(
-            f"is as where {step.bottoms[1]} is 1 everywhere: the port does not begin anew where "
-            "it is 0",
-            lambda given: compute({**given, "bottom[1]": torch.ones_like(given["bottom[1]"])}),
-        )
-    if step.type == "LSTM":
-        yield Other(
-            "is as with the gates in the order i, f, g, o: Caffe's is i, f, o, g",
-            lambda given: compute(
-                {name: _swapped(each) if "blob" in name else each for name, each in given.items()}
-            ),
-        )
-    if step.type == "Softmax":
-        yield Other(
-            "is the logarithm of what a Softmax makes",
-            lambda given: {"top[0]": compute(given)["top[0]"].log()},
-        )
-    if step.type in ("Concat", "Eltwise") and len(step.bottoms) <= MOST_ORDERS:
-        for order in list(permutations(range(len(step.bottoms))))[1:]:
-            names = ", ".join(step.bottoms[index] for index in order)
-            yield Other(
-                f"is as with the bottoms of {step.name} in the order {names}",
-                partial(_reordered, compute, order),
-            )
-    if step.type == "Crop":
-        yield Other("is as with the crop in the middle", lambda given: _centred(given))
-
-
-def _reordered(compute: Compute, order: Sequence[int], given: Tensors) -> Tensors:
-    places = enumerate(order)
-    return compute({f"bottom[{place}]": given[f"bottom[{index}]"] for place, index in places})
-
-
-def _swapped(blob: torch.Tensor) -> torch.Tensor:
-    """The blob whose gates are taken for i, f, g, o where they are i, f, o, g."""
-    i, f, o, g = blob.chunk(4)
-    return torch.cat([i, f, g, o])
-
-
-def _window(step: Step, shape: Shape) -> Sequence[int]:
-    """The extents of a Pooling's window."""
-    if step.fields["global_pooling"]:
-        return shape[2:]
-    return extent(step.fields, "kernel_size", 1)
-
-
-def _without_padding(given: Tensors, step: Step, compute: Compute) -> torch.Tensor:
-    """An average over what of a window lies within the bottom."""
-    x = given["bottom[0]"]
-    sums = compute({"bottom[0]": x})["top[0]"]
-    return sums / compute({"bottom[0]": torch.ones_like(x)})["top[0]"]
-
-
-def _unbiased(given: Tensors, eps: float) -> Tensors:
-    x = given["bottom[0]"]
-    axes = [each for each in range(x.ndim) if each != 1]
-    mean = x.mean(axes, keepdim=True)
-    return {"top[0]": (x - mean) / (x.var(axes, keepdim=True) + eps).sqrt()}
-
-
-def _contrastive(given: Tensors, margin: float, power: int = 2) -> torch.Tensor:
-    one, other, same = (given[f"bottom[{index}]"] for index in range(3))
-    square = (one - other).square().flatten(1).sum(1)
-    apart = functional.relu(margin - square.sqrt()) ** power
-    same = same.flatten()
-    return (same * square + (1 - same) * apart).sum() / (2 * len(one))
-
-
-def _centred(given: Tensors) -> Tensors:
-    x, wanted = given["bottom[0]"], given["bottom[1]"].shape
-    for axis in range(2, x.ndim):
-        x = x.narrow(axis, (x.shape[axis] - wanted[axis]) // 2, wanted[axis])
-    return {"top[0]": x}
