@@ -244,7 +244,8 @@ class Comparison:
     def homeless(self) -> list[Step]:
         """The layers with parameters that no module holds."""
         held = {step.index for steps in self.matched.steps.values() for step in steps}
-        return [step for step in self.net.steps if step.params and step.index not in held]
+        free = [step for step in self.net.steps if step.params and step.index not in held]
+        return [step for step in free if not self.weights.known.issuperset(step.params)]
 
     @cached_property
     def parts(self) -> list[Part]:

@@ -261,16 +261,28 @@ def _weights(step: Step, compute: Compute, shape: Shape) -> Iterator[Other]:
                 partial(_with, compute, "bottom[0]", partial(_shuffled, groups=apart)),
             )
     if step.type == "Convolution" and len(shape) == 4:
-        for by, words in ((1, "more of the padding before the image"), (-1, "more of it behind")):
+        for before, words in ((True, "before the image"), (False, "behind it")):
             yield Other(
-                f"is as with {words} than on the other side: Caffe's is the same on both",
-                partial(_with, compute, "bottom[0]", partial(functional.pad, pad=(by, -by) * 2)),
+                f"is as with more of the padding {words}: Caffe's is the same on both sides",
+                partial(_uneven, compute, extent(step.fields, "stride", 1), before),
             )
     if len(step.params) > 1:
         yield Other(
             "is as with twice the bias",
             lambda given: compute({**given, "blob[1]": 2 * given["blob[1]"]}),
         )
+
+
+def _uneven(compute: Compute, stride: Sequence[int], before: bool, given: Tensors) -> Tensors:
+    """A convolution whose windows begin one earlier, or one later, than its padding says."""
+    x, (high, wide) = given["bottom[0]"], compute(given)["top[0]"].shape[2:]
+    if before:
+        made = compute({**given, "bottom[0]": functional.pad(x, (1, 0, 1, 0))})["top[0]"]
+    else:
+        rows, columns = (each - 1 for each in stride)
+        padded = functional.pad(x, (columns, 1, rows, 1))
+        made = compute({**given, "bottom[0]": padded})["top[0]"][:, :, 1:, 1:]
+    return {"top[0]": made[:, :, :high, :wide]}
 
 
 def _with(compute: Compute, name: str, change: Change, given: Tensors) -> Tensors:

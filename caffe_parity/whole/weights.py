@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import torch
 from caffe_parity.contract import Finding
 from caffe_parity.whole.golden import Golden, Step
 from caffe_parity.whole.layouts import Held, held
-from caffe_parity.whole.matching import Matched
+from caffe_parity.whole.matching import Matched, fits, plain
 from caffe_parity.whole.port import Call, Tensors
 
 
@@ -96,6 +96,10 @@ def weights_of(
             }
             if step.params and not found and step.type != "BatchNorm":
                 findings.append(_misfit(net, step, module, call.module))
+    for step, name in _uncalled(net, matched, modules, called):
+        places |= {
+            f"{name}.{k}": each for k, each in (held(net, step, modules[name]) or {}).items()
+        }
     own = {*dict(modules[""].named_parameters()), *dict(modules[""].named_buffers())}
     places = {name: each for name, each in places.items() if name in own}  # shared ones once
     misfits = {each.tensor for each in findings}
@@ -110,6 +114,18 @@ def weights_of(
             )
             findings.append(Finding("parameters", words, name, "extra"))
     return Weights(places, tuple(findings))
+
+
+def _uncalled(
+    net: Golden, matched: Matched, modules: Mapping[str, torch.nn.Module], called: set[str]
+) -> Iterator[tuple[Step, str]]:
+    """The layers whose module the port does not call: it has the weights for a function."""
+    for step in net.steps:
+        if not step.params or matched.call_of(step):
+            continue
+        named = [name for name in modules if name and plain(name) == plain(step.name)]
+        if named and named[0] not in called and fits(net, step, modules[named[0]]):
+            yield step, named[0]
 
 
 def _misfit(net: Golden, step: Step, module: torch.nn.Module, name: str) -> Finding:
