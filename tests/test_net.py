@@ -16,7 +16,8 @@ from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole.show import COLUMNS, table
 from studies.localise.__main__ import answer, compared_with
-from studies.localise.faults import Fault, faults
+from studies.localise.edits import Fault
+from studies.localise.faults import faults
 from studies.localise.ports import NETS, PORTS
 from tests.net_text import input_layer, layer
 from tests.test_check import codes_in
@@ -106,6 +107,12 @@ QUICK = (
     "a ratio as a function",
     "the legacy formula",
     "no epsilon in the gradient",
+    "groups of another order",
+    "padded on one side, with the module's weights",
+    "no Dropout",
+    "a shortcut that is detached",
+    "zeros for padding",
+    "the batch first",
 )
 
 

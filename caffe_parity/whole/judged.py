@@ -485,7 +485,7 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._reasons.finding(part, name, value, expected, side))
             findings += self._frozen(part, [each.tensor for each in findings])
-            findings += self._wired(part)
+            findings += [*self._wired(part), *self._also(part)]
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
@@ -747,6 +747,32 @@ class Comparison:
                     other += f", {', '.join(self.first.made_of[call])} of it"
                 words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
                 yield self._reasons.of(part.steps[0].name, Finding("wiring", words, value))
+
+    def _also(self, part: Part) -> Iterator[Finding]:
+        """What the part sends back to values that its layers do not read."""
+        read = {name for step in part.steps for name in step.bottoms} | self.net.constant
+        params = self.params(False)
+        for top in part.tops:
+            recipe = self.first.recipes.get(top)
+            taken = (
+                [each.name for each in ingredients(recipe) if isinstance(each, Value)]
+                if recipe
+                else []
+            )
+            others = [name for name in dict.fromkeys(taken) if name not in read]
+            if not recipe or not others:
+                continue
+            values = {name: self.values[name].clone() for name in taken}
+            leaves = [values[name].requires_grad_() for name in others]
+            made = followed(recipe, values, self._state(params, torch.float32), {})
+            if made.numel() != self.net.diffs[top].size:
+                continue
+            grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
+            for name, grad in zip(others, grads, strict=True):
+                if grad is not None and bool(grad.any()):
+                    words = f"the port's {top} sends a gradient back to {name}, which Caffe's "
+                    words += f"{part.name} does not read"
+                    yield Finding("wiring", words, name)
 
     def _counted(self, part: Part) -> Iterator[Finding]:
         """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.

@@ -173,6 +173,10 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
     if step.type == "Crop":
         yield Other("is as with the crop in the middle", lambda given: _centred(given))
     yield from _losses(net, step, compute)
+
+
+def functions(step: Step) -> Iterator[Other]:
+    """What PyTorch has in the place of a layer of the same form."""
     for name, other in FUNCTIONS.items() if step.type in ALIKE else ():
         yield Other(
             f"is what PyTorch's {name} makes, and {step.name} is Caffe's {step.type}",

@@ -21,7 +21,7 @@ from caffe_parity.layer import Rival
 from caffe_parity.ports.catalogue import Refused, Said, evaluated
 from caffe_parity.ports.layers import PORTS
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.mistakes import ALIKE, Compute, Other, mistakes
+from caffe_parity.whole.mistakes import ALIKE, Compute, Other, functions, mistakes
 
 SETTING = "setting of "
 """How the code of a rival begins that says which of the layers is another."""
@@ -156,6 +156,7 @@ def others(net: Golden, step: Step) -> Iterator[Other]:
         other = _as_said(net, step, {"type": type_, "top": step.said["top"]})
         if type_ != step.type and other is not None:
             yield Other(f"is what a {type_} makes, and {step.name} is a {step.type}", other)
+    yield from functions(step)
 
 
 def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
