@@ -688,7 +688,7 @@ DROPPED = input_layer("data", 5, 8) + "".join(
         ("F.dropout(y, 0.5, self.training, True)", 0, "agrees, 6 comparisons"),
         ("F.dropout(y, 0.3, self.training)", 1, "dropout_param.dropout_ratio"),
         ("y * (torch.rand_like(y) > 0.5) * 2", 2, "left out: drop2: it draws random numbers"),
-        ("y", 2, "left out: drop2: it draws random numbers"),
+        ("y", 1, "the port drops nothing: Caffe's drop2 sets 0.5 of the elements to 0"),
     ],
 )
 def test_one_mask_in_both(

@@ -464,7 +464,9 @@ class Port:
             seen.named[key] = given.name(each) or raw.name(each)
             seen.near += bool(looking and values is not None and close_to(each, values))
             if key in layout.ends and not seen.named[key]:
-                seen.results[key] = taken(f"the port's result {key}", layout.ends[key], each)
+                is_new = layout.ends[key] not in seen.own
+                made = taken(f"the port's result {key}", layout.ends[key], each)
+                seen.results[key] = made if is_new else each
                 seen.named[key] = layout.ends[key]
         return seen
 
