@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import io
@@ -127,7 +128,11 @@ def carried_out(options: argparse.Namespace) -> int:
             said.append(f"--basetemp={Path(scratch, 'pytest')}")
         arguments = [*said, *processes, *options.more]
         in_a_line = options.quiet and not asks
-        status = _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+        try:
+            status = _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+        finally:  # of what the plugin does to it
+            gc.unfreeze()
+            gc.enable()
     if status == pytest.ExitCode.NO_TESTS_COLLECTED and options.shard and not asks:
         print(f"parity run: shard {options.shard} has no test; `parity merge` wants its report")
         return 0
