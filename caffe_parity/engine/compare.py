@@ -84,13 +84,10 @@ def compare(name: str, actual: Floating, expected: Expected) -> Agreement:
     truth = as_float32(truth)
     kinks = expected.bound.kinks.get(name)
     left_out = None if kinks is None else kinks.reshape(actual.shape)
-    if np.array_equal(actual, truth):  # saves the divisions
-        fractions = multiples = np.broadcast_to(0.0, actual.shape)
-    else:
-        fractions = _fractions(actual, truth, worst, left_out)
-        multiples = fractions
-        if expected.bound.typical is not expected.bound.worst:
-            multiples = _fractions(actual, truth, typical, left_out)
+    fractions = _fractions(actual, truth, worst, left_out)
+    multiples = fractions
+    if expected.bound.typical is not expected.bound.worst:
+        multiples = _fractions(actual, truth, typical, left_out)
     place = np.unravel_index(int(np.argmax(fractions)), fractions.shape)
     known: Bools = ~np.isnan(truth) & ~np.isposinf(worst)  # at a kink, the bound is infinite
     with np.errstate(invalid="ignore"):
