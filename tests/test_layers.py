@@ -29,6 +29,7 @@ from studies.layers.example import (
     REFUSED,
     Example,
     Outcome,
+    _tells,
     compared,
     messages,
     planned,
@@ -292,7 +293,7 @@ def test_outcomes_are_told_apart(caffe: Caffe) -> None:
 def test_search_ends_at_what_is_wrong(caffe: Caffe, monkeypatch: pytest.MonkeyPatch) -> None:
     """And shows it, as small as it gets; nothing of it is counted as agreeing."""
 
-    def wrong(example: Example, ports: object = None) -> Outcome:
+    def wrong(example: Example, enough: float) -> Outcome:
         return Outcome(DISAGREES if len(example.bottoms["x"]) > 1 else AGREES, "off")
 
     monkeypatch.setattr(search, "compared", wrong)
@@ -306,10 +307,79 @@ def test_counts_are_kept_by_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from studies.layers.search import Counted
 
     monkeypatch.setattr(page, "COUNTED", tmp_path / "counted.json")
-    page.add(Counted("ReLU", Counter({AGREES: 3}), 2, worst=0.123), 7)
-    page.add(Counted("ELU", Counter({AGREES: 4, REFUSED: 1})), 7)
+    page.add(Counted("ReLU", Counter({AGREES: 3}), 2, worst=0.123), 7, page.code())
+    page.add(Counted("ELU", Counter({AGREES: 4, REFUSED: 1})), 7, "another")
     assert list(page.counts()) == ["ELU", "ReLU"]
-    assert page.counts()["ReLU"]["agree"] == 3 and page.counts()["ReLU"]["worst"] == 0.12
+    assert page.counts()["ReLU"]["agree"] == 3 and page.counts()["ReLU"]["worst"] == 0.13
+    assert page._when(page.counts()).endswith("but for `ELU`: before a change of it.")
+
+
+def test_code_of_the_catalogue_is_not_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A docstring or a comment leaves the counts what they are, and a number does not."""
+    file = tmp_path / "catalogue.py"
+    monkeypatch.setattr(page, "CATALOGUE", tmp_path)
+    codes = []
+    for text in ('def f():\n    """A."""\n    return 1\n', "def f():\n    return 1  # B\n"):
+        file.write_text(text)
+        codes.append(page.code())
+    file.write_text("def f():\n    return 2\n")
+    assert codes[0] == codes[1] != page.code()
+
+
+@pytest.mark.parametrize("kind", ["Power", "MVN", "SoftmaxWithLoss", "Pooling", "Deconvolution"])
+def test_few_roundings_settle_what_all_do(caffe: Caffe, kind: str) -> None:
+    """The same verdict and bits, with a part of the bound that is no smaller."""
+
+    @settings(
+        max_examples=8,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        backend="alone",
+    )
+    @given(examples(kind))
+    def alike(example: Example) -> None:
+        few, usual = compared(example, enough=search.ENOUGH), compared(example)
+        assert (few.verdict, few.same_bits) == (usual.verdict, usual.same_bits)
+        assert few.fraction >= usual.fraction
+
+    alike()
+
+
+def test_few_roundings_say_what_is_wrong(caffe: Caffe) -> None:
+    """As all of them do; a tensor of rounding alone is not settled by them."""
+    elu = read("ELU", "elu_param { alpha: 0.5 } | x=4,3 | 1")
+    doubled = replace(PORTS["ELU"], calls=lambda said: [Call(activations.elu)])
+    for enough in (-1.0, 1.0):
+        assert compared(elu, enough=enough).verdict == AGREES
+        assert compared(elu, {"ELU": doubled}, enough).verdict == DISAGREES
+    one, small = np.ones(3), np.full(3, 2.0**-9)
+    assert _tells(one, small / 2) and not _tells(one, small * 2)
+    assert _tells(one, np.array([np.inf, np.inf, 0])) and not _tells(one, np.full(3, np.inf))
+    assert not _tells(0 * one, small) and _tells(0 * one, 0 * one)
+    assert not _tells(one * np.nan, small)
+
+
+def test_each_case_is_drawn_anew(caffe: Caffe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Hypothesis changes one to get the next, every fourth was there before."""
+    monkeypatch.setattr(search, "compared", lambda example, enough: Outcome(AGREES))
+    monkeypatch.setitem(CORNERS, "Pooling", ())
+    first = searched("Pooling", cases=100, number=0)
+    assert first.outcomes[AGREES] > 95
+    again = searched("Pooling", cases=100, number=0, counted=first)
+    assert again is first and again.outcomes[AGREES] == len(again.known)  # none counts twice
+
+
+def test_power_of_a_constant(caffe: Caffe) -> None:
+    """What has no value in Python has one in C: 0 ** -1, and the root of -1."""
+    for says, value in (("power: -1 scale: 0", np.inf), ("power: 0.5 scale: 0 shift: -1", np.nan)):
+        example = read("Power", f"power_param {{ {says} }} | x=2 | 1")
+        for each in planned(example, PORTS["Power"]):
+            found = seen(each).tensors["first"]["top0"]
+            assert found is not None and np.array_equal(found, [value] * 2, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", COMPUTED)

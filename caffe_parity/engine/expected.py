@@ -24,7 +24,7 @@ from caffe_parity.contract import (
 )
 from caffe_parity.engine.functions import Evaluation, Tensors, with_params
 from caffe_parity.engine.plan import upstreams
-from caffe_parity.engine.random_rounding import as_inputs, expect
+from caffe_parity.engine.random_rounding import RUNS, as_inputs, expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.layer import Layer
 
@@ -52,8 +52,14 @@ def fed(case: Case, arrays: Arrays) -> Arrays:
 
 
 @lru_cache(maxsize=2)  # the arrays of one case can be large; its variants run one after another
-def question(layer: Layer, case: Case, structure: Structure) -> Question:
+def question(layer: Layer, case: Case, structure: Structure, runs: int = RUNS) -> Question:
     """The inputs, the upstream gradients, the truth and the bound of a case.
+
+    Args:
+        layer: with the reference.
+        case: its inputs.
+        structure: what is compared.
+        runs: how many times the reference is rounded (`expect`).
 
     Raises:
         BadRequest: the reference cannot be evaluated.
@@ -70,7 +76,7 @@ def question(layer: Layer, case: Case, structure: Structure) -> Question:
             _must_be_fixed(tops, reference.tops(all_inputs(case, tensors)))
         shapes: dict[str, Shape] = {name: tuple(top.shape) for name, top in tops.items()}
         ups = upstreams(case, structure, shapes)
-        expected = _expected(layer, reference, inputs, ups, structure)
+        expected = _expected(layer, reference, inputs, ups, structure, runs)
         gradients = [each for name, each in expected[0].truth.items() if name.startswith(GRADIENT)]
         if gradients and not any(map(np.any, gradients)):
             _must_be_linked(reference, tensors)
@@ -95,6 +101,7 @@ def _expected(
     inputs: Arrays,
     ups: Sequence[Arrays | None],
     structure: Structure,
+    runs: int,
 ) -> list[Expected]:
     case = reference.case
     if layer.bound is not None:
@@ -107,7 +114,8 @@ def _expected(
 
     def rounded(upstream: Arrays | None) -> Expected:
         weights = None if upstream is None else as_inputs(upstream)
-        return expect(partial(_called, reference, weights), tensors, fixed, structure.running)
+        called = partial(_called, reference, weights)
+        return expect(called, tensors, fixed, structure.running, runs)
 
     first = rounded(ups[0])
     if not structure.is_loss:
