@@ -7,18 +7,22 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from torch import nn
 
 from caffe_parity import ports
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.ports import PORTS, Call, Refused, Said, activations
 from caffe_parity.ports.catalogue import BOUNDED, DATA, EXACT, HOLE
+from caffe_parity.whole import fields
+from caffe_parity.whole.golden import Golden, Step
 from studies.layers import page, search
 from studies.layers.corners import CORNERS
 from studies.layers.example import (
@@ -401,3 +405,98 @@ def test_every_field_is_drawn(caffe: Caffe, kind: str) -> None:
     draws()
     refused = {"loss_param.normalize"} if kind == "InfogainLoss" else set()
     assert fields == all_fields(kind) - refused
+
+
+_SETTINGS: tuple[tuple[str, str, tuple[int, ...], nn.Module, nn.Module, str], ...] = (
+    (
+        "Convolution",
+        "convolution_param { num_output: 4 kernel_size: 3 stride_h: 2 stride_w: 1 group: 2 }",
+        (1, 2, 8, 8),
+        nn.Conv2d(2, 4, 3, (2, 1), groups=2),
+        nn.Conv2d(2, 4, 3, (1, 2), groups=2),
+        "Conv2d has stride (1, 2), Caffe's Convolution (2, 1)",
+    ),
+    (
+        "Deconvolution",
+        "convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 group: 2 }",
+        (1, 2, 4, 4),
+        nn.ConvTranspose2d(2, 4, 4, 2, 1, groups=2),
+        nn.ConvTranspose2d(2, 4, 4, 2, groups=2),
+        "ConvTranspose2d has padding (0, 0), Caffe's Deconvolution (1, 1)",
+    ),
+    (
+        "Pooling",
+        "pooling_param { kernel_size: 3 stride: 2 }",
+        (1, 2, 8, 8),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.MaxPool2d(3, 2),
+        "MaxPool2d has ceil_mode False, Caffe's Pooling True",
+    ),
+    (
+        "LRN",
+        "lrn_param { local_size: 5 alpha: 0.1 beta: 0.75 }",
+        (1, 6, 2, 2),
+        nn.LocalResponseNorm(5, 0.1, 0.75, 1.0),
+        nn.LocalResponseNorm(5, 0.02, 0.75, 1.0),
+        "LocalResponseNorm has alpha 0.02, Caffe's LRN 0.1",
+    ),
+    (
+        "BatchNorm",
+        "batch_norm_param { eps: 1e-3 }",
+        (2, 3, 4),
+        nn.BatchNorm1d(3, eps=1e-3),
+        nn.BatchNorm1d(3),
+        "BatchNorm1d has eps 1e-05, Caffe's BatchNorm 0.001",
+    ),
+    (
+        "ReLU",
+        "relu_param { negative_slope: 0.1 }",
+        (2,),
+        nn.LeakyReLU(0.1),
+        nn.ReLU(),
+        "ReLU has negative_slope 0, Caffe's ReLU 0.1",
+    ),
+    ("ELU", "", (2,), nn.ELU(), nn.ELU(0.5), "ELU has alpha 0.5, Caffe's ELU 1"),
+    (
+        "Dropout",
+        "dropout_param { dropout_ratio: 0.3 }",
+        (2, 3),
+        nn.Dropout(0.3),
+        nn.Dropout(0.7),
+        "Dropout has p 0.7, Caffe's Dropout 0.3",
+    ),
+    (
+        "Softmax",
+        "softmax_param { axis: -1 }",
+        (2, 3, 4),
+        nn.Softmax(-1),
+        nn.Softmax(1),
+        "Softmax has dim 1, Caffe's Softmax 2",
+    ),
+    (
+        "InnerProduct",
+        "inner_product_param { num_output: 4 }",
+        (2, 3),
+        nn.Linear(3, 4),
+        nn.Linear(3, 4, bias=False),
+        "Linear has bias False, Caffe's InnerProduct True",
+    ),
+)
+"""Of each type whose modules have settings: a layer, its bottom, a right and a wrong module."""
+
+
+@pytest.mark.parametrize("number", range(len(_SETTINGS)))
+def test_setting_of_a_module_is_held_against_the_catalogue(caffe: Caffe, number: int) -> None:
+    """Each type that is looked at, with a layer where the setting is not the default."""
+    kind, says, shape, right, wrong, words = _SETTINGS[number]
+    assert {each[0] for each in _SETTINGS} == set(fields.RULES)
+    said = Example(kind, says, {"x": shape}).said._layer
+    blobs = [each.detach().numpy() for each in right.parameters()]
+    params = {f"layer[{index}]": each for index, each in enumerate(blobs)}
+    step = Step(0, "layer", kind, ("x",), ("top0",), {}, tuple(params), said=said)
+    net = SimpleNamespace(
+        values={"x": np.zeros(shape)}, params=params, messages=messages(), phase="TRAIN"
+    )
+    golden = cast(Golden, net)
+    assert fields.differences(golden, step, right) == []
+    assert fields.differences(golden, step, wrong) == [words]

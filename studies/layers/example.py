@@ -28,7 +28,7 @@ from caffe_parity.contract import (
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.data import parse
 from caffe_parity.engine.expected import question
-from caffe_parity.engine.judge import Planned, observed, plan_of, record_of
+from caffe_parity.engine.judge import Planned, observed, plan_of, record_of, variant_of
 from caffe_parity.engine.port import Port as TorchPort
 from caffe_parity.engine.random_rounding import RUNS
 from caffe_parity.engine.verdict import judged
@@ -258,7 +258,7 @@ def planned(example: Example, port: Port, runs: int = RUNS) -> tuple[Planned, Pl
     if example.overwrites:
         plan = _each_alone(plan)
     first = replace(first, plan=plan)
-    return first, replace(first, name="port", variant=layer.variants["port"])
+    return first, replace(first, name="port", variant=variant_of(layer, "port"))
 
 
 def compared(example: Example, ports: Mapping[str, Port] = PORTS, enough: float = -1.0) -> Outcome:
