@@ -23,6 +23,7 @@ from caffe_parity.ports import PORTS, Call, Refused, Said, activations
 from caffe_parity.ports.catalogue import BOUNDED, DATA, EXACT, HOLE
 from caffe_parity.whole import fields
 from caffe_parity.whole.golden import Golden, Step
+from studies.layers import __main__ as study
 from studies.layers import page, search
 from studies.layers.corners import CORNERS
 from studies.layers.example import (
@@ -324,6 +325,8 @@ def test_code_of_the_catalogue_is_not_its_words(
     """A docstring or a comment leaves the counts what they are, and a number does not."""
     file = tmp_path / "catalogue.py"
     monkeypatch.setattr(page, "CATALOGUE", tmp_path)
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    (tmp_path / "strategies.py").touch()
     codes = []
     for text in ('def f():\n    """A."""\n    return 1\n', "def f():\n    return 1  # B\n"):
         file.write_text(text)
@@ -375,6 +378,26 @@ def test_each_case_is_drawn_anew(caffe: Caffe, monkeypatch: pytest.MonkeyPatch) 
     assert first.outcomes[AGREES] > 95
     again = searched("Pooling", cases=100, number=0, counted=first)
     assert again is first and again.outcomes[AGREES] == len(again.known)  # none counts twice
+
+
+def test_a_study_goes_on_where_it_stopped(
+    caffe: Caffe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two runs as in one; after a change of the catalogue from the beginning."""
+    monkeypatch.setattr(search, "compared", lambda example, enough=0: Outcome(AGREES, "", True))
+    monkeypatch.setattr(study, "ROUND", 20)
+    told = []
+    for name, runs in (("one", (60,)), ("two", (40, 60))):
+        monkeypatch.setattr(page, "COUNTED", tmp_path / name)
+        for cases in runs:
+            arguments = ["--only", "Pooling", "--record", "--cases", str(cases), "--seed", "3"]
+            assert study.main(arguments) == 0
+        told.append(page.counts()["Pooling"])
+    assert told[0] == told[1] and told[0]["drawn"] == 60
+    assert 60 < told[0]["agree"] <= 60 + len(CORNERS["Pooling"])
+    assert page.before("Pooling", 3, 20, page.code()) is not None
+    assert page.before("Pooling", 3, 20, "another") is None
+    assert page.before("Pooling", 4, 20, page.code()) is None
 
 
 def test_power_of_a_constant(caffe: Caffe) -> None:

@@ -5,8 +5,9 @@
 Every type of the catalogue that has a counterpart goes through its corners and N layers drawn from
 caffe.proto: all fields of its messages, shapes, inputs; forward, backward, parameters, in the real
 Caffe and in PyTorch, judged as `parity check` judges. The types take turns, by rounds of some
-hundred layers. --record puts the counts into counted.json after each round, from which
-`python -m studies.layers.page` writes docs/layers.md.
+hundred layers. --record puts the counts into counted.json after each round, and goes on from those
+that are there, if they are of the same code and seed; `python -m studies.layers.page` writes
+docs/layers.md from it.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = made.parse_args(arguments)
     found: dict[str, Counted] = {}
     start, code = time.monotonic(), page.code()
+    if options.record:
+        known = {kind: page.before(kind, options.seed, ROUND, code) for kind in options.only}
+        found = {kind: each for kind, each in known.items() if each is not None}
     for drawn in range(0, max(options.cases, 1), ROUND):
         for kind in options.only:
             before = found.get(kind)
             if options.budget and time.monotonic() - start > options.budget:
                 continue
-            if before is not None and before.wrong:
+            if before is not None and (before.wrong or before.drawn > drawn):
                 continue
             number = options.seed + drawn // ROUND
             counted = searched(kind, min(ROUND, options.cases - drawn), number, counted=before)

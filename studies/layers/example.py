@@ -257,8 +257,8 @@ def planned(example: Example, port: Port, runs: int = RUNS) -> tuple[Planned, Pl
         plan = replace(plan, nets=plan.nets[:1])
     if example.overwrites:
         plan = _each_alone(plan)
-    first = replace(first, plan=plan)
-    return first, replace(first, name="port", variant=variant_of(layer, "port"))
+    own = replace(first, name="port", variant=variant_of(layer, "port"))
+    return replace(first, plan=plan), replace(own, plan=_compared_alone(plan))
 
 
 def compared(example: Example, ports: Mapping[str, Port] = PORTS, enough: float = -1.0) -> Outcome:
@@ -280,8 +280,10 @@ def compared(example: Example, ports: Mapping[str, Port] = PORTS, enough: float 
         try:
             one, another = seen(caffe), seen(own)
         except (BadRequest, VariantFailure):  # of another batch, which not every layer can have
-            plan = replace(caffe.plan, nets=caffe.plan.nets[:1])
-            caffe, own = replace(caffe, plan=plan), replace(own, plan=plan)
+            caffe, own = (
+                replace(each, plan=replace(each.plan, nets=each.plan.nets[:1]))
+                for each in (caffe, own)
+            )
             one, another = seen(caffe), seen(own)
         other = _other_bits(caffe.plan, one, another)
         if first < RUNS:
@@ -349,6 +351,12 @@ def seen(ready: Planned) -> Observation:
     if isinstance(found, VariantFailure):
         raise found
     return found
+
+
+def _compared_alone(plan: Plan) -> Plan:
+    """Without the passes that only leave something behind: a counterpart keeps nothing."""
+    nets = (tuple(each for each in net if each.expected is not None) for net in plan.nets)
+    return replace(plan, nets=tuple(nets))
 
 
 def _each_alone(plan: Plan) -> Plan:

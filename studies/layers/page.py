@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from studies.layers.example import (
     read,
     seen,
 )
-from studies.layers.search import ENOUGH, Counted
+from studies.layers.search import ENOUGH, Counted, draw
 
 COUNTED = FOLDER / "counted.json"
 PAGE = Path(__file__).parents[2] / "docs/layers.md"
@@ -68,16 +69,45 @@ def add(counted: Counted, seed: int, code: str) -> None:
         "undefined in Caffe": counted.outcomes[IMPOSSIBLE],
         "worst": math.ceil(100 * counted.worst) / 100,
         "seed": seed,
+        "drawn": counted.drawn,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "code": code,
     }
     COUNTED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
+def before(kind: str, seed: int, round_: int, code: str) -> Counted | None:
+    """What was counted of a type so far, if the catalogue and what is drawn are as they were.
+
+    Args:
+        kind: the type.
+        seed: what the first of the cases were drawn from.
+        round_: how many are drawn from each seed.
+        code: of now.
+    """
+    known = counts().get(kind)
+    if known is None or (known["seed"], known["code"]) != (seed, code) or known["drawn"] % round_:
+        return None
+    names = {AGREES: "agree", UNPROVEN: "unproven"}
+    names |= {REFUSED: "refused by Caffe", IMPOSSIBLE: "undefined in Caffe"}
+    outcomes = Counter({each: known[name] for each, name in names.items()})
+    found = Counted(kind, outcomes, known["same bits"], worst=known["worst"], drawn=known["drawn"])
+
+    def again(example: Example) -> None:
+        found.known.add(str(example))
+        found.fields |= example.fields
+
+    for example in CORNERS[kind]:
+        again(example)
+    for first in range(0, found.drawn, round_):
+        draw(again, kind, min(round_, found.drawn - first), seed + first // round_)
+    return found
+
+
 def code() -> str:
-    """A digest of the catalogue's code without its words: what the counts are of."""
+    """A digest of the code, without its words, of the catalogue and of what draws the cases."""
     made = hashlib.sha256()
-    for file in sorted(CATALOGUE.glob("*.py")):
+    for file in (*sorted(CATALOGUE.glob("*.py")), FOLDER / "strategies.py"):
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -57,6 +57,7 @@ class Counted:
         wrong: the smallest example that is wrong; "" for none.
         seconds: that it took.
         known: the examples, each of which counts once.
+        drawn: how many were drawn, the corners not among them.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Counted:
     wrong: str = ""
     seconds: float = 0.0
     known: set[str] = field(default_factory=set)
+    drawn: int = 0
 
     def add(self, example: Example, outcome: Outcome) -> None:
         """Counts an example."""
@@ -125,6 +127,37 @@ def cornered(kind: str, counted: Counted, ports: Mapping[str, Port] = PORTS) -> 
             raise Differs(f"{example}: {outcome.verdict}: {outcome.words}")
 
 
+def draw(
+    tell: Callable[[Example], None], kind: str, cases: int, number: int, shrink: bool = False
+) -> None:
+    """Draws so many examples of a type, the same ones for the same number.
+
+    Args:
+        tell: is given each of them; what it raises ends it.
+        kind: the type.
+        cases: how many.
+        number: what they are drawn from.
+        shrink: whether a smaller one is looked for that it raises at.
+    """
+
+    @seed(number)
+    @settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, *((Phase.shrink,) if shrink else ())),
+        report_multiple_bugs=False,
+        backend="alone",
+    )
+    @given(examples(kind))
+    def told(example: Example) -> None:
+        tell(example)
+
+    if cases:
+        told()
+
+
 def searched(
     kind: str, cases: int, number: int, shrink: bool = True, counted: Counted | None = None
 ) -> Counted:
@@ -140,17 +173,6 @@ def searched(
     start, is_first = time.perf_counter(), counted is None
     counted = Counted(kind) if counted is None else counted
 
-    @seed(number)
-    @settings(
-        max_examples=cases,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, *((Phase.shrink,) if shrink else ())),
-        report_multiple_bugs=False,
-        backend="alone",
-    )
-    @given(examples(kind))
     def compares(example: Example) -> None:
         if str(example) in counted.known:
             return
@@ -164,8 +186,8 @@ def searched(
     try:
         if is_first:
             cornered(kind, counted)
-        if cases:
-            compares()
+        draw(compares, kind, cases, number, shrink)
+        counted.drawn += cases
     except Differs as error:
         counted.wrong = str(error)
     counted.seconds += time.perf_counter() - start
