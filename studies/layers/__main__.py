@@ -6,7 +6,8 @@ Every type of the catalogue that has a counterpart goes through its corners and 
 caffe.proto: all fields of its messages, shapes, inputs; forward, backward, parameters, in the real
 Caffe and in PyTorch, judged as `parity check` judges. The types take turns, by rounds of some
 hundred layers. --record puts the counts into counted.json after each round, and goes on from those
-that are there, if they are of the same code and seed; `python -m studies.layers.page` writes
+that are there, if they are of the same code and seed, so that several runs come to what one would;
+with other types in each, several may run at once. `python -m studies.layers.page` writes
 docs/layers.md from it.
 """
 

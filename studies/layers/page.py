@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import fcntl
 import hashlib
 import json
 import math
@@ -53,15 +54,14 @@ def counts() -> dict[str, dict[str, Any]]:
 
 
 def add(counted: Counted, seed: int, code: str) -> None:
-    """Puts the counts of a type in place of those of a run before.
+    """Puts the counts of a type in place of those of a run before; other processes may, too.
 
     Args:
         counted: what was seen.
         seed: what the cases were drawn from.
         code: the catalogue that they were compared with.
     """
-    known = counts()
-    known[counted.kind] = {
+    told = {
         "agree": counted.outcomes[AGREES],
         "same bits": counted.same_bits,
         "unproven": counted.outcomes[UNPROVEN],
@@ -73,7 +73,12 @@ def add(counted: Counted, seed: int, code: str) -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "code": code,
     }
-    COUNTED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    with COUNTED.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = {**json.loads(file.read() or "{}"), counted.kind: told}
+        file.truncate(0)
+        file.write(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 def before(kind: str, seed: int, round_: int, code: str) -> Counted | None:
