@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from caffe_parity.contract import Shape
-from caffe_parity.whole.fields import extent
+from caffe_parity.whole.fields import arguments_of
 from caffe_parity.whole.golden import Golden, Step
 
 Tensors = dict[str, torch.Tensor]
@@ -74,7 +74,7 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as without the bias",
             lambda given: compute({**given, "blob[1]": torch.zeros_like(given["blob[1]"])}),
         )
-    yield from _weights(step, compute, shape)
+    yield from _weights(net, step, compute)
     if step.type in ("Convolution", "InnerProduct") and len(shape) == 4:
         if shape[1] == 3:
             yield Other(
@@ -92,15 +92,15 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as with count_include_pad false: Caffe counts the padding",
             lambda given: {"top[0]": _without_padding(given, step, compute)},
         )
-        size = int(np.prod(_window(step, shape)))
+        size = int(np.prod(arguments_of(net, step).get("kernel", shape[2:])))
         yield Other(
             "is the sum over a window, not its mean",
             lambda given: {"top[0]": compute(given)["top[0]"] * size},
         )
-    elif step.type == "Pooling" and any(extent(step.fields, "pad", 0)):
+    elif step.type == "Pooling" and any(arguments_of(net, step).get("pad", ())):
         yield Other(
             "is as with zeros for the padding, which may be a maximum: Caffe leaves it out",
-            partial(_of_zeros, step),
+            partial(_of_zeros, arguments_of(net, step)),
         )
     if step.type == "BatchNorm":
         yield Other(
@@ -242,8 +242,9 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         )
 
 
-def _weights(step: Step, compute: Compute, shape: Shape) -> Iterator[Other]:
+def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
     """Mistakes with a layer's weights, its bias, and where a convolution begins."""
+    shape = net.values[step.bottoms[0]].shape
     if step.type not in ("Convolution", "Deconvolution", "InnerProduct"):
         return
 
@@ -268,7 +269,7 @@ def _weights(step: Step, compute: Compute, shape: Shape) -> Iterator[Other]:
         for before, words in ((True, "before the image"), (False, "behind it")):
             yield Other(
                 f"is as with more of the padding {words}: Caffe's is the same on both sides",
-                partial(_uneven, compute, extent(step.fields, "stride", 1), before),
+                partial(_uneven, compute, arguments_of(net, step)["stride"], before),
             )
     if len(step.params) > 1:
         yield Other(
@@ -352,11 +353,10 @@ def _multiplied(given: Tensors) -> Tensors:
     return {"top[0]": torch.stack([*given.values()]).prod(0)}
 
 
-def _of_zeros(step: Step, given: Tensors) -> Tensors:
-    high, wide = extent(step.fields, "pad", 0)
+def _of_zeros(said: Mapping[str, Any], given: Tensors) -> Tensors:
+    high, wide = said["pad"]
     padded = functional.pad(given["bottom[0]"], (wide, wide, high, high))
-    kernel, stride = (extent(step.fields, name, 1) for name in ("kernel_size", "stride"))
-    return {"top[0]": functional.max_pool2d(padded, kernel, stride, ceil_mode=True)}
+    return {"top[0]": functional.max_pool2d(padded, said["kernel"], said["stride"], ceil_mode=True)}
 
 
 def _normalised(
@@ -373,13 +373,6 @@ def _normalised(
             (given[f"blob[{index}]"] / given["blob[2]"]).reshape(shape) for index in (0, 1)
         )
     return {"top[0]": function(x, mean, var, float(step.fields["eps"]))}
-
-
-def _window(step: Step, shape: Shape) -> Sequence[int]:
-    """The extents of a Pooling's window."""
-    if step.fields["global_pooling"]:
-        return shape[2:]
-    return extent(step.fields, "kernel_size", 1)
 
 
 def _reordered(compute: Compute, order: Sequence[int], given: Tensors) -> Tensors:

@@ -63,7 +63,7 @@ class Reasons:
     def settings(self, part: Part) -> dict[str, list[str]]:
         """By layer, the settings of the port's module that are not the layer's."""
         found = {
-            step.name: differences(step, self._port.modules[call.module])
+            step.name: differences(self._net, step, self._port.modules[call.module])
             for call in part.calls
             for step in self._compared.matched.steps[call]
         }
