@@ -39,7 +39,7 @@ from caffe_parity.engine.structure import structure_of, tops_of_reference
 from caffe_parity.engine.verdict import Judged, agreement_words, judged
 from caffe_parity.layer import Layer
 from caffe_parity.progress import PROGRESS
-from caffe_parity.report.bits import Kept, digest, keep
+from caffe_parity.report.bits import Kept, keep
 from caffe_parity.report.record import Record
 
 if TYPE_CHECKING:  # it needs Linux; ports are judged elsewhere, too
@@ -213,7 +213,7 @@ def record_of(ready: Planned, seen: Observation | VariantFailure) -> Record:
         "fail",
         "nothing was judged",
         elements=sum(each.size for each in inputs),
-        inputs=digest(*inputs),
+        inputs=ready.question.digest,
     )
     expectation = ready.variant.expects(case)
     if isinstance(seen, VariantFailure):
