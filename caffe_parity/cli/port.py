@@ -95,6 +95,9 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         port = ported(request, dict(options.layer), options.output, scratch)
     say(_about(port))
     records = [_hole(request.net, name, words) for name, words in port.holes.items()]
+    about, chosen = environment(), {**selection(options), "output": str(options.output)}
+    early = Report("port", about, chosen, records)
+    certify(options, port, early, "not proved: it was not compared")  # so that it is ours to write
     if not port.holes:
         for phase in port.phases:
             start = time.perf_counter()
@@ -105,8 +108,7 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
             say(show.lines(compared, found))
             records += show.records(request.net, compared, found, time.perf_counter() - start)
             records += port.further(compared)
-    chosen = {**selection(options), "output": str(options.output)}
-    report = Report("port", environment(), chosen, records)
+    report = Report("port", about, chosen, records)
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
     certify(options, port, report, words)
     return report, words

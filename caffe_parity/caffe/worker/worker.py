@@ -296,6 +296,7 @@ class Worker:
         return {
             "inputs": inputs,
             "unshaped": unshaped,
+            "together": together(proto),
             "transforms": transforms(message("NetParameter", text, "net"), phase),
             "losses": list(weights_of(proto)),
             "weights": weights_of(proto),
@@ -1064,6 +1065,17 @@ def feed(proto, fed, unshaped):
                 unshaped[top] = [layer.name, layer.type, batch_of(layer)]
             else:
                 new.input_param.shape.add().dim.extend(shape)
+
+
+def together(proto):
+    """By a data layer's name, its tops: they have as many samples as each other (see `feed`)."""
+    found = {}
+    for layer in proto.layer:
+        end = " (%s)" % "".join(layer.top[:1])
+        if layer.type == "Input":
+            name = layer.name[: -len(end)] if layer.name.endswith(end) else layer.name
+            found.setdefault(name, []).extend(layer.top)
+    return {name: tops for name, tops in found.items() if len(tops) > 1}
 
 
 def is_random(layer, index):
