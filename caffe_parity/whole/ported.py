@@ -189,7 +189,7 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
         if NO_MODULE not in str(error):
             raise
         told.clear()
-        words = f"Caffe cannot import it: {str(error).splitlines()[0]}"
+        words = "its module, or another Python layer's, is not there for Caffe (--path FOLDER)"
         nets, cases, small, odd, net = _nets(request, net, messages, told, words)
     weights_file = output.with_suffix(".safetensors")
     named = re.sub(r"[^\w./+-]", "_", Path(request.net).name)
@@ -354,7 +354,9 @@ def _shapes(
             told.append(f"{name} {shapes[name]}: {why}{OTHERS}")
             del unshaped[name]
     if unshaped and not request.inputs:
-        raise BadRequest(how_to_feed(request.net, unshaped))
+        holes = [f"layer {k!r} ({odd.kinds[k]}): {why}" for k, why in odd.holes.items()]
+        holes = ["there will be holes, too", *holes] if holes else []
+        raise BadRequest("; ".join([how_to_feed(request.net, unshaped), *holes]))
     return shapes
 
 
