@@ -87,6 +87,9 @@ class Check:
     in_file: frozenset[str] = frozenset()
 
 
+SOLVER = re.compile(r"""^\s*(?:train_)?net\s*:\s*(["'].*?["'])""", re.MULTILINE)
+"""What a solver's file says, and a net's not."""
+
 FEW = 2
 """Samples with which a net is compared, if it computes the same of each batch."""
 
@@ -289,7 +292,9 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     if is_layer and module.endswith(".py") and not Path(module).is_file():
         raise BadRequest(f"there is no file {module}")
     if not is_layer:
-        text_of(Path(request.net))
+        solver = SOLVER.search(text_of(Path(request.net)))
+        if solver:
+            raise BadRequest(f"{request.net} is a solver's file: expected its net, {solver[1]}")
     for option, pairs in (("--bottom", request.bottoms), ("--data", request.data)):
         names = [name for name, _ in pairs]
         twice = next((name for name in names if names.count(name) > 1), None)
