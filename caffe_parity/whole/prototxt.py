@@ -206,10 +206,13 @@ def _odd(
 
 
 def without(text: str, names: set[str]) -> str:
-    """A net without the layers of these names."""
-    kept = (
-        each
-        for each in entries(text)
-        if each.name not in ("layer", "layers") or each.said("name") not in names
-    )
+    """A net without the layers of these names, and without the Silence of what they make."""
+    kept, unmade = [], set[str]()
+    for each in entries(text):
+        is_layer = each.name in ("layer", "layers")
+        blobs = {str(field.value) for field in each.fields if field.name in ("top", "bottom")}
+        if is_layer and each.said("name") in names:
+            unmade |= {str(field.value) for field in each.fields if field.name == "top"}
+        elif not (is_layer and each.said("type").upper() == "SILENCE" and blobs & unmade):
+            kept.append(each)
     return "\n".join(map(str, kept))

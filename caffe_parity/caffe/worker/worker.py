@@ -906,7 +906,8 @@ def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
             taken = {top for each in proto.layer for top in each.top}
             layer.top.append("(automatic)" if "(automatic)" not in taken else layer.name)
     if not outputs(proto):  # a Silence reads each: what a net is for must not be left out
-        set_layers(proto, [layer for layer in proto.layer if layer.type != "Silence"])
+        ends = ("Silence", "HDF5Output")
+        set_layers(proto, [layer for layer in proto.layer if layer.type not in ends])
     return proto
 
 
