@@ -693,10 +693,8 @@ class Comparison:
         own = {name for part in judged for name in part.params}
         for name in learned:
             if name in own:
-                total = totals.get(name)
-                results[GRADIENT + name] = (
-                    torch.zeros_like(params[name]) if total is None else total
-                )
+                zero = torch.zeros_like(params[name])
+                results[GRADIENT + name] = totals.get(name, zero)
         return results
 
     @cached_property

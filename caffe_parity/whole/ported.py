@@ -282,15 +282,19 @@ def _culprit(net: CaffeNet, case: Case, phase: str) -> str:
     builds, breaks = 0, len(layers)  # with so many of its first layers
     while layers[builds][1] == "Input" and builds < breaks - 1:
         builds += 1
-    while breaks - builds > 1:
-        count = (builds + breaks) // 2
+
+    def builds_with(count: int) -> bool:
         rest = {name for name, _ in layers[count:]}
-        less = replace(net, text=lambda _, rest=rest: without(text, rest))
+        less = replace(net, text=lambda _: without(text, rest))
         try:
             net.request(built(less, case, phase, []))
-            builds = count
         except (BadRequest, VariantFailure):
-            breaks = count
+            return False
+        return True
+
+    while breaks - builds > 1:
+        count = (builds + breaks) // 2
+        builds, breaks = (count, breaks) if builds_with(count) else (builds, count)
     name, kind = layers[breaks - 1]
     return f"layer {name!r} ({kind}): "
 
