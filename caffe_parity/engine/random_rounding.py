@@ -556,12 +556,12 @@ def expect(
             largest = _largest(value)
             if not largest and any(not _largest(inputs[k]) for k in inputs if k not in fixed):
                 largest = torch.ones_like(largest)  # moved by 2**-30 of 1, it may change as much
-            kink = (jumps[name] > JUMP * largest) | (deviations[name] > 2.0**-8 * largest)
+            steep = deviations[name] > 2.0**-8 * largest
+            kink = (jumps[name] > JUMP * largest) | steep
             if used.smooth:
                 kink = torch.zeros_like(kink)
-            if (
-                name in cancelling and deviations[name].any()
-            ):  # moves 64 times smaller make smooth changes as much smaller
+            if (name in cancelling and deviations[name].any()) or (searched and steep.all()):
+                # all of it is rounding; moves 64 times smaller make smooth changes as much smaller
                 kink = jumps[name] > deviations[name] / 8
             if kink.any():
                 limit[kink] = torch.inf
