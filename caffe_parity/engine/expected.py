@@ -25,7 +25,7 @@ from caffe_parity.contract import (
 from caffe_parity.engine import truths
 from caffe_parity.engine.functions import Evaluation, Tensors, with_params
 from caffe_parity.engine.plan import upstreams
-from caffe_parity.engine.random_rounding import as_inputs, expect
+from caffe_parity.engine.random_rounding import RUNS, as_inputs, expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.layer import Layer
 from caffe_parity.report.bits import digest
@@ -56,8 +56,14 @@ def fed(case: Case, arrays: Arrays) -> Arrays:
 
 
 @lru_cache(maxsize=2)  # the arrays of one case can be large; its variants run one after another
-def question(layer: Layer, case: Case, structure: Structure) -> Question:
+def question(layer: Layer, case: Case, structure: Structure, runs: int = RUNS) -> Question:
     """The inputs, the upstream gradients, the truth and the bound of a case.
+
+    Args:
+        layer: with the reference.
+        case: its inputs.
+        structure: what is compared.
+        runs: how many times the reference is rounded (`expect`).
 
     Raises:
         BadRequest: the reference cannot be evaluated.
@@ -68,11 +74,11 @@ def question(layer: Layer, case: Case, structure: Structure) -> Question:
     wanted = (*case.wanted, *(each.name for each in params if each.learned))
     reference = Evaluation(function, "reference", case, structure.outputs, wanted)
     bits = digest(*(inputs[name] for name in (*case.fed, *(each.name for each in params))))
-    key = truths.key(layer, case, structure, inputs, bits)
+    key = truths.key(layer, case, structure, inputs, bits) if runs == RUNS else ""
     expected = truths.found(key)
     if expected is None:
         with one_thread(max((each.size for each in inputs.values()), default=0)):
-            ups, expected = _anew(layer, reference, inputs, structure)
+            ups, expected = _anew(layer, reference, inputs, structure, runs)
         truths.keep(key, expected)
     else:
         ups = upstreams(case, structure, {k: expected[0].truth[k].shape for k in structure.outputs})
@@ -80,7 +86,7 @@ def question(layer: Layer, case: Case, structure: Structure) -> Question:
 
 
 def _anew(
-    layer: Layer, reference: Evaluation, inputs: Arrays, structure: Structure
+    layer: Layer, reference: Evaluation, inputs: Arrays, structure: Structure, runs: int
 ) -> tuple[list[Arrays | None], list[Expected]]:
     """The upstream gradients, and what the tops and the other gradients must then be."""
     case, tensors = reference.case, as_inputs(inputs)
@@ -91,7 +97,7 @@ def _anew(
             _must_be_fixed(tops, reference.tops(all_inputs(case, tensors)))
         shapes = {name: tuple(top.shape) for name, top in tops.items()}
     ups = upstreams(case, structure, shapes)
-    expected = _expected(layer, reference, inputs, ups, structure)
+    expected = _expected(layer, reference, inputs, ups, structure, runs)
     gradients = [each for name, each in expected[0].truth.items() if name.startswith(GRADIENT)]
     if gradients and not any(map(np.any, gradients)):
         _must_be_linked(reference, tensors)
@@ -116,6 +122,7 @@ def _expected(
     inputs: Arrays,
     ups: Sequence[Arrays | None],
     structure: Structure,
+    runs: int,
 ) -> list[Expected]:
     case = reference.case
     if layer.bound is not None:
@@ -128,7 +135,8 @@ def _expected(
 
     def rounded(upstream: Arrays | None) -> Expected:
         weights = None if upstream is None else as_inputs(upstream)
-        return expect(partial(_called, reference, weights), tensors, fixed, structure.running)
+        called = partial(_called, reference, weights)
+        return expect(called, tensors, fixed, structure.running, runs)
 
     first = rounded(ups[0])
     if not structure.is_loss:

@@ -512,7 +512,7 @@ class Comparison:
             words
             for call in part.calls
             for step in self.matched.steps[call]
-            for words in differences(step, self.port.modules[call.module])
+            for words in differences(self.net, step, self.port.modules[call.module])
         ]
         findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
         why = (
@@ -792,7 +792,7 @@ class Comparison:
             each
             for call in part.calls
             for step in self.matched.steps[call]
-            for each in differences(step, self.port.modules[call.module])
+            for each in differences(self.net, step, self.port.modules[call.module])
         ]
         if not fits(name, value.shape, truth.shape):
             words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"

@@ -21,8 +21,9 @@ from torch.nn import functional
 
 from caffe_parity.contract import GRADIENT
 from caffe_parity.layer import Rival
-from caffe_parity.ports.catalogue import Refused, Said, evaluated
+from caffe_parity.ports.catalogue import Refused, evaluated
 from caffe_parity.ports.layers import PORTS
+from caffe_parity.whole.fields import said_of
 from caffe_parity.whole.golden import Golden, Step
 
 Tensors = dict[str, torch.Tensor]
@@ -140,18 +141,13 @@ def _leaf(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array, np.float64)).requires_grad_()
 
 
-def _said(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> Said:
-    shapes = [net.values[name].shape for name in step.bottoms]
-    return Said(step.said if said is None else said, shapes, net.messages, net.phase)
-
-
 def _as_said(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> Compute | None:
     """What the catalogue computes of a layer; None where it has no counterpart of it."""
     type_ = step.type if said is None else said["type"]
     if type_ not in PORTS:
         return None
     try:
-        calls = PORTS[type_].of(_said(net, step, said))
+        calls = PORTS[type_].of(said_of(net, step, said))
     except (Refused, IndexError, KeyError):
         return None
     return partial(evaluated, calls)
@@ -181,7 +177,7 @@ def others(net: Golden, step: Step) -> Iterator[Other]:
 
 def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
     """The layer with another value of one field, and the words for it."""
-    said = _said(net, step)
+    said = said_of(net, step)
     PORTS[step.type].of(said)
     for message in said.read:
         kind = net.messages["LayerParameter"][message]["type"]
