@@ -229,7 +229,7 @@ def test_an_expanded_gradient_is_the_gradient(shape: tuple[int, ...]) -> None:
     assert x1.grad is not None and x1.grad.is_contiguous()
 
 
-@pytest.mark.parametrize("shape", [(7, 12, 50, 70), (1, 2, 400, 400), (3, 130000), (2, 3, 5)])
+@pytest.mark.parametrize("shape", [(7, 48, 50, 70), (2, 1, 1050, 1000), (3, 400000), (2, 3, 5)])
 def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
     """One thread, two, and more than there are samples make the same bits."""
     generator = torch.Generator().manual_seed(1)
