@@ -189,8 +189,8 @@ def chained(expanded: bool, compiled: bool, dtype: torch.dtype) -> list[torch.Te
     of_loss: list[torch.Tensor] = []
     scaled = x1 * x1
     for each in (scaled, wide):
-        each.register_hook(of_loss.append)
-    loss = partial(fused_channel_sum_euclidean_loss, expanded=expanded)
+        each.register_hook(of_loss.append)  # type: ignore[no-untyped-call]
+    loss: Callable[..., torch.Tensor] = partial(fused_channel_sum_euclidean_loss, expanded=expanded)
     if compiled:
         loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
     value = -2 * loss(scaled, wide)
@@ -225,7 +225,7 @@ def test_an_expanded_gradient_is_the_gradient(shape: tuple[int, ...]) -> None:
     for given in ((x1, x2), (x1, x2.detach()), (x1.detach(), x2)):
         assert torch.autograd.gradcheck(loss, given)
         assert torch.autograd.gradgradcheck(loss, given)
-    loss(x1, x2).backward()
+    loss(x1, x2).backward()  # type: ignore[no-untyped-call]
     assert x1.grad is not None and x1.grad.is_contiguous()
 
 

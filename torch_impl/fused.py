@@ -20,6 +20,8 @@ from torch.autograd import Function
 from torch_impl.kernels import TYPES, NoKernels, empty_outputs, kernels_of, with_channels
 
 OP = "caffe_parity::channel_sum_euclidean_loss"
+Both = list[torch.Tensor | None]
+"""What belongs to x1 and to x2; None where it is not wanted."""
 
 
 @cache
@@ -36,11 +38,11 @@ def _plain_forward(x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, to
 
 def _plain_backward(
     d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
-) -> list[torch.Tensor]:
+) -> Both:
     gradient = (weight / d.shape[0] * d).unsqueeze(1)  # N, 1, S...
     signed = (gradient, -gradient)
     shapes = [with_channels(d, count) for count in channels]
-    return [signed[i].expand(shapes[i]).contiguous() for i in range(2) if wanted[i]]
+    return [signed[i].expand(shapes[i]).contiguous() if wanted[i] else None for i in range(2)]
 
 
 def _compute(
@@ -55,16 +57,23 @@ def _compute(
     return found.forward(x1, x2)
 
 
-def _compute_gradients(
+def _compute_both(
     d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
-) -> list[torch.Tensor]:
-    """The gradients that are wanted, of x1 and of x2; `weight` is the gradient of the loss."""
+) -> Both:
+    """The gradients of x1 and of x2 that are wanted; `weight` is the gradient of the loss."""
     try:
         found = kernels_of(d)
     except NoKernels as reason:
         _fall_back(str(reason))
         return _plain_backward(d, weight, channels, wanted)
-    return [each for each in found.backward(d, weight, channels, wanted) if each is not None]
+    return found.backward(d, weight, channels, wanted)
+
+
+def _compute_gradients(
+    d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> list[torch.Tensor]:
+    """The same, without those that are not wanted, for an op must return tensors."""
+    return [each for each in _compute_both(d, weight, channels, wanted) if each is not None]
 
 
 _forward = torch.library.custom_op(OP, _compute, mutates_args=())
@@ -87,17 +96,22 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...
     ctx.set_materialize_grads(False)
 
 
+def _dispatch_both(
+    d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> Both:
+    """As _compute_both, by the op, which has a derivative."""
+    made = iter(_backward(d, weight, channels, wanted))
+    return [next(made) if want else None for want in wanted]
+
+
 def _gradients(
-    ctx: Any, compute: Callable[..., Sequence[torch.Tensor]], weight: torch.Tensor
-) -> list[torch.Tensor | None]:
+    ctx: Any, d: torch.Tensor, weight: torch.Tensor, compute: Callable[..., Both]
+) -> Both:
     """Those of x1 and x2: written for each channel, or for one that all channels share."""
-    (d,) = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:2])
-    written = [min(count, 1) for count in ctx.channels] if ctx.expanded else ctx.channels
-    made = iter(compute(d, weight, written, wanted))
-    found = [next(made) if want else None for want in wanted]
     if not ctx.expanded:
-        return found
+        return compute(d, weight, ctx.channels, wanted)
+    found = compute(d, weight, [min(count, 1) for count in ctx.channels], wanted)
     shapes = [with_channels(d, count) for count in ctx.channels]
     return [None if x is None else x.expand(to) for x, to in zip(found, shapes, strict=True)]
 
@@ -110,9 +124,9 @@ def _differentiate(
     """The gradients of x1 and x2, from that of the loss, and of d in a backward of the backward."""
     (d,) = ctx.saved_tensors
     wanted = ctx.needs_input_grad
-    gradients: list[torch.Tensor | None] = [None, None]
+    gradients: Both = [None, None]
     if weight is not None:
-        gradients = _gradients(ctx, _backward, weight)
+        gradients = _gradients(ctx, d, weight, _dispatch_both)
     if d_gradient is not None:
         for i, sign in enumerate((1, -1)):
             if wanted[i]:
@@ -163,12 +177,13 @@ class _Straight(Function):
         weight, d_gradient = grads
         if weight is None or d_gradient is not None or torch.is_grad_enabled():
             return _differentiate(ctx, weight, d_gradient)  # a backward of the backward
-        compute: Callable[..., Sequence[torch.Tensor]] = _backward
+        (d,) = ctx.saved_tensors
+        compute = _dispatch_both
         if _is_transformed():
             compute = _plain_backward
         elif _is_plain(weight):
-            compute = _compute_gradients
-        return (*_gradients(ctx, compute, weight), None)
+            compute = _compute_both
+        return (*_gradients(ctx, d, weight, compute), None)
 
 
 def _is_transformed() -> bool:
