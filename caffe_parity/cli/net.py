@@ -100,6 +100,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Adds the options of every command that compares a whole net."""
     add_inputs(parser)
     add_shared(parser, "each tensor of each layer")
+    parser.set_defaults(timeout=600.0)  # Caffe runs a whole net, which takes longer than a layer
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:

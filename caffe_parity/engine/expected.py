@@ -89,9 +89,10 @@ def _anew(
     layer: Layer, reference: Evaluation, inputs: Arrays, structure: Structure, runs: int
 ) -> tuple[list[Arrays | None], list[Expected]]:
     """The upstream gradients, and what the tops and the other gradients must then be."""
-    case, tensors = reference.case, as_inputs(inputs)
+    case = reference.case
     shapes: dict[str, Shape] = {}
     if layer.bound is None or case.loss_weight is None:
+        tensors = as_inputs(inputs)
         tops = reference.tops(all_inputs(case, tensors))
         if layer.bound is None:
             _must_be_fixed(tops, reference.tops(all_inputs(case, tensors)))
@@ -100,7 +101,7 @@ def _anew(
     expected = _expected(layer, reference, inputs, ups, structure, runs)
     gradients = [each for name, each in expected[0].truth.items() if name.startswith(GRADIENT)]
     if gradients and not any(map(np.any, gradients)):
-        _must_be_linked(reference, tensors)
+        _must_be_linked(reference, as_inputs(inputs))
     return ups, expected
 
 

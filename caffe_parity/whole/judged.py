@@ -55,6 +55,9 @@ UNCHOSEN = "usual-momentum"
 
 USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
 
+HOMOGENEOUS = ("Concat", "Dropout", "Pooling", "PReLU", "ReLU")
+"""The types of layers that multiply a channel by what it is multiplied by before."""
+
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
 
@@ -545,9 +548,10 @@ class Comparison:
 
     @cached_property
     def _taken_out(self) -> frozenset[str]:
-        """The gradients of biases that are 0 but for rounding: a BatchNorm behind takes them out.
+        """The gradients that are 0 but for rounding: a BatchNorm behind takes the parameters out.
 
-        Caffe's, too, are what is left of a sum that cancels, and zeros are as right as these.
+        So it does with biases, and with what a Scale without a bias multiplies by. Caffe's, too,
+        are what is left of a sum that cancels, and zeros are as right as these.
         """
         found = set()
         for step in self.net.steps:
@@ -555,12 +559,30 @@ class Comparison:
                 (each for each in self.net.steps if set(each.bottoms) & set(step.tops)), None
             )
             biased = step.type in BIASED and len(step.params) > 1
-            if biased and reader and reader.type == "BatchNorm":
-                made = np.moveaxis(self.net.values[reader.tops[0]], 1, 0)
-                means = made.reshape(len(made), -1).mean(1, dtype=np.float64)
-                if np.abs(means).max() < 1e-4:  # so it has taken the batch's own off
-                    found.add(GRADIENT + step.params[1])
+            if biased and reader and self._normalises(reader):
+                found.add(GRADIENT + step.params[1])
+            shifted = any(self.net.params[each].any() for each in step.params[1:])
+            scales = step.type == "Scale" and step.params and not shifted
+            if scales and self._is_normalised(step.tops[0]):
+                found.add(GRADIENT + step.params[0])
         return frozenset(found)
+
+    def _normalises(self, step: Step) -> bool:
+        """Whether a layer is a BatchNorm that has taken the batch's own mean off."""
+        if step.type != "BatchNorm":
+            return False
+        made = np.moveaxis(self.net.values[step.tops[0]], 1, 0)
+        means = made.reshape(len(made), -1).mean(1, dtype=np.float64)
+        return bool(np.abs(means).max() < 1e-4)
+
+    def _is_normalised(self, name: str) -> bool:
+        """Whether on every way from a value a BatchNorm takes each channel's size out."""
+        readers = [each for each in self.net.steps if name in each.bottoms]
+        return bool(readers) and all(
+            self._normalises(each)
+            or (each.type in HOMOGENEOUS and all(map(self._is_normalised, each.tops)))
+            for each in readers
+        )
 
     @cached_property
     def _random(self) -> set[Part]:
@@ -583,6 +605,9 @@ class Comparison:
         given = self._given(unit, torch.float64)
         fixed = {f"value {name}" for name in self.net.fixed}
         fixed |= {name for name in given if name.startswith("diff ")}
+        own = {f"param {name}" for part in unit.parts for name in part.params}
+        if unit.recipes is None:  # all of the port runs, and what the others have reaches no part
+            fixed |= {name for name in given if name.startswith("param ")} - own
         evaluate = partial(self._evaluated, unit, self._runner(unit, torch.float64))
         return expect(evaluate, given, fixed & set(given), self.net.running)
 
@@ -659,10 +684,13 @@ class Comparison:
         made_by_parts = run(values, params)
         results: Tensors = {}
         misshapen: set[Part] = set()
+        own = {name for part in unit.parts for name in part.params}
         learned = [
-            name for name in self.net.learned if name in self.weights.known and name in params
+            name
+            for name in self.net.learned
+            if name in self.weights.known and name in params and name in own
         ]
-        totals = {name: torch.zeros_like(params[name]) for name in learned}
+        totals: Tensors = {}
         for part in unit.parts:
             blobs = [values[name] for name in part.bottoms]
             sent = [torch.zeros_like(each) for each in blobs]
@@ -674,9 +702,12 @@ class Comparison:
                     misshapen.add(part)
                     continue
                 found = gradients(made, [*blobs, *(params[name] for name in learned)], weight)
-                for total, grad in zip([*sent, *totals.values()], found, strict=True):
+                for total, grad in zip(sent, found, strict=False):
                     if grad is not None:
                         total += grad
+                for name, grad in zip(learned, found[len(sent) :], strict=True):
+                    if grad is not None:
+                        totals[name] = totals[name] + grad if name in totals else grad
             if part in misshapen:
                 continue
             for name, grad in zip(part.bottoms, sent, strict=True):
@@ -684,7 +715,10 @@ class Comparison:
                     results[part.sent(name)] = grad
         judged = [part for part in unit.parts if part not in misshapen]
         own = {name for part in judged for name in part.params}
-        results |= {GRADIENT + name: each for name, each in totals.items() if name in own}
+        for name in learned:
+            if name in own:
+                zero = torch.zeros_like(params[name])
+                results[GRADIENT + name] = totals.get(name, zero)
         return results
 
     @cached_property
