@@ -155,6 +155,8 @@ def text_of(file: Path) -> str:
         raise BadRequest(f"cannot read the net {file}: {error.strerror}") from error
     if data.startswith(BOM_UTF8):
         raise BadRequest(f"{file} begins with a byte order mark, which Caffe refuses: save without")
+    if b"\0" in data:
+        raise BadRequest(f"{file} is no text in UTF-8, as a .prototxt must be: it holds zero bytes")
     try:
         return data.decode()
     except UnicodeDecodeError:  # Caffe takes any bytes; in Latin-1 each has a character of its own

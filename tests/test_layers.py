@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -317,6 +318,10 @@ def test_counts_are_kept_by_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(page.counts()) == ["ELU", "ReLU"]
     assert page.counts()["ReLU"]["agree"] == 3 and page.counts()["ReLU"]["worst"] == 0.13
     assert page._when(page.counts()).endswith("but for `ELU`: before a change of it.")
+    with ThreadPoolExecutor(8) as threads:  # as several processes would
+        kinds = [str(number) for number in range(200)]
+        list(threads.map(lambda kind: page.add(Counted(kind), 7, ""), kinds))
+    assert set(page.counts()) == {"ELU", "ReLU", *kinds}
 
 
 def test_code_of_the_catalogue_is_not_its_words(

@@ -134,6 +134,10 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         "propagate_down must stand once for each bottom of the layer, or not",
     ),
     (
+        r"File not found: (?P<file>\S+)",
+        "the file {file}, which the net reads, is not there: get it, or name another",
+    ),
+    (
         r"[Ff]ailed to open|[Cc]ould not open|No such file|Unable to open",
         "a file that the net reads is not there, or cannot be read",
     ),

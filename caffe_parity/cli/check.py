@@ -139,7 +139,7 @@ def add_fed(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=60.0,
         metavar="S",
-        help="for one case, or one answer of Caffe, in seconds (60)",
+        help="for one case, or one answer of Caffe, in seconds (%(default)g)",
     )
 
 

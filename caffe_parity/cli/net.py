@@ -92,7 +92,7 @@ def add_match(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="a layer that the port does without, such as accuracy",
+        help="a layer, or an output, that the port does without, such as accuracy",
     )
 
 
@@ -100,6 +100,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Adds the options of every command that compares a whole net."""
     add_inputs(parser)
     add_shared(parser, "each tensor of each layer")
+    parser.set_defaults(timeout=600.0)  # Caffe runs a whole net, which takes longer than a layer
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -309,7 +310,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
                 net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
             found = compared.judgements()
-        names += [step.name for step in compared.net.steps]
+        names += [step.name for step in compared.net.steps] + compared.net.outputs
         say(show.lines(compared, found))
         if options.output:
             say(_written(options, compared, found, net, case))

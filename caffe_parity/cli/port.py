@@ -22,6 +22,7 @@ from caffe_parity.report.record import Record, Report
 from caffe_parity.terminal import say
 
 if TYPE_CHECKING:
+    from caffe_parity.whole.declared import Declared
     from caffe_parity.whole.ported import Ported
 
 EPILOG = (
@@ -95,6 +96,9 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         port = ported(request, dict(options.layer), options.output, scratch)
     say(_about(port))
     records = [_hole(request.net, name, words) for name, words in port.holes.items()]
+    about, chosen = environment(), {**selection(options), "output": str(options.output)}
+    early = Report("port", about, chosen, records)
+    certify(options, port, early, "not proved: it was not compared")  # so that it is ours to write
     if not port.holes:
         for phase in port.phases:
             start = time.perf_counter()
@@ -104,9 +108,8 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
                 found = compared.judgements()
             say(show.lines(compared, found))
             records += show.records(request.net, compared, found, time.perf_counter() - start)
-            records += port.further(compared)
-    chosen = {**selection(options), "output": str(options.output)}
-    report = Report("port", environment(), chosen, records)
+            records.append(port.saved(compared))
+    report = Report("port", about, chosen, records)
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
     certify(options, port, report, words)
     return report, words
@@ -116,7 +119,28 @@ def _about(port: Ported) -> list[str]:
     """What was written, on which inputs it is compared, and what is missing."""
     said = [f"wrote {port.file}, {port.weights_file.name}"]
     said += [f"  {line}" for line in port.told]
-    return said + [f"hole: {words}" for words in port.holes.values()]
+    said += [f"hole: {words}" for words in port.holes.values()]
+    return said + [f"to fill them: {how}" for how in [_fills(port)] if how]
+
+
+def _fills(port: Ported) -> str:
+    """The options that fill the holes; "" where there are none of them."""
+    layers = {layer.name: layer for net in port.nets.values() for layer in net.layers}
+    found = [layers[name] for name in port.holes if layers[name].bottoms]
+    unknown = {each.type == "Python" for each in found if each.hole}
+    options = ["--load LAYER.cpp --proto FORK.proto"] * (False in unknown)
+    options += ["--path FOLDER"] * (True in unknown)
+    options += dict.fromkeys(f"--layer {_key(each)}=FILE.py:OBJECT" for each in found)
+    return " ".join(options)
+
+
+def _key(layer: Declared) -> str:
+    """What --layer says for a layer: a Python layer's class, a type that has no port, or a name."""
+    from caffe_parity.ports import PORTS
+
+    if layer.type == "Python":
+        return str(layer.said.plain.get("layer") or layer.name)
+    return layer.name if layer.type in PORTS else layer.type
 
 
 def _hole(net: str, name: str, words: str) -> Record:

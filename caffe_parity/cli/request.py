@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,13 @@ class Check:
     layer: Layer
     structure: Structure
     in_file: frozenset[str] = frozenset()
+
+
+SOLVER = re.compile(r"""^\s*(?:train_)?net\s*:\s*(["'].*?["'])""", re.MULTILINE)
+"""What a solver's file says, and a net's not."""
+
+FEW = 2
+"""Samples with which a net is compared, if it computes the same of each batch."""
 
 
 def prepared(request: Request, scratch: Path) -> Check:
@@ -285,7 +292,9 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     if is_layer and module.endswith(".py") and not Path(module).is_file():
         raise BadRequest(f"there is no file {module}")
     if not is_layer:
-        text_of(Path(request.net))
+        solver = SOLVER.search(text_of(Path(request.net)))
+        if solver:
+            raise BadRequest(f"{request.net} is a solver's file: expected its net, {solver[1]}")
     for option, pairs in (("--bottom", request.bottoms), ("--data", request.data)):
         names = [name for name, _ in pairs]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -374,7 +383,7 @@ def inputs_of(
             raise BadRequest(
                 f"{request.net}: a Python layer needs --bottom NAME=SHAPE for each bottom ({error})"
             ) from error
-    shapes |= bottoms
+    shapes = with_bottoms(shapes, bottoms, found["together"].values())
     given: dict[str, Any] = {}
     if one and request.inputs and Path(request.inputs).suffix.lower() in (*KINDS, ".npy"):
         return _of_one_file(request, net, found, shapes)
@@ -438,14 +447,30 @@ def read_mean(net: CaffeNet, file: str) -> Any:
     return net.request([{"op": "mean", "file": str(Path(file).resolve())}])[0]["array"]
 
 
+def with_bottoms(
+    shapes: Mapping[str, Shape], bottoms: Mapping[str, Shape], together: Iterable[Sequence[str]]
+) -> dict[str, Shape]:
+    """The inputs' shapes; --bottom says how many samples a layer's other tops have, too.
+
+    Args:
+        shapes: of all inputs, as the net says them.
+        bottoms: those of --bottom.
+        together: tops of one data layer.
+    """
+    found = {name: bottoms.get(name, shape) for name, shape in shapes.items()}
+    for tops in together:
+        said = [bottoms[name] for name in tops if bottoms.get(name)]
+        for name in tops:
+            if said and found[name] and name not in bottoms:
+                found[name] = (said[0][0], *found[name][1:])
+    return found
+
+
 def how_to_feed(net: str, unknown: Mapping[str, Any]) -> str:
     """What to give for inputs that a net would read from files, which alone say their shapes."""
     layers = dict.fromkeys(f"{layer} ({type_})" for layer, type_, _ in unknown.values())
-    options = " ".join(
-        f"--bottom {name}={'N' if batch is None else batch},..."
-        for name, (_, _, batch) in unknown.items()
-    )
+    options = " ".join(f"--bottom {name}={FEW},..." for name in unknown)
     return (
         f"{net}: {', '.join(layers)} reads {', '.join(unknown)} from files, which are not read "
-        f"here: give shapes, {options}, or the arrays, --inputs FILE.npz"
+        f"here: give shapes, {options} (such as {FEW},3,32,32), or the arrays, --inputs FILE.npz"
     )

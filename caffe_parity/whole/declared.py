@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from caffe_parity.caffe.client import Op
-from caffe_parity.contract import Array32, BadRequest, Case, Shape
+from caffe_parity.contract import Array32, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.ports import Said
 from caffe_parity.ports.catalogue import Fields
@@ -194,15 +194,12 @@ def _behind(said: Sequence[Mapping[str, Any]], holes: Mapping[str, str]) -> dict
         name = layer.get("name", "")
         missing = [unmade[each] for each in layer.get("bottom", ()) if each in unmade]
         odd = name in holes and layer["type"] != "Input"  # that is what is fed has become
-        if odd and not layer.get("bottom"):
-            tops = layer.get("top", ())
-            options = " ".join(f"--bottom {top}=N,..." for top in tops)
-            raise BadRequest(
-                f"layer {name!r} ({layer['type']}) makes {', '.join(tops)} out of nothing, and "
-                f"{holes[name]}: {options} makes inputs of them"
-            )
         if odd:
             found[name] = holes[name]
+            if not layer.get("bottom"):
+                tops = layer.get("top", ())
+                options = " ".join(f"--bottom {top}=N,..." for top in tops)
+                found[name] += f"; {options} makes inputs of what it makes, {', '.join(tops)}"
         elif missing:
             found[name] = f"{BEHIND}{missing[0]!r}"
         for top in layer.get("top", ()):

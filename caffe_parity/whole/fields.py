@@ -23,6 +23,16 @@ def said_of(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> S
     return Said(step.said if said is None else said, shapes, net.messages, net.phase)
 
 
+def arguments_of(net: Golden, step: Step) -> Mapping[str, Any]:
+    """Those of the call that computes a layer in the catalogue, defaults among them.
+
+    Raises:
+        Refused, IndexError, KeyError: it has none.
+    """
+    call, *_ = PORTS[step.type].of(said_of(net, step))
+    return call.arguments
+
+
 def differences(net: Golden, step: Step, module: torch.nn.Module) -> list[str]:
     """In words, each setting of a module that is not the layer's; none where it is not known.
 
@@ -128,7 +138,8 @@ def _pooling(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     yield "kernel_size", _pair(module.kernel_size), layer["kernel"]
     yield "stride", _pair(module.stride), layer["stride"]
     yield "padding", _pair(module.padding), layer["pad"]
-    yield "ceil_mode", module.ceil_mode, not layer["floor"]
+    if layer["stride"] != (1, 1):  # else both come to the same
+        yield "ceil_mode", module.ceil_mode, not layer["floor"]
     if not is_max and any(layer["pad"]):
         yield "count_include_pad", module.count_include_pad, True
     if is_max:

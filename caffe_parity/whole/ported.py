@@ -15,7 +15,15 @@ import torch
 from safetensors.numpy import save_file
 
 from caffe_parity.caffe.client import Op
-from caffe_parity.cli.request import Request, how_to_feed, net_of, stand_in
+from caffe_parity.cli.request import (
+    FEW,
+    Request,
+    how_to_feed,
+    net_of,
+    read_mean,
+    stand_in,
+    with_bottoms,
+)
 from caffe_parity.contract import BadRequest, Case, Shape, VariantFailure
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.data import load
@@ -24,15 +32,13 @@ from caffe_parity.layer import Layer
 from caffe_parity.report.record import Record
 from caffe_parity.whole.declared import DeclaredNet, declared
 from caffe_parity.whole.filling import Filling
+from caffe_parity.whole.golden import built
 from caffe_parity.whole.judged import Comparison, comparison
 from caffe_parity.whole.matching import plain
-from caffe_parity.whole.prototxt import Unknown, unknown
+from caffe_parity.whole.prototxt import Unknown, unknown, without
 from caffe_parity.whole.written import Written, written
 
 PHASES = ("TEST", "TRAIN")
-
-FEW = 2
-"""Samples with which a net is compared, if it computes the same of each batch."""
 
 
 @dataclass(eq=False)
@@ -120,15 +126,12 @@ class Ported:
         }
         return comparison(self.net, self.cases[phase], self.model(), phase, asked)
 
-    def further(self, compared: Comparison) -> list[Record]:
-        """What is compared beside the layers: the parameters that were saved, and the losses' sum.
+    def saved(self, compared: Comparison) -> Record:
+        """Whether the parameters that were saved are the net's.
 
         Args:
             compared: the net in a phase.
         """
-        return [self._saved(compared), *self._total(compared)]
-
-    def _saved(self, compared: Comparison) -> Record:
         model = self.model()
         state: Mapping[str, torch.Tensor] = model.state_dict()
         values = self.nets[compared.net.phase].params
@@ -140,23 +143,6 @@ class Ported:
         ]
         verdict = "fail" if other else "pass"
         return Record(self.net.spec, compared.net.phase, "weights", verdict, "; ".join(other))
-
-    def _total(self, compared: Comparison) -> list[Record]:
-        losses = self.nets[compared.net.phase].losses
-        if not losses:
-            return []
-        model = self.model().train(compared.net.phase == "TRAIN")
-        tops = {
-            name: torch.from_numpy(compared.net.values[name]).requires_grad_() for name in losses
-        }
-        grads = torch.autograd.grad(model.total(tops), list(tops.values()))
-        other = [
-            f"total has {name} {float(grad.flatten()[0]):g} times, for a loss_weight of {weight:g}"
-            for (name, weight), grad in zip(losses.items(), grads, strict=True)
-            if bool((grad != torch.tensor(weight, dtype=torch.float32)).any())
-        ]
-        verdict = "fail" if other else "pass"
-        return [Record(self.net.spec, compared.net.phase, "total", verdict, "; ".join(other))]
 
 
 def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: Path) -> Ported:
@@ -183,7 +169,7 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
         if NO_MODULE not in str(error):
             raise
         told.clear()
-        words = f"Caffe cannot import it: {str(error).splitlines()[0]}"
+        words = "its module, or another Python layer's, is not there for Caffe (--path FOLDER)"
         nets, cases, small, odd, net = _nets(request, net, messages, told, words)
     weights_file = output.with_suffix(".safetensors")
     named = re.sub(r"[^\w./+-]", "_", Path(request.net).name)
@@ -250,7 +236,9 @@ def _nets(
             nets[phase] = declared(net, first, phase, messages, odd)
         except (BadRequest, VariantFailure) as error:
             if "Unknown bottom blob" not in str(error):
-                raise
+                assumed = [each for each in told if each.endswith(OTHERS)]
+                layer = _culprit(net, first, phase) if isinstance(error, VariantFailure) else ""
+                raise BadRequest("; ".join([f"{layer}{error}", *assumed])) from error
             refusals.append(error)
             told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
             continue
@@ -265,6 +253,30 @@ def _nets(
     if not nets:
         raise BadRequest(f"{request.net}: it has a layer that computes in neither phase")
     return nets, cases, small, odd, net
+
+
+def _culprit(net: CaffeNet, case: Case, phase: str) -> str:
+    """The first layer with which Caffe cannot build the net, as a message begins."""
+    layers: list[list[str]] = net.described(case, phase)["layers"]
+    text = net.prototxt(case)
+    builds, breaks = 0, len(layers)  # with so many of its first layers
+    while layers[builds][1] == "Input" and builds < breaks - 1:
+        builds += 1
+
+    def builds_with(count: int) -> bool:
+        rest = {name for name, _ in layers[count:]}
+        less = replace(net, text=lambda _: without(text, rest))
+        try:
+            net.request(built(less, case, phase, []))
+        except (BadRequest, VariantFailure):
+            return False
+        return True
+
+    while breaks - builds > 1:
+        count = (builds + breaks) // 2
+        builds, breaks = (count, breaks) if builds_with(count) else (builds, count)
+    name, kind = layers[breaks - 1]
+    return f"layer {name!r} ({kind}): "
 
 
 def _as_well(
@@ -313,23 +325,52 @@ def _shapes(
         return None
     shapes: dict[str, Shape] = {name: tuple(each) for name, each in found["inputs"].items()}
     bottoms = dict(request.bottoms)
-    shapes |= {name: each for name, each in bottoms.items() if name in shapes}
+    together = found["together"].values()
+    shapes = with_bottoms(shapes, {k: v for k, v in bottoms.items() if k in shapes}, together)
     for name, shape in shapes.items():
         if not shape and name not in found["unshaped"] and not request.inputs:
             raise BadRequest(f"{request.net}: the input {name} has no shape: --bottom {name}=N,...")
     unshaped = {name: each for name, each in found["unshaped"].items() if name not in bottoms}
     for name, (layer, _, batch) in [*unshaped.items()]:
-        side = CROP.search(odd.about.get(layer, ""))
-        if batch and side:
-            shapes[name] = (batch, 3, int(side[1]), int(side[1]))
-            told.append(f"{name} {shapes[name]}: 3 channels are assumed; --bottom says other ones")
+        sample, why = _assumed(odd.about.get(layer, ""), net)
+        if batch and sample:
+            shapes[name] = (batch, *sample)
+            told.append(f"{name} {shapes[name]}: {why}{OTHERS}")
             del unshaped[name]
     if unshaped and not request.inputs:
-        raise BadRequest(how_to_feed(request.net, unshaped))
+        holes = [f"layer {k!r} ({odd.kinds[k]}): {why}" for k, why in odd.holes.items()]
+        holes = ["there will be holes, too", *holes] if holes else []
+        raise BadRequest("; ".join([how_to_feed(request.net, unshaped), *holes]))
     return shapes
 
 
-CROP = re.compile(r"\bcrop_size: (\d+)")
+OTHERS = "; --bottom says other ones"
+"""How what is told of an assumed shape ends."""
+
+DATASETS = {"mnist": (1, 28, 28), "cifar": (3, 32, 32)}
+"""By what a source is called, the shape of a sample of Caffe's own examples."""
+
+
+def _assumed(about: str, net: CaffeNet) -> tuple[Shape, str]:
+    """The shape of a sample where only a file says it, and why; () where nothing hints at one.
+
+    Args:
+        about: what a data layer says of itself.
+        net: its net, which reads a mean file.
+    """
+    crop, mean = re.search(r"\bcrop_size: (\d+)", about), re.search(r'\bmean_file: "(.*?)"', about)
+    sides = (int(crop[1]),) * 2 if crop else ()
+    if mean and Path(mean[1]).is_file():
+        channels, *whole = read_mean(net, mean[1]).shape[-3:]
+        return (channels, *(sides or whole)), f"as its mean, {mean[1]}"
+    source = re.search(r'\bsource: "(.*?)"', about)
+    for name, (channels, *whole) in DATASETS.items():
+        if source and name in source[1].lower():
+            return (channels, *(sides or whole)), f"as samples of {name} are"
+    gray = "force_gray: true" in about
+    return ((1 if gray else 3, *sides), "3 channels are assumed") if sides else ((), "")
+
+
 NO_MODULE = "the module is not there for Caffe's Python"
 
 

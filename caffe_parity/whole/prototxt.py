@@ -97,12 +97,14 @@ class Unknown:
         text: the net without it; a layer of an unknown V1 type has the type NONE there.
         holes: by name of a layer, why this Caffe has nothing of that kind.
         types: by name, the types of layers that have another one in the text.
+        kinds: by name, the type of each layer, as it is written.
         about: by name, what each layer says of itself beside its bottoms and tops.
     """
 
     text: str = ""
     holes: dict[str, str] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
 
 
@@ -134,6 +136,7 @@ def unknown(
             )
         if not kind:
             raise BadRequest(f"the layer {name!r} has no type")
+        found.kinds[name] = kind
         found.about[name] = " ".join(str(each) for each in layer.value if each.name not in COMMON)
         old = layer.name == "layers"
         about = messages["V1LayerParameter" if old else "LayerParameter"]
@@ -203,10 +206,13 @@ def _odd(
 
 
 def without(text: str, names: set[str]) -> str:
-    """A net without the layers of these names."""
-    kept = (
-        each
-        for each in entries(text)
-        if each.name not in ("layer", "layers") or each.said("name") not in names
-    )
+    """A net without the layers of these names, and without the Silence of what they make."""
+    kept, unmade = [], set[str]()
+    for each in entries(text):
+        is_layer = each.name in ("layer", "layers")
+        blobs = {str(field.value) for field in each.fields if field.name in ("top", "bottom")}
+        if is_layer and each.said("name") in names:
+            unmade |= {str(field.value) for field in each.fields if field.name == "top"}
+        elif not (is_layer and each.said("type").upper() == "SILENCE" and blobs & unmade):
+            kept.append(each)
     return "\n".join(map(str, kept))

@@ -202,12 +202,15 @@ class _Writer:
     ) -> tuple[str, ...]:
         """The lines of a layer that the catalogue has no counterpart of."""
         filled = self.filled(layer)
+        behind = layer.hole.startswith(BEHIND)
+        if behind and filled is None and layer.type == "Python":
+            why, behind = f"there is no counterpart of that type; {why}", False
         if layer.hole:  # what Caffe cannot run cannot be compared, whatever is given
             filled = None
         names: tuple[str, ...] = ()
         if filled is None:
             words = _hole(layer, why)
-            if not layer.hole.startswith(BEHIND):
+            if not behind:
                 self.done.holes[layer.name] = words
             self.used.add("Hole")
             pieces = textwrap.wrap(words, WIDTH - 20, drop_whitespace=False)

@@ -115,7 +115,7 @@ class Example:
     def fixes_batch(self) -> bool:
         """Whether Caffe ends the process where it is given another batch."""
         if self.type not in (*ALONG, "Reshape"):
-            return self.type in ONE_BATCH
+            return self.type in ONE_BATCH and self.data.get("selector") != "constant:1"
         message = self.said.message(ALONG.get(self.type, "reshape_param"))
         if self.type != "Reshape":
             other = self.type == "Slice" and "slice_dim" in message

@@ -267,7 +267,8 @@ def _when(counted: Mapping[str, Mapping[str, Any]]) -> str:
     """When the cases were counted, and which of them with other code than there is now."""
     dates = sorted({each["date"] for each in counted.values()})
     old = [f"`{kind}`" for kind, each in counted.items() if each["code"] != code()]
-    words = f"They were counted from {dates[0]} to {dates[-1]}, with the catalogue as it is"
+    days = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
+    words = f"They were counted {days}, with the catalogue as it is"
     return words + (f", but for {', '.join(old)}: before a change of it." if old else ".")
 
 

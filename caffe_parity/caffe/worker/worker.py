@@ -299,6 +299,7 @@ class Worker:
         return {
             "inputs": inputs,
             "unshaped": unshaped,
+            "together": together(proto),
             "transforms": transforms(message("NetParameter", text, "net"), phase),
             "losses": list(weights_of(proto)),
             "weights": weights_of(proto),
@@ -912,7 +913,8 @@ def parsed(text, fed=(), unshaped=None, phase="TRAIN"):
             taken = {top for each in proto.layer for top in each.top}
             layer.top.append("(automatic)" if "(automatic)" not in taken else layer.name)
     if not outputs(proto):  # a Silence reads each: what a net is for must not be left out
-        set_layers(proto, [layer for layer in proto.layer if layer.type != "Silence"])
+        ends = ("Silence", "HDF5Output")
+        set_layers(proto, [layer for layer in proto.layer if layer.type not in ends])
     return proto
 
 
@@ -1071,6 +1073,17 @@ def feed(proto, fed, unshaped):
                 unshaped[top] = [layer.name, layer.type, batch_of(layer)]
             else:
                 new.input_param.shape.add().dim.extend(shape)
+
+
+def together(proto):
+    """By a data layer's name, its tops: they have as many samples as each other (see `feed`)."""
+    found = {}
+    for layer in proto.layer:
+        end = " (%s)" % "".join(layer.top[:1])
+        if layer.type == "Input":
+            name = layer.name[: -len(end)] if layer.name.endswith(end) else layer.name
+            found.setdefault(name, []).extend(layer.top)
+    return {name: tops for name, tops in found.items() if len(tops) > 1}
 
 
 def is_random(layer, index):
