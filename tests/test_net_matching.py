@@ -308,3 +308,131 @@ def test_what_a_port_takes_and_returns(
     Path("port.py").write_text(RETURNS.format(takes=takes, x=x, made=made))
     assert main(["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]) == status
     assert words in "".join(capsys.readouterr())
+
+
+FUNCTIONS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones({w}))
+        self.gain, self.shift, self.slope = (nn.Parameter(torch.ones(6)) for _ in range(3))
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("var", torch.ones(6))
+
+    def forward(self, data):
+        kernel = self.w.view({view})
+        x = {conv}
+        learned = self.gain, self.shift, self.training
+        x = F.batch_norm(x, self.mean, self.var, *learned, {moves}, 1e-5)
+        return {slope}
+"""
+BY_FUNCTIONS = {
+    "w": "6, 2, 3, 3",
+    "view": "6, 2, 3, 3",
+    "conv": "F.conv2d(data, kernel)",
+    "moves": "1e-3",
+    "slope": "F.prelu(x, self.slope)",
+}
+UNLIKE = 'filler { type: "uniform" min: 0.5 max: 2 }'
+NOISY = "F.prelu(x, self.slope) + 1e-3 * torch.randn_like(x)"
+APART = {"w": "3, 2, 3, 3", "view": "3, 2, 3, 3"}
+TWICE = "torch.cat([F.conv2d(data, kernel)] * 2, 1)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "named", "words"),
+    [
+        ({}, 0, set(), "matched by order: Convolution-a[0] = w"),
+        ({"slope": "F.prelu(x, 2 * self.slope)"}, 1, {"PReLU-d"}, "forward: PReLU-d"),
+        ({"slope": NOISY}, 1, {"whole"}, "the port draws random numbers"),
+        ({"moves": "0.5"}, 1, {"BatchNorm-b"}, "by 0.5 of the way to the batch's mean"),
+        ({**APART, "conv": TWICE}, 2, set(), "w (3, 2, 3, 3)"),
+    ],
+)
+def test_parameters_that_functions_take(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    status: int,
+    named: set[str],
+    words: str,
+) -> None:
+    """They get Caffe's numbers, or what takes them is not compared: random ones are not wrong."""
+    text = (
+        input_layer("data", 3, 2, 6, 6)
+        + _conv("data", "a", 6, 3, "bias_term: false")
+        + layer("BatchNorm", "a", "b")
+        + layer("Scale", "b", "c", f"scale_param {{ bias_term: true {UNLIKE} bias_{UNLIKE} }}")
+        + layer("PReLU", "c", "d")
+    )
+    Path("net.prototxt").write_text(text)
+    Path("port.py").write_text(FUNCTIONS.format(**{**BY_FUNCTIONS, **changes}))
+    arguments = ["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TRAIN"]
+    assert main([*arguments, "--json", "found.json"]) == status
+    assert words in capsys.readouterr().out
+    wrong = {each.case for each in read(Path("found.json")).results if each.wrong}
+    assert {name for case in wrong for name in case.split(", ")} == named
+
+
+LOSSES = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(2, 4, 3)
+
+    def forward(self, data, target):
+        x = self.a(data)
+        y = torch.{largest}({power}, x)
+        far = F.binary_cross_entropy_with_logits(y, target, reduction="sum") / {n}
+        return {{"far": far, "near": ((x - target) ** 2).sum() / 4}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, set()),
+        ({"n": "3"}, {"SigmoidCrossEntropyLoss-far"}),
+        ({"power": "0.3 + (0.5 * x) ** 2"}, {"Power-p"}),
+        ({"largest": "add"}, {"Eltwise-m"}),
+    ],
+)
+def test_a_loss_of_several_that_is_wrong(
+    caffe: Caffe, folder: Path, changes: dict[str, str], named: set[str]
+) -> None:
+    """What the port returns by a loss's name is that loss: the layer before it is found."""
+    Path("net.prototxt").write_text(
+        input_layer("data", 2, 2, 6, 6)
+        + input_layer("target", 2, 4, 4, 4)
+        + _conv("data", "a", 4, 3)
+        + layer("Power", "a", "p", "power_param { power: 2 scale: 0.5 shift: 0.3 }")
+        + layer("Eltwise", "p a", "m", "eltwise_param { operation: MAX }")
+        + layer("SigmoidCrossEntropyLoss", "m target", "far", "loss_weight: 2")
+        + layer("EuclideanLoss", "a target", "near", "loss_weight: 0.5")
+    )
+    right = {"largest": "max", "power": "(0.3 + 0.5 * x) ** 2", "n": "2"}
+    Path("port.py").write_text(LOSSES.format(**{**right, **changes}))
+    arguments = ["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]
+    assert main([*arguments, "--json", "found.json"]) == bool(named)
+    assert {each.case for each in read(Path("found.json")).results if each.wrong} == named
+
+
+def test_a_hook_on_a_gradient_is_refused(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the port's parameter's, and the comparison has Caffe's in its place."""
+    Path("net.prototxt").write_text(input_layer("data", 2, 2, 6, 6) + _conv("data", "a", 4, 3))
+    text = RETURNS.format(takes="data", x="data", made="y")
+    hook = "\n        self.a.weight.register_hook(lambda gradient: 3 * gradient)\n"
+    Path("port.py").write_text(text.replace("nn.Conv2d(2, 4, 3)\n", f"nn.Conv2d(2, 4, 3){hook}"))
+    assert main(["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]) == 2
+    assert "a.weight has a hook on its gradient" in capsys.readouterr().err

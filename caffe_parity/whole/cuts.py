@@ -103,7 +103,8 @@ def _placed(found: Comparison, at: dict[str, Node], wrong: int = 0) -> Compariso
         at: by value, where.
         wrong: how many of the results may be something else.
     """
-    if not at:
+    taken = {number: made.value for number, made in found.matched.ops.items()}
+    if not at or any(taken.get(node.op[0], name) != name for name, node in at.items()):
         return None
     makers = {_top(found, call): call for call in found.matched.steps}
     other = _changed(

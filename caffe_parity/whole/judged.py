@@ -294,9 +294,19 @@ class Comparison:
             torch.manual_seed(0)
             watched = self.run(model, None, self.params(False), masked=False).results
         same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
-        return (
-            "" if same else "the port gives other bits when it is watched: it is not the same run"
-        )
+        if not same:
+            return "the port gives other bits when it is watched: it is not the same run"
+        return "" if self._random else self._drawn()
+
+    def _drawn(self) -> str:
+        """That the port draws random numbers of its own, which no bound is for, or ""."""
+        for name, value in self._watched(1).items():
+            if not same_bits(value, self.whole_run[name]):
+                return (
+                    f"the port draws random numbers: when it runs again its {name} is another, "
+                    "and what is drawn cannot be told from rounding"
+                )
+        return ""
 
     def without_gradients(self) -> list[Finding]:
         """That the port computes some layers, or all, where nothing can be learned."""
@@ -375,6 +385,9 @@ class Comparison:
     def _judgements(self, processes: int) -> list[Judgement]:
         random = self._random
         found = {part: self._left_out(part) for part in self.parts if part in random}
+        found |= {
+            part: Judgement(part, left_out=why, alone=False) for part, why in self._empty.items()
+        }
         units = self._units()
         for judged in self._apart(units, processes):
             found |= {each.part: each for each in judged}
@@ -387,7 +400,7 @@ class Comparison:
         """The parts that can be repeated alone; what shares parameters is together."""
         together: list[tuple[set[str], list[Part]]] = []
         for part in self.parts:
-            if part in self._random:
+            if part in self._random or part in self._empty:
                 continue
             used, same = set(part.params), [part]
             for top in part.tops:
@@ -585,6 +598,31 @@ class Comparison:
         )
 
     @cached_property
+    def _empty(self) -> Mapping[Part, str]:
+        """The parts that compute with numbers of the port's own in place of Caffe's, and why."""
+        free, homeless = set(self.weights.empty), {step.index for step in self.homeless}
+        own = of_port(self.port.model)
+        found = {}
+        for part in self.parts:
+            left = [step for step in part.steps if step.index in homeless]
+            recipes = [self.first.recipes.get(top) for top in part.tops]
+            taken = (one for recipe in recipes if recipe for one in ingredients(recipe))
+            names = {each.name for each in taken if isinstance(each, State)}
+            names = names & free if all(recipes) else free
+            if not left or not names:
+                continue
+            ported = ", ".join(f"{name} {tuple(own[name].shape)}" for name in own if name in names)
+            theirs = ", ".join(
+                f"{name} {self.net.params[name].shape}" for step in left for name in step.params
+            )
+            found[part] = (
+                f"which of the port's {ported} is which of {theirs} is not known, so that none has "
+                f"Caffe's numbers; as the weight and bias of a module, or in the layers' order, "
+                "they would"
+            )
+        return found
+
+    @cached_property
     def _random(self) -> set[Part]:
         if self.net.phase != "TRAIN":
             return set()
@@ -749,14 +787,19 @@ class Comparison:
     def _ported(self) -> Mapping[str, Floating]:
         """The same of the port in float32, as it runs as a whole."""
         PROGRESS.tell("running the port, part by part")
-        parts = tuple(part for part in self.parts if part not in self._random)
+        parts = tuple(
+            part for part in self.parts if part not in self._random and part not in self._empty
+        )
         return self._run_in_float32(Unit(parts))
 
     @cached_property
     def whole_run(self) -> Mapping[str, Array32]:
         """What the port makes of the inputs by itself, as far as it gets."""
+        return self._watched(0)
+
+    def _watched(self, seed: int) -> Mapping[str, Array32]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             seen = self.run(self.port.in_precision(torch.float32), None, self.params(False))
         return {name: each.numpy() for name, each in seen.own.items()}
 
@@ -819,9 +862,14 @@ class Comparison:
             step = self.matched.steps[call][0]
             once = Call(call.module, 1) not in self.matched.steps
             if step.type == "BatchNorm" and once and set(step.params) <= self.weights.known:
-                yield from self._counted_of(call, step)
+                yield from self._counted_of(step, self.port.modules[call.module])
+        held = {step.index for steps in self.matched.steps.values() for step in steps}
+        for step in part.steps:
+            known = set(step.params) <= self.weights.known
+            if step.type == "BatchNorm" and step.index not in held and known:
+                yield from self._counted_of(step)
 
-    def _counted_of(self, call: Call, step: Step) -> Iterator[Finding]:
+    def _counted_of(self, step: Step, module: torch.nn.Module | None = None) -> Iterator[Finding]:
         old, new = ([side[name].astype(np.float64) for name in step.params] for side in self._norms)
         fraction = float(step.fields["moving_average_fraction"])
         if fraction >= 1 or not new[2].any() or not old[2].any():
@@ -831,7 +879,6 @@ class Comparison:
         count = x.shape[1]
         batch = x.mean(1), x.var(1) * count / max(count - 1, 1)
         sizes = np.abs(x).mean(1), (x * x).mean(1) * count / max(count - 1, 1)
-        module = self.port.modules[call.module]
         for index, what in enumerate(("mean", "variance")):
             [name] = [
                 name
@@ -854,11 +901,16 @@ class Comparison:
             gap = batch[index][worst] - before[worst]
             moved = (own[worst] - before[worst]) / gap if gap else 0.0
             usual = getattr(module, "momentum", None)
-            words = (
-                f"a forward moves the port's {name} by {moved:.3g} of the way to the batch's "
-                f"{what}, Caffe's by {1 - fraction:.3g} (moving_average_fraction {fraction:g}); "
-                f"{type(module).__name__} has momentum {usual or 'none'}"
+            still = bool(np.all(np.abs(own - before) <= 4 * UNIT_ROUNDOFF * np.abs(before)))
+            way = f"of the way to the batch's {what}"
+            own_move = f"moves the port's {name} by {moved:.3g} {way}, Caffe's"
+            own_move = (
+                f"leaves the port's {name} as it is, and moves Caffe's" if still else own_move
             )
+            words = f"a forward {own_move} by {1 - fraction:.3g}{f' {way}' if still else ''} "
+            words += f"(moving_average_fraction {fraction:g})"
+            if module is not None:
+                words += f"; {type(module).__name__} has momentum {usual or 'none'}"
             unchosen = isinstance(module, _BatchNorm) and module.momentum == USUAL
             if unchosen:
                 words += ", as PyTorch's have unless they are told: a training goes on otherwise"
@@ -921,6 +973,11 @@ def comparison(
                 f"the port's {name} is {said}, and is compared in float32, as Caffe computes: make "
                 "the port in float32, and convert it once it is proved"
             )
+        if each._backward_hooks:
+            raise BadRequest(
+                f"the port's {name} has a hook on its gradient, which is not run where Caffe's "
+                "parameter stands in its place: what it does belongs in the forward, or it goes"
+            )
     made = golden(net, case, phase, given, drawn)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
@@ -972,7 +1029,10 @@ def _matched(
     losses = losses_of(made, found.first.numbers, found.losses_between)
     known = {*matched.ends.values(), *found.first.own}
     rest = {key: name for key, name in ends.items() if name not in known}
-    if not losses and rest:
+    known |= {each.value for each in losses.values()}
+    if losses:  # and what the port calls a loss that is none of these is that one, made wrongly
+        rest = {key: name for key, name in rest.items() if key == name and name not in known}
+    if rest:
         matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
     matched.ops = found.first.ops | losses

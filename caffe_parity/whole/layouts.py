@@ -96,6 +96,22 @@ def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | Non
     return dict(pairs) if good else None
 
 
+def of_functions(step: Step) -> list[tuple[Held, bool]]:
+    """What the tensors are made of that a function takes for a layer, and which of them learn.
+
+    None of a recurrent layer's, whose gates a function may want in any order.
+    """
+    if step.type in ("LSTM", "RNN"):
+        return []
+    if step.type == "BatchNorm":
+        return [(Held((name, step.params[2]), DIVIDED), False) for name in step.params[:2]]
+    turned = bool(step.fields.get("transpose"))
+    return [
+        (Held((name,), TURNED if turned and not number else AS_IT_IS), True)
+        for number, name in enumerate(step.params)
+    ]
+
+
 def _pairs(
     step: Step, module: nn.Module, own: Mapping[str, torch.Tensor]
 ) -> Iterator[tuple[str, Held]]:

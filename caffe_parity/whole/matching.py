@@ -246,7 +246,20 @@ def _by_weights(
     ):
         for step, call in pairs:
             pair(step, call, "order")
+    for type_, kinds in HOLDERS.items() if guess else ():
+        alone = [step for step in steps if step.type == type_]
+        only = [call for call in free if isinstance(modules[call.module], kinds)]
+        if len(alone) == len(only) == 1:  # and if its parameters do not fit, that is what is wrong
+            pair(alone[0], only[0], "order")
 
+
+HOLDERS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
+    "Deconvolution": (torch.nn.modules.conv._ConvTransposeNd,),
+    "Embed": (torch.nn.Embedding,),
+    "InnerProduct": (torch.nn.Linear,),
+    "PReLU": (torch.nn.PReLU,),
+}
+"""By type of layer, the modules of PyTorch's that compute that and nothing else."""
 
 KINDS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
     "Dropout": (torch.nn.modules.dropout._DropoutNd,),

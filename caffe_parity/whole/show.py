@@ -32,6 +32,9 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     for call, how in other.items():
         step = compared.matched.steps[call][0]
         said.append(f"  matched by {how}: {step.name} = {call}")
+    for name, how in compared.weights.loose.items():
+        param = compared.weights.places[name].params[0]
+        said.append(f"  matched by {how}: {param} = {name}")
     said += [f"  one batch in the port: {', '.join(layers)}" for layers in net.stacked]
     for each in found:
         if each.left_out:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
-from caffe_parity.contract import Finding
+from caffe_parity.contract import Finding, Shape
+from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.layouts import Held, held
+from caffe_parity.whole.layouts import TURNED, Held, held, of_functions
 from caffe_parity.whole.matching import Matched, fits, plain
 from caffe_parity.whole.port import Call, Tensors
 
@@ -22,10 +24,14 @@ class Weights:
     Attributes:
         places: what each of the port's parameters and buffers is made of, where it is the net's.
         findings: what does not fit.
+        loose: by tensor that no module of a layer holds, how it was found to be the net's.
+        empty: the port's parameters that may be a layer's, and got none of the net's numbers.
     """
 
     places: Mapping[str, Held]
     findings: tuple[Finding, ...]
+    loose: Mapping[str, str] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     @cached_property
     def known(self) -> set[str]:
@@ -100,20 +106,90 @@ def weights_of(
         places |= {
             f"{name}.{k}": each for k, each in (held(net, step, modules[name]) or {}).items()
         }
-    own = {*dict(modules[""].named_parameters()), *dict(modules[""].named_buffers())}
+    own = of_port(modules[""])
     places = {name: each for name, each in places.items() if name in own}  # shared ones once
     misfits = {each.tensor for each in findings}
+    free = {
+        name: each
+        for name, each in own.items()
+        if name not in places
+        and each.is_floating_point()
+        and (
+            (owner := name.rpartition(".")[0]) not in called
+            or any(True for _ in modules[owner].children())
+        )
+    }
+    homeless = _homeless(net, matched, places)
+    loose = _loose(net, homeless, free)
+    places |= {name: each for name, (each, _) in loose.items()}
+    without = len(homeless) > len([each for each in homeless if _is_held(each, places)])
+    empty: list[str] = []
     for name, value in modules[""].named_parameters():
         owners = [owner for owner in misfits if name.startswith(f"{owner}.")]
         owner = name.rpartition(".")[0]
         unused = owner and owner not in called and not any(True for _ in modules[owner].children())
-        if name not in places and not unused and not owners:
-            words = (
-                f"the port's parameter {name} {tuple(value.shape)} is none of the net's: Caffe has "
-                "nothing that it could learn there"
-            )
-            findings.append(Finding("parameters", words, name, "extra"))
-    return Weights(places, tuple(findings))
+        if name in places or unused or owners:
+            continue
+        if without:
+            empty.append(name)
+            continue
+        words = (
+            f"the port's parameter {name} {tuple(value.shape)} is none of the net's: Caffe has "
+            "nothing that it could learn there"
+        )
+        findings.append(Finding("parameters", words, name, "extra"))
+    how = {name: way for name, (_, way) in loose.items()}
+    return Weights(places, tuple(findings), how, tuple(empty))
+
+
+def _is_held(step: Step, places: Mapping[str, Held]) -> bool:
+    return {one for each in places.values() for one in each.params}.issuperset(step.params)
+
+
+def _homeless(net: Golden, matched: Matched, places: Mapping[str, Held]) -> list[Step]:
+    """The layers with parameters of their own that no module holds."""
+    steps = {step.index for some in matched.steps.values() for step in some}
+    return [
+        step
+        for step in net.steps
+        if step.params and step.index not in steps and not _is_held(step, places)
+        if step.type == "BatchNorm" or set(step.params) <= set(net.owned)
+    ]
+
+
+def _loose(net: Golden, steps: Sequence[Step], free: Tensors) -> Mapping[str, tuple[Held, str]]:
+    """What tensors of the port are made of that functions take, and no module of a layer holds.
+
+    Where the port has as many as those layers, all of whose shapes fit, in their order; else those
+    whose shape no other has, on either side.
+    """
+    blobs = [of_functions(step) for step in steps]
+    wanted = [[each for each, learned in some if learned] for some in blobs]
+    kept = [[each for each, learned in some if not learned] for some in blobs]
+    found: dict[str, tuple[Held, str]] = {}
+    for some, is_parameter in ((wanted, True), (kept, False)):
+        needed = [one for each in some for one in each]
+        own = {
+            name: tuple(value.shape)
+            for name, value in free.items()
+            if isinstance(value, torch.nn.Parameter) == is_parameter
+        }
+        pairs = list(zip(needed, own.items(), strict=False))
+        if len(needed) == len(own) and all(_goes(net, each, shape) for each, (_, shape) in pairs):
+            found |= {name: (each, "order") for each, (name, _) in pairs}
+            continue
+        fitting = [[name for name, shape in own.items() if _goes(net, e, shape)] for e in needed]
+        taken = Counter(name for names in fitting for name in names)
+        found |= {
+            names[0]: (each, "their shapes")
+            for each, names in zip(needed, fitting, strict=True)
+            if len(names) == 1 and taken[names[0]] == 1
+        }
+    return found
+
+
+def _goes(net: Golden, each: Held, shape: Shape) -> bool:
+    return alike(net.params[each.params[0]].shape, shape[::-1] if each.way == TURNED else shape)
 
 
 def _uncalled(
