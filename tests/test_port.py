@@ -128,6 +128,24 @@ def test_the_file_runs_alone(caffe: Caffe, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_a_filling_imports_is_certified(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The layer's code lies in the file beside it; so for a Python layer of Caffe's."""
+    net = written(folder, "python")
+    for name in ("fills", "pyloss"):
+        (folder / f"{name}.py").rename(folder / f"{name}_made.py")
+        (folder / f"{name}.py").write_text(f"from {name}_made import *\n")
+    assert port(net, *FILLED) == 0
+    assert verify() == 0
+    for name in ("fills_made.py", "pyloss_made.py"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text + "# other\n")
+        assert verify() == 1
+        assert f"import {name}" in last(capsys)
+        (folder / name).write_text(text)
+
+
 def test_a_wrong_filling_disagrees(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

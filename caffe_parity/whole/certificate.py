@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,8 @@ def certify(options: argparse.Namespace, port: Ported, report: Report, words: st
         **{f"python {each.name}": each for each in port.python_files},
     }
     own |= {name: Path(each) for name, each in given.items() if each}
+    for each in (*port.filling.files, *port.python_files):
+        own |= {f"import {one.name} of {each.name}": one for one in _imported(each)}
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "verdict": NOT_PROVED if report.status else PROVED,
@@ -95,6 +98,17 @@ def certify(options: argparse.Namespace, port: Ported, report: Report, words: st
     content["digest"] = digest_of(content)
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return file
+
+
+def _imported(file: Path) -> list[Path]:
+    """The files beside a Python file that it imports, and those that they do."""
+    finder = ModuleFinder([str(file.parent)])
+    try:
+        finder.run_script(str(file))
+    except (SyntaxError, UnicodeDecodeError):  # of Python 2, which Caffe may have
+        return []
+    known = {Path(each.__file__) for each in finder.modules.values() if each.__file__}
+    return sorted(each for each in known if each.resolve() != file.resolve())
 
 
 def _versions(caffe: str) -> dict[str, str]:
