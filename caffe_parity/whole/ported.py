@@ -207,6 +207,9 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
         told.append(f"compared in phase {phase} on {fed}")
     output.write_text(made.text, encoding="utf-8")
     values = {k: each for one in nets.values() for k, each in one.params.items()}
+    count = sum(each.size for each in values.values())
+    if count > MANY and not made.holes:
+        told.append(f"{count:,} parameters: comparing them takes about {count * EACH / 1e9:.0f} GB")
     held = {name: np.ascontiguousarray(values[each]) for name, each in made.blobs.items()}
     save_file(held, weights_file)
     return Ported(net, output, weights_file, nets, cases, made, filling, told)
@@ -366,6 +369,9 @@ def _shapes(
 
 OTHERS = "; --bottom says other ones"
 """How what is told of an assumed shape ends."""
+
+MANY, EACH = 30_000_000, 150
+"""Parameters of which it is told what they take, and the bytes for each that CaffeNet took."""
 
 DATASETS = {"mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 """By what a source is called, the shape of a sample of Caffe's own examples."""
