@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -78,6 +79,8 @@ class Layer:
         reshapes: whether a net that cannot be given another batch is wrong. By default that is a
             note: many a net fixes its batch.
         allow_nonfinite: whether `data` may ask for NaN or an infinity; what remains is compared.
+        sources: the files and folders of Python that alone, beside PyTorch and NumPy, decide what
+            `reference` and `bound` give. With them, `parity run` keeps the truths of small cases.
 
     Raises:
         BadLayer: it cannot be compared; the message says why.
@@ -97,6 +100,7 @@ class Layer:
     allows: Callable[[Case], bool] = lambda case: True
     reshapes: bool = False
     allow_nonfinite: bool = False
+    sources: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

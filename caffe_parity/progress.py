@@ -27,11 +27,13 @@ class Progress:
     Attributes:
         place: the step that `tell` speaks of, such as a case.
         part: how much of all is done by then, from 0 to 1; None where that is not known.
+        took: the seconds that each step has taken, in their order.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.place = ""
         self.part: float | None = None
+        self.took: dict[str, float] = {}
         self._stream = stream
         self._began: float | None = None
         self._since = 0.0
@@ -71,6 +73,7 @@ class Progress:
         if self._step is None or self._began is None:
             self._began = now
         if step != self._step:
+            self._ended()
             self._step, self._since, self._told = step, now, 0.0
         self._show(f"{step} {detail}".strip(), part, self._since)
 
@@ -127,9 +130,16 @@ class Progress:
         print(text, file=self._stream or sys.stderr, flush=True)
         self._told = 0.0
 
+    def _ended(self) -> None:
+        """The step that is going on, if one is, has taken so long."""
+        if self._step is not None:
+            seconds = time.monotonic() - self._since
+            self.took[self._step] = self.took.get(self._step, 0.0) + seconds
+
     def close(self) -> None:
         """Nothing is going on any more."""
         self.aside()
+        self._ended()
         self._began = self._step = None
         self._told = 0.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import shlex
 import sys
@@ -85,6 +86,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--parity-timeout must be greater than 0, and finite")
     collector = config.stash[COLLECTOR] = Collector(config)
     config.pluginmanager.register(collector, "caffe-parity-collector")
+    if _is_run(config):
+        gc.disable()  # until all is imported: none of it is garbage
     if _is_run(config) and hasattr(config, "workerinput"):
         from caffe_parity.caffe.session import SESSION
 
@@ -183,8 +186,11 @@ def _names(item: pytest.Item) -> dict[str, str]:
 def pytest_collection_finish(session: pytest.Session) -> Generator[None]:
     """Starts Caffe before the first test; xdist's other side is told what each test compares."""
     _start(session)
-    if _is_run(session.config) and sys.platform == "linux":
-        keep_memory()
+    if _is_run(session.config):
+        gc.freeze()  # PyTorch's half a million objects, which are looked through in vain
+        gc.enable()
+        if sys.platform == "linux":
+            keep_memory()
     with _named(session) if hasattr(session.config, "workerinput") else contextlib.nullcontext():
         yield
 

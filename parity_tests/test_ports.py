@@ -229,6 +229,27 @@ def test_backward_of_backward(port: str, sum: str) -> None:
     assert are_equal(list(products[0]), list(products[1]))
 
 
+def test_compiled_is_compiled_once_for_inputs_of_any_number_of_axes() -> None:
+    """What is compiled does not know how many axes the inputs had that it is given a view of."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph
+
+    core = torch.compile(compiled._core, dynamic=True, backend=backend)
+    many = torch._dynamo.config.patch(recompile_limit=1000)  # whatever was compiled before
+    with patch.object(compiled, "_compiled", lambda: core), many:
+        for sum in LOSSES:
+            before = len(graphs)
+            for shape in ((3, 4), (5, 4, 3), (2, 3, 5, 4), (3, 5, 2, 4, 2), (2, 3, 2, 3, 2, 3)):
+                x1, x2 = (torch.ones(shape).requires_grad_() for _ in range(2))
+                compiled_euclidean_loss(x1, x2, sum)
+            # "channel" of two axes keeps one number, and an extent of 1 is a pattern of its own.
+            assert len(graphs) - before <= (2 if sum == "channel" else 1)
+    assert graphs
+
+
 def test_compiled_refuses_a_backward_of_backward() -> None:
     """torch.compile has none, and says so: no gradient comes out that lacks a part."""
     x1, x2 = integers((3, 2, 5))

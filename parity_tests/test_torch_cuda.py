@@ -192,6 +192,19 @@ def test_parity_on_emulated_kernels(case: str) -> None:
     assert judge(layer, "torch-cuda", by_name(case)).verdict == ("unproven" if weak else "pass")
 
 
+@pytest.mark.usefixtures("emulated")
+def test_an_expanded_gradient_is_the_written_one() -> None:
+    """The CUDA kernels write one channel, which all share: the bits of those that are written."""
+    for dtype in kernels.TYPES:
+        both = inputs((2, 3, 4, 8), dtype)
+        found, expected = (
+            torch.autograd.grad(1.7 * fused_channel_sum_euclidean_loss(*both, expanded=how), both)
+            for how in (True, False)
+        )
+        assert [x.stride(1) for x in found] == [0, 0]
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_any_layout_and_place_gives_the_same_bits(emulated: CudaKernels) -> None:
     """Views that are transposed, or begin at an odd address, give the bits of contiguous ones."""
     for dtype in kernels.TYPES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,61 @@ def test_a_negative_view_is_read_as_what_it_is() -> None:
     assert torch.equal(found, channel_sum.loss(-x1, x2))
 
 
-@pytest.mark.parametrize("shape", [(7, 12, 50, 70), (1, 2, 400, 400), (3, 130000), (2, 3, 5)])
+def chained(expanded: bool, compiled: bool, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The gradients behind an elementwise operation and a convolution, and of what came before.
+
+    With double backward: the last is the gradient of the first's sum of squares.
+    """
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((4, 3, 6, 5), (4, 7, 6, 5), (5, 7, 3, 3))
+    x1, x2, weight = (
+        torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes
+    )
+    wide = torch.nn.functional.conv2d(x2, weight, padding=1)
+    of_loss: list[torch.Tensor] = []
+    scaled = x1 * x1
+    for each in (scaled, wide):
+        each.register_hook(of_loss.append)  # type: ignore[no-untyped-call]
+    loss: Callable[..., torch.Tensor] = partial(fused_channel_sum_euclidean_loss, expanded=expanded)
+    if compiled:
+        loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    value = -2 * loss(scaled, wide)
+    found = torch.autograd.grad(value, (x1, x2, weight), retain_graph=True)
+    assert [x.stride(1) == 0 for x in of_loss] == [expanded, expanded]
+    assert sum(x.untyped_storage().nbytes() for x in of_loss) == sum(
+        x.itemsize * x.numel() // (x.shape[1] if expanded else 1) for x in of_loss
+    )
+    if compiled:  # aot_autograd has no double backward
+        return [*of_loss, *found]
+    (again,) = torch.autograd.grad(value, x1, create_graph=True)
+    return [*of_loss, *found, *torch.autograd.grad(again.square().sum(), (x1, x2, weight))]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
+@pytest.mark.parametrize("dtype", kernels.TYPES, ids=str)
+def test_an_expanded_gradient_is_the_written_one(dtype: torch.dtype, compiled: bool) -> None:
+    """N*S numbers in place of N*C*S; in a chain every gradient has the same bits."""
+    assert are_equal(chained(True, compiled, dtype), chained(False, compiled, dtype))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 2, 1, 3)], ids=str)
+def test_an_expanded_gradient_is_the_gradient(shape: tuple[int, ...]) -> None:
+    """gradcheck and gradgradcheck accept it, also of one input alone; a leaf's is written out."""
+    generator = torch.Generator().manual_seed(4)
+    other = (shape[0], shape[1] + 1, *shape[2:])
+    x1, x2 = (
+        torch.randn(each, generator=generator, dtype=torch.float64).requires_grad_()
+        for each in (shape, other)
+    )
+    loss = partial(fused_channel_sum_euclidean_loss, expanded=True)
+    for given in ((x1, x2), (x1, x2.detach()), (x1.detach(), x2)):
+        assert torch.autograd.gradcheck(loss, given)
+        assert torch.autograd.gradgradcheck(loss, given)
+    loss(x1, x2).backward()  # type: ignore[no-untyped-call]
+    assert x1.grad is not None and x1.grad.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(7, 48, 50, 70), (2, 1, 1050, 1000), (3, 400000), (2, 3, 5)])
 def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
     """One thread, two, and more than there are samples make the same bits."""
     generator = torch.Generator().manual_seed(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ def summed_layer(name: str, loss: Loss, summed: str) -> Layer:
         mistaken_for=_all,
         allows=allowed,
         reshapes=True,
+        sources=(Path(__file__).parent,),
     )
 
 

@@ -140,7 +140,7 @@ def net() -> Report:
             if type_ == "Dropout" and phase == "TRAIN":
                 made = replace(made, verdict="not run", reason="random numbers", tensors={})
             records.append(made)
-    words = "the port's loss has loss 2 times, and its loss_weight in Caffe is 1"
+    words = "the loss weight of loss is 1, the port adds it with 2"
     total = Finding("total", words, "loss", "loss-weight")
     records.append(Record("my.prototxt", "TRAIN", "total", "fail", words, (total,)))
     return Report("net", ENVIRONMENT, {"port": "my.py:Net"}, tuple(records))

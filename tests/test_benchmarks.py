@@ -28,6 +28,8 @@ def on_target(factor: float) -> list[dict[str, Any]]:
     for size in (10**6, 10**7, 10**8):
         found += [timing("copy", size, factor), timing("caffe-convolution", size, 1e3)]
         found += [timing("torch-fast", size, 1 / 0.67), timing("caffe-cuda", size, 1 / 0.6)]
+        found += [timing("chain: torch-fast", size, factor)]
+        found += [timing("chain: torch-fast expanded", size, 1 / 1.2)]
     return found
 
 
@@ -82,6 +84,7 @@ def test_shares_are_of_the_copy_of_the_same_run() -> None:
         [
             *(timing("copy", 10, 1.0), timing("a", 10, 4.0)),
             *(timing(f"{FRESH}copy", 10, 3.0), timing(f"{FRESH}a", 10, 4.0)),
+            timing("chain: a", 10, 4.0),
         ]
     )
     assert found == {"a": {10: 0.25}, f"{FRESH}a": {10: 0.75}}

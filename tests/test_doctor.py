@@ -75,6 +75,23 @@ def test_installed_caffe_is_described(real: Path) -> None:
     assert caffe["command"][0].startswith(str(real))
 
 
+def test_what_an_install_took_is_told(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step by step, as it was noted when it was installed; of an old one nothing is."""
+    noted = {
+        "packages": {},
+        "seconds": 3.5,
+        "took": {"fetching Caffe": 1.0, "unpacking Caffe": 2.5},
+    }
+    words = "installed in 3.5 s: fetching Caffe 1.0 s, unpacking Caffe 2.5 s"
+    for known, line in ((noted, words), ({"packages": {}}, None)):
+        (tmp_path / install.COMPLETE).write_text(json.dumps(known))
+        monkeypatch.setattr(install, "COMPLETE", str(tmp_path / install.COMPLETE))
+        lines = doctor._caffe_lines(doctor.examine()["caffe"])
+        assert [each for each in lines if each.startswith("installed in")] == [line] * bool(line)
+
+
 def test_chosen_blas_is_described(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report tells OpenBLAS from reference BLAS by the libraries that are loaded."""
     monkeypatch.setenv("PARITY_BLAS", "openblas")

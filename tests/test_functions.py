@@ -371,6 +371,30 @@ def test_a_jump_of_the_gradient_is_a_kink_however_small(exponent: int) -> None:
     assert expected.bound.kinks[GRADIENT + "x"].tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("runs", [1, 2, 4, 8])
+@pytest.mark.parametrize("number", range(4))
+def test_fewer_roundings_make_no_larger_bound(number: int, runs: int) -> None:
+    """In any element, though some have no deviation yet; and the truth is the same."""
+    function: Callable[[torch.Tensor], torch.Tensor] = (
+        lambda x: x.relu().cumsum(0),  # many elements that nothing rounds
+        lambda x: x.softmax(-1),
+        lambda x: (x @ x.T).tanh(),
+        lambda x: x / x.abs().sum(0),
+    )[number]
+
+    def evaluate(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        x = inputs["x"].detach().requires_grad_()
+        top = function(x)
+        (grad,) = torch.autograd.grad(top.square().sum(), [x])
+        return {"top": top.detach(), GRADIENT + "x": grad}
+
+    x = as_inputs({"x": np.random.RandomState(number).standard_normal((6, 5)).astype(np.float32)})
+    few, usual = expect(evaluate, x, set(), runs=runs), expect(evaluate, x, set())
+    for name, bound in usual.bound.worst.items():
+        assert np.all(few.bound.worst[name] <= bound)
+        assert np.array_equal(few.truth[name], usual.truth[name])
+
+
 def test_a_strong_curvature_is_no_kink() -> None:
     """A smooth gradient that turns within 2^-13 of its input is compared everywhere."""
 

@@ -18,6 +18,7 @@ import os
 import platform
 import random
 import re
+import runpy
 import shutil
 import signal
 import struct
@@ -28,6 +29,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -259,6 +262,8 @@ def test_install_is_complete_and_made_once(archive: Archive, cache: Path) -> Non
     assert files == {install.LOADER, install.COMPLETE, "lib64/caffe.so"}
     record = json.loads((root / install.COMPLETE).read_text())
     assert record["packages"] == {"caffe": "1:2.0+b1"}
+    steps = ["asking", "fetching", "unpacking", "importing"]
+    assert [step.split()[0] for step in record["took"]] == steps
 
 
 def test_absolute_links_stay_inside(archive: Archive) -> None:
@@ -745,3 +750,44 @@ def test_nothing_is_installed_on_request(cache: Path) -> None:
     with pytest.raises(interpreter.NotInstalled, match="tox -e parity"):
         interpreter.find(install=False)
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "starts"),
+    [
+        ({}, True),
+        ({"name": "lint"}, False),
+        ({"no_test": True}, False),  # what needs no Caffe, such as parity-recorded, asks for this
+        ({"torch": True}, False),
+        ({"platform": "darwin"}, False),
+        ({"CAFFE_PYTHON": "python3"}, False),
+    ],
+)
+def test_caffe_is_installed_while_tox_installs_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], starts: bool
+) -> None:
+    """For the main job, the first time, where a Caffe can be installed and is wanted."""
+    plugin = ModuleType("tox.plugin")
+    plugin.impl = lambda hook: hook  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tox", ModuleType("tox"))
+    monkeypatch.setitem(sys.modules, "tox.plugin", plugin)
+    hook = runpy.run_path(str(REPOSITORY / "toxfile.py"))["tox_on_install"]
+    if changed.get("torch"):
+        (tmp_path / "torch").mkdir()
+    monkeypatch.setattr(sys, "platform", changed.get("platform", "linux"))
+    monkeypatch.delenv("CAFFE_PYTHON", raising=False)
+    if "CAFFE_PYTHON" in changed:
+        monkeypatch.setenv("CAFFE_PYTHON", changed["CAFFE_PYTHON"])
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *what, **how: started.append((what, how)))
+    environment = SimpleNamespace(
+        name=changed.get("name", "parity"),
+        options=SimpleNamespace(no_test=changed.get("no_test", False)),
+        env_site_package_dir=lambda: tmp_path,
+    )
+    hook(environment, [], "PythonRun", "deps")
+    assert len(started) == starts
+    for [command], how in started:
+        monkeypatch.undo()
+        done = subprocess.run([*command, "--help"], cwd=how["cwd"], capture_output=True, text=True)
+        assert done.returncode == 0 and "Installs a real Caffe" in done.stdout

@@ -5,20 +5,26 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from torch import nn
 
 from caffe_parity import ports
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.ports import PORTS, Call, Refused, Said, activations
 from caffe_parity.ports.catalogue import BOUNDED, DATA, EXACT, HOLE
+from caffe_parity.whole import fields
+from caffe_parity.whole.golden import Golden, Step
+from studies.layers import __main__ as study
 from studies.layers import page, search
 from studies.layers.corners import CORNERS
 from studies.layers.example import (
@@ -29,6 +35,7 @@ from studies.layers.example import (
     REFUSED,
     Example,
     Outcome,
+    _tells,
     compared,
     messages,
     planned,
@@ -292,7 +299,7 @@ def test_outcomes_are_told_apart(caffe: Caffe) -> None:
 def test_search_ends_at_what_is_wrong(caffe: Caffe, monkeypatch: pytest.MonkeyPatch) -> None:
     """And shows it, as small as it gets; nothing of it is counted as agreeing."""
 
-    def wrong(example: Example, ports: object = None) -> Outcome:
+    def wrong(example: Example, enough: float) -> Outcome:
         return Outcome(DISAGREES if len(example.bottoms["x"]) > 1 else AGREES, "off")
 
     monkeypatch.setattr(search, "compared", wrong)
@@ -306,10 +313,105 @@ def test_counts_are_kept_by_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from studies.layers.search import Counted
 
     monkeypatch.setattr(page, "COUNTED", tmp_path / "counted.json")
-    page.add(Counted("ReLU", Counter({AGREES: 3}), 2, worst=0.123), 7)
-    page.add(Counted("ELU", Counter({AGREES: 4, REFUSED: 1})), 7)
+    page.add(Counted("ReLU", Counter({AGREES: 3}), 2, worst=0.123), 7, page.code())
+    page.add(Counted("ELU", Counter({AGREES: 4, REFUSED: 1})), 7, "another")
     assert list(page.counts()) == ["ELU", "ReLU"]
-    assert page.counts()["ReLU"]["agree"] == 3 and page.counts()["ReLU"]["worst"] == 0.12
+    assert page.counts()["ReLU"]["agree"] == 3 and page.counts()["ReLU"]["worst"] == 0.13
+    assert page._when(page.counts()).endswith("but for `ELU`: before a change of it.")
+    with ThreadPoolExecutor(8) as threads:  # as several processes would
+        kinds = [str(number) for number in range(200)]
+        list(threads.map(lambda kind: page.add(Counted(kind), 7, ""), kinds))
+    assert set(page.counts()) == {"ELU", "ReLU", *kinds}
+
+
+def test_code_of_the_catalogue_is_not_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A docstring or a comment leaves the counts what they are, and a number does not."""
+    file = tmp_path / "catalogue.py"
+    monkeypatch.setattr(page, "CATALOGUE", tmp_path)
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    (tmp_path / "strategies.py").touch()
+    codes = []
+    for text in ('def f():\n    """A."""\n    return 1\n', "def f():\n    return 1  # B\n"):
+        file.write_text(text)
+        codes.append(page.code())
+    file.write_text("def f():\n    return 2\n")
+    assert codes[0] == codes[1] != page.code()
+
+
+@pytest.mark.parametrize("kind", ["Power", "MVN", "SoftmaxWithLoss", "Pooling", "Deconvolution"])
+def test_few_roundings_settle_what_all_do(caffe: Caffe, kind: str) -> None:
+    """The same verdict and bits, with a part of the bound that is no smaller."""
+
+    @settings(
+        max_examples=8,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        backend="alone",
+    )
+    @given(examples(kind))
+    def alike(example: Example) -> None:
+        few, usual = compared(example, enough=search.ENOUGH), compared(example)
+        assert (few.verdict, few.same_bits) == (usual.verdict, usual.same_bits)
+        assert few.fraction >= usual.fraction
+
+    alike()
+
+
+def test_few_roundings_say_what_is_wrong(caffe: Caffe) -> None:
+    """As all of them do; a tensor of rounding alone is not settled by them."""
+    elu = read("ELU", "elu_param { alpha: 0.5 } | x=4,3 | 1")
+    doubled = replace(PORTS["ELU"], calls=lambda said: [Call(activations.elu)])
+    for enough in (-1.0, 1.0):
+        assert compared(elu, enough=enough).verdict == AGREES
+        assert compared(elu, {"ELU": doubled}, enough).verdict == DISAGREES
+    one, small = np.ones(3), np.full(3, 2.0**-9)
+    assert _tells(one, small / 2) and not _tells(one, small * 2)
+    assert _tells(one, np.array([np.inf, np.inf, 0])) and not _tells(one, np.full(3, np.inf))
+    assert not _tells(0 * one, small) and _tells(0 * one, 0 * one)
+    assert not _tells(one * np.nan, small)
+
+
+def test_each_case_is_drawn_anew(caffe: Caffe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Hypothesis changes one to get the next, every fourth was there before."""
+    monkeypatch.setattr(search, "compared", lambda example, enough: Outcome(AGREES))
+    monkeypatch.setitem(CORNERS, "Pooling", ())
+    first = searched("Pooling", cases=100, number=0)
+    assert first.outcomes[AGREES] > 95
+    again = searched("Pooling", cases=100, number=0, counted=first)
+    assert again is first and again.outcomes[AGREES] == len(again.known)  # none counts twice
+
+
+def test_a_study_goes_on_where_it_stopped(
+    caffe: Caffe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two runs as in one; after a change of the catalogue from the beginning."""
+    monkeypatch.setattr(search, "compared", lambda example, enough=0: Outcome(AGREES, "", True))
+    monkeypatch.setattr(study, "ROUND", 20)
+    told = []
+    for name, runs in (("one", (60,)), ("two", (40, 60))):
+        monkeypatch.setattr(page, "COUNTED", tmp_path / name)
+        for cases in runs:
+            arguments = ["--only", "Pooling", "--record", "--cases", str(cases), "--seed", "3"]
+            assert study.main(arguments) == 0
+        told.append(page.counts()["Pooling"])
+    assert told[0] == told[1] and told[0]["drawn"] == 60
+    assert 60 < told[0]["agree"] <= 60 + len(CORNERS["Pooling"])
+    assert page.before("Pooling", 3, 20, page.code()) is not None
+    assert page.before("Pooling", 3, 20, "another") is None
+    assert page.before("Pooling", 4, 20, page.code()) is None
+
+
+def test_power_of_a_constant(caffe: Caffe) -> None:
+    """What has no value in Python has one in C: 0 ** -1, and the root of -1."""
+    for says, value in (("power: -1 scale: 0", np.inf), ("power: 0.5 scale: 0 shift: -1", np.nan)):
+        example = read("Power", f"power_param {{ {says} }} | x=2 | 1")
+        for each in planned(example, PORTS["Power"]):
+            found = seen(each).tensors["first"]["top0"]
+            assert found is not None and np.array_equal(found, [value] * 2, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", COMPUTED)
@@ -331,3 +433,98 @@ def test_every_field_is_drawn(caffe: Caffe, kind: str) -> None:
     draws()
     refused = {"loss_param.normalize"} if kind == "InfogainLoss" else set()
     assert fields == all_fields(kind) - refused
+
+
+_SETTINGS: tuple[tuple[str, str, tuple[int, ...], nn.Module, nn.Module, str], ...] = (
+    (
+        "Convolution",
+        "convolution_param { num_output: 4 kernel_size: 3 stride_h: 2 stride_w: 1 group: 2 }",
+        (1, 2, 8, 8),
+        nn.Conv2d(2, 4, 3, (2, 1), groups=2),
+        nn.Conv2d(2, 4, 3, (1, 2), groups=2),
+        "Conv2d has stride (1, 2), Caffe's Convolution (2, 1)",
+    ),
+    (
+        "Deconvolution",
+        "convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 group: 2 }",
+        (1, 2, 4, 4),
+        nn.ConvTranspose2d(2, 4, 4, 2, 1, groups=2),
+        nn.ConvTranspose2d(2, 4, 4, 2, groups=2),
+        "ConvTranspose2d has padding (0, 0), Caffe's Deconvolution (1, 1)",
+    ),
+    (
+        "Pooling",
+        "pooling_param { kernel_size: 3 stride: 2 }",
+        (1, 2, 8, 8),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.MaxPool2d(3, 2),
+        "MaxPool2d has ceil_mode False, Caffe's Pooling True",
+    ),
+    (
+        "LRN",
+        "lrn_param { local_size: 5 alpha: 0.1 beta: 0.75 }",
+        (1, 6, 2, 2),
+        nn.LocalResponseNorm(5, 0.1, 0.75, 1.0),
+        nn.LocalResponseNorm(5, 0.02, 0.75, 1.0),
+        "LocalResponseNorm has alpha 0.02, Caffe's LRN 0.1",
+    ),
+    (
+        "BatchNorm",
+        "batch_norm_param { eps: 1e-3 }",
+        (2, 3, 4),
+        nn.BatchNorm1d(3, eps=1e-3),
+        nn.BatchNorm1d(3),
+        "BatchNorm1d has eps 1e-05, Caffe's BatchNorm 0.001",
+    ),
+    (
+        "ReLU",
+        "relu_param { negative_slope: 0.1 }",
+        (2,),
+        nn.LeakyReLU(0.1),
+        nn.ReLU(),
+        "ReLU has negative_slope 0, Caffe's ReLU 0.1",
+    ),
+    ("ELU", "", (2,), nn.ELU(), nn.ELU(0.5), "ELU has alpha 0.5, Caffe's ELU 1"),
+    (
+        "Dropout",
+        "dropout_param { dropout_ratio: 0.3 }",
+        (2, 3),
+        nn.Dropout(0.3),
+        nn.Dropout(0.7),
+        "Dropout has p 0.7, Caffe's Dropout 0.3",
+    ),
+    (
+        "Softmax",
+        "softmax_param { axis: -1 }",
+        (2, 3, 4),
+        nn.Softmax(-1),
+        nn.Softmax(1),
+        "Softmax has dim 1, Caffe's Softmax 2",
+    ),
+    (
+        "InnerProduct",
+        "inner_product_param { num_output: 4 }",
+        (2, 3),
+        nn.Linear(3, 4),
+        nn.Linear(3, 4, bias=False),
+        "Linear has bias False, Caffe's InnerProduct True",
+    ),
+)
+"""Of each type whose modules have settings: a layer, its bottom, a right and a wrong module."""
+
+
+@pytest.mark.parametrize("number", range(len(_SETTINGS)))
+def test_setting_of_a_module_is_held_against_the_catalogue(caffe: Caffe, number: int) -> None:
+    """Each type that is looked at, with a layer where the setting is not the default."""
+    kind, says, shape, right, wrong, words = _SETTINGS[number]
+    assert {each[0] for each in _SETTINGS} == set(fields.RULES)
+    said = Example(kind, says, {"x": shape}).said._layer
+    blobs = [each.detach().numpy() for each in right.parameters()]
+    params = {f"layer[{index}]": each for index, each in enumerate(blobs)}
+    step = Step(0, "layer", kind, ("x",), ("top0",), {}, tuple(params), said=said)
+    net = SimpleNamespace(
+        values={"x": np.zeros(shape)}, params=params, messages=messages(), phase="TRAIN"
+    )
+    golden = cast(Golden, net)
+    assert fields.differences(golden, step, right) == []
+    assert fields.differences(golden, step, wrong) == [words]

@@ -16,7 +16,8 @@ from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole.show import COLUMNS, table
 from studies.localise.__main__ import answer, compared_with
-from studies.localise.faults import Fault, faults
+from studies.localise.edits import Fault
+from studies.localise.faults import faults
 from studies.localise.ports import NETS, PORTS
 from tests.net_text import input_layer, layer
 from tests.test_check import codes_in
@@ -106,6 +107,12 @@ QUICK = (
     "a ratio as a function",
     "the legacy formula",
     "no epsilon in the gradient",
+    "groups of another order",
+    "padded on one side, with the module's weights",
+    "no Dropout",
+    "a shortcut that is detached",
+    "zeros for padding",
+    "the batch first",
 )
 
 
@@ -144,14 +151,17 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         {"init": "self.gamma = nn.Parameter(torch.ones(1))", "middle": "x = x * self.gamma"},
         "the port's parameter gamma (1,) is none of the net's",
     ),
-    "another result": ({"result": "self.loss(y, label.long()) * 2"}, "has loss 2 times"),
+    "another result": (
+        {"result": "self.loss(y, label.long()) * 2"},
+        "the loss weight of loss is 1, the port adds it with 2",
+    ),
     "a result that is the net's no more": (
         {"end": "self.loss(y, label.long())", "result": "y.softmax(1)"},
         "the port's result 0 (4, 5) is none of the net's values",
     ),
     "without a gradient": (
         {"result": "self.loss(y, label.long()).detach()"},
-        "has loss 0 times",
+        "the port adds the loss loss without its gradient: it is detached",
     ),
     "only when it is watched": (
         {"result": "self.loss(y, label.long()) * (1 + (len(self.conv1._forward_hooks) == 0))"},
@@ -678,7 +688,7 @@ DROPPED = input_layer("data", 5, 8) + "".join(
         ("F.dropout(y, 0.5, self.training, True)", 0, "agrees, 6 comparisons"),
         ("F.dropout(y, 0.3, self.training)", 1, "dropout_param.dropout_ratio"),
         ("y * (torch.rand_like(y) > 0.5) * 2", 2, "left out: drop2: it draws random numbers"),
-        ("y", 2, "left out: drop2: it draws random numbers"),
+        ("y", 1, "the port drops nothing: Caffe's drop2 sets 0.5 of the elements to 0"),
     ],
 )
 def test_one_mask_in_both(

@@ -88,7 +88,7 @@ TEXT = (
     ("changes", "named"),
     [
         ({}, set()),
-        ({"largest": "min"}, {"Slice-f", "Eltwise-h"}),
+        ({"largest": "min"}, {"Eltwise-h"}),
         ({"first": ""}, {"ReLU-j"}),
         ({"act": "Tanh"}, {"ReLU-b"}),
         ({"slopes": "1"}, set()),
@@ -237,16 +237,37 @@ class Port(nn.Module):
 """
 
 
-def test_a_loop_over_a_cell_is_refused(
-    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("type_", "old", "new", "status", "words"),
+    [
+        ("LSTM", "", "", 0, "LSTM  cell"),
+        ("LSTM", "h * keep", "h", 1, "disagrees: LSTM-h, "),
+        ("LSTM", "torch.stack(found)", "h.expand(4, 2, 3)", 1, "LSTM-h: the port's h repeats"),
+        ("RNN", "LSTMCell", "RNNCell", 2, "cell (RNNCell) computes one step"),
+    ],
+)
+def test_a_loop_over_a_cell(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    type_: str,
+    old: str,
+    new: str,
+    status: int,
+    words: str,
 ) -> None:
-    """No call computes the layer: the cell's weights would be the port's own, and all wrong."""
+    """It is the layer, with what is done around the cell; not of an RNN, whose outputs are more."""
     filler = 'recurrent_param { num_output: 3 weight_filler { type: "xavier" } }'
     text = input_layer("x", 4, 2, 4) + input_layer("cont", 4, 2)
-    Path("net.prototxt").write_text(text + layer("LSTM", "x cont", "h", filler))
-    Path("port.py").write_text(CELL)
-    assert main(["net", "net.prototxt", "--port", "port.py:Port", "--data", "cont=binary"]) == 2
-    assert "cell (LSTMCell) computes one step" in capsys.readouterr().err
+    Path("net.prototxt").write_text(text + layer(type_, "x cont", "h", filler))
+    text = CELL.replace(old, new)
+    if type_ == "RNN":
+        text = text.replace("h, c = self.cell(one, (h * keep, c * keep))", "h = self.cell(one, h)")
+    Path("port.py").write_text(text)
+    arguments = ["net", "net.prototxt", "--port", "port.py:Port", "--data", "cont=binary"]
+    assert main(arguments) == status
+    out, err = capsys.readouterr()
+    assert words in out + err
 
 
 RETURNS = """

@@ -296,7 +296,7 @@ def test_a_whole_net(tmp_path: Path) -> None:
     assert [("✗" in each, each[1]) for each in rows].count((True, "lrn2")) == 2
     assert sum("✗" in each for each in rows) == 2
     assert all("nan" in each for each in rows if each[1] == "softmaxwithloss5")
-    assert text.count('class="chart wide"') == 2 and "loss_weight in Caffe is 1" in text
+    assert text.count('class="chart wide"') == 2 and "the loss weight of loss is 1" in text
     path = tmp_path / "results.json"
     report.write(path)
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)

@@ -299,7 +299,7 @@ SLIPS = (
     (("utf16.prototxt", "-o", "my_net.py"), "no text in UTF-8"),
     (("shapeless.prototxt", "-o", "my_net.py"), "--bottom data=2,... (such as 2,3,32,32)"),
     (("shapeless.prototxt", "-o", "my_net.py"), "there will be holes, too; layer 'odd' (Axpy): "),
-    (("wrong.prototxt", "-o", "my_net.py"), "layer 'cut' (Slice): slice_layer.cpp"),
+    (("wrong.prototxt", "-o", "my_net.py"), "at layer 'cut' (Slice)"),
     (("wrong.prototxt", "-o", "my_net.py"), "data (10, 1, 28, 28): as samples of mnist are; --bo"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "Crop=fills.py:Euclidean"), "no layer without"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "loss=fills.py:None_"), "has no 'None_'"),

@@ -20,7 +20,7 @@ from caffe_parity.errors import ParityError
 from caffe_parity.pytest_plugin import LARGE, _turn
 from caffe_parity.report.record import read
 from studies.benchmarks.growth import exponent
-from tests.test_cli import PARITY, python
+from tests.test_cli import PARITY, ROOT, python
 
 
 def processes(monkeypatch: pytest.MonkeyPatch, cores: int, **options: Any) -> list[str]:
@@ -117,6 +117,33 @@ def test_what_belongs_together_is_run_in_one_process(tmp_path: Path) -> None:
             where[elements].add(process)
     assert len(where) == 10 and all(len(each) == 1 for each in where.values())
     assert len({process for _, _, process in ran}) == 2
+
+
+COLLECTED = """
+import gc, os
+from caffe_parity import Layer, parametrize
+from caffe_parity.cli.main import main
+
+def loss(x):
+    assert gc.isenabled() and gc.get_freeze_count() > 100_000
+    assert os.environ["MALLOC_MMAP_MAX_"] == "0"
+    return (x * x).sum()
+
+@parametrize(Layer("square", loss, {"x": (3,)}, {"torch": loss}, cases=1))
+def test_parity(comparison):
+    comparison.check()
+
+if __name__ == "__main__":
+    assert main(["run", __file__]) == 0
+    assert gc.isenabled() and not gc.get_freeze_count() and "MALLOC_MMAP_MAX_" not in os.environ
+"""
+
+
+def test_garbage_is_not_sought_among_what_was_imported(tmp_path: Path) -> None:
+    """While tests run, and only then; so are the variables that Caffe's process is given."""
+    (tmp_path / "test_mine.py").write_text(COLLECTED)
+    status, said, errors = python("test_mine", cwd=tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert status == 0, said + errors
 
 
 def test_what_takes_long_begins_first() -> None:

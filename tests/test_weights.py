@@ -54,7 +54,7 @@ def test_ports_of_all_kinds_get_caffes_numbers(caffe: Caffe, tmp_path: Path, nam
     assert missing(compared) == []
     assert write(compared, model, file) == len(model.state_dict())
     model.load_state_dict(load_file(file))
-    made = compared.weights.state(of_port(model), compared._params(False), torch.float32)
+    made = compared.weights.state(of_port(model), compared.params(False), torch.float32)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert all(torch.equal(made[key], value) for key, value in own.items())
 

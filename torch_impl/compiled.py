@@ -58,7 +58,16 @@ def compiled_euclidean_loss(
         "tail": ((n, -1, 1), (n, -1, 1)),
     }
     view1, view2 = views[sum]
-    return _compiled()(x1.reshape(view1), x2.reshape(view2)) / (2 * n)
+    return _compiled()(_shaped(x1, view1), _shaped(x2, view2)) / (2 * n)
+
+
+def _shaped(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The same elements in another shape, not known to be a view.
+
+    What is compiled for a view is compiled anew for each number of axes that the input itself has.
+    """
+    shaped: torch.Tensor = torch.ops.aten._unsafe_view(x.contiguous(), shape)
+    return shaped
 
 
 def no_compiler() -> str | None:

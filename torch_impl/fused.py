@@ -10,7 +10,7 @@ costs Python the least. What traces the call, torch.compile or torch.export, see
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch.autograd import Function
 from torch_impl.kernels import TYPES, NoKernels, empty_outputs, kernels_of, with_channels
 
 OP = "caffe_parity::channel_sum_euclidean_loss"
+Both = list[torch.Tensor | None]
+"""What belongs to x1 and to x2; None where it is not wanted."""
 
 
 @cache
@@ -36,15 +38,17 @@ def _plain_forward(x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, to
 
 def _plain_backward(
     d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
-) -> list[torch.Tensor]:
+) -> Both:
     gradient = (weight / d.shape[0] * d).unsqueeze(1)  # N, 1, S...
     signed = (gradient, -gradient)
     shapes = [with_channels(d, count) for count in channels]
-    return [signed[i].expand(shapes[i]).contiguous() for i in range(2) if wanted[i]]
+    return [signed[i].expand(shapes[i]).contiguous() if wanted[i] else None for i in range(2)]
 
 
-def _compute(x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and d for the backward."""
+def _compute(
+    x1: torch.Tensor, x2: torch.Tensor, expanded: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and d for the backward, of which alone it is whether gradients are expanded."""
     try:
         found = kernels_of(x1)
     except NoKernels as reason:
@@ -53,22 +57,29 @@ def _compute(x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return found.forward(x1, x2)
 
 
-def _compute_gradients(
+def _compute_both(
     d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
-) -> list[torch.Tensor]:
-    """The gradients that are wanted, of x1 and of x2; `weight` is the gradient of the loss."""
+) -> Both:
+    """The gradients of x1 and of x2 that are wanted; `weight` is the gradient of the loss."""
     try:
         found = kernels_of(d)
     except NoKernels as reason:
         _fall_back(str(reason))
         return _plain_backward(d, weight, channels, wanted)
-    return [each for each in found.backward(d, weight, channels, wanted) if each is not None]
+    return found.backward(d, weight, channels, wanted)
+
+
+def _compute_gradients(
+    d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> list[torch.Tensor]:
+    """The same, without those that are not wanted, for an op must return tensors."""
+    return [each for each in _compute_both(d, weight, channels, wanted) if each is not None]
 
 
 _forward = torch.library.custom_op(OP, _compute, mutates_args=())
 _backward = torch.library.custom_op(f"{OP}_backward", _compute_gradients, mutates_args=())
 
-_forward.register_fake(lambda x1, x2: empty_outputs(x1))
+_forward.register_fake(lambda x1, x2, expanded=False: empty_outputs(x1))
 
 
 @_backward.register_fake
@@ -78,11 +89,31 @@ def _backward_shapes(
     return [d.new_empty(with_channels(d, channels[i])) for i in range(2) if wanted[i]]
 
 
-def _remember(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
-    x1, x2 = inputs
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x1, x2, ctx.expanded = inputs
     ctx.save_for_backward(output[1])
     ctx.channels = [x1.shape[1], x2.shape[1]]
     ctx.set_materialize_grads(False)
+
+
+def _dispatch_both(
+    d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
+) -> Both:
+    """As _compute_both, by the op, which has a derivative."""
+    made = iter(_backward(d, weight, channels, wanted))
+    return [next(made) if want else None for want in wanted]
+
+
+def _gradients(
+    ctx: Any, d: torch.Tensor, weight: torch.Tensor, compute: Callable[..., Both]
+) -> Both:
+    """Those of x1 and x2: written for each channel, or for one that all channels share."""
+    wanted = list(ctx.needs_input_grad[:2])
+    if not ctx.expanded:
+        return compute(d, weight, ctx.channels, wanted)
+    found = compute(d, weight, [min(count, 1) for count in ctx.channels], wanted)
+    shapes = [with_channels(d, count) for count in ctx.channels]
+    return [None if x is None else x.expand(to) for x, to in zip(found, shapes, strict=True)]
 
 
 def _differentiate(
@@ -92,18 +123,17 @@ def _differentiate(
 ) -> tuple[torch.Tensor | None, ...]:
     """The gradients of x1 and x2, from that of the loss, and of d in a backward of the backward."""
     (d,) = ctx.saved_tensors
-    wanted = list(ctx.needs_input_grad)
-    gradients: list[torch.Tensor | None] = [None, None]
+    wanted = ctx.needs_input_grad
+    gradients: Both = [None, None]
     if weight is not None:
-        made: Iterator[torch.Tensor] = iter(_backward(d, weight, ctx.channels, wanted))
-        gradients = [next(made) if want else None for want in wanted]
+        gradients = _gradients(ctx, d, weight, _dispatch_both)
     if d_gradient is not None:
         for i, sign in enumerate((1, -1)):
             if wanted[i]:
                 spread = sign * d_gradient.unsqueeze(1).expand(with_channels(d, ctx.channels[i]))
                 so_far = gradients[i]
                 gradients[i] = spread if so_far is None else so_far + spread
-    return tuple(gradients)
+    return (*gradients, None)
 
 
 _forward.register_autograd(_differentiate, setup_context=_remember)
@@ -135,9 +165,11 @@ class _Straight(Function):
     """The kernels without the dispatch of torch.library, which costs more than they do."""
 
     @staticmethod
-    def forward(ctx: Any, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        ctx: Any, x1: torch.Tensor, x2: torch.Tensor, expanded: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         output = _compute(x1, x2)
-        _remember(ctx, (x1, x2), output)
+        _remember(ctx, (x1, x2, expanded), output)
         return output
 
     @staticmethod
@@ -146,14 +178,12 @@ class _Straight(Function):
         if weight is None or d_gradient is not None or torch.is_grad_enabled():
             return _differentiate(ctx, weight, d_gradient)  # a backward of the backward
         (d,) = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        compute = _dispatch_both
         if _is_transformed():
-            made = iter(_plain_backward(d, weight, ctx.channels, wanted))
+            compute = _plain_backward
         elif _is_plain(weight):
-            made = iter(_compute_gradients(d, weight, ctx.channels, wanted))
-        else:
-            made = iter(_backward(d, weight, ctx.channels, list(wanted)))
-        return tuple(next(made) if want else None for want in wanted)
+            compute = _compute_both
+        return (*_gradients(ctx, d, weight, compute), None)
 
 
 def _is_transformed() -> bool:
@@ -169,13 +199,24 @@ def _is_plain(x: torch.Tensor) -> bool:
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def fused_channel_sum_euclidean_loss(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+def fused_channel_sum_euclidean_loss(
+    x1: torch.Tensor, x2: torch.Tensor, *, expanded: bool = False
+) -> torch.Tensor:
     """The Euclidean loss of the channel sums: 1/(2N) times the sum of (sum_c x1 - sum_c x2)**2.
+
+    All channels of a gradient are the same. With `expanded` they are the same memory, too, N*S
+    numbers in place of N*C*S, as `Tensor.expand` makes it: where an elementwise operation of
+    PyTorch's computed x1 or x2, its backward reads that much less, and nothing else differs, to
+    the bit. It gains nothing where x1 or x2 is a leaf, or comes from an operation that wants
+    its gradient contiguous, as a convolution does: PyTorch writes it out then. It harms where
+    the gradient itself is seen, by a hook, `retain_grad` or `torch.autograd.grad`, and changed in
+    place or viewed as another shape: both are errors, `.contiguous()` mends them.
 
     Args:
         x1: (N, C1, S...), float32 or float64; under autocast also float16 or bfloat16, which are
             computed in float32.
         x2: (N, C2, S...), of the same type and on the same device; C2 may differ from C1.
+        expanded: whether the channels of a gradient share their memory; torch.func's always do.
 
     Raises:
         ValueError: the shapes differ in another axis than 1, or the batch is empty.
@@ -198,7 +239,7 @@ def fused_channel_sum_euclidean_loss(x1: torch.Tensor, x2: torch.Tensor) -> torc
         return _plain_forward(x1, x2)[0]
     straight = not torch.compiler.is_compiling() and _is_plain(x1) and _is_plain(x2)
     run = _Straight.apply if straight else _forward
-    loss: torch.Tensor = run(x1, x2)[0]  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = run(x1, x2, expanded)[0]  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -130,11 +130,10 @@ class CpuKernels:
     def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, shape (), and d, (N, S...)."""
         x1, x2 = x1.contiguous(), x2.contiguous()
-        shape = x1.shape
-        positions = shape[2:]
-        loss, d = x1.new_empty(()), x1.new_empty((shape[0], *positions))
+        loss, d = empty_outputs(x1)
+        n, c1, *_ = x1.shape
         self.run["forward", x1.dtype](
-            *(torch.get_num_threads(), shape[0], shape[1], x2.shape[1], positions.numel()),
+            *(torch.get_num_threads(), n, c1, x2.shape[1], d.numel() // n),
             *(x1.data_ptr(), x2.data_ptr(), d.data_ptr(), loss.data_ptr()),
         )
         return loss, d
@@ -147,7 +146,7 @@ class CpuKernels:
         diffs = empty_diffs(d, channels, wanted)
         addresses = [None if each is None else each.data_ptr() for each in diffs]
         self.run["backward", d.dtype](
-            *(torch.get_num_threads(), d.shape[0], *channels, d.shape[1:].numel()),
+            *(torch.get_num_threads(), d.shape[0], *channels, d.numel() // d.shape[0]),
             *(d.data_ptr(), weight.data_ptr(), *addresses),
         )
         return diffs

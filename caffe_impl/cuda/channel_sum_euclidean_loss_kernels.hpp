@@ -59,8 +59,11 @@ const int kVectorBytes = 16;  // the widest load of all GPUs up to sm_90
 const int kAhead = 4;  // channels whose loads are under way at a time
 
 // Measured on the CPU: the sums that fit into a second-level cache beside what
-// is added to them, and from which size a diff is written past the caches.
+// is added to them, how much of a diff is copied at once, through the caches and
+// past them, and from which size it is written past them.
 const Index kSumBytes = 1 << 17;
+const Index kCopyBytes = 1 << 15;
+const Index kStreamBytes = 1 << 12;
 const Index kLargeBytes = 1 << 24;
 
 // How the work is laid out. A group of lanes * rows threads makes the d of
@@ -414,20 +417,27 @@ inline double TreeSum(std::vector<double>* values) {
 // is there for AVX2 and AVX-512 as well, and taken where that runs, whatever
 // the flags: it makes the same bits, for nothing is added in another order.
 
-// sum[i] gets number i of kRuns runs, one after the other; they begin `stride`
-// apart, in the inputs that have them.
-template <typename Dtype, int kRuns, bool kFirst, bool kSecond>
+// sum[i], which is 0 before where kFresh, gets number i of kRuns runs, one after
+// the other; they begin `stride` apart, in the inputs that have them.
+template <typename Dtype, int kRuns, bool kFresh, bool kFirst, bool kSecond>
 CHANNEL_SUM_LOOP void AddRunsLoop(const Dtype* __restrict__ x1,
     const Dtype* __restrict__ x2, Index stride, Index count,
     Dtype* __restrict__ sum) {
   for (Index i = 0; i < count; ++i) {
-    Dtype all = sum[i];
+    Dtype all = kFresh ? Dtype(0) : sum[i];
     for (int k = 0; k < kRuns; ++k) {
       const Index at = k * stride + i;
       all = Add(all, kFirst ? x1[at] : Dtype(0), kSecond ? x2[at] : Dtype(0));
     }
     sum[i] = all;
   }
+}
+
+// to[i] gets a[i] + b[i]; `to` may be a.
+template <typename Dtype>
+CHANNEL_SUM_LOOP void FoldLoop(const Dtype* a, const Dtype* b, Index count,
+    Dtype* to) {
+  for (Index i = 0; i < count; ++i) { to[i] = a[i] + b[i]; }
 }
 
 // squares[i] gets the squares of kVector numbers, one after the other.
@@ -450,11 +460,18 @@ CHANNEL_SUM_LOOP void ScaleLoop(Dtype scale, const Dtype* __restrict__ d,
 #ifdef CHANNEL_SUM_X86
 
 #define CHANNEL_SUM_LOOPS_FOR(Processor, features) \
-  template <typename Dtype, int kRuns, bool kFirst, bool kSecond> \
+  template <typename Dtype, int kRuns, bool kFresh, bool kFirst, \
+            bool kSecond> \
   __attribute__((target(features))) inline void AddRuns##Processor( \
       const Dtype* x1, const Dtype* x2, Index stride, Index count, \
       Dtype* sum) { \
-    AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum); \
+    AddRunsLoop<Dtype, kRuns, kFresh, kFirst, kSecond>(x1, x2, stride, \
+        count, sum); \
+  } \
+  template <typename Dtype> \
+  __attribute__((target(features))) inline void Fold##Processor( \
+      const Dtype* a, const Dtype* b, Index count, Dtype* to) { \
+    FoldLoop(a, b, count, to); \
   } \
   template <typename Dtype> \
   __attribute__((target(features))) inline void Scale##Processor( \
@@ -462,8 +479,13 @@ CHANNEL_SUM_LOOP void ScaleLoop(Dtype scale, const Dtype* __restrict__ d,
     ScaleLoop(scale, d, count, diff); \
   }
 
+#ifdef __clang__
+#define CHANNEL_SUM_AVX512 "avx512f"
+#else  // GCC takes half of AVX-512's width, unless it is told to
+#define CHANNEL_SUM_AVX512 "avx512f,prefer-vector-width=512"
+#endif
 CHANNEL_SUM_LOOPS_FOR(Avx2, "avx2")
-CHANNEL_SUM_LOOPS_FOR(Avx512, "avx512f")
+CHANNEL_SUM_LOOPS_FOR(Avx512, CHANNEL_SUM_AVX512)
 
 // Not for AVX-512, which can fuse the product with the sum.
 template <typename Dtype, int kVector>
@@ -478,14 +500,24 @@ __attribute__((target("avx2"))) inline void AddSquaresAvx2(const Dtype* d,
 #define CHANNEL_SUM_CHOOSE(processor, call)
 #endif
 
-template <typename Dtype, int kRuns, bool kFirst, bool kSecond>
+template <typename Dtype, int kRuns, bool kFresh, bool kFirst, bool kSecond>
 inline void AddRuns(const Dtype* x1, const Dtype* x2, Index stride,
     Index count, Dtype* sum) {
-  CHANNEL_SUM_CHOOSE("avx512f", (AddRunsAvx512<Dtype, kRuns, kFirst, kSecond>(
-      x1, x2, stride, count, sum)))
-  CHANNEL_SUM_CHOOSE("avx2", (AddRunsAvx2<Dtype, kRuns, kFirst, kSecond>(
-      x1, x2, stride, count, sum)))
-  AddRunsLoop<Dtype, kRuns, kFirst, kSecond>(x1, x2, stride, count, sum);
+  CHANNEL_SUM_CHOOSE("avx512f",
+      (AddRunsAvx512<Dtype, kRuns, kFresh, kFirst, kSecond>(
+          x1, x2, stride, count, sum)))
+  CHANNEL_SUM_CHOOSE("avx2",
+      (AddRunsAvx2<Dtype, kRuns, kFresh, kFirst, kSecond>(
+          x1, x2, stride, count, sum)))
+  AddRunsLoop<Dtype, kRuns, kFresh, kFirst, kSecond>(x1, x2, stride, count,
+      sum);
+}
+
+template <typename Dtype>
+inline void Fold(const Dtype* a, const Dtype* b, Index count, Dtype* to) {
+  CHANNEL_SUM_CHOOSE("avx512f", FoldAvx512(a, b, count, to))
+  CHANNEL_SUM_CHOOSE("avx2", FoldAvx2(a, b, count, to))
+  FoldLoop(a, b, count, to);
 }
 
 template <typename Dtype, int kVector>
@@ -531,7 +563,7 @@ inline void Stream(const void* from, Index bytes, void* to) {
 
 // Adds channels c to end - 1 of `width` positions of one sample to the sums of
 // their rows, in the order of ForwardBlock, but read along memory; two channels
-// of a row at once. sums: rows * width.
+// of a row at once. The first channel of a row makes its sums, rows * width.
 template <typename Dtype, bool kFirst, bool kSecond>
 inline void SumChannels(const Plan& plan, const Dtype* x1, const Dtype* x2,
     Index c, Index end, Index width, Dtype* sums) {
@@ -541,18 +573,21 @@ inline void SumChannels(const Plan& plan, const Dtype* x1, const Dtype* x2,
   const Index stride = rows * plan.positions;
   while (c < end) {
     const Index row = c % rows;
+    const bool fresh = c < rows;
     if (row == 0 && end - c >= 2 * rows) {
       for (Index r = 0; r < rows; r += step) {
         const Index at = (c + r) * plan.positions;
-        AddRuns<Dtype, 2, kFirst, kSecond>(x1 + at, x2 + at, stride,
-            step * width, sums + r * width);
+        (fresh ? AddRuns<Dtype, 2, true, kFirst, kSecond>
+               : AddRuns<Dtype, 2, false, kFirst, kSecond>)(
+            x1 + at, x2 + at, stride, step * width, sums + r * width);
       }
       c += 2 * rows;
     } else {
       const Index count = std::min(step - c % step, end - c);
       const Index at = c * plan.positions;
-      AddRuns<Dtype, 1, kFirst, kSecond>(x1 + at, x2 + at, stride,
-          count * width, sums + row * width);
+      (fresh ? AddRuns<Dtype, 1, true, kFirst, kSecond>
+             : AddRuns<Dtype, 1, false, kFirst, kSecond>)(
+          x1 + at, x2 + at, stride, count * width, sums + row * width);
       c += count;
     }
   }
@@ -574,14 +609,11 @@ inline void MakeDifference(const Plan& plan, Index first, Index last,
       const Index width = std::min(chunk, plan.positions - s);
       const Dtype* a = x1 + n * c1 * plan.positions + s;
       const Dtype* b = x2 + n * c2 * plan.positions + s;
-      std::fill(sums.begin(), sums.begin() + plan.rows * width, Dtype(0));
       SumChannels<Dtype, true, true>(plan, a, b, 0, both, width, &sums[0]);
       SumChannels<Dtype, true, false>(plan, a, b, both, c1, width, &sums[0]);
       SumChannels<Dtype, false, true>(plan, a, b, both, c2, width, &sums[0]);
       for (Index half = plan.rows / 2; half > 0; half /= 2) {
-        for (Index i = 0; i < half * width; ++i) {
-          sums[i] += sums[i + half * width];
-        }
+        Fold(&sums[0], &sums[half * width], half * width, &sums[0]);
       }
       std::copy(sums.begin(), sums.begin() + width,
                 d + n * plan.positions + s);
@@ -650,32 +682,28 @@ inline void MakeDiff(const Plan& plan, Index channels, Dtype scale,
   if (size == 0) { return; }
   const Index bytes = plan.samples * size * sizeof(Dtype);
   const bool stream = bytes >= large;
-  // A few channels in one piece, so that no loop is short.
-  const Index enough = std::max<Index>(1024 / plan.positions, 1);
-  const Index copies = std::min(enough, channels);
-  std::vector<Dtype> piece(copies * plan.positions);
-  const Index whole = piece.size();
+  // A few channels in one piece, so that no copy is short.
+  const Index enough = stream ? kStreamBytes : kCopyBytes;
+  const Index few = std::max<Index>(
+      enough / (plan.positions * sizeof(Dtype)), 1);
+  const Index whole = std::min(few, channels) * plan.positions;
+  std::vector<Dtype> piece(stream ? whole : 0);
   for (Index n = first; n < last; ++n) {
-    const Dtype* from = d + n * plan.positions;
-    if (stream || copies > 1) {
-      if (stream) {
-        ScaleNumbers(scale, from, plan.positions, &piece[0]);
-      } else {
-        std::copy(from, from + plan.positions, piece.begin());
-      }
-      for (Index have = plan.positions; have < whole; have *= 2) {
-        std::copy(piece.begin(), piece.begin() + std::min(have, whole - have),
-                  piece.begin() + have);
-      }
-      from = &piece[0];
-    }
     Dtype* to = diff + n * size;
-    for (Index i = 0; i < size; i += whole) {
-      const Index count = std::min(whole, size - i);
+    // The first channels are copied over and over: out of the caches, also
+    // where they are the beginning of the diff itself.
+    Dtype* from = stream ? &piece[0] : to;
+    ScaleNumbers(scale, d + n * plan.positions, plan.positions, from);
+    for (Index have = plan.positions; have < whole; have *= 2) {
+      std::memcpy(from + have, from,
+                  std::min(have, whole - have) * sizeof(Dtype));
+    }
+    for (Index i = stream ? 0 : whole; i < size; i += whole) {
+      const Index count = std::min(whole, size - i) * sizeof(Dtype);
       if (stream) {
-        Stream(from, count * sizeof(Dtype), to + i);
+        Stream(from, count, to + i);
       } else {
-        ScaleNumbers(scale, from, count, to + i);
+        std::memcpy(to + i, from, count);
       }
     }
   }
@@ -698,6 +726,7 @@ inline void BackwardCPU(const Plan& plan, Index channels, Dtype scale,
 
 #undef CHANNEL_SUM_BOTH
 #undef CHANNEL_SUM_LOOP
+#undef CHANNEL_SUM_AVX512
 #undef CHANNEL_SUM_X86
 #undef CHANNEL_SUM_LOOPS_FOR
 #undef CHANNEL_SUM_CHOOSE

@@ -39,7 +39,7 @@ _MEANINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (
         r"ended with signal SIGFPE",
         "C++ of a layer divided by 0, as Caffe's own does where a blob has no elements (a Filter "
-        "that keeps no sample, a batch of none)",
+        "that keeps no sample, a batch of none), and for a stride or a group of 0",
     ),
     (
         r"ended with signal SIGSEGV",

@@ -27,7 +27,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,9 +41,6 @@ OUTPUT_LIMIT = 20_000  # characters of captured output that an error carries
 LOG_LIMIT = 1 << 26  # bytes; what a layer prints without end would else fill the memory
 MESSAGE_LIMIT = 1 << 28  # bytes; any four printable characters make a larger length
 
-LINE_LIMIT = 2_000
-"""Characters of a line; Caffe's list of its layer types has about 1,000."""
-
 GROWTH_LIMIT = 1 << 30
 """Bytes by which a worker's own memory may grow before the next request gets a fresh one.
 
@@ -51,6 +48,11 @@ Measured over 10,000 small nets in one worker: 40 KiB with built-in layers, 23.5
 layer, which holds a reference to itself and is never freed, nor are the arrays that it keeps. The
 whole suite takes 63 MiB. So only a layer that leaks, or keeps large arrays, gets here.
 """
+
+SPIN = 2e-4  # seconds of looking for an answer before sleeping: to be woken takes some 2e-5
+
+LINE_LIMIT = 2_000
+"""Characters of a line; Caffe's list of its layer types has about 1,000."""
 
 Op = dict[str, Any]
 """One op of the protocol; a NumPy array in it travels through the shared file."""
@@ -123,7 +125,8 @@ class _Process:
         fcntl.fcntl(self.log, fcntl.F_SETFL, os.O_APPEND)
         theirs_in, self.requests = os.pipe()
         self.replies, theirs_out = os.pipe()
-        arguments = [str(WORKER), str(theirs_in), str(theirs_out), str(self.arrays)]
+        numbers = (theirs_in, theirs_out, self.arrays, GROWTH_LIMIT)
+        arguments = [str(WORKER), *map(str, numbers)]
         if mode == "gpu":
             arguments.append("--gpu")
         # Linux sends the death signal when the parent *thread* ends: only the main one may ask.
@@ -147,9 +150,8 @@ class _Process:
             os.close(theirs_in)
             os.close(theirs_out)
         os.set_blocking(self.requests, False)
+        os.set_blocking(self.replies, False)
         self.exit_watch = os.pidfd_open(self.process.pid)
-        self.folder = os.open(f"/proc/{self.process.pid}", os.O_PATH | os.O_DIRECTORY)
-        self.first_state: _State | None = None
         self._area: mmap.mmap | None = None
         self.sent = 0  # bytes of the last message
         self.end = weakref.finalize(
@@ -162,7 +164,6 @@ class _Process:
                 self.arrays,
                 self.log,
                 self.exit_watch,
-                self.folder,
             ),
         )
 
@@ -177,18 +178,22 @@ class _Process:
         deadline = time.monotonic() + seconds
         self.sent = 0
         watch = _watched({self.requests: select.POLLOUT, self.exit_watch: select.POLLIN})
-        while data:
+        while True:
+            try:
+                written = os.write(self.requests, data)
+            except BrokenPipeError:
+                return
+            except BlockingIOError:
+                written = 0
+            self.sent += written
+            data = data[written:]
+            if not data:
+                return
             ready = _ready(watch, deadline - time.monotonic())
             if not ready:
                 raise TimeoutError
             if self.requests not in ready:
                 return
-            try:
-                written = os.write(self.requests, data)
-            except BrokenPipeError:
-                return
-            self.sent += written
-            data = data[written:]
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
         """The next message, or None when the process ended instead.
@@ -198,7 +203,7 @@ class _Process:
             _NotAnAnswer: it was no message of the protocol.
         """
         deadline = time.monotonic() + seconds
-        data = b""
+        data = self._soon()
         # A child that the layer forked may hold the pipe open, so its end is no proof; nor is it
         # when it comes: a layer may have closed the pipe and run on.
         watch = _watched({self.replies: select.POLLIN, self.exit_watch: select.POLLIN})
@@ -223,6 +228,15 @@ class _Process:
         if not isinstance(message, dict) or not {"results", "error", "caffe"} & message.keys():
             raise _NotAnAnswer
         return message
+
+    def _soon(self) -> bytes:
+        """What can be read within SPIN seconds; others that want the core get it."""
+        end = time.monotonic() + SPIN
+        while time.monotonic() < end:
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self.replies, 1 << 16)
+            os.sched_yield()
+        return b""
 
     def view(self, offset: int, shape: Shape) -> Array32:
         """An array in the shared file, which is mapped once and again when it has grown.
@@ -250,24 +264,11 @@ class _Process:
         waiting = fcntl.ioctl(self.requests, termios.FIONREAD, b"\0" * 4)
         return int.from_bytes(waiting, sys.byteorder) == self.sent
 
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return bool(_ready(_watched({self.exit_watch: select.POLLIN}), 0.0))
-
-    @property
-    def as_it_began(self) -> bool:
-        """Whether it can serve another request as it served the first."""
-        try:
-            now = _state(self.folder)
-        except OSError:
-            return False
-        first = self.first_state
-        return not self.ended and (first is None or now.serves_like(first))
-
     def output(self) -> str:
         """What was printed since the last call."""
         size = os.fstat(self.log).st_size
+        if not size:
+            return ""
         start = max(0, size - OUTPUT_LIMIT)
         text = os.pread(self.log, size - start, start).decode(errors="replace")
         os.ftruncate(self.log, 0)
@@ -280,38 +281,6 @@ def _length(data: bytes) -> int:
     if length > MESSAGE_LIMIT:
         raise _NotAnAnswer
     return length
-
-
-class _State(NamedTuple):
-    """What one request may leave behind in a worker for the next: as Linux sees it."""
-
-    places: tuple[str, ...]  # the current folder, standard input, output and error
-    limits: str
-    memory: int  # bytes that are its own
-
-    def serves_like(self, first: _State) -> bool:
-        same = (self.places, self.limits) == (first.places, first.limits)
-        return same and self.memory < first.memory + GROWTH_LIMIT
-
-
-def _state(folder: int) -> _State:
-    """The state of a process, whose folder in /proc this is.
-
-    Raises:
-        OSError: it has ended, or closed its standard input, output or error.
-    """
-    places = [os.readlink(name, dir_fd=folder) for name in ("cwd", "fd/0", "fd/1", "fd/2")]
-    _, resident, shared, *_ = _contents("statm", folder).split()
-    memory = (int(resident) - int(shared)) * mmap.PAGESIZE
-    return _State(tuple(places), _contents("limits", folder), memory)
-
-
-def _contents(name: str, folder: int) -> str:
-    descriptor = os.open(name, os.O_RDONLY, dir_fd=folder)
-    try:
-        return os.read(descriptor, 1 << 16).decode()
-    finally:
-        os.close(descriptor)
 
 
 def _watched(events: Mapping[int, int]) -> select.poll:
@@ -411,8 +380,6 @@ class Caffe:
                 self.close()
                 raise self._not_started(greeting["error"] if greeting else None, output)
             self.greeting = greeting
-            with contextlib.suppress(OSError):
-                process.first_state = _state(process.folder)
         return self.greeting
 
     def request(self, ops: Sequence[Op]) -> list[dict[str, Any]]:
@@ -424,8 +391,6 @@ class Caffe:
             CaffeCrash, CaffeHang: the worker is gone; the next request starts another.
             NoCaffe, NoDevice: as `start`.
         """
-        if self.greeting and self._process is not None and not self._process.as_it_began:
-            self.close()
         results = self._attempted(ops)
         if results is None:
             self.close()

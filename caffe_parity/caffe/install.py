@@ -135,9 +135,14 @@ def make_once(
 
     def make(work: Path) -> None:
         started = time.monotonic()
-        record = {**fill(work), "seconds": round(time.monotonic() - started, 1)}
+        record = fill(work)
+        progress.close()
+        took = {step: round(seconds, 1) for step, seconds in progress.took.items()}
+        record |= {"seconds": round(time.monotonic() - started, 1), "took": took}
         (work / ROOT / COMPLETE).write_text(json.dumps(record, indent=1) + "\n")
+        steps = ", ".join(f"{step} {seconds} s" for step, seconds in took.items())
         progress.say(f"installed Caffe in {record['seconds']} s: {cache.folder() / name}")
+        progress.say(f"  {steps}")
 
     try:
         with understood(edition.room):

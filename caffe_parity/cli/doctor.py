@@ -83,6 +83,7 @@ def _caffe() -> dict[str, Any]:
     except interpreter.NoCaffe as error:
         return {**found, "problem": error.happened, "advice": error.advice}
     libraries, types = facts.pop("libraries"), facts.pop("layer_types")
+    installed = _installed(python.root)
     used = blas(libraries)
     names = [name for part, name in _BLAS_NAMES.items() if any(part in Path(f).name for f in used)]
     cuda = any(re.search(r"/lib(cudart|cublas|cuda)\.so", file) for file in libraries)
@@ -92,18 +93,17 @@ def _caffe() -> dict[str, Any]:
         **facts,
         "layer_types": len(types),
         "python_layers": "Python" in types,
-        "package": _package(python.root),
+        "package": installed.get("packages", {}).get("python3-caffe"),
+        "installed_in": {"seconds": installed.get("seconds"), "steps": installed.get("took", {})},
         "blas": {"name": [*names, "reference" if used else "unknown"][0], "files": used},
         "device": "CUDA" if cuda else "CPU",
     }
 
 
-def _package(root: Path | None) -> str | None:
-    """Return the version of the Debian package, which tells the very commit of Caffe."""
-    if root is None:
-        return None
-    packages: dict[str, str] = json.loads((root / install.COMPLETE).read_text())["packages"]
-    return packages.get("python3-caffe")
+def _installed(root: Path | None) -> dict[str, Any]:
+    """Return what is noted of an install: versions of packages, and how long each step took."""
+    noted: dict[str, Any] = json.loads((root / install.COMPLETE).read_text()) if root else {}
+    return noted
 
 
 def _torch() -> dict[str, Any]:
@@ -300,12 +300,15 @@ def _caffe_lines(caffe: dict[str, Any]) -> list[str]:
     blas = caffe["blas"]
     files = ", ".join(os.path.basename(file) for file in blas["files"])
     layers = "compiled in" if caffe["python_layers"] else "not compiled in"
+    took = caffe["installed_in"]
+    steps = ", ".join(f"{step} {seconds} s" for step, seconds in took["steps"].items())
     return [
         f"{caffe['version']}, {device}, {origin}",
         *([f"Debian package {caffe['package']}"] if caffe["package"] else []),
         f"Python {caffe['python']}, NumPy {caffe['numpy']}, protobuf {caffe['protobuf']}",
         f"BLAS: {blas['name']}" + (f" ({files})" if files else ""),
         f"{caffe['layer_types']} layer types, Python layers {layers}",
+        *([f"installed in {took['seconds']} s: {steps}"] if steps else []),
         caffe["command"][-1],
     ]
 

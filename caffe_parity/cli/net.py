@@ -92,7 +92,7 @@ def add_match(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="a layer that the port does without, such as accuracy",
+        help="a layer, or an output, that the port does without, such as accuracy",
     )
 
 
@@ -310,7 +310,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
                 net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
             found = compared.judgements()
-        names += [step.name for step in compared.net.steps]
+        names += [step.name for step in compared.net.steps] + compared.net.outputs
         say(show.lines(compared, found))
         if options.output:
             say(_written(options, compared, found, net, case))

@@ -119,7 +119,7 @@ def _compared(port: Ported, phase: str) -> list[Record]:
         found = compared.judgements()
     say(show.lines(compared, found))
     records = show.records(port.net.spec, compared, found, time.perf_counter() - start)
-    return [*records, *port.further(compared)]
+    return [*records, port.saved(compared)]
 
 
 def _about(port: Ported) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import io
@@ -15,7 +16,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,29 +106,16 @@ def carried_out(options: argparse.Namespace) -> int:
             raise BadRequest("--times makes shards equally long: give --shard I/N, too")
     if not 0 < options.timeout < float("inf"):
         raise BadRequest("--timeout must be greater than 0, and finite")
-    asks = {"-h", "--help", "--co", "--collect-only", "--collectonly"} & set(options.more)
+    asks = bool({"-h", "--help", "--co", "--collect-only", "--collectonly"} & set(options.more))
     if not asks:
         make_folder(options.report, options.quiet)
     cache_compiled()
-    # A thread of PyTorch's that has nothing to do sleeps: else it takes a core from who has.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    processes = [] if asks else _processes(options)
-    if options.device == "cpu" and not processes:
-        from caffe_parity.caffe.session import SESSION
-
-        SESSION.launch()  # it imports Caffe while this process imports PyTorch
-    import pytest
-
     junit = options.report / "junit.xml"
     before = junit.read_bytes() if junit.is_file() else None
-    with tempfile.TemporaryDirectory() as scratch:
-        WATCH.scratch(scratch)
-        said = _pytest_options(options, not asks)
-        if not any(each.startswith("--basetemp") for each in options.more):
-            said.append(f"--basetemp={Path(scratch, 'pytest')}")
-        arguments = [*said, *processes, *options.more]
-        in_a_line = options.quiet and not asks
-        status = _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+    with _defaults():
+        status = _by_pytest(options, asks)
+    import pytest
+
     if status == pytest.ExitCode.NO_TESTS_COLLECTED and options.shard and not asks:
         print(f"parity run: shard {options.shard} has no test; `parity merge` wants its report")
         return 0
@@ -143,6 +131,54 @@ def carried_out(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return status if status in (0, 1) else 2
+
+
+def _by_pytest(options: argparse.Namespace, asks: bool) -> int:
+    """What pytest says of the tests; it is imported, and Caffe started, no sooner than here."""
+    processes = [] if asks else _processes(options)
+    if options.device == "cpu" and not processes:
+        from caffe_parity.caffe.session import SESSION
+
+        SESSION.launch()  # it imports Caffe while this process imports PyTorch
+    import pytest
+
+    with tempfile.TemporaryDirectory() as scratch:
+        WATCH.scratch(scratch)
+        said = _pytest_options(options, not asks)
+        if not any(each.startswith("--basetemp") for each in options.more):
+            said.append(f"--basetemp={Path(scratch, 'pytest')}")
+        arguments = [*said, *processes, *options.more]
+        try:
+            in_a_line = options.quiet and not asks
+            return _in_a_line(arguments) if in_a_line else int(pytest.main(arguments))
+        finally:  # of what the plugin does to it
+            gc.unfreeze()
+            gc.enable()
+
+
+DEFAULTS = {
+    # A thread of PyTorch's that has nothing to do sleeps: else it takes a core from who has.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Caffe's process uses the memory of large arrays again, up to 512 MiB of it (glibc's malloc);
+    # of this one, the plugin sees to that.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**29),
+    "MALLOC_TOP_PAD_": str(2**26),
+    "PARITY_TRUTHS": "keep",
+}
+"""Variables of the environment of this run and of what it starts, where they are not set."""
+
+
+@contextlib.contextmanager
+def _defaults() -> Iterator[None]:
+    """Sets them, and takes them away again."""
+    ours = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _in_a_line(arguments: Sequence[str]) -> int:

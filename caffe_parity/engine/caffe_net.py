@@ -21,6 +21,7 @@ from caffe_parity.caffe.client import (
     Op,
     RequestError,
 )
+from caffe_parity.caffe.crash_site import located
 from caffe_parity.caffe.layer_errors import (
     NO_BACKWARD,
     NO_FORWARD,
@@ -195,8 +196,7 @@ class CaffeNet:
         Raises:
             BadRequest, CaffeError: it cannot be.
         """
-        ops = self.net_ops(case)
-        built = self.caffe.request(ops)[-1]
+        built = self._asked(self.net_ops(case))[-1]
         self.must_have_weights(built)
         return len(built["owned"])
 
@@ -282,13 +282,20 @@ class CaffeNet:
             NoCaffe, InstallError: there is no Caffe.
         """
         try:
-            return self.caffe.request(ops)
+            return self._asked(ops)
         except (CaffeHang, CaffeCrash, LayerError) as error:
             raise failed(error) from error
         except RequestError as error:
             raise _Unfit(f"{self.spec or 'the net'}: {error}") from error
         except NetError as error:
             raise BadRequest(f"{self.spec or 'the net'}: {error}") from error
+
+    def _asked(self, ops: list[Op]) -> list[Op]:
+        """The answers of Caffe; where it ends, with the layer that it was at."""
+        try:
+            return self.caffe.request(ops)
+        except CaffeCrash as crash:
+            raise located(self.caffe, ops, crash) from crash
 
     def net_ops(self, case: Case) -> list[Op]:
         """The ops that load the compiled layers and build the net of a case.

@@ -22,11 +22,13 @@ from caffe_parity.contract import (
     Shape,
     Structure,
 )
+from caffe_parity.engine import truths
 from caffe_parity.engine.functions import Evaluation, Tensors, with_params
 from caffe_parity.engine.plan import upstreams
-from caffe_parity.engine.random_rounding import as_inputs, expect
+from caffe_parity.engine.random_rounding import RUNS, as_inputs, expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.layer import Layer
+from caffe_parity.report.bits import digest
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class Question:
 
     Attributes:
         inputs: of the case, parameters included.
+        digest: of their bits.
         upstreams: the gradients that the tops get, one after the other.
         expected: what each of them must give.
         truth: what the reference gives for other inputs and an upstream gradient, by tensor.
     """
 
     inputs: Arrays
+    digest: str
     upstreams: Sequence[Arrays | None]
     expected: Sequence[Expected]
     truth: Callable[[Arrays, Arrays | None], Mapping[str, Array64]]
@@ -52,8 +56,14 @@ def fed(case: Case, arrays: Arrays) -> Arrays:
 
 
 @lru_cache(maxsize=2)  # the arrays of one case can be large; its variants run one after another
-def question(layer: Layer, case: Case, structure: Structure) -> Question:
+def question(layer: Layer, case: Case, structure: Structure, runs: int = RUNS) -> Question:
     """The inputs, the upstream gradients, the truth and the bound of a case.
+
+    Args:
+        layer: with the reference.
+        case: its inputs.
+        structure: what is compared.
+        runs: how many times the reference is rounded (`expect`).
 
     Raises:
         BadRequest: the reference cannot be evaluated.
@@ -63,18 +73,36 @@ def question(layer: Layer, case: Case, structure: Structure) -> Question:
     function = with_params(layer.reference, params, "reference")
     wanted = (*case.wanted, *(each.name for each in params if each.learned))
     reference = Evaluation(function, "reference", case, structure.outputs, wanted)
-    with one_thread(max((each.size for each in inputs.values()), default=0)):
+    bits = digest(*(inputs[name] for name in (*case.fed, *(each.name for each in params))))
+    key = truths.key(layer, case, structure, inputs, bits) if runs == RUNS else ""
+    expected = truths.found(key)
+    if expected is None:
+        with one_thread(max((each.size for each in inputs.values()), default=0)):
+            ups, expected = _anew(layer, reference, inputs, structure, runs)
+        truths.keep(key, expected)
+    else:
+        ups = upstreams(case, structure, {k: expected[0].truth[k].shape for k in structure.outputs})
+    return Question(inputs, bits, ups, expected, partial(_truth, reference))
+
+
+def _anew(
+    layer: Layer, reference: Evaluation, inputs: Arrays, structure: Structure, runs: int
+) -> tuple[list[Arrays | None], list[Expected]]:
+    """The upstream gradients, and what the tops and the other gradients must then be."""
+    case = reference.case
+    shapes: dict[str, Shape] = {}
+    if layer.bound is None or case.loss_weight is None:
         tensors = as_inputs(inputs)
         tops = reference.tops(all_inputs(case, tensors))
         if layer.bound is None:
             _must_be_fixed(tops, reference.tops(all_inputs(case, tensors)))
-        shapes: dict[str, Shape] = {name: tuple(top.shape) for name, top in tops.items()}
-        ups = upstreams(case, structure, shapes)
-        expected = _expected(layer, reference, inputs, ups, structure)
-        gradients = [each for name, each in expected[0].truth.items() if name.startswith(GRADIENT)]
-        if gradients and not any(map(np.any, gradients)):
-            _must_be_linked(reference, tensors)
-    return Question(inputs, ups, expected, partial(_truth, reference))
+        shapes = {name: tuple(top.shape) for name, top in tops.items()}
+    ups = upstreams(case, structure, shapes)
+    expected = _expected(layer, reference, inputs, ups, structure, runs)
+    gradients = [each for name, each in expected[0].truth.items() if name.startswith(GRADIENT)]
+    if gradients and not any(map(np.any, gradients)):
+        _must_be_linked(reference, as_inputs(inputs))
+    return ups, expected
 
 
 def _truth(reference: Evaluation, inputs: Arrays, upstream: Arrays | None) -> Mapping[str, Array64]:
@@ -95,6 +123,7 @@ def _expected(
     inputs: Arrays,
     ups: Sequence[Arrays | None],
     structure: Structure,
+    runs: int,
 ) -> list[Expected]:
     case = reference.case
     if layer.bound is not None:
@@ -107,7 +136,8 @@ def _expected(
 
     def rounded(upstream: Arrays | None) -> Expected:
         weights = None if upstream is None else as_inputs(upstream)
-        return expect(partial(_called, reference, weights), tensors, fixed, structure.running)
+        called = partial(_called, reference, weights)
+        return expect(called, tensors, fixed, structure.running, runs)
 
     first = rounded(ups[0])
     if not structure.is_loss:

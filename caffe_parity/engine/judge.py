@@ -34,12 +34,12 @@ from caffe_parity.engine.expected import Question, question
 from caffe_parity.engine.functions import Evaluation, Function, with_params
 from caffe_parity.engine.plan import FIRST, fresh, planned
 from caffe_parity.engine.port import Port
-from caffe_parity.engine.random_rounding import as_inputs
+from caffe_parity.engine.random_rounding import RUNS, as_inputs
 from caffe_parity.engine.structure import structure_of, tops_of_reference
 from caffe_parity.engine.verdict import Judged, agreement_words, judged
 from caffe_parity.layer import Layer
 from caffe_parity.progress import PROGRESS
-from caffe_parity.report.bits import Kept, digest, keep
+from caffe_parity.report.bits import Kept, keep
 from caffe_parity.report.record import Record
 
 if TYPE_CHECKING:  # it needs Linux; ports are judged elsewhere, too
@@ -70,7 +70,9 @@ class Planned:
     question: Question
 
 
-def plan_of(layer: Layer, name: str, case: Case, structure: Structure | None = None) -> Planned:
+def plan_of(
+    layer: Layer, name: str, case: Case, structure: Structure | None = None, runs: int = RUNS
+) -> Planned:
     """What will be asked of a variant, and what is expected of it.
 
     Args:
@@ -78,6 +80,7 @@ def plan_of(layer: Layer, name: str, case: Case, structure: Structure | None = N
         name: of the variant.
         case: its inputs.
         structure: of the variant, where it is known already.
+        runs: how many times the reference is rounded.
 
     Raises:
         BadRequest: it cannot be compared.
@@ -88,7 +91,7 @@ def plan_of(layer: Layer, name: str, case: Case, structure: Structure | None = N
     structure = structure or seen_from_outside(layer, variant, case)
     if case.first in structure.in_place:  # what a second consumer would read is another blob
         case = replace(case, sharing="none")
-    asked = question(layer, case, structure)
+    asked = question(layer, case, structure, runs)
     plan = planned(layer, case, structure, asked.upstreams, asked.inputs)
     return Planned(layer, name, variant, case, plan, asked)
 
@@ -210,7 +213,7 @@ def record_of(ready: Planned, seen: Observation | VariantFailure) -> Record:
         "fail",
         "nothing was judged",
         elements=sum(each.size for each in inputs),
-        inputs=digest(*inputs),
+        inputs=ready.question.digest,
     )
     expectation = ready.variant.expects(case)
     if isinstance(seen, VariantFailure):

@@ -306,7 +306,9 @@ class _View:
             room = 4 * UNIT_ROUNDOFF * (1 + np.abs(truth)) + asked.bound.worst[self.tensor]
             tensors = {self.tensor: room}
             asked = replace(asked, bound=Bound(tensors, tensors, asked.bound.kinks))
-        off = wrong(self.tensor, value, asked) & ~unwritten
+        if value is not first or added.any():  # else that is known already
+            off = wrong(self.tensor, value, asked)
+        off = off & ~unwritten
         before = self._as_before(value)
         stale = before is not None and before.code == "stale-state"
         ignored = not stale and self._ignores_top_diff(bool(added.any()), unwritten)
@@ -327,11 +329,11 @@ class _View:
     def _unwritten(self, first: Floating, off: Bools) -> Bools:
         """The elements that still hold what they were filled with, twice."""
         second = self.of.get(SECOND)
-        if not self.comparison.seen.poisoned:
+        if not self.comparison.seen.poisoned or not off.any():
             return np.zeros_like(off)
         if self.is_param:
             none = not np.any(first[off]) and (second is None or not np.any(second[off]))
-            return off if off.any() and none else np.zeros_like(off)
+            return off if none else np.zeros_like(off)
         held: Bools = off & (first == np.float32(HUGE + self.share))
         if second is not None:
             held &= second == np.float32(ONE + self.share)
@@ -340,7 +342,8 @@ class _View:
     def _read(self, first: Floating, off: Bools) -> Bools:
         """The elements that are huge only where the diff held something huge."""
         second = self.of.get(SECOND)
-        if second is None or self.is_param or not self.comparison.seen.poisoned:
+        poisoned = self.comparison.seen.poisoned and off.any()
+        if second is None or self.is_param or not poisoned:
             return np.zeros(first.shape, np.bool_)
         with np.errstate(invalid="ignore"):
             least = np.sqrt(HUGE)
@@ -380,10 +383,13 @@ class _View:
         asked = self.comparison.asked.expected
         names = [each.name for each in self.comparison.passes if each.name.startswith("upstream")]
         names = [SECOND if added else FIRST, *names]
-        values = [self.of[name][~unwritten] for name in names if name in self.of]
+        names = [name for name in names if name in self.of]
+        if len(names) < 2:
+            return False
+        values = [self.of[name][~unwritten] for name in names]
         nothing = np.float32(self.share), np.float32(HUGE)
         said = [each[np.isfinite(each)] for each in values]
-        if len(said) < 2 or any(np.all(said[0] == each) for each in nothing):
+        if any(np.all(said[0] == each) for each in nothing):
             return False
         differs = any(
             not np.array_equal(asked[0].truth[self.tensor], each.truth[self.tensor], equal_nan=True)

@@ -65,7 +65,7 @@ def power(x: Tensor, power: float = 1.0, scale: float = 1.0, shift: float = 0.0)
     for the powers 0, 1 and 2.
     """
     if power * scale == 0:  # a constant: Caffe does not look at x
-        return torch.full_like(x, 1.0 if power == 0 else shift**power) + 0 * x.detach().sum()
+        return torch.full_like(x, shift).pow(power) + 0 * x.detach().sum()
     base = shift + scale * x
     if power == 1:
         return base

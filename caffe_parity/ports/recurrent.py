@@ -17,11 +17,13 @@ def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor
     """The next cell and output (1, N, D).
 
     The gates (1, N, 4 D) are in the order i, f, o, g; PyTorch's i, f, g, o.
-    `cont` (1, N) is 0 where a sequence begins, else 1: the forget gate is multiplied with it.
+    `cont` (1, N) is 0 where a sequence begins, else 1: the forget gate is multiplied with it. Caffe
+    takes the product for a sigmoid in its gradient, which between 0 and 1 it is not.
     """
     i, f, o, g = gates.chunk(4, -1)
-    keep = cont.detach().unsqueeze(-1)
-    cell = keep * torch.sigmoid(f) * cell + torch.sigmoid(i) * unit_tanh(g)
+    forget = cont.detach().unsqueeze(-1) * torch.sigmoid(f)
+    forget = gradient_of(forget, f * (forget * (1 - forget)).detach())
+    cell = forget * cell + torch.sigmoid(i) * unit_tanh(g)
     return cell, torch.sigmoid(o) * unit_tanh(cell)
 
 

@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from caffe_parity.contract import Shape
+from caffe_parity.ports import convolution
+from caffe_parity.ports.catalogue import Call, Refused, Said
+from caffe_parity.ports.layers import PORTS
 from caffe_parity.whole.golden import Golden, Step
 
-Fields = Mapping[str, Any]
+
+def said_of(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> Said:
+    """A layer of a net as the catalogue takes it, or with other fields of LayerParameter."""
+    shapes = [net.values[name].shape for name in step.bottoms]
+    return Said(step.said if said is None else said, shapes, net.messages, net.phase)
 
 
-def differences(step: Step, module: torch.nn.Module) -> list[str]:
-    """In words, each setting of a module that is not the layer's; none where it is not known."""
+def arguments_of(net: Golden, step: Step) -> Mapping[str, Any]:
+    """Those of the call that computes a layer in the catalogue, defaults among them.
+
+    Raises:
+        Refused, IndexError, KeyError: it has none.
+    """
+    call, *_ = PORTS[step.type].of(said_of(net, step))
+    return call.arguments
+
+
+def differences(net: Golden, step: Step, module: torch.nn.Module) -> list[str]:
+    """In words, each setting of a module that is not the layer's; none where it is not known.
+
+    What the layer's is, the catalogue says, or the shapes of its parameters.
+    """
     rule = RULES.get(step.type)
     if rule is None:
         return []
+    try:
+        call, *_ = PORTS[step.type].of(said_of(net, step))
+    except (Refused, IndexError, KeyError):
+        return []
     kind = type(module).__name__
+    shapes = [net.params[name].shape for name in step.params]
     return [
         f"{kind} has {name} {_shown(own)}, Caffe's {step.type} {_shown(theirs)}"
-        for name, own, theirs in rule(step.fields, module)
+        for name, own, theirs in rule(
+            Layer(call, len(net.values[step.bottoms[0]].shape), shapes), module
+        )
         if _plain(own) != _plain(theirs)
     ]
 
@@ -65,98 +94,96 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-Rule = Callable[[Fields, Any], Iterator[tuple[str, Any, Any]]]
+@dataclass(frozen=True)
+class Layer:
+    """What is known of a layer: the call that computes it, its bottom's axes, its blobs' shapes."""
+
+    call: Call
+    axes: int
+    blobs: Sequence[Shape]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.call.arguments[name]
+
+
+Rule = Callable[[Layer, Any], Iterator[tuple[str, Any, Any]]]
 
 
 def _pair(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
-def _extent(fields: Fields, name: str, usual: int) -> tuple[int, ...]:
-    """kernel_size, stride or pad, of which a message may say one number, two, or _h and _w."""
-    short = name.removesuffix("_size")
-    if fields.get(f"{short}_h") or fields.get(f"{short}_w"):
-        return fields.get(f"{short}_h", usual), fields.get(f"{short}_w", usual)
-    said: Any = fields.get(name, usual)
-    several = list(said) if isinstance(said, (list, tuple)) else [said]
-    several = several or [usual]
-    return tuple(several) if len(several) > 1 else (several[0], several[0])
-
-
-def _convolution(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _convolution(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if not isinstance(module, nn.modules.conv._ConvNd):
         return
-    yield "out_channels", module.out_channels, fields["num_output"]
-    for name, own, usual in (
-        ("kernel_size", "kernel_size", 1),
-        ("stride", "stride", 1),
-        ("pad", "padding", 0),
-        ("dilation", "dilation", 1),
-    ):
-        value = getattr(module, own)
-        if isinstance(value, str):
-            continue
-        yield own, _pair(value), _extent(fields, name, usual)
-    yield "groups", module.groups, fields["group"]
-    yield "bias", module.bias is not None, fields["bias_term"]
+    outer, inner, *kernel = layer.blobs[0]
+    turned = layer.call.function is convolution.deconvolution
+    yield "out_channels", module.out_channels, inner * layer["group"] if turned else outer
+    yield "kernel_size", _pair(module.kernel_size), tuple(kernel)
+    for name, theirs in (("stride", "stride"), ("padding", "pad"), ("dilation", "dilation")):
+        own = getattr(module, name)
+        if not isinstance(own, str):
+            yield name, _pair(own), layer[theirs]
+    yield "groups", module.groups, layer["group"]
+    yield "bias", module.bias is not None, len(layer.blobs) > 1
 
 
-def _pooling(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _pooling(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     is_max = isinstance(module, nn.MaxPool2d)
     if not is_max and not isinstance(module, nn.AvgPool2d):
         return
-    if fields["global_pooling"]:
+    if "kernel" not in layer.call.arguments:  # global
         return
-    yield "the type of pooling", "MAX" if is_max else "AVE", fields["pool"]
-    yield "kernel_size", _pair(module.kernel_size), _extent(fields, "kernel_size", 1)
-    yield "stride", _pair(module.stride), _extent(fields, "stride", 1)
-    yield "padding", _pair(module.padding), _extent(fields, "pad", 0)
-    yield "ceil_mode", module.ceil_mode, fields.get("round_mode", "CEIL") == "CEIL"
-    if not is_max and any(_extent(fields, "pad", 0)):
+    yield "the type of pooling", "MAX" if is_max else "AVE", layer["method"]
+    yield "kernel_size", _pair(module.kernel_size), layer["kernel"]
+    yield "stride", _pair(module.stride), layer["stride"]
+    yield "padding", _pair(module.padding), layer["pad"]
+    if layer["stride"] != (1, 1):  # else both come to the same
+        yield "ceil_mode", module.ceil_mode, not layer["floor"]
+    if not is_max and any(layer["pad"]):
         yield "count_include_pad", module.count_include_pad, True
     if is_max:
         yield "dilation", _pair(module.dilation), (1, 1)
 
 
-def _lrn(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _lrn(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(module, nn.LocalResponseNorm):
-        yield "size", module.size, fields["local_size"]
-        for name in ("alpha", "beta", "k"):
-            yield name, float(getattr(module, name)), fields[name]
+        for name in ("size", "alpha", "beta", "k"):
+            yield name, getattr(module, name), layer.call.arguments.get(name, 1.0)
 
 
-def _batch_norm(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _batch_norm(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        yield "eps", float(module.eps), fields["eps"]
+        yield "eps", float(module.eps), layer["eps"]
 
 
-def _relu(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _relu(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     slope = getattr(module, "negative_slope", 0.0 if isinstance(module, nn.ReLU) else None)
     if slope is not None:
-        yield "negative_slope", float(slope), fields["negative_slope"]
+        yield "negative_slope", float(slope), layer["negative_slope"]
 
 
-def _elu(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _elu(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(module, nn.ELU):
-        yield "alpha", float(module.alpha), fields["alpha"]
+        yield "alpha", float(module.alpha), layer["alpha"]
 
 
-def _dropout(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _dropout(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(module, nn.modules.dropout._DropoutNd):
         alone = type(module) is nn.Dropout
         yield "what it drops:", "elements" if alone else "channels", "elements"
-        yield "p", float(module.p), fields["dropout_ratio"]
+        yield "p", float(module.p), layer.call.arguments.get("ratio", module.p)
 
 
-def _softmax(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(module, (nn.Softmax, nn.LogSoftmax)):
-        yield "dim", module.dim, fields["axis"]
+def _softmax(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(module, (nn.Softmax, nn.LogSoftmax)) and module.dim is not None:
+        yield "dim", module.dim % layer.axes, layer["axis"]
 
 
-def _inner_product(fields: Fields, module: Any) -> Iterator[tuple[str, Any, Any]]:
+def _inner_product(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(module, nn.Linear):
-        yield "out_features", module.out_features, fields["num_output"]
-        yield "bias", module.bias is not None, fields["bias_term"]
+        yield "out_features", module.out_features, layer.blobs[0][int(layer["transpose"])]
+        yield "bias", module.bias is not None, len(layer.blobs) > 1
 
 
 RULES: Mapping[str, Rule] = {

@@ -108,6 +108,15 @@ class Golden:
         return {top: step for step in self.steps for top in step.tops}
 
     @cached_property
+    def behind(self) -> Mapping[str, frozenset[str]]:
+        """By value, all those that it is made of."""
+        found: dict[str, frozenset[str]] = dict.fromkeys(self.inputs, frozenset())
+        for step in self.steps:
+            below = frozenset(step.bottoms).union(*(found.get(one, ()) for one in step.bottoms))
+            found |= dict.fromkeys(step.tops, below)
+        return found
+
+    @cached_property
     def fixed(self) -> frozenset[str]:
         """The values that nothing rounds: labels, and what layers make of them alone."""
         free = {

@@ -15,7 +15,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import chain
 
 import numpy as np
 import torch
@@ -35,28 +34,20 @@ from caffe_parity.contract import (
     Floating,
 )
 from caffe_parity.engine.caffe_net import CaffeNet
-from caffe_parity.engine.compare import as_float32, compare, fits, same_bits, wrong
-from caffe_parity.engine.explain import Failure, explain
+from caffe_parity.engine.compare import compare, same_bits
 from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
-from caffe_parity.engine.verdict import rounded_sizes
-from caffe_parity.layer import Rival
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.fields import (
-    CLAMP,
-    OVERWRITTEN,
-    clamps,
-    differences,
-    is_overwritten,
-)
+from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
 from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of, shaped
+from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
-from caffe_parity.whole.rivals import rivals
+from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.stacked import sharing, stacked
-from caffe_parity.whole.values import Pairs, by_values
+from caffe_parity.whole.values import Pairs, by_values, in_turn
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 UNCHOSEN = "usual-momentum"
@@ -64,14 +55,8 @@ UNCHOSEN = "usual-momentum"
 
 USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
 
-RESULT = "the port's result "
-"""How what is said of a result begins."""
-
 HOMOGENEOUS = ("Concat", "Dropout", "Pooling", "PReLU", "ReLU")
 """The types of layers that multiply a channel by what it is multiplied by before."""
-
-BIASED = ("Convolution", "Deconvolution", "InnerProduct")
-"""The types of layers that add a bias for each channel."""
 
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
@@ -149,6 +134,7 @@ class Judgement:
         notes: what is other than in Caffe and no error, since nobody chose it.
         left_out: why it was not compared; "" where it was.
         alone: whether nothing else is left out with it.
+        blamed: where something is wrong, the layers that it may be; all, if more is not known.
     """
 
     part: Part
@@ -158,6 +144,12 @@ class Judgement:
     notes: Sequence[Finding] = ()
     left_out: str = ""
     alone: bool = True
+    blamed: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The part's, or the layers of it that are wrong."""
+        return ", ".join(self.blamed) if self.findings and self.blamed else self.part.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,15 +194,15 @@ class Comparison:
     @cached_property
     def _first(self) -> tuple[Seen, Tensors]:
         """That run, and the state in which it leaves the port."""
-        state = self._state(self._params(False), torch.float32)
+        state = self._state(self.params(False), torch.float32)
         port = self.port.in_precision(torch.float32)
-        return self._run(port, self.values, self._params(False), state=state), state
+        return self.run(port, self.values, self.params(False), state=state), state
 
     @cached_property
     def looked(self) -> Seen:
         """That run once more, to see what modules read that are not matched."""
         port = self.port.in_precision(torch.float32)
-        return self._run(port, self.values, self._params(False), looking=True)
+        return self.run(port, self.values, self.params(False), looking=True)
 
     @property
     def batches(self) -> list[Step]:
@@ -225,27 +217,45 @@ class Comparison:
     @cached_property
     def doubts(self) -> int:
         """How much speaks against the match: what reads something else, is far off, or is left."""
-        far = 0
-        for name, own in self.first.own.items():
-            value = self.values[name]
-            is_near = own.shape == value.shape and bool(
-                (own - value).abs().max() <= FAR * value.abs().max()
-            )
-            far += not is_near
-        return len(self.first.wired) + far + len(self.unmatched) + len(self.homeless)
+        return len(self.first.wired) + len(self.far) + len(self.unmatched) + len(self.homeless)
+
+    @cached_property
+    def far(self) -> frozenset[str]:
+        """The values that the port makes of Caffe's and that are others, not only rounded ones."""
+        return self.beyond(FAR)
+
+    def beyond(self, most: float) -> frozenset[str]:
+        """The values that the port makes of Caffe's and that differ by more.
+
+        Args:
+            most: as a fraction of a value's largest element.
+        """
+        pairs = {name: (own, self.values[name]) for name, own in self.first.own.items()}
+        return frozenset(
+            name
+            for name, (own, value) in pairs.items()
+            if own.shape != value.shape
+            or not bool((own - value).abs().max() <= most * value.abs().max())
+        )
+
+    def ops_like(self, wanted: Sequence[str]) -> Seen:
+        """That run once more, to see which operations make values that no module gives."""
+        port = self.port.in_precision(torch.float32)
+        return self.run(port, self.values, self.params(False), wanted=wanted)
 
     @property
     def homeless(self) -> list[Step]:
         """The layers with parameters that no module holds."""
         held = {step.index for steps in self.matched.steps.values() for step in steps}
-        return [step for step in self.net.steps if step.params and step.index not in held]
+        free = [step for step in self.net.steps if step.params and step.index not in held]
+        return [step for step in free if not self.weights.known.issuperset(step.params)]
 
     @cached_property
     def parts(self) -> list[Part]:
         """The parts, in the net's order."""
         order = [name for name in self.net.values if name in self.first.own]
         cut = {*order, *self.net.inputs}
-        behind = {name: self._behind(name, cut) for name in order}
+        behind = {name: self.behind(name, cut) for name in order}
         groups: list[tuple[list[str], set[int]]] = []
         for name in order:
             tops, met = [name], {step.index for step in behind[name]}
@@ -273,7 +283,7 @@ class Comparison:
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
         model = self.port.in_precision(torch.float32)
-        state = self._state(self._params(False), torch.float32)
+        state = self._state(self.params(False), torch.float32)
         inputs = {name: self.values[name] for name in self.net.inputs}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a Dropout
@@ -282,55 +292,34 @@ class Comparison:
             except BadRequest as error:
                 return str(error)
             torch.manual_seed(0)
-            watched = self._run(model, None, self._params(False), masked=False).results
+            watched = self.run(model, None, self.params(False), masked=False).results
         same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
         return (
             "" if same else "the port gives other bits when it is watched: it is not the same run"
         )
 
-    def results(self) -> list[Finding]:
-        """What is wrong with what the port returns: nothing of the net, or not the loss of it.
+    def without_gradients(self) -> list[Finding]:
+        """That the port computes some layers, or all, where nothing can be learned."""
+        known = self.first.without
+        parts = [part for part in self.parts if known.issuperset(part.tops)]
+        if not parts:
+            return []
+        names = ", ".join(part.name for part in parts) if len(parts) < len(self.parts) else ""
+        words = (
+            f"the port computes {names or 'every layer'} without gradients, as under "
+            "torch.no_grad() or torch.inference_mode(): nothing is sent back or learned there, and "
+            "Caffe's net does both"
+        )
+        return [Finding("gradients", words, names, "no-grad")]
 
-        Raises:
-            BadRequest: its backward raises.
-        """
-        named = self.first.named
-        found = [
-            Finding("result", f"{what} is {came or 'something else'}, not {value}", value, "other")
-            for what, came, value in self.first.wired
-            if what.startswith(RESULT)
-        ]
-        if not self.first.results:
-            words = "nothing that the port returns is a tensor, by number or by name"
-            found.append(Finding("result", words, "nothing", "none"))
-        numbers = [key for key, each in self.first.results.items() if each.numel() == 1]
-        for key, each in self.first.results.items():
-            if named[key] or (numbers == [key] and self.net.losses):
-                continue
-            words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
-            found.append(Finding("result", words, str(key), "unknown"))
-        computed = [name for name in self.net.losses if name in self.first.own]
-        itself = [key for key in numbers if named[key] == key]  # by the name of the blob
-        if len(numbers) == 1 and computed and not itself:
-            found += self._total(numbers[0])
-        return found
+    @cached_property
+    def _reasons(self) -> Reasons:
+        return Reasons(self)
 
-    def _total(self, key: str | int) -> Iterator[Finding]:
-        """What the loss of the port makes of the net's losses: their sum, with their weights."""
-        values = {name: each.clone() for name, each in self.values.items()}
-        leaves = {name: values[name].requires_grad_() for name in self.net.losses}
-        port = self.port.in_precision(torch.float32)
-        seen = self._run(port, values, self._params(False))
-        made = seen.results[key]
-        grads = gradients(made, list(leaves.values()), torch.ones_like(made))
-        for (name, weight), grad in zip(self.net.losses.items(), grads, strict=True):
-            own = 0.0 if grad is None else float(grad.sum())
-            if abs(own - weight) > 4 * UNIT_ROUNDOFF * abs(weight):
-                words = (
-                    f"the port's loss has {name} {own:g} times, and its loss_weight in Caffe is "
-                    f"{weight:g}"
-                )
-                yield Finding("total", words, name, "loss-weight")
+    @cached_property
+    def returned(self) -> Returned:
+        """What the port returns."""
+        return Returned(self)
 
     @property
     def losses_between(self) -> dict[str, frozenset[str]]:
@@ -339,11 +328,11 @@ class Comparison:
         found = {}
         for name in self.net.losses:
             if name not in self.first.own and self.net.maker[name].name not in self.left_out:
-                read = {each for step in self._behind(name, cut) for each in read_by(step)}
+                read = {each for step in self.behind(name, cut) for each in read_by(step)}
                 found[name] = frozenset(read & cut)
         return found
 
-    def _behind(self, name: str, cut: set[str]) -> list[Step]:
+    def behind(self, name: str, cut: set[str]) -> list[Step]:
         """The layers between a value and those that are known before it."""
         found: dict[int, Step] = {}
         waiting = [name]
@@ -355,14 +344,14 @@ class Comparison:
             waiting += [each for each in read_by(step) if each not in cut]
         return list(found.values())
 
-    def _params(self, grad: bool) -> Tensors:
+    def params(self, grad: bool) -> Tensors:
         made = {name: torch.from_numpy(each) for name, each in self.net.params.items()}
         return {name: each.clone().requires_grad_(grad) for name, each in made.items()}
 
     def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
         return self.weights.state(of_port(self.port.model), params, dtype)
 
-    def _run(
+    def run(
         self,
         port: Port,
         values: Tensors | None,
@@ -370,6 +359,7 @@ class Comparison:
         masked: bool = True,
         state: Tensors | None = None,
         looking: bool = False,
+        wanted: Sequence[str] = (),
     ) -> Seen:
         dtype = next(iter(params.values())).dtype if params else torch.float32
         source = self.values if values is None else values
@@ -379,7 +369,8 @@ class Comparison:
         masks = {top: torch.from_numpy(each) for top, each in self.net.masks.items()}
         layout = self.matched.layout
         known = masks if masked else None
-        return port.forced(layout, inputs, values, shapes, state, known, looking)
+        behind = self.net.behind
+        return port.forced(layout, inputs, values, shapes, state, known, looking, behind, wanted)
 
     def _judgements(self, processes: int) -> list[Judgement]:
         random = self._random
@@ -415,15 +406,10 @@ class Comparison:
                 units.append(Unit(tuple(parts), recipes, frozenset(used)))
         return units
 
-    def _held(self, name: str) -> tuple[str, ...]:
-        """The net's parameters that one of the port's is made of."""
-        found = self.weights.places.get(name)
-        return found.params if found else ()
-
     def _params_in(self, recipe: Recipe) -> set[str]:
         """The net's parameters that a recipe takes."""
         names = {each.name for each in ingredients(recipe) if isinstance(each, State)}
-        return {param for name in names for param in self._held(name)}
+        return {param for name in names for param in self.weights.made_of(name)}
 
     def _apart(self, units: Sequence[Unit], processes: int) -> Iterator[list[Judgement]]:
         """What is found of each unit that makes the same bits alone as in a run of the port."""
@@ -500,23 +486,35 @@ class Comparison:
                     if not side or not agreement.agrees:
                         own[name] = agreement
                     if not agreement.agrees:
-                        findings.append(self._finding(part, name, value, expected, side))
-            findings += self._wired(part)
+                        findings.append(self._reasons.finding(part, name, value, expected, side))
+            findings += self._frozen(part, [each.tensor for each in findings])
+            findings += [*self._wired(part), *self._also(part)]
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
             lost = {name: inherited[name] for name in names if name in inherited}
-            found.append(Judgement(part, own, lost, findings, notes))
+            blamed = self._reasons.blamed(part, findings)
+            if findings and 1 < len(blamed) == len(part.steps):
+                told = f"{self._reasons.together(part)}: {findings[0].words}"
+                findings[0] = replace(findings[0], words=told)
+            found.append(Judgement(part, own, lost, findings, notes, blamed=blamed))
         return found
+
+    def _frozen(self, part: Part, said: Sequence[str]) -> Iterator[Finding]:
+        """What the port does not learn, and whose gradient is 0 in Caffe but for rounding."""
+        for name in part.params:
+            moved = name in self.net.learned and np.any(self.net.param_diffs[name])
+            if (
+                moved
+                and GRADIENT + name not in said
+                and (words := self._reasons.learned(name, False))
+            ):
+                yield Finding("parameter", words, GRADIENT + name, "frozen")
 
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""
-        said = [
-            words
-            for call in part.calls
-            for step in self.matched.steps[call]
-            for words in differences(step, self.port.modules[call.module])
-        ]
+        said = [one for some in self._reasons.settings(part).values() for one in some]
+        said += self._kept(part)
         findings = [Finding("dropout", words, part.tops[-1], "setting") for words in said]
         why = (
             "it draws random numbers in phase TRAIN, and the port does not take Caffe's mask, as "
@@ -526,6 +524,27 @@ class Comparison:
         if not alone:
             why += "; of the layer's name it would be compared"
         return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
+
+    def _kept(self, part: Part) -> Iterator[str]:
+        """What a Dropout that takes no mask does otherwise than Caffe's with what it keeps."""
+        if len(part.steps) > 1 or part.name in self.left_out:
+            return
+        (step,) = part.steps
+        made, taken = self.first.own[part.tops[0]].double(), self.values[part.bottoms[0]].double()
+        ratio = float(step.fields["dropout_ratio"])
+        kept = (made != 0) & (taken != 0)
+        if made.shape != taken.shape or not bool(kept.any()):
+            return
+        factors = (made / taken)[kept]
+        scale = 1 / (1 - ratio)
+        if bool(((factors - scale).abs() > 8 * UNIT_ROUNDOFF * scale).any()):
+            words = (
+                "drops nothing" if torch.equal(made, taken) else "scales what it keeps otherwise"
+            )
+            yield (
+                f"the port {words}: Caffe's {step.name} sets {ratio:g} of the elements to 0, and "
+                f"multiplies the others by {scale:g}"
+            )
 
     @cached_property
     def _taken_out(self) -> frozenset[str]:
@@ -572,7 +591,12 @@ class Comparison:
         return {part for part in self.parts if set(part.random) - self.first.masked}
 
     def _tensors(self, part: Part) -> list[str]:
-        """What is compared of a part."""
+        """What is compared of a part; without all of its outputs its gradients are others."""
+        made = {top for step in part.steps for top in step.tops}
+        if self.first.without.issuperset(part.tops):  # which is said of all such parts at once
+            return [*part.tops]
+        if not made.intersection(self.net.outputs).issubset(part.tops):
+            return [*part.tops]
         sent = [part.sent(each) for each in part.bottoms]
         return [*part.tops, *sent, *(GRADIENT + each for each in part.params)]
 
@@ -641,7 +665,7 @@ class Comparison:
         return run
 
     def _own(self, port: Port, values: Tensors, params: Tensors) -> Tensors:
-        seen = self._run(port, values, params)
+        seen = self.run(port, values, params)
         if seen.failed:
             raise BadRequest(f"{seen.failed}; it must run in float64 as well, and in copies")
         return seen.own
@@ -736,7 +760,7 @@ class Comparison:
         """What the port makes of the inputs by itself, as far as it gets."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            seen = self._run(self.port.in_precision(torch.float32), None, self._params(False))
+            seen = self.run(self.port.in_precision(torch.float32), None, self.params(False))
         return {name: each.numpy() for name, each in seen.own.items()}
 
     def _inherited(self, expected: Expected) -> Mapping[str, Agreement]:
@@ -755,8 +779,37 @@ class Comparison:
         for what, came, value in self.first.wired:
             if what in [f"the port's {call}" for call in part.calls]:
                 other = f"{came}, not {value}" if came else f"something else than {value}"
+                call = next(each for each in part.calls if what == f"the port's {each}")
+                if call in self.first.made_of:
+                    other += f", {', '.join(self.first.made_of[call])} of it"
                 words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
-                yield Finding("wiring", words, value)
+                yield self._reasons.of(part.steps[0].name, Finding("wiring", words, value))
+
+    def _also(self, part: Part) -> Iterator[Finding]:
+        """What the part sends back to values that its layers do not read."""
+        read = {name for step in part.steps for name in step.bottoms} | self.net.constant
+        params = self.params(False)
+        for top in part.tops:
+            recipe = self.first.recipes.get(top)
+            taken = (
+                [each.name for each in ingredients(recipe) if isinstance(each, Value)]
+                if recipe
+                else []
+            )
+            others = [name for name in dict.fromkeys(taken) if name not in read]
+            if not recipe or not others:
+                continue
+            values = {name: self.values[name].clone() for name in taken}
+            leaves = [values[name].requires_grad_() for name in others]
+            made = followed(recipe, values, self._state(params, torch.float32), {})
+            if made.numel() != self.net.diffs[top].size:
+                continue
+            grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
+            for name, grad in zip(others, grads, strict=True):
+                if grad is not None and bool(grad.any()):
+                    words = f"the port's {top} sends a gradient back to {name}, which Caffe's "
+                    words += f"{part.name} does not read"
+                    yield Finding("wiring", words, name)
 
     def _counted(self, part: Part) -> Iterator[Finding]:
         """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.
@@ -813,101 +866,17 @@ class Comparison:
             if unchosen:
                 words += ", as PyTorch's have unless they are told: a training goes on otherwise"
             cause = UNCHOSEN if unchosen else "momentum"
-            yield Finding("statistics", words, step.tops[0], cause)
+            yield self._reasons.of(step.name, Finding("statistics", words, step.tops[0], cause))
 
     @property
     def _norms(self) -> tuple[Mapping[str, Array32], Mapping[str, Array32]]:
         """The net's parameters before a forward, and behind it."""
         return self.net.params, {**self.net.params, **self.net.after}
 
-    def _finding(
-        self, part: Part, name: str, value: Floating, expected: Expected, side: str
-    ) -> Finding:
-        truth = expected.truth[name]
-        words, cause = "", ""
-        settings = [
-            each
-            for call in part.calls
-            for step in self.matched.steps[call]
-            for each in differences(step, self.port.modules[call.module])
-        ]
-        if not fits(name, value.shape, truth.shape):
-            words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
-            words += rounded_sizes(name, value, expected)
-            cause = "shape"
-        else:
-            # Caffe is what the port must be: the explanation says what the port does instead.
-            ported = np.asarray(as_float32(truth), np.float64)
-            swapped = replace(expected, truth={name: value.astype(np.float64).reshape(truth.shape)})
-            failure = Failure(
-                tensor=name,
-                name=_spoken(name),
-                is_gradient=name.startswith(GRADIENT),
-                expected=np.asarray(swapped.truth[name]),
-                bound=np.where(
-                    np.isfinite(expected.bound.worst[name]), expected.bound.worst[name], np.inf
-                ),
-                actual=ported,
-                wrong=wrong(name, value, expected),
-                shape=self.net.values[part.bottoms[0]].shape if part.bottoms else (),
-                is_loss=part.steps[-1].type.endswith("Loss"),
-                rivals=lambda: chain(
-                    self._rivals(part, name), () if settings else self._others(part)
-                ),
-            )
-            found = explain(failure)
-            words, cause = found.words + self._gates(part, name, value, expected), found.code
-        said = [words, *(CLAMP for step in part.steps if clamps(step, self.net)), *settings]
-        if _code(name) == "backward":
-            said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
-        return Finding(_code(name), side + "; ".join(said), name, cause)
-
-    def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
-        """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
-        of_lstm = {one for step in part.steps if step.type == "LSTM" for one in step.params}
-        if name.removeprefix(GRADIENT) not in of_lstm:
-            return ""
-        parts = np.split(wrong(name, value, expected), 4)
-        gates = [gate for gate, each in zip("ifog", parts, strict=True) if np.any(each)]
-        return f"; of the gates i, f, o, g in {', '.join(gates)}" if len(gates) < 4 else ""
-
-    def _others(self, part: Part) -> Iterator[Rival]:
-        """What the part would make if one of its layers were another."""
-        return rivals(self.net, part.steps, part.tops, part.bottoms, part.sent)
-
-    def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
-        """What the part would make without its bias."""
-        step = part.steps[-1]
-        if step.type not in BIASED or len(step.params) < 2 or name not in step.tops:
-            return
-        value = self.net.values[name].astype(np.float64)
-        bias = self.net.params[step.params[1]].astype(np.float64)
-        shape = (1, -1, *(1 for _ in value.shape[2:]))
-        yield Rival(
-            "bias",
-            "{tensor} is as without the bias",
-            {name: value - bias.reshape(shape)},
-            {name: 4 * UNIT_ROUNDOFF * (np.abs(value) + np.abs(bias.reshape(shape)))},
-        )
-
 
 def read_by(step: Step) -> tuple[str, ...]:
     """The values of which a layer makes its own; of a Crop's second bottom it takes the shape."""
     return step.bottoms[:1] if step.type == "Crop" else step.bottoms
-
-
-def _code(name: str) -> str:
-    if not name.startswith(GRADIENT):
-        return "forward"
-    return "backward" if " of " in name else "parameter"
-
-
-def _spoken(name: str) -> str:
-    """A tensor's name in a sentence."""
-    if not name.startswith(GRADIENT):
-        return f"the port's {name}"
-    bottom = name.removeprefix(GRADIENT).partition(" of ")[0]
-    return f"the port's gradient of {bottom}"
 
 
 def _other_shapes(net: Golden, seen: Seen) -> str:
@@ -967,7 +936,7 @@ def comparison(
     found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
     if found.first.failed:
         raise BadRequest(_other_shapes(made, found.first) + str(found.first.failed))
-    return found
+    return cut(found)
 
 
 def _matched(
@@ -997,14 +966,17 @@ def _matched(
         return Comparison(made, port, matched, weights, left_out)
 
     told = by_values(Comparison(made, port, matched, weights, left_out), build)
+    told = in_turn(told, build)
     matched, weights, seen = told.matched, told.weights, told.first
-    ends = ends_of(made, seen.results, left_out)
+    ends = ends_of(made, seen.results, left_out, seen.named)
     weighed = [name for name in made.losses if made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
     losses = losses_of(made, found.first.numbers, found.losses_between)
-    if not losses and matched.ends != ends:
-        matched.ends = ends
+    known = {*matched.ends.values(), *found.first.own}
+    rest = {key: name for key, name in ends.items() if name not in known}
+    if not losses and rest:
+        matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
     matched.ops = found.first.ops | losses
     found = Comparison(made, port, matched, weights, left_out)
@@ -1013,24 +985,26 @@ def _matched(
 
 
 def _must_be_one_call(found: Comparison) -> None:
-    """Checks that no loop of the port's own forward computes a recurrent layer.
+    """Checks that what a loop over a cell makes is all outputs of a recurrent layer.
 
     Raises:
-        BadRequest: one does.
+        BadRequest: it is not.
     """
-    places = [call.module for call in found.matched.steps if call.number == 0]
+    misfits = [each.tensor for each in found.weights.findings if each.cause == "shape"]
+    held = [call.module for call in found.matched.steps if call.module not in misfits]
+    left = {step.name for step in (*found.unmatched, *found.homeless)}
     for step in found.net.steps:
-        if step.type not in ("LSTM", "RNN") or step.name in found.left_out:
-            continue
         call = found.matched.call_of(step)
-        if call and not isinstance(found.port.modules[call.module], torch.nn.RNNCellBase):
+        known = step.name not in left and call and call.module in held
+        if step.type not in ("LSTM", "RNN") or known or step.name in found.left_out:
             continue
         for each in found.first.calls:
             cell = found.port.modules[each.module]
-            inside = any(each.module.startswith(f"{place}.") for place in places)
+            inside = any(f"{each.module}.".startswith(f"{place}.") for place in held)
             if isinstance(cell, torch.nn.RNNCellBase) and not inside:
                 raise BadRequest(
                     f"the port's {each.module} ({type(cell).__name__}) computes one step, and "
                     f"Caffe's layer {step.name} ({step.type}) all: the loop around it belongs in a "
-                    "module of its own, which takes the sequence and cont and gives all outputs"
+                    "module of its own, with all parameters, which takes the sequence and cont and "
+                    "gives all outputs"
                 )

@@ -79,7 +79,12 @@ def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | Non
         return found if good else None
     if step.type == "BatchNorm":
         return _statistics(step, module)
-    own = dict(module.named_parameters())
+    own: dict[str, torch.Tensor] = {
+        name: each
+        for name, each in module.named_buffers(recurse=False)
+        if name in ("weight", "bias")  # which does not learn
+    }
+    own |= dict(module.named_parameters())
     pairs = list(_pairs(step, module, own))
     if {name for name, _ in pairs} != set(own):
         return None
@@ -92,7 +97,7 @@ def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | Non
 
 
 def _pairs(
-    step: Step, module: nn.Module, own: Mapping[str, nn.Parameter]
+    step: Step, module: nn.Module, own: Mapping[str, torch.Tensor]
 ) -> Iterator[tuple[str, Held]]:
     params = step.params
     cells = (nn.RNNBase, nn.RNNCellBase) if step.type in ("LSTM", "RNN") else ()

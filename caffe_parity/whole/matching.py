@@ -32,12 +32,16 @@ class Matched:
             "their values" or "order".
         ends: the value that each of the port's results is, by the result's name or number.
         ops: the value that an operation between modules makes, as in `Layout`.
+        through: the calls that take what the port makes of the values that their layers read.
+        opened: the calls that do not give what their layers make, but go on, or stop before.
     """
 
     steps: dict[Call, tuple[Step, ...]] = field(default_factory=dict)
     how: dict[Call, str] = field(default_factory=dict)
     ends: dict[str | int, str] = field(default_factory=dict)
     ops: dict[int, Made] = field(default_factory=dict)
+    through: frozenset[Call] = frozenset()
+    opened: frozenset[Call] = frozenset()
 
     def add(self, call: Call, step: Step, how: str) -> None:
         """One pair more."""
@@ -48,9 +52,10 @@ class Matched:
     def layout(self) -> Layout:
         """Where the port's tensors are values of the net."""
         calls = {
-            call: Place(steps[0].bottoms, steps[-1].tops[0]) for call, steps in self.steps.items()
+            call: Place(steps[0].bottoms, "" if call in self.opened else steps[-1].tops[0])
+            for call, steps in self.steps.items()
         }
-        return Layout(calls, self.ends, self.ops)
+        return Layout(calls, self.ends, self.ops, self.through)
 
     def call_of(self, step: Step) -> Call | None:
         """The call that computes a layer."""
@@ -91,6 +96,10 @@ def match(
     for step in net.steps:
         if step.name in asked:
             pair(step, asked[step.name], "--map")
+    for step, computed in told:
+        if step in left and computed not in found.steps:
+            found.add(computed, step, "their values")
+            left.remove(step)
     inner = {outer.module: inside.module for outer, inside in around.items()}
     calls = [call for call in calls if call not in around]
     names = {call.module: [call.module] for call in calls}
@@ -110,10 +119,6 @@ def match(
             ]
             if len(same) == 1 and step.name not in asked:
                 pair(step, same[0], "name")
-    for step, computed in told:
-        if step in left and computed not in found.steps:
-            found.add(computed, step, "their values")
-            left.remove(step)
     for step in net.steps:
         owner = _owner(net, step)
         call = found.call_of(owner) if owner else None
@@ -124,6 +129,8 @@ def match(
     _with_scales(net, left, modules, found)
     if guess:
         _by_kind(left, calls, modules, found)
+    cells = [name for name, each in modules.items() if isinstance(each, torch.nn.RNNCellBase)]
+    found.opened = frozenset(call for call in found.steps if call.module in cells)
     return found
 
 
@@ -357,7 +364,10 @@ def losses_of(
 
 
 def ends_of(
-    net: Golden, results: Mapping[str | int, torch.Tensor], left_out: frozenset[str]
+    net: Golden,
+    results: Mapping[str | int, torch.Tensor],
+    left_out: frozenset[str],
+    named: Mapping[str | int, str] = MappingProxyType({}),
 ) -> dict[str | int, str]:
     """Which of the net's values a port returns: by name, else the outputs in order or by shape.
 
@@ -365,6 +375,7 @@ def ends_of(
         net: the net.
         results: what the port returns.
         left_out: the layers whose outputs it does without.
+        named: the value that a result is known to be.
     """
 
     def alike_in_shape(key: str | int, name: str) -> bool:
@@ -373,6 +384,7 @@ def ends_of(
     found: dict[str | int, str] = {
         key: str(key) for key in results if str(key) in net.values and alike_in_shape(key, str(key))
     }
+    found |= {key: name for key, name in named.items() if name and key not in found}
     rest = [key for key in results if key not in found]
     names = [
         name

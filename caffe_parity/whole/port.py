@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
-from caffe_parity.whole.recipe import Fixed, Recipe, Recorder
+from caffe_parity.whole import recipe as recipes
+from caffe_parity.whole.recipe import Fixed, Recipe, Recorder, ingredients, steps_of, version
 
 Tensors = dict[str, torch.Tensor]
 
@@ -49,7 +51,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Place:
-    """Which values of the net a call takes and gives: `bottoms` by position, and its top."""
+    """Which values of the net a call takes and gives: `bottoms` by position, and its top.
+
+    Its top is "" where what it gives is none, since the port goes on to it from there, or makes it
+    within.
+    """
 
     bottoms: tuple[str, ...]
     top: str
@@ -78,11 +84,30 @@ class Layout:
         calls: which values the calls of modules take and give.
         ends: the value that each result is, by the result's name or number.
         ops: what the operations between modules make, by an operation's number in a run.
+        through: the calls that go on with what the port made of the values that they take.
     """
 
     calls: Mapping[Call, Place]
     ends: Mapping[str | int, str]
     ops: Mapping[int, Made]
+    through: frozenset[Call] = frozenset()
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation of the port that has a recipe.
+
+    Attributes:
+        op: its number in a run, and its name.
+        size: how many numbers it made.
+        alike: the values of the net that these are but for rounding, of those that were asked for.
+        recipe: how it was made.
+    """
+
+    op: tuple[int, str]
+    size: int
+    alike: frozenset[str]
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -117,10 +142,14 @@ class Seen:
         reads: of the calls without a place, the values that lie near what they take.
         near: how many of the results lie near a value.
         around: the calls of modules that do more behind a module inside, which has the same
-            parameters and takes the same, with the call of that one.
+            parameters, with the call of that one; of a cell that takes the same.
         masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
+        made_of: by call that took what the port made of the value that Caffe's layer reads, and of
+            nothing else: the operations that did, in order.
+        without: the values that it made without gradients, as under torch.no_grad().
+        nodes: the operations, by the id of the recipe of what they made.
     """
 
     own: Tensors = field(default_factory=dict)
@@ -137,6 +166,13 @@ class Seen:
     around: dict[Call, Call] = field(default_factory=dict)
     masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
+    made_of: dict[Call, list[str]] = field(default_factory=dict)
+    without: set[str] = field(default_factory=set)
+    nodes: dict[int, Node] = field(default_factory=dict)
+
+
+RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+"""The modules whose call may be a step of what the module around it does."""
 
 
 class Port:
@@ -176,6 +212,19 @@ class Port:
             return torch.func.functional_call(self.model, state, args, named or {})
 
         return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
+
+    def total_of(self, results: Mapping[str | int, torch.Tensor]) -> torch.Tensor:
+        """What its method `total` makes of what it returned.
+
+        Raises:
+            BadRequest: it raises, or gives no number.
+        """
+        total: Any = self.model.total
+        named = {str(key): each for key, each in results.items()}
+        made = result_of(lambda **tops: total(tops), named, "port's total")
+        if not isinstance(made, torch.Tensor) or made.numel() != 1:
+            raise BadRequest(f"the port's total gives {type(made).__name__}, not one number")
+        return made
 
     @cached_property
     def nested(self) -> Mapping[str, frozenset[str]]:
@@ -245,6 +294,8 @@ class Port:
         state: Tensors,
         masks: Tensors | None = None,
         looking: bool = False,
+        behind: Mapping[str, frozenset[str]] = MappingProxyType({}),
+        wanted: Sequence[str] = (),
     ) -> Seen:
         """Runs the port with Caffe's values in the places of its own.
 
@@ -256,6 +307,8 @@ class Port:
             state: its parameters and buffers; it may write into them.
             masks: by the top of a Dropout of the net's, which elements that keeps.
             looking: whether what is no value of the net is compared with all of them.
+            behind: by value of the net, those that it is made of.
+            wanted: the values with which the results of operations are compared.
         """
         seen = Seen()
         given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
@@ -271,12 +324,15 @@ class Port:
             """Caffe's value; a copy of its own, since the port may work on it in place."""
             if values is None:
                 return like
-            made = shaped(values[value], like.shape).to(like.dtype).clone()
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                made = shaped(values[value], like.shape).to(like.dtype).clone()
             given.put(made, value)
             return made
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
             own = shaped(made, shapes[value])
+            if not torch.is_grad_enabled():
+                seen.without.add(value)
             seen.own[value] = own.clone() if values is None else own  # the port may write into it
             recipe = ops.recorder.of(made)
             if recipe:
@@ -286,20 +342,35 @@ class Port:
                 given.put(made, value)
             return known(value, made)
 
-        def taken(what: str, value: str, tensor: torch.Tensor) -> torch.Tensor:
+        def taken(
+            what: str, value: str, tensor: torch.Tensor, call: Call | None = None
+        ) -> torch.Tensor:
             """What a call gets where Caffe's layer reads a value, and the port has this tensor."""
             if given.name(tensor) == value:
                 return tensor
             if raw.name(tensor) == value:
                 return known(value, tensor)
-            if value not in seen.own and value not in inputs:
+            came = given.name(tensor)
+            is_new = value not in seen.own and value not in inputs
+            if is_new and tensor.numel() != math.prod(shapes[value]):
+                within = ops.within(tensor, math.prod(shapes[value]), value)
+                if within and call:
+                    seen.ops.update(within)
+                    seen.made_of[call] = []
+                    return tensor
+            if is_new and (not came or came in behind.get(value, frozenset())):
                 seen.ops.update(ops.of(tensor, value))
                 return placed(value, tensor)
             if values is None or _equal(tensor, values[value]):  # a copy of it
                 return tensor
             if value in seen.own and _equal(tensor, seen.own[value]):
                 return known(value, tensor)
-            came = given.name(tensor) or _as_an_image(tensor, values[value], value)
+            came = came or _as_an_image(tensor, values[value], value)
+            recipe = recorder.of(tensor)
+            if call and not came and recipe and _names_in(recipe) == {value}:
+                seen.made_of[call] = _written(recipe)
+                if call in layout.through or tensor.numel() != values[value].numel():
+                    return tensor
             seen.wired.append((what, came, value))
             return known(value, tensor)
 
@@ -318,8 +389,9 @@ class Port:
             return None
 
         recorder = Recorder(given.name, state)
-        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder)
-        seen.numbers = ops.numbers
+        asked = {name: values[name] for name in wanted} if values else {}
+        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked)
+        seen.numbers, seen.nodes = ops.numbers, ops.nodes
 
         def before(name: str, args: Any) -> Any:
             with ops.paused():
@@ -336,13 +408,14 @@ class Port:
                 takes[call] = args[0] if args else None
             if place is None:
                 if looking and values is not None and args and _is_float(args[0]):
-                    seen.reads[call] = _near(self._steps_first(name, args[0]), values)
+                    seen.reads[call] = close_to(self._steps_first(name, args[0]), values)
                 return None
             changed = list(args)
-            for position, value in enumerate(place.bottoms[: len(changed)]):
+            is_step = isinstance(self.modules[name], torch.nn.RNNCellBase)  # its state is no bottom
+            for position, value in enumerate(place.bottoms[: 1 if is_step else len(changed)]):
                 if _is_float(changed[position]):
                     steps_first = self._steps_first(name, changed[position])
-                    made = taken(f"the port's {call}", value, steps_first)
+                    made = taken(f"the port's {call}", value, steps_first, call)
                     changed[position] = self._steps_first(name, made)
             if call in takes:
                 takes[call] = changed[0]
@@ -350,18 +423,19 @@ class Port:
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
-            for inside, (made, version) in gives.items():
-                does_more = made is not result or made._version != version
+            for inside, (made, before) in gives.items():
+                does_more = made is not result or version(made) != before
+                whole = not isinstance(self.modules[inside.module], RECURRENT)
                 if (
                     inside.module in self.nested.get(name, ())
-                    and takes[inside] is takes[call]
+                    and (whole or takes[inside] is takes[call])
                     and does_more
                 ):
                     seen.around[call] = inside
             changed = replaced(call, name, result)
             goes_on = result if changed is None else changed
             if name in self.nested and isinstance(goes_on, torch.Tensor):
-                gives[call] = goes_on, goes_on._version
+                gives[call] = goes_on, version(goes_on)
             return changed
 
         def replaced(call: Call, name: str, result: Any) -> Any:
@@ -370,7 +444,9 @@ class Port:
                 seen.calls.append(call)
             place = layout.calls.get(call)
             with ops.paused():
-                if place is None or not _is_float(first) or given.name(first) == place.top:
+                if place is None or not place.top or not _is_float(first):
+                    return None
+                if given.name(first) == place.top:
                     return None
                 made = placed(place.top, self._steps_first(name, first))
                 if first is result:
@@ -384,11 +460,13 @@ class Port:
                 seen.failed = error
                 return seen
         seen.results = results_of(result)
-        for key, each in seen.results.items():
+        for key, each in [*seen.results.items()]:
             seen.named[key] = given.name(each) or raw.name(each)
-            seen.near += bool(looking and values is not None and _near(each, values))
+            seen.near += bool(looking and values is not None and close_to(each, values))
             if key in layout.ends and not seen.named[key]:
-                taken(f"the port's result {key}", layout.ends[key], each)
+                is_new = layout.ends[key] not in seen.own
+                made = taken(f"the port's result {key}", layout.ends[key], each)
+                seen.results[key] = made if is_new else each
                 seen.named[key] = layout.ends[key]
         return seen
 
@@ -406,9 +484,12 @@ class _Operations(TorchFunctionMode):
         mask_for: Callable[[torch.Tensor], torch.Tensor | None],
         name_of: Callable[[torch.Tensor], str],
         recorder: Recorder,
+        wanted: Tensors,
     ) -> None:
         super().__init__()
         self.recorder = recorder
+        self.nodes: dict[int, Node] = {}
+        self._wanted = wanted
         self._name_of = name_of
         self.numbers: list[Number] = []
         self._behind: dict[int, frozenset[str]] = {}  # of the tensors in `_kept`
@@ -431,7 +512,15 @@ class _Operations(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if not self._at:
             self._follow(name, result, args, kwargs or {})
-        if type(result) in (tuple, list):  # of chunk, split, unbind
+        several = type(result) in (tuple, list)  # of chunk, split, unbind
+        same = {id(each) for each in tree_leaves((args, kwargs))}  # which it wrote into
+        floats = [each for each in (result if several else [result]) if _is_float(each)]
+        for number, each in enumerate(floats, self._count):
+            recipe = self.recorder.made(each)
+            if recipe and id(each) not in same:
+                alike = frozenset(close_to(each, self._wanted))
+                self.nodes[id(recipe)] = Node((number, name), each.numel(), alike, recipe)
+        if several:
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
 
@@ -492,13 +581,40 @@ class _Operations(TorchFunctionMode):
         finally:
             self._paused = before
 
+    def within(self, tensor: torch.Tensor, size: int, value: str) -> dict[int, Made]:
+        """The last operation behind a tensor that made so many numbers, as in `Layout`; or {}."""
+        recipe = self.recorder.of(tensor)
+        nodes = [self.nodes.get(id(each)) for each in steps_of(recipe)] if recipe else []
+        known = [each for each in nodes if each and each.size == size]
+        return {known[-1].op[0]: Made(value, known[-1].op[1])} if known else {}
+
     def of(self, tensor: torch.Tensor, value: str) -> dict[int, Made]:
-        """The operation that made a tensor, as in `Layout`; {} where it is not known."""
+        """The operation that made a tensor, as in `Layout`; {} where it is not known.
+
+        What is detached is the value already, and may be read with its gradient, too.
+        """
+        recipe, node = self.recorder.made(tensor), None
+        while isinstance(recipe, recipes.Made) and recipe.args and _keeps(recipe):
+            below = recipe.args[0]
+            if recipe.func.__name__ not in SHAPES:
+                node = self.nodes.get(id(below))
+            recipe = below
+        if node:
+            return {node.op[0]: Made(value, node.op[1])}
         for each in [tensor] if tensor._base is None else [tensor._base, tensor]:
             made = self._made.get(id(each))
             if made and _same_order(tensor, each):
                 return {made[1]: Made(value, made[2])}
         return {}
+
+
+SHAPES = ("flatten", "reshape", "unsqueeze", "squeeze", "view")
+"""The operations that change a tensor's shape alone."""
+
+
+def _keeps(recipe: recipes.Made) -> bool:
+    """Whether an operation gives the numbers that it takes, in their order."""
+    return getattr(recipe.func, "__name__", "") in (*SHAPES, "detach", "clone", "contiguous")
 
 
 class _Names:
@@ -509,13 +625,13 @@ class _Names:
 
     def put(self, tensor: torch.Tensor, name: str) -> None:
         """Names a tensor, and keeps it, so that no other one gets its id."""
-        self._known[id(tensor)] = tensor, name, tensor._version
+        self._known[id(tensor)] = tensor, name, version(tensor)
 
     def name(self, tensor: torch.Tensor) -> str:
         """That of a tensor, or of the one of which it is a view in the same order; or ""."""
         for each in [tensor] if tensor._base is None else [tensor, tensor._base]:
             found = self._known.get(id(each))
-            if found and found[2] == each._version and _same_order(tensor, each):
+            if found and found[2] == version(each) and _same_order(tensor, each):
                 return found[1]
         return ""
 
@@ -549,6 +665,24 @@ def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether a tensor holds a value of the net, in whatever shape."""
     same = tensor.numel() == value.numel()
     return same and torch.equal(tensor.detach().reshape(-1), value.detach().reshape(-1).to(tensor))
+
+
+def _names_in(recipe: Recipe) -> set[str]:
+    """The values and the state that a recipe takes."""
+    return {each.name for each in ingredients(recipe)}
+
+
+def _written(recipe: Recipe) -> list[str]:
+    """The operations of a recipe, in order, with what they take beside tensors."""
+    found = []
+    for each in steps_of(recipe):
+        given = [str(one) for one in each.args if isinstance(one, (int, float, str, list, tuple))]
+        given += [
+            f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, (int, float, str))
+        ]
+        name = getattr(each.func, "__name__", "").strip("_")
+        found.append(f"{name}({', '.join(given)})" if given else name)
+    return found
 
 
 def results_of(result: Any) -> dict[str | int, torch.Tensor]:
@@ -619,7 +753,7 @@ NEAR = 1e-3
 tells. It decides which match is tried, and no verdict."""
 
 
-def _near(tensor: torch.Tensor, values: Tensors) -> set[str]:
+def close_to(tensor: torch.Tensor, values: Tensors) -> set[str]:
     """The values of the net that a tensor holds, but for rounding, in whatever shape."""
     flat, found = tensor.detach().reshape(-1), set()
     for name, each in values.items():

@@ -32,10 +32,9 @@ from caffe_parity.layer import Layer
 from caffe_parity.report.record import Record
 from caffe_parity.whole.declared import DeclaredNet, declared
 from caffe_parity.whole.filling import Filling
-from caffe_parity.whole.golden import built
 from caffe_parity.whole.judged import Comparison, comparison
 from caffe_parity.whole.matching import plain
-from caffe_parity.whole.prototxt import Unknown, unknown, without
+from caffe_parity.whole.prototxt import Unknown, unknown
 from caffe_parity.whole.written import Written, written
 
 PHASES = ("TEST", "TRAIN")
@@ -126,15 +125,12 @@ class Ported:
         }
         return comparison(self.net, self.cases[phase], self.model(), phase, asked)
 
-    def further(self, compared: Comparison) -> list[Record]:
-        """What is compared beside the layers: the parameters that were saved, and the losses' sum.
+    def saved(self, compared: Comparison) -> Record:
+        """Whether the parameters that were saved are the net's.
 
         Args:
             compared: the net in a phase.
         """
-        return [self._saved(compared), *self._total(compared)]
-
-    def _saved(self, compared: Comparison) -> Record:
         model = self.model()
         state: Mapping[str, torch.Tensor] = model.state_dict()
         values = self.nets[compared.net.phase].params
@@ -146,23 +142,6 @@ class Ported:
         ]
         verdict = "fail" if other else "pass"
         return Record(self.net.spec, compared.net.phase, "weights", verdict, "; ".join(other))
-
-    def _total(self, compared: Comparison) -> list[Record]:
-        losses = self.nets[compared.net.phase].losses
-        if not losses:
-            return []
-        model = self.model().train(compared.net.phase == "TRAIN")
-        tops = {
-            name: torch.from_numpy(compared.net.values[name]).requires_grad_() for name in losses
-        }
-        grads = torch.autograd.grad(model.total(tops), list(tops.values()))
-        other = [
-            f"total has {name} {float(grad.flatten()[0]):g} times, for a loss_weight of {weight:g}"
-            for (name, weight), grad in zip(losses.items(), grads, strict=True)
-            if bool((grad != torch.tensor(weight, dtype=torch.float32)).any())
-        ]
-        verdict = "fail" if other else "pass"
-        return [Record(self.net.spec, compared.net.phase, "total", verdict, "; ".join(other))]
 
 
 def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: Path) -> Ported:
@@ -260,8 +239,7 @@ def _nets(
         except (BadRequest, VariantFailure) as error:
             if "Unknown bottom blob" not in str(error):
                 assumed = [each for each in told if each.endswith(OTHERS)]
-                layer = _culprit(net, first, phase) if isinstance(error, VariantFailure) else ""
-                raise BadRequest("; ".join([f"{layer}{error}", *assumed])) from error
+                raise BadRequest("; ".join([str(error), *assumed])) from error
             refusals.append(error)
             told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
             continue
@@ -276,30 +254,6 @@ def _nets(
     if not nets:
         raise BadRequest(f"{request.net}: it has a layer that computes in neither phase")
     return nets, cases, small, odd, net
-
-
-def _culprit(net: CaffeNet, case: Case, phase: str) -> str:
-    """The first layer with which Caffe cannot build the net, as a message begins."""
-    layers: list[list[str]] = net.described(case, phase)["layers"]
-    text = net.prototxt(case)
-    builds, breaks = 0, len(layers)  # with so many of its first layers
-    while layers[builds][1] == "Input" and builds < breaks - 1:
-        builds += 1
-
-    def builds_with(count: int) -> bool:
-        rest = {name for name, _ in layers[count:]}
-        less = replace(net, text=lambda _: without(text, rest))
-        try:
-            net.request(built(less, case, phase, []))
-        except (BadRequest, VariantFailure):
-            return False
-        return True
-
-    while breaks - builds > 1:
-        count = (builds + breaks) // 2
-        builds, breaks = (count, breaks) if builds_with(count) else (builds, count)
-    name, kind = layers[breaks - 1]
-    return f"layer {name!r} ({kind}): "
 
 
 def _as_well(

@@ -91,12 +91,16 @@ class Recorder:
             return Value(name, tuple(tensor.shape))
         if id(tensor) in self._state:
             return State(self._state[id(tensor)])
+        return self.made(tensor)
+
+    def made(self, tensor: torch.Tensor) -> Recipe | None:
+        """What was taken down of a tensor, whatever else it is."""
         found = self._made.get(id(tensor))
-        return found[2] if found and found[1] == tensor._version else None
+        return found[2] if found and found[1] == version(tensor) else None
 
     def put(self, tensor: torch.Tensor, recipe: Recipe) -> None:
         """Says what makes a tensor."""
-        self._made[id(tensor)] = tensor, tensor._version, recipe
+        self._made[id(tensor)] = tensor, version(tensor), recipe
 
     def before(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Made | None:
         """An operation that is about to run."""
@@ -125,6 +129,11 @@ class Recorder:
             if made is not None:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
                 self.put(each, recipe)
+
+
+def version(tensor: torch.Tensor) -> int:
+    """Another number once somebody has written into it; of inference mode PyTorch counts none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 _UNKNOWN = object()
@@ -166,3 +175,17 @@ def ingredients(recipe: Recipe) -> Iterator[Value | State]:
     for each in tree_flatten((recipe.args, recipe.kwargs))[0]:
         if isinstance(each, Recipe):
             yield from ingredients(each)
+
+
+def steps_of(recipe: Recipe) -> list[Made]:
+    """The operations of a recipe, each once, in an order in which they can run."""
+    found: dict[int, Made] = {}
+
+    def add(each: Any) -> None:
+        if isinstance(each, Made) and id(each) not in found:
+            for one in tree_flatten((each.args, each.kwargs))[0]:
+                add(one)
+            found[id(each)] = each
+
+    add(recipe)
+    return list(found.values())

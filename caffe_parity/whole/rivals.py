@@ -10,51 +10,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from caffe_parity.contract import GRADIENT
 from caffe_parity.layer import Rival
-from caffe_parity.ports.catalogue import Refused, Said, evaluated
+from caffe_parity.ports.catalogue import Refused, evaluated
 from caffe_parity.ports.layers import PORTS
+from caffe_parity.whole.fields import said_of
 from caffe_parity.whole.golden import Golden, Step
+from caffe_parity.whole.mistakes import ALIKE, Compute, Other, functions, mistakes
 
-Tensors = dict[str, torch.Tensor]
-Compute = Callable[[Tensors], Tensors]
-"""From "bottom[0]" and "blob[0]" to "top[0]"."""
-
-ALIKE = ("ReLU", "Sigmoid", "TanH", "ELU", "AbsVal", "BNLL", "Softmax", "Swish")
-"""Types of one bottom and no parameters that people take for one another."""
+SETTING = "setting of "
+"""How the code of a rival begins that says which of the layers is another."""
 
 EPS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 0.0)
 """What is added below a root here and there."""
 
 
-USUAL = (1.0, 0.0, 0.01, 0.1, 0.2, 0.25, 0.5, 0.75, 2.0)
+USUAL = (1.0, 0.0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 2.0, 3.0)
 """Numbers that many a setting has by default elsewhere."""
-
-
-MOST_ORDERS = 4
-"""Bottoms of which every order is tried: 23 others."""
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another thing that a layer may be taken for.
-
-    Attributes:
-        words: what is said of a tensor: "is as with lrn_param.alpha 0.02".
-        compute: computes it.
-    """
-
-    words: str
-    compute: Compute
 
 
 def rivals(
@@ -88,7 +66,9 @@ def rivals(
                 if name in right and not np.array_equal(each, right[name])
             }
             words = other.words.replace("{", "{{").replace("}", "}}")
-            yield Rival("setting", "{tensor} " + words, predicted, dict.fromkeys(predicted, 0.0))
+            yield Rival(
+                SETTING + step.name, "{tensor} " + words, predicted, dict.fromkeys(predicted, 0.0)
+            )
 
 
 def _tried(*arguments: Any) -> dict[str, Any]:
@@ -140,18 +120,13 @@ def _leaf(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array, np.float64)).requires_grad_()
 
 
-def _said(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> Said:
-    shapes = [net.values[name].shape for name in step.bottoms]
-    return Said(step.said if said is None else said, shapes, net.messages, net.phase)
-
-
 def _as_said(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> Compute | None:
     """What the catalogue computes of a layer; None where it has no counterpart of it."""
     type_ = step.type if said is None else said["type"]
     if type_ not in PORTS:
         return None
     try:
-        calls = PORTS[type_].of(_said(net, step, said))
+        calls = PORTS[type_].of(said_of(net, step, said))
     except (Refused, IndexError, KeyError):
         return None
     return partial(evaluated, calls)
@@ -162,7 +137,7 @@ def others(net: Golden, step: Step) -> Iterator[Other]:
     compute = _as_said(net, step)
     if compute is None:
         return
-    yield from _special(net, step, compute)
+    yield from mistakes(net, step, compute)
     same = net.values[step.bottoms[0]].shape == net.values[step.tops[0]].shape
     if same and len(step.bottoms) == 1:
         yield Other(
@@ -177,11 +152,12 @@ def others(net: Golden, step: Step) -> Iterator[Other]:
         other = _as_said(net, step, {"type": type_, "top": step.said["top"]})
         if type_ != step.type and other is not None:
             yield Other(f"is what a {type_} makes, and {step.name} is a {step.type}", other)
+    yield from functions(step)
 
 
 def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
     """The layer with another value of one field, and the words for it."""
-    said = _said(net, step)
+    said = said_of(net, step)
     PORTS[step.type].of(said)
     for message in said.read:
         kind = net.messages["LayerParameter"][message]["type"]
@@ -190,7 +166,8 @@ def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
             if about["type"] in net.messages or f"{message}.{name}" in said.changing_nothing:
                 continue
             theirs = given[name]
-            for value in _values(name, about, theirs, step):
+            known = None if name == "ignore_label" and name not in given else theirs
+            for value in _values(name, about, known, step):
                 layer = copy.deepcopy(dict(step.said))
                 layer.setdefault(message, {})[name] = value
                 if value is None:
@@ -218,6 +195,8 @@ def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Ite
         yield None
         if name == "axis":
             yield from (each for each in range(4) if each != theirs)
+        if name == "ignore_label":
+            yield from (each for each in (*range(8), 255, -1) if each != theirs)
 
 
 def _shown(value: Any) -> str:
@@ -226,117 +205,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _special(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
-    """Mistakes that no field of the layer's says."""
-    shape = net.values[step.bottoms[0]].shape
-    if step.bottoms[0] in net.inputs:
-        yield Other(
-            "is as with an input of 0 to 1: Caffe's images are of 0 to 255",
-            lambda given: compute({**given, "bottom[0]": given["bottom[0]"] / 255}),
-        )
-    if step.type == "Scale" and len(step.params) > 1:
-        yield Other(
-            "is as without the bias",
-            lambda given: compute({**given, "blob[1]": torch.zeros_like(given["blob[1]"])}),
-        )
-    if step.type in ("Convolution", "InnerProduct") and len(shape) == 4:
-        if shape[1] == 3:
-            yield Other(
-                "is as with the channels the other way round: Caffe's images are BGR, not RGB",
-                lambda given: compute({**given, "bottom[0]": given["bottom[0]"].flip(1)}),
-            )
-        yield Other(
-            "is as flattened with the channels last: Caffe's order is N, C, H, W",
-            lambda given: compute(
-                {**given, "bottom[0]": given["bottom[0]"].permute(0, 2, 3, 1).reshape(shape)}
-            ),
-        )
-    if step.type == "Pooling" and step.fields["pool"] == "AVE":
-        yield Other(
-            "is as with count_include_pad false: Caffe counts the padding",
-            lambda given: {"top[0]": _without_padding(given, step, compute)},
-        )
-    if step.type == "BatchNorm":
-        yield Other(
-            "is as with a variance over m - 1: Caffe normalises with that over m",
-            lambda given: _unbiased(given, float(step.fields["eps"])),
-        )
-        yield Other(
-            "is as with sums for statistics: Caffe divides them by the third blob",
-            lambda given: compute({**given, "blob[2]": torch.ones_like(given["blob[2]"])}),
-        )
-    if step.type == "ContrastiveLoss" and not step.fields["legacy_version"]:
-        margin = float(step.fields["margin"])
-        yield Other(
-            "is as without the 1e-4 that Caffe adds to the distance by which it divides",
-            lambda given: {"top[0]": _contrastive(given, margin)},
-        )
-    if step.type in ("LSTM", "RNN"):
-        yield Other(
-            f"is as where {step.bottoms[1]} is 1 everywhere: the port does not begin anew where "
-            "it is 0",
-            lambda given: compute({**given, "bottom[1]": torch.ones_like(given["bottom[1]"])}),
-        )
-    if step.type == "LSTM":
-        yield Other(
-            "is as with the gates in the order i, f, g, o: Caffe's is i, f, o, g",
-            lambda given: compute(
-                {name: _swapped(each) if "blob" in name else each for name, each in given.items()}
-            ),
-        )
-    if step.type == "Softmax":
-        yield Other(
-            "is the logarithm of what a Softmax makes",
-            lambda given: {"top[0]": compute(given)["top[0]"].log()},
-        )
-    if step.type in ("Concat", "Eltwise") and len(step.bottoms) <= MOST_ORDERS:
-        for order in list(permutations(range(len(step.bottoms))))[1:]:
-            names = ", ".join(step.bottoms[index] for index in order)
-            yield Other(
-                f"is as with the bottoms of {step.name} in the order {names}",
-                partial(_reordered, compute, order),
-            )
-    if step.type == "Crop":
-        yield Other("is as with the crop in the middle", lambda given: _centred(given))
-
-
-def _reordered(compute: Compute, order: Sequence[int], given: Tensors) -> Tensors:
-    places = enumerate(order)
-    return compute({f"bottom[{place}]": given[f"bottom[{index}]"] for place, index in places})
-
-
-def _swapped(blob: torch.Tensor) -> torch.Tensor:
-    """The blob whose gates are taken for i, f, g, o where they are i, f, o, g."""
-    i, f, o, g = blob.chunk(4)
-    return torch.cat([i, f, g, o])
-
-
-def _without_padding(given: Tensors, step: Step, compute: Compute) -> torch.Tensor:
-    """An average over what of a window lies within the bottom."""
-    x = given["bottom[0]"]
-    sums = compute({"bottom[0]": x})["top[0]"]
-    return sums / compute({"bottom[0]": torch.ones_like(x)})["top[0]"]
-
-
-def _unbiased(given: Tensors, eps: float) -> Tensors:
-    x = given["bottom[0]"]
-    axes = [each for each in range(x.ndim) if each != 1]
-    mean = x.mean(axes, keepdim=True)
-    return {"top[0]": (x - mean) / (x.var(axes, keepdim=True) + eps).sqrt()}
-
-
-def _contrastive(given: Tensors, margin: float) -> torch.Tensor:
-    one, other, same = (given[f"bottom[{index}]"] for index in range(3))
-    square = (one - other).square().flatten(1).sum(1)
-    apart = functional.relu(margin - square.sqrt()).square()
-    same = same.flatten()
-    return (same * square + (1 - same) * apart).sum() / (2 * len(one))
-
-
-def _centred(given: Tensors) -> Tensors:
-    x, wanted = given["bottom[0]"], given["bottom[1]"].shape
-    for axis in range(2, x.ndim):
-        x = x.narrow(axis, (x.shape[axis] - wanted[axis]) // 2, wanted[axis])
-    return {"top[0]": x}

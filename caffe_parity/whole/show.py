@@ -51,6 +51,8 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
             f"not compared: {names}: no part of the port computes them; --map {first}=MODULE says "
             f"which module does, {without} that the port does without"
         )
+    for name in compared.returned.missing:
+        said.append(f"not compared: {_unreturned(name)}; or --leave-out {name}")
     return said
 
 
@@ -81,11 +83,12 @@ def _of_the_whole(compared: Comparison) -> list[Finding]:
     """What is wrong, and no layer's."""
     alone = compared.by_itself()
     whole = [Finding("whole", alone)] if alone else []
-    return [*compared.weights.findings, *compared.results(), *whole]
+    first = [*compared.weights.findings, *compared.without_gradients()]
+    return [*first, *compared.returned.findings(), *whole]
 
 
 def _layer(each: Judgement) -> str:
-    return each.part.name
+    return each.name
 
 
 def _row(each: Judgement) -> tuple[str, ...]:
@@ -122,7 +125,7 @@ def records(
     phase = compared.net.phase
     made = []
     for each in found:
-        findings, part = [*each.findings], each.part.name
+        findings, part = [*each.findings], each.name
         if each.left_out:
             verdict = "fail" if findings else "not run" if each.alone else "unproven"
             reason = "; ".join(one.words for one in findings) or each.left_out
@@ -137,7 +140,7 @@ def records(
             Record(
                 net,
                 phase,
-                each.part.name,
+                part,
                 verdict,
                 reason,
                 findings,
@@ -157,7 +160,15 @@ def records(
         words = "no part of the port computes it"
         record = Record(net, phase, step.name, "unproven", words, [Finding("unmatched", words)])
         made.append(replace(record, in_net=InNet(step.type, "-")))
+    for name in compared.returned.missing:
+        words = _unreturned(name)
+        finding = Finding("unmatched", words, name)
+        made.append(Record(net, phase, f"result {name}", "unproven", words, [finding]))
     return made
+
+
+def _unreturned(name: str) -> str:
+    return f"the net's output {name}: the port does not return it, and its forward should"
 
 
 def proved_in_either(records: Sequence[Record]) -> list[Record]:

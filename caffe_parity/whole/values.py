@@ -8,7 +8,7 @@ reads a blob of the net.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,46 @@ def by_values(first: Comparison, build: Build) -> Comparison:
         pairs, now = _sure(more, build)
     found = build(pairs, True)
     return found if pairs and found.doubts < first.doubts else first
+
+
+def in_turn(found: Comparison, build: Build) -> Comparison:
+    """Another match where a module computes several layers in another order than Caffe.
+
+    As a siamese port that runs its right branch first: each call is that layer's whose bottom it
+    reads.
+    """
+    pairs: dict[Step, Call] = {}
+    best = found
+    for _ in found.net.steps:  # each turn may show what comes behind
+        more = {step: call for step, call in _turned(found) if pairs.get(step) != call}
+        if not more:
+            break
+        taken = {*more.values()}
+        pairs = {step: call for step, call in pairs.items() if call not in taken} | more
+        found = build(tuple(pairs.items()), True)
+        best = min(best, found, key=lambda each: each.doubts)
+    return best
+
+
+def _turned(found: Comparison) -> Iterator[tuple[Step, Call]]:
+    """The layers that calls compute by what they read, where those are others than they have."""
+    came = {what: value for what, value, _ in found.first.wired}
+    for call, (step, *_) in found.matched.steps.items():
+        value = came.get(f"the port's {call}", "")
+        fitting = [
+            other
+            for other in found.net.steps
+            if other is not step and other.type == step.type and other.bottoms[:1] == (value,)
+            if other.fields == step.fields and len(other.params) == len(step.params)
+        ]
+        if len(fitting) != 1:
+            continue
+        yield fitting[0], call
+        known = found.matched.call_of(fitting[0])
+        free = [each for each in found.first.calls if each not in found.matched.steps]
+        others = [known] if known else [each for each in free if each.module == call.module]
+        if others and others[0].module == call.module:
+            yield step, others[0]
 
 
 def _sure(pairs: Pairs, build: Build) -> tuple[Pairs, Comparison]:

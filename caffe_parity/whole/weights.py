@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import torch
 from caffe_parity.contract import Finding
 from caffe_parity.whole.golden import Golden, Step
 from caffe_parity.whole.layouts import Held, held
-from caffe_parity.whole.matching import Matched
+from caffe_parity.whole.matching import Matched, fits, plain
 from caffe_parity.whole.port import Call, Tensors
 
 
@@ -31,6 +31,11 @@ class Weights:
     def known(self) -> set[str]:
         """The net's parameters that are in the port."""
         return {name for each in self.places.values() for name in each.params}
+
+    def made_of(self, name: str) -> tuple[str, ...]:
+        """The net's parameters that one of the port's holds; () for none."""
+        found = self.places.get(name)
+        return found.params if found else ()
 
     def state(
         self,
@@ -56,10 +61,15 @@ class Weights:
                 made[name] = torch.zeros_like(made[name])
                 continue
             value = each.of([params[one] for one in each.params])
-            if not isinstance(own[name], torch.nn.Parameter):  # a module writes into it
+            if not learns(own[name]):  # and a module may write into a buffer
                 value = value.detach().clone()
             made[name] = value.reshape(own[name].shape)
         return made
+
+
+def learns(tensor: torch.Tensor) -> bool:
+    """Whether a port trains one of its own tensors: a buffer it does not, nor what is frozen."""
+    return isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
 
 
 def of_port(model: torch.nn.Module) -> Tensors:
@@ -77,7 +87,7 @@ def weights_of(
     places: dict[str, Held] = {}
     findings: list[Finding] = []
     called = {call.module for call in calls}
-    for call, steps in matched.steps.items():
+    for call, steps in sorted(matched.steps.items(), key=lambda each: each[1][0].index):
         module, prefix = modules[call.module], f"{call.module}."
         for step in steps:
             found = (held(net, step, module) if step.params else None) or {}
@@ -86,6 +96,10 @@ def weights_of(
             }
             if step.params and not found and step.type != "BatchNorm":
                 findings.append(_misfit(net, step, module, call.module))
+    for step, name in _uncalled(net, matched, modules, called):
+        places |= {
+            f"{name}.{k}": each for k, each in (held(net, step, modules[name]) or {}).items()
+        }
     own = {*dict(modules[""].named_parameters()), *dict(modules[""].named_buffers())}
     places = {name: each for name, each in places.items() if name in own}  # shared ones once
     misfits = {each.tensor for each in findings}
@@ -100,6 +114,18 @@ def weights_of(
             )
             findings.append(Finding("parameters", words, name, "extra"))
     return Weights(places, tuple(findings))
+
+
+def _uncalled(
+    net: Golden, matched: Matched, modules: Mapping[str, torch.nn.Module], called: set[str]
+) -> Iterator[tuple[Step, str]]:
+    """The layers whose module the port does not call: it has the weights for a function."""
+    for step in net.steps:
+        if not step.params or matched.call_of(step):
+            continue
+        named = [name for name in modules if name and plain(name) == plain(step.name)]
+        if named and named[0] not in called and fits(net, step, modules[named[0]]):
+            yield step, named[0]
 
 
 def _misfit(net: Golden, step: Step, module: torch.nn.Module, name: str) -> Finding:

@@ -5,9 +5,15 @@ python -m studies.layers.page
 
 from __future__ import annotations
 
+import ast
+import datetime
+import fcntl
+import hashlib
 import json
+import math
 import tomllib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from caffe_parity import ports
 from caffe_parity.caffe.session import SESSION
 from caffe_parity.contract import GRADIENT, Floating, Shape
 from caffe_parity.engine.functions import Evaluation
@@ -33,10 +40,11 @@ from studies.layers.example import (
     read,
     seen,
 )
-from studies.layers.search import Counted
+from studies.layers.search import ENOUGH, Counted, draw
 
 COUNTED = FOLDER / "counted.json"
 PAGE = Path(__file__).parents[2] / "docs/layers.md"
+CATALOGUE = Path(ports.__file__).parent
 
 
 def counts() -> dict[str, dict[str, Any]]:
@@ -45,19 +53,76 @@ def counts() -> dict[str, dict[str, Any]]:
     return found
 
 
-def add(counted: Counted, seed: int) -> None:
-    """Puts the counts of a type in place of those of a run before."""
-    known = counts()
-    known[counted.kind] = {
+def add(counted: Counted, seed: int, code: str) -> None:
+    """Puts the counts of a type in place of those of a run before; other processes may, too.
+
+    Args:
+        counted: what was seen.
+        seed: what the cases were drawn from.
+        code: the catalogue that they were compared with.
+    """
+    told = {
         "agree": counted.outcomes[AGREES],
         "same bits": counted.same_bits,
         "unproven": counted.outcomes[UNPROVEN],
         "refused by Caffe": counted.outcomes[REFUSED],
         "undefined in Caffe": counted.outcomes[IMPOSSIBLE],
-        "worst": float(f"{counted.worst:.2g}"),
+        "worst": math.ceil(100 * counted.worst) / 100,
         "seed": seed,
+        "drawn": counted.drawn,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "code": code,
     }
-    COUNTED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    with COUNTED.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = {**json.loads(file.read() or "{}"), counted.kind: told}
+        file.truncate(0)
+        file.write(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
+def before(kind: str, seed: int, round_: int, code: str) -> Counted | None:
+    """What was counted of a type so far, if the catalogue and what is drawn are as they were.
+
+    Args:
+        kind: the type.
+        seed: what the first of the cases were drawn from.
+        round_: how many are drawn from each seed.
+        code: of now.
+    """
+    known = counts().get(kind)
+    if known is None or (known["seed"], known["code"]) != (seed, code) or known["drawn"] % round_:
+        return None
+    names = {AGREES: "agree", UNPROVEN: "unproven"}
+    names |= {REFUSED: "refused by Caffe", IMPOSSIBLE: "undefined in Caffe"}
+    outcomes = Counter({each: known[name] for each, name in names.items()})
+    found = Counted(kind, outcomes, known["same bits"], worst=known["worst"], drawn=known["drawn"])
+
+    def again(example: Example) -> None:
+        found.known.add(str(example))
+        found.fields |= example.fields
+
+    for example in CORNERS[kind]:
+        again(example)
+    for first in range(0, found.drawn, round_):
+        draw(again, kind, min(round_, found.drawn - first), seed + first // round_)
+    return found
+
+
+def code() -> str:
+    """A digest of the code, without its words, of the catalogue and of what draws the cases."""
+    made = hashlib.sha256()
+    for file in (*sorted(CATALOGUE.glob("*.py")), FOLDER / "strategies.py"):
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                node.body = [each for each in node.body if not _is_text(each)]
+        made.update(ast.dump(tree).encode())
+    return made.hexdigest()[:16]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _torch_lstm(x: Tensor, weight: Tensor, bias: Tensor, recurrent: Tensor) -> Tensor:
@@ -77,6 +142,13 @@ def _called(kind: Any, x: Tensor, weight: Tensor, bias: Tensor, recurrent: Tenso
     return top
 
 
+def _unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
+    """An LSTM's step as it is written."""
+    i, f, o, g = gates.chunk(4, -1)
+    cell = cont.unsqueeze(-1) * f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return cell, o.sigmoid() * cell.tanh()
+
+
 def _with_states(x: Tensor, cont: Tensor, *more: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """An LSTM, through the last states of which the gradient passes."""
     weight, bias, hidden_weight, hidden, cell = more
@@ -90,6 +162,7 @@ OFFERED = {
     "lstm": recurrent.lstm,
     "torch_lstm": _torch_lstm,
     "torch_rnn": _torch_rnn,
+    "unit": _unit,
     "with_states": _with_states,
 }
 """What the expressions of traps.toml may use, beside the bottoms."""
@@ -167,14 +240,17 @@ def text() -> str:
     from studies.layers.mutants import MUTANTS
 
     rows = [
-        "| type | state | in PyTorch | cases | bits | largest error / bound |",
+        "| type | state | in PyTorch | cases | bits | error / bound, at most |",
         "|---" * 6 + "|",
     ]
     counted = counts()
     rows += [_row(port, counted.get(port.type)) for port in PORTS.values()]
     total = sum(each["agree"] for each in counted.values())
     lines = [
-        HEAD.replace("MUTANTS", str(len(MUTANTS))).replace("CASES", f"{total:,}"),
+        HEAD.replace("MUTANTS", str(len(MUTANTS)))
+        .replace("CASES", f"{total:,}")
+        .replace("ENOUGH", f"{ENOUGH:g}")
+        .replace("WHEN", _when(counted)),
         *rows,
         "\n## What cannot have a counterpart\n",
         *(f"- `{each.type}`: {words}." for each in PORTS.values() for words in each.impossible),
@@ -185,6 +261,15 @@ def text() -> str:
         *_traps(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _when(counted: Mapping[str, Mapping[str, Any]]) -> str:
+    """When the cases were counted, and which of them with other code than there is now."""
+    dates = sorted({each["date"] for each in counted.values()})
+    old = [f"`{kind}`" for kind, each in counted.items() if each["code"] != code()]
+    days = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
+    words = f"They were counted {days}, with the catalogue as it is"
+    return words + (f", but for {', '.join(old)}: before a change of it." if old else ".")
 
 
 def _row(port: Port, counted: dict[str, Any] | None) -> str:

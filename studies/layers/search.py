@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 from caffe_parity.contract import ParityError
 from caffe_parity.ports import PORTS, Port
 from studies.layers.corners import CORNERS
 from studies.layers.example import (
     AGREES,
-    DISAGREES,
     IMPOSSIBLE,
     REFUSED,
     UNPROVEN,
@@ -27,6 +27,17 @@ from studies.layers.strategies import examples
 
 FINE = (AGREES, UNPROVEN, REFUSED, IMPOSSIBLE)
 """What is no disagreement; a layer that Caffe computes and the port refuses is one."""
+
+
+ENOUGH = 0.5
+"""Up to this part of the bound of a few random roundings an error agrees without the others."""
+
+
+class Alone(HypothesisProvider):
+    """Draws each example anew, where Hypothesis itself makes five of six by changing another."""
+
+
+AVAILABLE_PROVIDERS["alone"] = Alone
 
 
 class Differs(ParityError):
@@ -42,9 +53,11 @@ class Counted:
         outcomes: how many examples became what.
         same_bits: how many of those that agree had the same bits in float32.
         fields: those that were set, of `total`.
-        worst: the largest error of Caffe that agrees, as a part of its bound.
+        worst: the largest error of Caffe that agrees, as a part of its bound, at most.
         wrong: the smallest example that is wrong; "" for none.
         seconds: that it took.
+        known: the examples, each of which counts once.
+        drawn: how many were drawn, the corners not among them.
     """
 
     kind: str
@@ -54,9 +67,12 @@ class Counted:
     worst: float = 0.0
     wrong: str = ""
     seconds: float = 0.0
+    known: set[str] = field(default_factory=set)
+    drawn: int = 0
 
     def add(self, example: Example, outcome: Outcome) -> None:
         """Counts an example."""
+        self.known.add(str(example))
         self.outcomes[outcome.verdict] += 1
         self.fields |= example.fields
         if outcome.verdict == AGREES:
@@ -111,16 +127,18 @@ def cornered(kind: str, counted: Counted, ports: Mapping[str, Port] = PORTS) -> 
             raise Differs(f"{example}: {outcome.verdict}: {outcome.words}")
 
 
-def searched(kind: str, cases: int, number: int, shrink: bool = True) -> Counted:
-    """Compares the corners of a type and so many random examples, up to the first that is wrong.
+def draw(
+    tell: Callable[[Example], None], kind: str, cases: int, number: int, shrink: bool = False
+) -> None:
+    """Draws so many examples of a type, the same ones for the same number.
 
     Args:
+        tell: is given each of them; what it raises ends it.
         kind: the type.
-        cases: how many examples are drawn at most.
+        cases: how many.
         number: what they are drawn from.
-        shrink: whether a smaller one is looked for once one is wrong.
+        shrink: whether a smaller one is looked for that it raises at.
     """
-    counted, start = Counted(kind), time.perf_counter()
 
     @seed(number)
     @settings(
@@ -130,24 +148,47 @@ def searched(kind: str, cases: int, number: int, shrink: bool = True) -> Counted
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate, *((Phase.shrink,) if shrink else ())),
         report_multiple_bugs=False,
+        backend="alone",
     )
     @given(examples(kind))
+    def told(example: Example) -> None:
+        tell(example)
+
+    if cases:
+        told()
+
+
+def searched(
+    kind: str, cases: int, number: int, shrink: bool = True, counted: Counted | None = None
+) -> Counted:
+    """Compares so many random examples of a type, up to the first that is wrong; first its corners.
+
+    Args:
+        kind: the type.
+        cases: how many examples are drawn at most.
+        number: what they are drawn from.
+        shrink: whether a smaller one is looked for once one is wrong.
+        counted: what was seen before, to which this is added; the corners are among it.
+    """
+    start, is_first = time.perf_counter(), counted is None
+    counted = Counted(kind) if counted is None else counted
+
     def compares(example: Example) -> None:
-        outcome = compared(example)
-        counted.add(example, outcome)
+        if str(example) in counted.known:
+            return
+        outcome = compared(example, enough=ENOUGH)
         if outcome.verdict not in FINE:
-            raise Differs(f"{example}: {outcome.verdict}: {outcome.words}")
+            counted.wrong = f"{example}: {outcome.verdict}: {outcome.words}"
+            raise Differs(counted.wrong)
+        if not counted.wrong:  # else it is a smaller one that is looked for
+            counted.add(example, outcome)
 
     try:
-        cornered(kind, counted)
-        if cases:
-            compares()
+        if is_first:
+            cornered(kind, counted)
+        draw(compares, kind, cases, number, shrink)
+        counted.drawn += cases
     except Differs as error:
         counted.wrong = str(error)
-    counted.seconds = time.perf_counter() - start
+    counted.seconds += time.perf_counter() - start
     return counted
-
-
-def disagreements(counted: Counted) -> int:
-    """1 if the search ended at an example that is wrong."""
-    return int(bool(counted.wrong) or bool(counted.outcomes[DISAGREES]))

@@ -35,6 +35,9 @@ FOREIGN = (
 
 ONE_IN = 8  # so many layers says something foreign
 
+MOST = 2**20
+"""The largest number of a case; one below 41 is drawn as often as any."""
+
 
 @dataclass
 class Drawing:
@@ -131,7 +134,7 @@ class Drawing:
             self.data,
             tuple(self.fixed),
             self.tops,
-            self.number(0, 40),
+            self.draw(st.integers(0, 40) | st.integers(0, MOST)),
             frozenset(self.fields),
         )
 
@@ -157,7 +160,7 @@ def _usual(about: Mapping[str, Any]) -> Strategy:
     """Anything of a field's type."""
     one: Strategy
     if "CUDNN" in about["values"]:  # which a Caffe for the CPU refuses
-        one = st.sampled_from(["DEFAULT"] * 9 + ["CAFFE"] * 9 + ["CUDNN"])
+        one = st.sampled_from(["DEFAULT"] * 30 + ["CAFFE"] * 30 + ["CUDNN"])
     elif about["values"]:
         one = st.sampled_from(about["values"])
     elif about["type"] == "bool":
@@ -313,6 +316,10 @@ def _windowed(drawing: Drawing) -> None:
         extent + drawing.number(0, 3) if kind != "Deconvolution" else drawing.number(2, 4)
         for extent in extents
     ]
+    if kind == "Deconvolution":  # else nothing is left of what the padding takes away
+        ends = zip(spatial, extents, strict=True)
+        most = [(size - 1 + extent - 1) // 2 for size, extent in ends]
+        pad = [min([each, *most]) for each in pad]
     shape = (*outer, channels, *spatial)
     axis = len(outer)
     two = count == 2 and drawing.draw(st.booleans())
@@ -395,10 +402,14 @@ def _spp(drawing: Drawing) -> None:
     drawing.message(
         "spp_param", must=("pyramid_height",), pyramid_height=st.just(height), pool=methods
     )
-    least = 2 ** (height - 1)
-    drawing.bottom(
-        "x", (*drawing.shape(2, 2, 2), drawing.number(least, 8), drawing.number(least, 8))
-    )
+    sizes = [each for each in range(2 ** (height - 1), 9) if _fits(each, height)]
+    drawing.bottom("x", (*drawing.shape(2, 2, 2), drawing.one_of(*sizes), drawing.one_of(*sizes)))
+
+
+def _fits(size: int, height: int) -> bool:
+    """Whether each window of a pyramid is larger than its padding, as Caffe wants it."""
+    windows = [(-(-size // bins), bins) for bins in (2**level for level in range(height))]
+    return all((kernel * bins - size + 1) // 2 < kernel for kernel, bins in windows)
 
 
 def _lrn(drawing: Drawing) -> None:
@@ -560,11 +571,15 @@ def _reindexed(drawing: Drawing) -> None:
     drawing.bottom("index", (drawing.number(1, 6),), f"int:0,{shape[0] - 1}")
 
 
+KEPT = ("binary", "int:-3,3", "int:0,9", "constant:1")
+"""What selects samples; where all of it is 0, Caffe dies."""
+
+
 def _filter(drawing: Drawing) -> None:
-    batch, count = drawing.number(2, 5), drawing.number(1, 2)
+    batch, count = drawing.number(3, 8), drawing.number(1, 2)
     for name in "ab"[:count]:
         drawing.bottom(name, (batch, *drawing.shape(0, 3)))
-    drawing.bottom("selector", (batch,), drawing.one_of("binary", "int:-1,1", "constant:1"), True)
+    drawing.bottom("selector", (batch,), drawing.one_of(*KEPT), True)
     drawing.tops = count
 
 
@@ -615,6 +630,8 @@ def _class_loss(drawing: Drawing) -> None:
     kind = drawing.kind
     shape = drawing.shape(2, 4)
     axis = drawing.number(1 if kind != "Accuracy" else 0, len(shape) - 1)
+    if drawing.number(1, ONE_IN) < ONE_IN:  # a class alone has a loss of 0
+        shape = (*shape[:axis], max(shape[axis], 2), *shape[axis + 1 :])
     classes, places = shape[axis], (*shape[:axis], *shape[axis + 1 :])
     must = ("axis",) if axis != 1 else ()
     axes = st.sampled_from([axis, axis - len(shape)])
@@ -681,11 +698,15 @@ def _plain_loss(drawing: Drawing) -> None:
         drawing.bottom("label", shape[:1], f"int:0,{math.prod(shape[1:]) - 1}")
 
 
+CONT = ("binary", "constant:1", "uniform:0,1")
+"""What says where a sequence begins; Caffe multiplies with whatever it is."""
+
+
 def _lstm_unit(drawing: Drawing) -> None:
     batch, size = drawing.number(1, 3), drawing.number(1, 3)
     drawing.bottom("cell", (1, batch, size))
     drawing.bottom("gates", (1, batch, 4 * size))
-    drawing.bottom("cont", (1, batch), drawing.one_of("binary", "constant:1"), fixed=True)
+    drawing.bottom("cont", (1, batch), drawing.one_of(*CONT), fixed=True)
     drawing.tops = 2
 
 
@@ -701,7 +722,7 @@ def _recurrent(drawing: Drawing) -> None:
     )
     drawing.bottom("x", (steps, batch, *drawing.shape(1, 2, 3)))
     first = 0 if shown else 1  # a layer that keeps its state begins with a cont of 0
-    drawing.bottom("cont", (steps - first, batch), drawing.one_of("binary", "constant:1"), True)
+    drawing.bottom("cont", (steps - first, batch), drawing.one_of(*CONT), True)
     if drawing.draw(st.booleans()):
         drawing.bottom("static", (batch, *drawing.shape(1, 2, 3)))
     if shown:

@@ -25,7 +25,8 @@ from caffe_parity.nets import Declared, located
 from caffe_parity.report.record import Record
 from caffe_parity.whole import show
 from caffe_parity.whole.judged import Comparison, comparison
-from studies.localise.faults import Fault, faults
+from studies.localise.edits import Fault
+from studies.localise.faults import faults
 from studies.localise.ports import DATA, NETS, PORTS
 
 
@@ -72,7 +73,7 @@ def answer(fault: Fault) -> Answer:
     model = PORTS[fault.net]()
     fault.edit(model)
     compared, records = compared_with(fault.net, model, fault.phase)
-    wrong = [each for each in records if each.wrong and each.case != "whole"]
+    wrong = [each for each in records if (each.wrong or each.weak) and each.case != "whole"]
     findings = [one for each in wrong for one in each.findings]
     return Answer(
         fault,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -11,120 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from studies.localise.edits import (
+    ALL,
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    PARAMETER,
+    Edit,
+    Fault,
+    after,
+    before,
+    changed,
+    fault,
+    instead,
+    put,
+    slope,
+)
+from studies.localise.more import more
 from studies.localise.ports import Lstm, ResNet
-
-Edit = Callable[[Any], None]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A mistake in a port.
-
-    Attributes:
-        net: the net's name.
-        name: what is wrong, in a few words.
-        edit: breaks a right port.
-        layers: those that must be named, and no other ones.
-        passes: where it shows: "forward", "backward", "parameter", "wiring".
-        words: what the explanation must contain.
-        phase: "TEST" or "TRAIN".
-    """
-
-    net: str
-    name: str
-    edit: Edit
-    layers: frozenset[str]
-    passes: frozenset[str]
-    words: str
-    phase: str = "TEST"
-
-
-def _set(path: str, **values: Any) -> Edit:
-    """Sets attributes of a module, or of the port itself for ""."""
-
-    def edit(model: nn.Module) -> None:
-        target = model.get_submodule(path)
-        for name, value in values.items():
-            setattr(target, name, value)
-
-    return edit
-
-
-def _put(path: str, make: Callable[[nn.Module], nn.Module]) -> Edit:
-    """Puts another module in the place of one."""
-
-    def edit(model: nn.Module) -> None:
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, make(model.get_submodule(path)))
-
-    return edit
-
-
-def _bind(module: nn.Module, forward: Callable[..., Tensor]) -> None:
-    """Gives a module another forward, which a copy of it has as its own; it gets the module."""
-    module.forward = MethodType(forward, module)
-
-
-def _after(path: str, function: Callable[[Tensor], Tensor]) -> Edit:
-    """Changes what a module gives."""
-
-    def edit(model: nn.Module) -> None:
-        kind = type(model.get_submodule(path))
-        _bind(model.get_submodule(path), lambda self, *args: function(kind.forward(self, *args)))
-
-    return edit
-
-
-def _before(path: str, function: Callable[[Tensor], Tensor]) -> Edit:
-    """Changes what a module takes, inside it."""
-
-    def edit(model: nn.Module) -> None:
-        kind = type(model.get_submodule(path))
-        _bind(
-            model.get_submodule(path),
-            lambda self, x, *more: kind.forward(self, function(x), *more),
-        )
-
-    return edit
-
-
-class _Slope(torch.autograd.Function):
-    """The identity, whose gradient is a factor times what it should be."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return ctx.factor * grads[0], None
-
-
-def slope(factor: float) -> Callable[[Tensor], Tensor]:
-    """The identity with another gradient."""
-    return lambda x: _Slope.apply(x, factor)  # type: ignore[no-untyped-call]
-
-
-def _instead(path: str, function: Callable[..., Tensor]) -> Edit:
-    """Computes something else in a module, which the function gets beside what the module takes."""
-    return lambda model: _bind(model.get_submodule(path), function)
-
-
-FORWARD, BACKWARD, PARAMETER = "forward", "backward", "parameter"
-BOTH = f"{FORWARD} {BACKWARD}"
-ALL = f"{FORWARD} {BACKWARD} {PARAMETER}"
 
 BATCHES = 1 / (1 - float(torch.tensor(0.999)))
 """How many batches the sums of a BatchNorm's statistics come to, of `moving_average_fraction`."""
-
-
-def _fault(
-    net: str, name: str, layers: str, passes: str, words: str, edit: Edit, phase: str = "TEST"
-) -> Fault:
-    return Fault(
-        net, name, edit, frozenset(layers.split(";")), frozenset(passes.split()), words, phase
-    )
 
 
 def faults() -> Iterator[Fault]:
@@ -136,144 +42,145 @@ def faults() -> Iterator[Fault]:
     yield from _of_siamese()
     yield from _of_autoencoder()
     yield from _of_lstm()
+    yield from more()
 
 
 def _of_lenet() -> Iterator[Fault]:
-    yield _fault(
-        "lenet", "pooling rounds down", "pool1", FORWARD, "ceil", _set("pool1", ceil_mode=False)
+    yield fault(
+        "lenet", "pooling rounds down", "pool1", FORWARD, "ceil", changed("pool1", ceil_mode=False)
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "a pooling window is too small",
         "pool1",
         BOTH,
         "kernel_size",
-        _put("pool1", lambda m: nn.MaxPool2d(2, 2, ceil_mode=True)),
+        put("pool1", lambda m: nn.MaxPool2d(2, 2, ceil_mode=True)),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "average for maximum",
         "pool1",
         BOTH,
         "type of pooling",
-        _put("pool1", lambda m: nn.AvgPool2d(3, 2, ceil_mode=True)),
+        put("pool1", lambda m: nn.AvgPool2d(3, 2, ceil_mode=True)),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "padding is not counted",
         "pool2",
         BOTH,
         "count_include_pad",
-        _set("pool2", count_include_pad=False),
+        changed("pool2", count_include_pad=False),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "groups are forgotten",
         "conv2;parameters conv2",
         "forward backward parameters",
         "groups",
-        _put("conv2", lambda m: nn.Conv2d(6, 8, 3, padding=1)),
+        put("conv2", lambda m: nn.Conv2d(6, 8, 3, padding=1)),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "another slope",
         "relu1",
         BOTH,
         "negative_slope",
-        _set("relu1", negative_slope=0.01),
+        changed("relu1", negative_slope=0.01),
     )
-    yield _fault(
-        "lenet", "no bias", "conv1", "forward", "without the bias", _instead("conv1", _no_bias)
+    yield fault(
+        "lenet", "no bias", "conv1", "forward", "without the bias", instead("conv1", _no_bias)
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "a bias that is frozen",
         "ip1",
         PARAMETER,
         "is 0 everywhere",
-        _instead("ip1", lambda m, x: functional.linear(x, m.weight, m.bias.detach())),
+        instead("ip1", lambda m, x: functional.linear(x, m.weight, m.bias.detach())),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "a weight that is frozen",
         "conv2",
         PARAMETER,
         "is 0 everywhere",
-        _instead("conv2", lambda m, x: m._conv_forward(x, m.weight.detach(), m.bias)),
+        instead("conv2", lambda m, x: m._conv_forward(x, m.weight.detach(), m.bias)),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "the loss is a sum",
         "loss",
         BOTH,
         "4",
-        _put("loss", lambda m: nn.CrossEntropyLoss(reduction="sum")),
+        put("loss", lambda m: nn.CrossEntropyLoss(reduction="sum")),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "labels are smoothed",
         "loss",
         BOTH,
         "loss",
-        _put("loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.1)),
+        put("loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.1)),
     )
-    yield _fault(
-        "lenet", "detached", "pool2", BACKWARD, "detached", _before("pool2", Tensor.detach)
+    yield fault("lenet", "detached", "pool2", BACKWARD, "detached", before("pool2", Tensor.detach))
+    yield fault(
+        "lenet", "twice the gradient", "relu1", BACKWARD, "twice", before("relu1", slope(2.0))
     )
-    yield _fault(
-        "lenet", "twice the gradient", "relu1", BACKWARD, "twice", _before("relu1", slope(2.0))
-    )
-    yield _fault(
+    yield fault(
         "lenet",
         "half precision",
         "ip2",
         FORWARD,
         "bits",
-        _after("ip2", lambda y: y.to(torch.bfloat16).to(y)),
+        after("ip2", lambda y: y.to(torch.bfloat16).to(y)),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "two at once",
         "pool1;relu1",
         BOTH,
         "negative_slope",
-        lambda m: (_set("pool1", ceil_mode=False)(m), _set("relu1", negative_slope=0.2)(m))[0],
+        lambda m: (changed("pool1", ceil_mode=False)(m), changed("relu1", negative_slope=0.2)(m))[
+            0
+        ],
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "flattened the wrong way",
         "ip1",
         ALL,
         "channels last",
-        _before("ip1", _channels_last),
+        before("ip1", _channels_last),
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "the ratio that is kept",
         "drop1",
         BOTH,
         "Dropout has p 0.7, Caffe's Dropout 0.3",
-        _set("drop1", p=0.7),
+        changed("drop1", p=0.7),
         "TRAIN",
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "whole channels are dropped",
         "drop1",
         "dropout",
         "Dropout1d has what it drops: channels",
-        _put("drop1", lambda m: nn.Dropout1d(0.3)),
+        put("drop1", lambda m: nn.Dropout1d(0.3)),
         "TRAIN",
     )
-    yield _fault(
+    yield fault(
         "lenet",
         "an input of 0 to 1",
         "conv1",
         f"{FORWARD} {BACKWARD} {PARAMETER}",
         "of 0 to 255",
-        _before("conv1", lambda x: x / 255),
+        before("conv1", lambda x: x / 255),
     )
-    yield _fault("lenet", "a sign", "ip2", ALL, "sign", _after("ip2", torch.neg))
+    yield fault("lenet", "a sign", "ip2", ALL, "sign", after("ip2", torch.neg))
 
 
 def _no_bias(module: Any, x: Tensor) -> Tensor:
@@ -287,97 +194,95 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _of_resnet() -> Iterator[Fault]:
-    yield _fault("resnet", "eps", "bn_conv1, scale_conv1", ALL, "eps", _set("bn_conv1", eps=1e-2))
-    yield _fault(
+    yield fault("resnet", "eps", "bn_conv1", ALL, "eps", changed("bn_conv1", eps=1e-2))
+    yield fault(
         "resnet",
         "another momentum",
-        "bn_conv1, scale_conv1",
+        "bn_conv1",
         "statistics",
         "momentum 0.01",
-        _set("bn_conv1", momentum=0.01),
+        changed("bn_conv1", momentum=0.01),
     )
-    yield _fault(
-        "resnet", "RGB", "conv1", ALL, "BGR, not RGB", _before("conv1", lambda x: x.flip(1))
-    )
-    yield _fault(
+    yield fault("resnet", "RGB", "conv1", ALL, "BGR, not RGB", before("conv1", lambda x: x.flip(1)))
+    yield fault(
         "resnet",
         "frozen statistics",
-        "bn_conv1, scale_conv1",
+        "bn_conv1",
         f"{ALL} statistics",
         "use_global_stats true",
-        _instead("bn_conv1", _frozen),
+        instead("bn_conv1", _frozen),
     )
-    yield _fault(
+    yield fault(
         "resnet",
         "the Scale's bias is forgotten",
-        "bn_conv1, scale_conv1",
+        "scale_conv1",
         FORWARD,
         "without the bias",
-        _instead("bn_conv1", _no_shift),
+        instead("bn_conv1", _no_shift),
     )
-    yield _fault(
+    yield fault(
         "resnet",
         "a coefficient of Eltwise is ignored",
-        "res2a, res2a_relu",
+        "res2a",
         BOTH,
         "eltwise_param.coeff left out",
-        _set("", coefficient=1.0),
+        changed("", coefficient=1.0),
     )
-    yield _fault(
+    yield fault(
         "resnet",
         "running statistics",
-        "bn2a_branch2a, scale2a_branch2a",
+        "bn2a_branch2a",
         ALL,
         "variance over m - 1",
-        _instead("bn2a_branch2a", _unbiased),
+        instead("bn2a_branch2a", _unbiased),
     )
-    yield _fault("resnet", "stride", "conv1", FORWARD, "stride", _set("conv1", stride=(1, 1)))
-    yield _fault("resnet", "padding of another kind", "res2a_branch2a", ALL, "", _reflect)
-    yield _fault(
+    yield fault("resnet", "stride", "conv1", FORWARD, "stride", changed("conv1", stride=(1, 1)))
+    yield fault("resnet", "padding of another kind", "res2a_branch2a", ALL, "", _reflect)
+    yield fault(
         "resnet",
         "a maximum for the mean",
         "pool5",
         BOTH,
         "pooling_param.pool MAX",
-        _put("pool5", lambda m: nn.AdaptiveMaxPool2d(1)),
+        put("pool5", lambda m: nn.AdaptiveMaxPool2d(1)),
     )
-    yield _fault(
+    yield fault(
         "resnet", "the wrong branch", "res2a_branch1", "wiring", "something else", _wrong_branch
     )
-    yield _fault(
-        "resnet", "half of the gradient", "fc", BACKWARD, "half of", _before("fc", slope(0.5))
+    yield fault(
+        "resnet", "half of the gradient", "fc", BACKWARD, "half of", before("fc", slope(0.5))
     )
-    yield _fault(
+    yield fault(
         "resnet",
         "the other sign of the gradient",
         "pool5",
         BACKWARD,
         "sign",
-        _before("pool5", slope(-1.0)),
+        before("pool5", slope(-1.0)),
     )
-    yield _fault(
+    yield fault(
         "resnet",
         "log of the probabilities",
         "prob",
         BOTH,
         "the logarithm of what a Softmax makes",
-        _instead("", _log),
+        instead("", _log),
     )
-    yield _fault(
+    yield fault(
         "resnet",
         "a relu that is missing",
         "conv1_relu",
         BOTH,
         "without the layer conv1_relu",
-        _instead("", _no_relu),
+        instead("", _no_relu),
     )
-    yield _fault(
+    yield fault(
         "resnet",
         "no weights behind the statistics",
         "bn_conv1, scale_conv1",
         FORWARD,
         "0.25 too much",
-        _after("bn_conv1", lambda y: y + 0.25),
+        after("bn_conv1", lambda y: y + 0.25),
     )
 
 
@@ -427,97 +332,102 @@ def _no_relu(model: Any, data: Tensor) -> Tensor:
 
 def _of_inception() -> Iterator[Fault]:
     for name, value in (("alpha", 0.2), ("alpha", 1.8), ("beta", 0.5), ("k", 1.0), ("size", 5)):
-        yield _fault(
+        yield fault(
             "inception",
             f"norm0 {name} {value}",
             "norm0",
             BOTH,
             name,
-            _set("norm0", **{name: value}),
+            changed("norm0", **{name: value}),
         )
-    yield _fault(
+    yield fault(
         "inception",
         "pooling without padding",
         "inc/pool",
         FORWARD,
         "padding",
-        _put("inc_pool", lambda m: nn.MaxPool2d(3, 1)),
+        put("inc_pool", lambda m: nn.MaxPool2d(3, 1)),
     )
-    yield _fault(
-        "inception", "a padded 1x1", "inc/1x1", FORWARD, "padding", _set("inc_1x1", padding=(1, 1))
+    yield fault(
+        "inception",
+        "a padded 1x1",
+        "inc/1x1",
+        FORWARD,
+        "padding",
+        changed("inc_1x1", padding=(1, 1)),
     )
-    yield _fault(
+    yield fault(
         "inception",
         "detached",
         "inc/proj",
         BACKWARD,
         "detached",
-        _before("inc_proj", Tensor.detach),
+        before("inc_proj", Tensor.detach),
     )
-    yield _fault(
-        "inception", "dilated", "inc/3x3", FORWARD, "dilation", _set("inc_3x3", dilation=(2, 2))
+    yield fault(
+        "inception", "dilated", "inc/3x3", FORWARD, "dilation", changed("inc_3x3", dilation=(2, 2))
     )
-    yield _fault(
+    yield fault(
         "inception",
         "the auxiliary loss has another weight",
         "total aux/loss",
         "total",
-        "its loss_weight in Caffe is 0.3",
-        _instead("", _another_weight),
+        "the loss weight of aux/loss is 0.3, the port adds it with 0.5",
+        instead("", _another_weight),
     )
-    yield _fault(
+    yield fault(
         "inception",
         "the pooling is too wide",
         "aux/pool",
         FORWARD,
         "kernel",
-        _set("aux_pool", kernel_size=4),
+        changed("aux_pool", kernel_size=4),
     )
-    yield _fault(
+    yield fault(
         "inception",
         "branches in another order",
-        "inc/relu_1x1, inc/relu_3x3, inc/output",
+        "inc/output",
         BOTH,
         "in the order inc/1x1, inc/proj, inc/3x3",
-        _instead("", _another_order),
+        instead("", _another_order),
     )
-    yield _fault(
-        "inception", "stride of the pooling", "pool2", FORWARD, "stride", _set("pool2", stride=3)
+    yield fault(
+        "inception", "stride of the pooling", "pool2", FORWARD, "stride", changed("pool2", stride=3)
     )
-    yield _fault(
+    yield fault(
         "inception",
         "weights of the auxiliary branch are frozen",
         "aux/fc",
         PARAMETER,
         "is 0 everywhere",
-        _instead("aux_fc", lambda m, x: functional.linear(x, m.weight.detach(), m.bias)),
+        instead("aux_fc", lambda m, x: functional.linear(x, m.weight.detach(), m.bias)),
     )
-    yield _fault(
+    yield fault(
         "inception",
         "the auxiliary loss is a sum",
         "aux/loss",
         BOTH,
         "3",
-        _put("aux_loss", lambda m: nn.CrossEntropyLoss(reduction="sum")),
+        put("aux_loss", lambda m: nn.CrossEntropyLoss(reduction="sum")),
     )
-    yield _fault(
+    yield fault(
         "inception",
         "two losses wrong",
         "aux/loss;loss",
         BOTH,
         "",
         lambda m: (
-            _put("aux_loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.2))(m),
-            _put("loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.2))(m),
+            put("aux_loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.2))(m),
+            put("loss", lambda m: nn.CrossEntropyLoss(label_smoothing=0.2))(m),
         )[0],
     )
-    yield _fault(
+    yield fault(
         "inception",
         "a relu with a slope",
-        "inc/relu_1x1, inc/relu_3x3, inc/output",
+        "inc/relu_1x1",
         BOTH,
         "relu_param.negative_slope 0.1",
-        _instead("", _leaky),
+        instead("", _leaky),
     )
 
 
@@ -551,63 +461,72 @@ def _leaky(model: Any, data: Tensor, label: Tensor) -> Tensor:
 
 
 def _of_fcn() -> Iterator[Fault]:
-    yield _fault("fcn", "the crop's offset", "crop", BOTH, "crop in the middle", _set("", offset=3))
-    yield _fault(
+    yield fault(
+        "fcn", "the crop's offset", "crop", BOTH, "crop in the middle", changed("", offset=3)
+    )
+    yield fault(
         "fcn",
         "labels are not ignored",
         "loss",
         BOTH,
         "ignore_label left out",
-        _set("loss", ignore_index=-100),
+        changed("loss", ignore_index=-100),
     )
-    yield _fault("fcn", "no dilation", "score", FORWARD, "dilation", _set("score", dilation=(1, 1)))
-    yield _fault(
-        "fcn", "one slope for all channels", "prelu1", ALL, "", _instead("prelu1", _one_slope)
+    yield fault(
+        "fcn", "no dilation", "score", FORWARD, "dilation", changed("score", dilation=(1, 1))
     )
-    yield _fault(
+    yield fault(
+        "fcn", "one slope for all channels", "prelu1", ALL, "", instead("prelu1", _one_slope)
+    )
+    yield fault(
         "fcn",
         "statistics that are not divided",
         "bn1",
         BOTH,
         "third blob",
-        _instead("bn1", lambda m, x: _normalised(m, x, BATCHES, False)),
+        instead("bn1", lambda m, x: _normalised(m, x, BATCHES, False)),
     )
-    yield _fault(
+    yield fault(
         "fcn",
         "statistics of the batch",
         "bn1",
         BOTH,
         "use_global_stats false",
-        _instead("bn1", lambda m, x: _normalised(m, x, 1.0, True)),
+        instead("bn1", lambda m, x: _normalised(m, x, 1.0, True)),
     )
-    yield _fault(
+    yield fault(
         "fcn",
         "a mean over ignored labels, too",
         "loss",
         BOTH,
         "loss_param.normalization FULL",
-        _instead("loss", _over_all),
+        instead("loss", _over_all),
     )
-    yield _fault(
-        "fcn", "the pooling overlaps", "pool1", FORWARD, "kernel_size", _set("pool1", kernel_size=3)
+    yield fault(
+        "fcn",
+        "the pooling overlaps",
+        "pool1",
+        FORWARD,
+        "kernel_size",
+        changed("pool1", kernel_size=3),
     )
-    yield _fault(
+    yield fault(
         "fcn",
         "the deconvolution is padded",
         "upscore",
         FORWARD,
         "padding",
-        _set("upscore", padding=(1, 1)),
+        changed("upscore", padding=(1, 1)),
     )
-    yield _fault("fcn", "detached", "score", BACKWARD, "detached", _before("score", Tensor.detach))
-    yield _fault("fcn", "over the batch", "loss", BOTH, "1/2", _after("loss", lambda y: y * 0.5))
-    yield _fault(
+    yield fault("fcn", "detached", "score", BACKWARD, "detached", before("score", Tensor.detach))
+    yield fault("fcn", "over the batch", "loss", BOTH, "1/2", after("loss", lambda y: y * 0.5))
+    yield fault(
         "fcn",
         "a gradient that is clipped",
         "upscore",
         BACKWARD,
         "cut off at",
-        _before("upscore", _Clipped.apply),
+        before("upscore", _Clipped.apply),
     )
 
 
@@ -639,45 +558,45 @@ def _one_slope(module: Any, x: Tensor) -> Tensor:
 
 
 def _of_siamese() -> Iterator[Fault]:
-    yield _fault(
+    yield fault(
         "siamese",
         "another margin",
         "loss",
         BOTH,
         "contrastive_loss_param.margin 2",
-        _set("loss", margin=2.0),
+        changed("loss", margin=2.0),
     )
-    yield _fault(
+    yield fault(
         "siamese",
         "alpha of the ELU",
         "act;act_p",
         BOTH,
         "alpha",
-        _put("act", lambda m: nn.ELU(1.0)),
+        put("act", lambda m: nn.ELU(1.0)),
     )
-    yield _fault(
+    yield fault(
         "siamese",
         "no epsilon in the gradient",
         "loss",
         BACKWARD,
         "without the 1e-4",
-        _set("loss", least=0.0),
+        changed("loss", least=0.0),
     )
-    yield _fault(
+    yield fault(
         "siamese",
         "one branch is not learned from",
         "conv",
         PARAMETER,
         "",
-        _instead("conv", _half_shared),
+        instead("conv", _half_shared),
     )
-    yield _fault(
+    yield fault(
         "siamese",
         "the legacy formula",
         "loss",
         BOTH,
         "legacy_version true",
-        _instead("loss", _legacy),
+        instead("loss", _legacy),
     )
 
 
@@ -697,46 +616,44 @@ def _legacy(module: Any, a: Tensor, b: Tensor, sim: Tensor) -> Tensor:
 
 
 def _of_autoencoder() -> Iterator[Fault]:
-    yield _fault(
+    yield fault(
         "autoencoder",
         "the mean of all elements",
         "entropy",
         BOTH,
         "averaged over the channels, not summed",
-        _put("entropy", lambda m: nn.BCEWithLogitsLoss()),
+        put("entropy", lambda m: nn.BCEWithLogitsLoss()),
     )
-    yield _fault("autoencoder", "not halved", "l2", BOTH, "twice", _after("l2", lambda y: 2 * y))
-    yield _fault(
+    yield fault("autoencoder", "not halved", "l2", BOTH, "twice", after("l2", lambda y: 2 * y))
+    yield fault(
         "autoencoder",
         "the shift of Power",
         "power",
         BOTH,
         "power_param.shift 1",
-        _set("", shift=1.0),
+        changed("", shift=1.0),
     )
-    yield _fault(
+    yield fault(
         "autoencoder",
         "relu for the sigmoid",
         "squash",
         BOTH,
         "what a ReLU makes",
-        _put("squash", lambda m: nn.ReLU()),
+        put("squash", lambda m: nn.ReLU()),
     )
-    yield _fault(
-        "autoencoder", "a hard tanh", "out", BOTH, "", _put("out", lambda m: nn.Hardtanh())
-    )
-    yield _fault(
+    yield fault("autoencoder", "a hard tanh", "out", BOTH, "", put("out", lambda m: nn.Hardtanh()))
+    yield fault(
         "autoencoder",
         "two at once",
         "squash;l2",
         BOTH,
         "",
-        lambda m: (_put("squash", lambda m: nn.ReLU())(m), _after("l2", lambda y: 2 * y)(m))[0],
+        lambda m: (put("squash", lambda m: nn.ReLU())(m), after("l2", lambda y: 2 * y)(m))[0],
     )
 
 
 def _of_lstm() -> Iterator[Fault]:
-    yield _fault(
+    yield fault(
         "lstm",
         "Caffe's gates as they are",
         "lstm",
@@ -744,9 +661,9 @@ def _of_lstm() -> Iterator[Fault]:
         "order i, f, g, o",
         _with_step(_as_they_are),
     )
-    yield _fault("lstm", "sequences go on", "lstm", ALL, "begin anew", _instead("lstm", _goes_on))
-    yield _fault("lstm", "the outputs are the states", "rnn", ALL, "", _instead("rnn", _states))
-    yield _fault(
+    yield fault("lstm", "sequences go on", "lstm", ALL, "begin anew", instead("lstm", _goes_on))
+    yield fault("lstm", "the outputs are the states", "rnn", ALL, "", instead("rnn", _states))
+    yield fault(
         "lstm",
         "the forget gate is frozen",
         "lstm",
@@ -754,13 +671,13 @@ def _of_lstm() -> Iterator[Fault]:
         "of the gates i, f, o, g in f",
         _with_step(_frozen_gate),
     )
-    yield _fault(
+    yield fault(
         "lstm",
         "a ratio as a function",
         "drop",
         BOTH,
         "dropout_ratio 0.5",
-        _set("", ratio=0.5),
+        changed("", ratio=0.5),
         "TRAIN",
     )
 

@@ -3,7 +3,7 @@
 Standard library, NumPy and caffe only, Python 3.6 and later: this is not the suite's Python. It is
 started as
 
-    PYTHON worker.py REQUESTS REPLIES ARRAYS [--gpu] [--die-with-parent]
+    PYTHON worker.py REQUESTS REPLIES ARRAYS GROWTH [--gpu] [--die-with-parent]
 
 with three inherited file descriptors. docs/worker.md has the protocol: messages, arrays, and the
 ops, each of which is a method `op_NAME` of `Worker`, with the fields of its message as arguments.
@@ -14,6 +14,8 @@ import importlib.machinery
 import json
 import mmap
 import os
+import resource
+import select
 import signal
 import struct
 import sys
@@ -26,6 +28,7 @@ import numpy as np
 
 ALIGNMENT = 64  # bytes; a cache line, and enough for every vector instruction
 MOST_KNOWN = 64  # nets whose text is kept, each in an open file
+SPIN = 1e-4  # seconds of looking for a request before sleeping: to be woken takes some 2e-5
 
 
 class NetError(Exception):
@@ -65,8 +68,11 @@ class Arrays:
             self.map = mmap.mmap(self.descriptor, size)
 
     def _view(self, offset, shape):
-        count = int(np.prod(shape, dtype=np.int64))
-        self._reach(offset + 4 * count)
+        count = 1
+        for each in shape:
+            count *= each
+        if self.map is None or len(self.map) < offset + 4 * count:
+            self._reach(offset + 4 * count)
         if not count:
             return np.zeros(shape, np.float32)
         return np.frombuffer(self.map, np.float32, count, offset).reshape(shape)
@@ -160,7 +166,6 @@ class Worker:
         self.in_use = []  # the paths of those that this request has loaded
         self.given = {}  # input or parameter -> its blob, and what was set
         self.upstream = {}  # top -> the diff that was set
-        self.fields = {}  # layer -> what its own message says, with the defaults
         self.said = {}  # layer -> its LayerParameter
         self.known = {}  # text and edits -> the net that they make
         self.modules = Modules()
@@ -239,8 +244,7 @@ class Worker:
         prepared = self.prepared(text, edits, path)
         phase = self.caffe.TEST if in_test(prepared.proto) else self.caffe.TRAIN
         self.net = self.caffe.Net(prepared.path, phase)
-        self.fields = {layer.name: fields_of(layer) for layer in prepared.proto.layer}
-        self.said = {layer.name: layer for layer in prepared.proto.layer}
+        self.said = prepared.layers
         weights = edits.get("weights") if edits else None
         saved = self.with_weights(weights) if weights else set()
         named = [name for name in self.net.params if name in saved]
@@ -266,7 +270,7 @@ class Worker:
         """The net with its edits; its Python layers can be imported from now on."""
         self.net = self.solver = None
         self.given = {}
-        key = json.dumps([text, edits], sort_keys=True)
+        key = text, edits and json.dumps(edits, sort_keys=True)
         if key not in self.known:
             if len(self.known) >= MOST_KNOWN:
                 self.known.pop(next(iter(self.known))).close()
@@ -278,10 +282,9 @@ class Worker:
         return prepared
 
     def described_net(self, prepared):
-        shapes = {name: list(self.net.blobs[blob].shape) for name, blob in self.sources.items()}
         counts = [[layer, len(blobs)] for layer, blobs in self.net.params.items()]
         self.written, said = prepared.said(self.net, counts)
-        return dict(said, inputs=shapes)
+        return said
 
     def op_describe(self, text, fed=(), phase="TRAIN"):
         unshaped = {}
@@ -379,10 +382,10 @@ class Worker:
         self.net.reshape()
 
     def op_set(self, blob, array):
-        target = self.blob(self.sources.get(blob, blob))
-        value = self.arrays.read(array)
+        source = self.sources.get(blob, blob)
+        target, value = self.blob(source), self.arrays.read(array)
         write("input %r" % blob, target, value)
-        self.given[blob] = (self.blob(blob), value)
+        self.given[blob] = (target if source == blob else self.blob(blob), value)
 
     def op_set_diff(self, blob, array):
         target, value = self.blob(blob), self.arrays.read(array)
@@ -418,7 +421,7 @@ class Worker:
                 "type": self.net.layers[index].type,
                 "bottoms": [blobs[each] for each in self.net._bottom_ids(index)],
                 "tops": [blobs[each] for each in self.net._top_ids(index)],
-                "fields": self.fields.get(name, {}),
+                "fields": fields_of(self.said[name]) if name in self.said else {},
                 "said": as_data(self.said[name]) if name in self.said else {},
             }
             for index, name in enumerate(self.net._layer_names)
@@ -538,17 +541,19 @@ class Worker:
     def blob(self, name):
         if self.net is None:
             raise RequestError("there is no net yet")
-        if name not in self.net.blobs:
-            raise RequestError("the net has no blob %r; it has %s" % (name, list(self.net.blobs)))
-        return self.net.blobs[name]
+        blobs = self.net.blobs
+        if name not in blobs:
+            raise RequestError("the net has no blob %r; it has %s" % (name, list(blobs)))
+        return blobs[name]
 
 
 def write(name, blob, value):
     """Sets a blob's data; `name` is for the message where the array has another shape."""
-    if tuple(blob.shape) != value.shape:
+    data = blob.data
+    if data.shape != value.shape:
         words = "%s has shape %s, the array %s"
-        raise RequestError(words % (name, tuple(blob.shape), value.shape))
-    blob.data[...] = value
+        raise RequestError(words % (name, data.shape, value.shape))
+    data[...] = value
 
 
 def is_ours(library):
@@ -601,11 +606,12 @@ class Prepared(File):
         weights = {k: each for k, each in weights_of(self.proto).items() if k not in added}
         self.where = sources, losses, weights
         self.text = printed(self.proto)
+        self.layers = {layer.name: layer for layer in self.proto.layer}
         self.found = {}
         super().__init__(self.text)
 
     def said(self, net, counts):
-        """The blobs whose diffs a backward writes, and what is said of the net but its shapes.
+        """The blobs whose diffs a backward writes, and what is said of the net.
 
         A Python layer may have another number of parameters, each time that it is built.
         """
@@ -614,6 +620,7 @@ class Prepared(File):
             sources, losses, _ = self.where
             ours = {name + "_bias" for name, blob in sources.items() if blob != name}
             said = {
+                "inputs": {name: list(net.blobs[blob].shape) for name, blob in sources.items()},
                 "losses": losses,
                 "params": [[k, i] for k, count in counts if k not in ours for i in range(count)],
                 "owned": [each for each in owned(self.proto, net) if each[0] not in ours],
@@ -1382,6 +1389,43 @@ def send(descriptor, message):
         data = data[os.write(descriptor, data) :]
 
 
+def soon(watch):
+    """Whether something can be read within SPIN seconds; others that want the core get it."""
+    end = time.monotonic() + SPIN
+    while not watch.poll(0):
+        if time.monotonic() > end:
+            return False
+        os.sched_yield()
+    return True
+
+
+LIMITS = sorted({getattr(resource, each) for each in dir(resource) if each.startswith("RLIMIT_")})
+
+
+class Beginning:
+    """How this process began, which is how each request must find it: see `kept`."""
+
+    def __init__(self, growth):
+        self.growth = growth  # bytes of memory of its own that it may gain
+        self.statm = os.open("/proc/self/statm", os.O_RDONLY)
+        self.places, self.memory = self.now()
+
+    def now(self):
+        """Its folder, its standard input and outputs, its limits; the bytes that are its own."""
+        _, resident, shared, _ = os.pread(self.statm, 1 << 10, 0).split(None, 3)
+        files = [(each.st_dev, each.st_ino) for each in map(os.fstat, range(3))]
+        limits = [resource.getrlimit(each) for each in LIMITS]
+        return (os.getcwd(), files, limits), (int(resident) - int(shared)) * mmap.PAGESIZE
+
+    def kept(self):
+        """Whether no request has left behind what the next must not inherit."""
+        try:
+            places, memory = self.now()
+        except (OSError, MemoryError):  # a folder that is gone, an output that is closed
+            return False
+        return places == self.places and memory < self.memory + self.growth
+
+
 def die_with_parent():
     """Asks Linux to kill this process when the client dies, however it dies."""
     pr_set_pdeathsig = 1  # <sys/prctl.h>
@@ -1511,7 +1555,7 @@ def main():
     # What a layer imports must not be found beside this file, which Python searches first.
     sys.path[:] = [each for each in sys.path if each != os.path.dirname(os.path.abspath(__file__))]
     sys.dont_write_bytecode = True  # beside a user's layer
-    requests, replies, arrays = (int(argument) for argument in sys.argv[1:4])
+    requests, replies, arrays, growth = (int(argument) for argument in sys.argv[1:5])
     for descriptor in (requests, replies, arrays):
         os.set_inheritable(descriptor, False)  # programs that a layer starts have no part in this
     if "--die-with-parent" in sys.argv:
@@ -1540,13 +1584,21 @@ def main():
         "cuda": has_cuda(),
     }
     greeting.update(mode)
+    beginning = Beginning(growth)
     send(replies, greeting)
     worker = Worker(caffe, Arrays(arrays))
-    while True:
+    watch = select.poll()
+    watch.register(requests, select.POLLIN)
+    while beginning.kept():
+        if not soon(watch):
+            watch.poll()
+            if not beginning.kept():  # a thread of a layer's may have run on
+                break
         request = receive(requests)
         if request is None:
             return
         send(replies, worker.run(request))
+    os._exit(0)  # the client sees that the next request was not read, and starts another process
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""Where in a port the values lie that no module of it gives, and what lies in front of a module.
+
+Layers that the port computes in one, or between modules, are judged together, and a fault in one
+of them is all theirs. So each value between them is looked for among the results of the port's
+operations: where it is, the part is cut in two. Where it is not, since the port has made it wrong,
+Caffe's is put in the place of each result of its size in turn: if the port then goes on rightly,
+the mistake lies before that. A module may also be what computes a layer only with what comes before
+it (a padding) or behind it (a bias, a division by the batch): the cut lies there then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from caffe_parity.whole.port import Made, Node, close_to
+from caffe_parity.whole.recipe import Value, ingredients, steps_of
+
+if TYPE_CHECKING:
+    from caffe_parity.whole.golden import Golden
+    from caffe_parity.whole.judged import Comparison, Part
+    from caffe_parity.whole.port import Call
+
+FINE = 2.0**-14
+"""Of a value's largest element: what differs by less is only rounded, as far as a cut goes."""
+
+TRIES = 32
+"""Runs of the port after which what is wrong is not searched further."""
+
+
+def cut(found: Comparison) -> Comparison:
+    """The comparison with parts that are as small as the port's operations allow."""
+    for call in [each for each in found.first.made_of if each not in found.matched.through]:
+        found = _better(found, through=found.matched.through | {call})
+    found = _at_operations(found)
+    tries = iter(range(TRIES))
+    for call in [each for each in found.matched.steps if _top(found, each) in found.far]:
+        if next(tries, None) is not None:
+            found = _better(found, opened=found.matched.opened | {call})
+    found = _at_operations(found)
+    while smaller := _before_what_is_right(found, tries):
+        found = smaller
+    return found
+
+
+def _changed(found: Comparison, **changes: object) -> Comparison:
+    return replace(found, matched=replace(found.matched, **changes))  # type: ignore[arg-type]
+
+
+def _better(found: Comparison, **changes: object) -> Comparison:
+    """With a change, if less speaks against the match then."""
+    other = _changed(found, **changes)
+    return other if other.first.failed is None and other.doubts < found.doubts else found
+
+
+def _top(found: Comparison, call: Call) -> str:
+    return found.matched.layout.calls[call].top
+
+
+def hidden(found: Comparison, part: Part) -> list[str]:
+    """The values within a part, in the net's order."""
+    return [
+        top
+        for step in part.steps
+        for top in step.tops
+        if top not in part.tops and top not in found.net.outputs
+    ]
+
+
+def _at_operations(found: Comparison) -> Comparison:
+    """Cut where operations make what lies within a part, or what a module should have given."""
+    makers = {_top(found, call): call for call in found.matched.steps}
+    within = [name for part in found.parts for name in hidden(found, part)]
+    wanted = [
+        name for name in (*within, *found.far.intersection(makers)) if _alone(found.net, name)
+    ]
+    if not wanted:
+        return found
+    read = {name for step in found.net.steps for name in step.bottoms}
+    seen = found.ops_like(wanted)
+    first: dict[str, Node] = {}
+    for node in sorted(seen.nodes.values(), key=lambda node: node.op):
+        for name in node.alike:
+            inside = name in seen.recipes and node.recipe in steps_of(seen.recipes[name])
+            if not inside or name in read:  # else the rest of the module is no other layer
+                first.setdefault(name, node)
+    together = _placed(found, first)
+    if together or len(first) < 2:
+        return together or found
+    for name, node in first.items():
+        found = _placed(found, {name: node}) or found
+    return found
+
+
+def _placed(found: Comparison, at: dict[str, Node], wrong: int = 0) -> Comparison | None:
+    """With Caffe's values in the place of some results; None where the parts are none then.
+
+    Args:
+        found: without them.
+        at: by value, where.
+        wrong: how many of the results may be something else.
+    """
+    if not at:
+        return None
+    makers = {_top(found, call): call for call in found.matched.steps}
+    other = _changed(
+        found,
+        ops={
+            **found.matched.ops,
+            **{node.op[0]: Made(name, node.op[1]) for name, node in at.items()},
+        },
+        opened=found.matched.opened | {makers[name] for name in at if name in makers},
+    )
+    good = other.first.failed is None and all(name in other.first.own for name in at)
+    most = found.doubts + wrong - (not makers.keys().isdisjoint(at))
+    return other if good and other.doubts <= most and not _stray(other, [*at]) else None
+
+
+def _stray(found: Comparison, cuts: Sequence[str]) -> bool:
+    """Whether a part around a cut takes other values than its layers read, as past the cut."""
+    for part in found.parts:
+        if not {*part.tops, *part.bottoms}.intersection(cuts):
+            continue
+        read = {name for step in part.steps for name in step.bottoms}
+        for top in part.tops:
+            recipe = found.first.recipes.get(top)
+            if recipe is None:
+                return True
+            taken = {each.name for each in ingredients(recipe) if isinstance(each, Value)}
+            if taken - read or not taken.intersection(part.bottoms):
+                return True
+    return False
+
+
+def _alone(net: Golden, name: str) -> bool:
+    """Whether no other value of the net is the same but for rounding, as behind an idle Dropout."""
+    values = {other: torch.from_numpy(each) for other, each in net.values.items()}
+    return close_to(values[name], values) == {name}
+
+
+def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison | None:
+    """A part that is wrong, cut before what is right in it; None where none can be."""
+    for part in found.parts:
+        for top in found.beyond(FINE).intersection(part.tops):
+            recipe = found.first.recipes.get(top)
+            known = [found.first.nodes.get(id(each)) for each in steps_of(recipe)] if recipe else []
+            for name in reversed(hidden(found, part)):
+                size = found.net.values[name].size
+                for node in reversed([each for each in known if each and each.size == size]):
+                    if next(tries, None) is None:
+                        return None
+                    other = _placed(found, {name: node}, 1)
+                    if other and top not in other.beyond(FINE):
+                        return other
+    return None

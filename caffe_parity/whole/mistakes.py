@@ -1,0 +1,419 @@
+"""Mistakes with a layer that no field of it says: what each makes, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from caffe_parity.whole.fields import arguments_of
+from caffe_parity.whole.golden import Golden, Step
+
+Tensors = dict[str, torch.Tensor]
+Change = Callable[[torch.Tensor], torch.Tensor]
+Compute = Callable[[Tensors], Tensors]
+"""From "bottom[0]" and "blob[0]" to "top[0]"."""
+
+ALIKE = ("ReLU", "Sigmoid", "TanH", "ELU", "AbsVal", "BNLL", "Softmax", "Swish")
+"""Types of one bottom and no parameters that people take for one another."""
+
+FUNCTIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Hardsigmoid": functional.hardsigmoid,
+    "Hardtanh": functional.hardtanh,
+    "Softsign": functional.softsign,
+    "ReLU6": functional.relu6,
+    "GELU": functional.gelu,
+    "GELU (approximate='tanh')": partial(functional.gelu, approximate="tanh"),
+    "Hardswish": functional.hardswish,
+    "SELU": functional.selu,
+    "CELU": functional.celu,
+    "LogSigmoid": functional.logsigmoid,
+    "Mish": functional.mish,
+}
+"""What people put in the place of such a layer, by the module's name in PyTorch."""
+
+SMOOTHED = (0.1, 0.2, 0.05, 0.01)
+"""What `label_smoothing` often is."""
+
+CLASSES = 64
+"""Of as many classes and fewer, every one is tried as a label."""
+
+MOST_ORDERS = 4
+"""Bottoms of which every order is tried: 23 others."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another thing that a layer may be taken for.
+
+    Attributes:
+        words: what is said of a tensor: "is as with lrn_param.alpha 0.02".
+        compute: computes it.
+    """
+
+    words: str
+    compute: Compute
+
+
+def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
+    """Mistakes that no field of the layer's says."""
+    shape = net.values[step.bottoms[0]].shape
+    if step.bottoms[0] in net.inputs:
+        yield Other(
+            "is as with an input of 0 to 1: Caffe's images are of 0 to 255",
+            lambda given: compute({**given, "bottom[0]": given["bottom[0]"] / 255}),
+        )
+    if step.type == "Scale" and len(step.params) > 1:
+        yield Other(
+            "is as without the bias",
+            lambda given: compute({**given, "blob[1]": torch.zeros_like(given["blob[1]"])}),
+        )
+    yield from _weights(net, step, compute)
+    if step.type in ("Convolution", "InnerProduct") and len(shape) == 4:
+        if shape[1] == 3:
+            yield Other(
+                "is as with the channels the other way round: Caffe's images are BGR, not RGB",
+                lambda given: compute({**given, "bottom[0]": given["bottom[0]"].flip(1)}),
+            )
+        yield Other(
+            "is as flattened with the channels last: Caffe's order is N, C, H, W",
+            lambda given: compute(
+                {**given, "bottom[0]": given["bottom[0]"].permute(0, 2, 3, 1).reshape(shape)}
+            ),
+        )
+    if step.type == "Pooling" and step.fields["pool"] == "AVE":
+        yield Other(
+            "is as with count_include_pad false: Caffe counts the padding",
+            lambda given: {"top[0]": _without_padding(given, step, compute)},
+        )
+        size = int(np.prod(arguments_of(net, step).get("kernel", shape[2:])))
+        yield Other(
+            "is the sum over a window, not its mean",
+            lambda given: {"top[0]": compute(given)["top[0]"] * size},
+        )
+    elif step.type == "Pooling" and any(arguments_of(net, step).get("pad", ())):
+        yield Other(
+            "is as with zeros for the padding, which may be a maximum: Caffe leaves it out",
+            partial(_of_zeros, arguments_of(net, step)),
+        )
+    if step.type == "BatchNorm":
+        yield Other(
+            "is as with a variance over m - 1: Caffe normalises with that over m",
+            lambda given: _unbiased(given, float(step.fields["eps"])),
+        )
+        for words, function in (
+            ("without the mean taken off", lambda x, mean, var, eps: x / (var + eps).sqrt()),
+            ("with the variance for its root", lambda x, mean, var, eps: (x - mean) / (var + eps)),
+            (
+                "with eps behind the root: Caffe adds it to the variance",
+                lambda x, mean, var, eps: (x - mean) / (var.sqrt() + eps),
+            ),
+        ):
+            yield Other(f"is as {words}", partial(_normalised, net, step, function))
+        yield Other(
+            "is as with sums for statistics: Caffe divides them by the third blob",
+            lambda given: compute({**given, "blob[2]": torch.ones_like(given["blob[2]"])}),
+        )
+    if step.type == "ContrastiveLoss" and not step.fields["legacy_version"]:
+        margin = float(step.fields["margin"])
+        yield Other(
+            "is as without the 1e-4 that Caffe adds to the distance by which it divides",
+            lambda given: {"top[0]": _contrastive(given, margin)},
+        )
+    if step.type in ("LSTM", "RNN"):
+        yield Other(
+            f"is as where {step.bottoms[1]} is 1 everywhere: the port does not begin anew where "
+            "it is 0",
+            lambda given: compute({**given, "bottom[1]": torch.ones_like(given["bottom[1]"])}),
+        )
+        yield Other(
+            "is as with the sequence backwards",
+            lambda given: {"top[0]": compute(_turned(given, _backwards))["top[0]"].flip(0)},
+        )
+        if shape[0] != shape[1]:
+            yield Other(
+                "is as with the batch first: Caffe's sequences lie along the first axis",
+                lambda given: {
+                    "top[0]": compute(_turned(given, _batch_first))["top[0]"].transpose(0, 1)
+                },
+            )
+    if step.type == "LSTM":
+        yield Other(
+            "is as with the gates in the order i, f, g, o: Caffe's is i, f, o, g",
+            lambda given: compute(
+                {name: _swapped(each) if "blob" in name else each for name, each in given.items()}
+            ),
+        )
+    if step.type == "Softmax":
+        yield Other(
+            "is the logarithm of what a Softmax makes",
+            lambda given: {"top[0]": compute(given)["top[0]"].log()},
+        )
+    if step.type == "Eltwise" and step.fields["operation"] == "SUM":
+        coefficients = list(step.fields["coeff"]) or [1.0] * len(step.bottoms)
+        for index, name in enumerate(step.bottoms):
+            yield Other(
+                f"is as with the other sign for {name}",
+                partial(_summed, [-c if i == index else c for i, c in enumerate(coefficients)]),
+            )
+        yield Other("is the product of the bottoms, not their sum", _multiplied)
+    if step.type in ("Concat", "Eltwise") and len(step.bottoms) <= MOST_ORDERS:
+        for order in list(permutations(range(len(step.bottoms))))[1:]:
+            names = ", ".join(step.bottoms[index] for index in order)
+            yield Other(
+                f"is as with the bottoms of {step.name} in the order {names}",
+                partial(_reordered, compute, order),
+            )
+    if step.type == "Crop":
+        yield Other("is as with the crop in the middle", lambda given: _centred(given))
+    yield from _losses(net, step, compute)
+
+
+def functions(step: Step) -> Iterator[Other]:
+    """What PyTorch has in the place of a layer of the same form."""
+    for name, other in FUNCTIONS.items() if step.type in ALIKE else ():
+        yield Other(
+            f"is what PyTorch's {name} makes, and {step.name} is Caffe's {step.type}",
+            partial(_by_function, other),
+        )
+    if step.type == "ELU":
+        alpha = float(step.fields["alpha"])
+        yield Other(
+            f"is what PyTorch's CELU makes, and {step.name} is Caffe's ELU",
+            partial(_by_function, partial(functional.celu, alpha=alpha)),
+        )
+
+
+def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
+    """Mistakes with a loss that no field of it says."""
+    if step.type == "EuclideanLoss":
+        for words, function in (
+            (
+                "the sum of the squares: Caffe divides by 2N",
+                partial(functional.mse_loss, reduction="sum"),
+            ),
+            (
+                "the mean of the squares, as MSELoss's: Caffe's is the sum by 2N",
+                functional.mse_loss,
+            ),
+            ("what L1Loss makes: Caffe takes the squares", functional.l1_loss),
+            ("what SmoothL1Loss makes: Caffe takes the squares", functional.smooth_l1_loss),
+        ):
+            yield Other(f"is {words}", partial(_of_two, function))
+    if step.type == "ContrastiveLoss":
+        yield Other(
+            f"is as with 1 - {step.bottoms[2]}: 1 stands for alike in Caffe",
+            lambda given: compute({**given, "bottom[2]": 1 - given["bottom[2]"]}),
+        )
+        margin = float(step.fields["margin"])
+        yield Other(
+            "is as without the square of what is left of the margin",
+            lambda given: {"top[0]": _contrastive(given, margin, power=1)},
+        )
+    if step.type != "SoftmaxWithLoss":
+        return
+    axis = int(step.fields["axis"])
+    classes = net.values[step.bottoms[0]].shape[axis]
+    yield Other(
+        "is as with a softmax before it: the layer takes scores, and makes its own",
+        lambda given: compute({**given, "bottom[0]": given["bottom[0]"].softmax(axis)}),
+    )
+    yield Other(
+        "is as with the scores for the logarithms of probabilities: no softmax is taken",
+        lambda given: {"top[0]": functional.nll_loss(given["bottom[0]"], _labels(given, axis))},
+    )
+    for shift in (1, -1):
+        yield Other(
+            f"is as with {step.bottoms[1]} {shift:+d}: Caffe's labels begin at 0",
+            partial(_relabelled, compute, shift, classes),
+        )
+    if classes > CLASSES:
+        return
+    for much in SMOOTHED:
+        yield Other(
+            f"is as with label_smoothing {much:g}: Caffe has none",
+            partial(_smoothed, compute, much, classes),
+        )
+
+
+def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
+    """Mistakes with a layer's weights, its bias, and where a convolution begins."""
+    shape = net.values[step.bottoms[0]].shape
+    if step.type not in ("Convolution", "Deconvolution", "InnerProduct"):
+        return
+
+    def of_weights(words: str, change: Change) -> Other:
+        return Other(words, partial(_with, compute, "blob[0]", change))
+
+    if step.type == "InnerProduct":
+        yield of_weights(
+            "is as with the weights transposed, not only told in another shape",
+            lambda w: w.reshape(w.shape[::-1]).t(),
+        )
+    else:
+        yield of_weights("is as with the kernel turned by 180 degrees", lambda w: w.flip(2, 3))
+        yield of_weights("is as with the kernel's H and W swapped", lambda w: w.transpose(2, 3))
+        groups = int(step.fields["group"])
+        for apart in sorted({groups, shape[1] // groups}) if groups > 1 else ():
+            yield Other(
+                "is as with groups of channels that lie apart: Caffe's are neighbours",
+                partial(_with, compute, "bottom[0]", partial(_shuffled, groups=apart)),
+            )
+    if step.type == "Convolution" and len(shape) == 4:
+        for before, words in ((True, "before the image"), (False, "behind it")):
+            yield Other(
+                f"is as with more of the padding {words}: Caffe's is the same on both sides",
+                partial(_uneven, compute, arguments_of(net, step)["stride"], before),
+            )
+    if len(step.params) > 1:
+        yield Other(
+            "is as with twice the bias",
+            lambda given: compute({**given, "blob[1]": 2 * given["blob[1]"]}),
+        )
+
+
+def _uneven(compute: Compute, stride: Sequence[int], before: bool, given: Tensors) -> Tensors:
+    """A convolution whose windows begin one earlier, or one later, than its padding says."""
+    x, (high, wide) = given["bottom[0]"], compute(given)["top[0]"].shape[2:]
+    if before:
+        made = compute({**given, "bottom[0]": functional.pad(x, (1, 0, 1, 0))})["top[0]"]
+    else:
+        rows, columns = (each - 1 for each in stride)
+        padded = functional.pad(x, (columns, 1, rows, 1))
+        made = compute({**given, "bottom[0]": padded})["top[0]"][:, :, 1:, 1:]
+    return {"top[0]": made[:, :, :high, :wide]}
+
+
+def _with(compute: Compute, name: str, change: Change, given: Tensors) -> Tensors:
+    """What a layer makes of another tensor in the place of one."""
+    return compute({**given, name: change(given[name])})
+
+
+def _of_two(function: Callable[..., torch.Tensor], given: Tensors) -> Tensors:
+    return {
+        "top[0]": function(given["bottom[0]"], given["bottom[1]"].reshape_as(given["bottom[0]"]))
+    }
+
+
+def _labels(given: Tensors, axis: int) -> torch.Tensor:
+    """The labels in the shape of the scores without their axis."""
+    shape = list(given["bottom[0]"].shape)
+    del shape[axis]
+    return given["bottom[1]"].reshape(shape).long()
+
+
+def _relabelled(compute: Compute, shift: int, classes: int, given: Tensors) -> Tensors:
+    return compute({**given, "bottom[1]": (given["bottom[1]"].detach() + shift) % classes})
+
+
+def _smoothed(compute: Compute, much: float, classes: int, given: Tensors) -> Tensors:
+    """The loss with a part of each label's weight spread over all classes."""
+    label = given["bottom[1]"].detach()
+    each = [
+        compute({**given, "bottom[1]": torch.full_like(label, number)})["top[0]"]
+        for number in range(classes)
+    ]
+    rest = torch.stack(each).sum(0)
+    return {"top[0]": (1 - much) * compute(given)["top[0]"] + much / classes * rest}
+
+
+def _shuffled(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """The channels that lie `groups` apart, one behind the other."""
+    apart = x.reshape(len(x), -1, groups, *x.shape[2:])
+    return apart.transpose(1, 2).reshape(x.shape)
+
+
+def _turned(given: Tensors, change: Change) -> Tensors:
+    """A sequence and its `cont` in another order."""
+    return {
+        k: change(each) if k in ("bottom[0]", "bottom[1]") else each for k, each in given.items()
+    }
+
+
+def _backwards(x: torch.Tensor) -> torch.Tensor:
+    return x.flip(0)
+
+
+def _batch_first(x: torch.Tensor) -> torch.Tensor:
+    return x.transpose(0, 1)
+
+
+def _summed(coefficients: Sequence[float], given: Tensors) -> Tensors:
+    terms = [c * given[f"bottom[{index}]"] for index, c in enumerate(coefficients)]
+    return {"top[0]": torch.stack(terms).sum(0)}
+
+
+def _multiplied(given: Tensors) -> Tensors:
+    return {"top[0]": torch.stack([*given.values()]).prod(0)}
+
+
+def _of_zeros(said: Mapping[str, Any], given: Tensors) -> Tensors:
+    high, wide = said["pad"]
+    padded = functional.pad(given["bottom[0]"], (wide, wide, high, high))
+    return {"top[0]": functional.max_pool2d(padded, said["kernel"], said["stride"], ceil_mode=True)}
+
+
+def _normalised(
+    net: Golden, step: Step, function: Callable[..., torch.Tensor], given: Tensors
+) -> Tensors:
+    """What a function makes of the bottom, its means, its variances and eps."""
+    x = given["bottom[0]"]
+    said = step.said.get("batch_norm_param", {}).get("use_global_stats", net.phase == "TEST")
+    axes = [each for each in range(x.ndim) if each != 1]
+    mean, var = x.mean(axes, keepdim=True), x.var(axes, unbiased=False, keepdim=True)
+    if said:
+        shape = [-1 if each == 1 else 1 for each in range(x.ndim)]
+        mean, var = (
+            (given[f"blob[{index}]"] / given["blob[2]"]).reshape(shape) for index in (0, 1)
+        )
+    return {"top[0]": function(x, mean, var, float(step.fields["eps"]))}
+
+
+def _reordered(compute: Compute, order: Sequence[int], given: Tensors) -> Tensors:
+    places = enumerate(order)
+    return compute({f"bottom[{place}]": given[f"bottom[{index}]"] for place, index in places})
+
+
+def _swapped(blob: torch.Tensor) -> torch.Tensor:
+    """The blob whose gates are taken for i, f, g, o where they are i, f, o, g."""
+    i, f, o, g = blob.chunk(4)
+    return torch.cat([i, f, g, o])
+
+
+def _without_padding(given: Tensors, step: Step, compute: Compute) -> torch.Tensor:
+    """An average over what of a window lies within the bottom."""
+    x = given["bottom[0]"]
+    sums = compute({"bottom[0]": x})["top[0]"]
+    return sums / compute({"bottom[0]": torch.ones_like(x)})["top[0]"]
+
+
+def _unbiased(given: Tensors, eps: float) -> Tensors:
+    x = given["bottom[0]"]
+    axes = [each for each in range(x.ndim) if each != 1]
+    mean = x.mean(axes, keepdim=True)
+    return {"top[0]": (x - mean) / (x.var(axes, keepdim=True) + eps).sqrt()}
+
+
+def _contrastive(given: Tensors, margin: float, power: int = 2) -> torch.Tensor:
+    one, other, same = (given[f"bottom[{index}]"] for index in range(3))
+    square = (one - other).square().flatten(1).sum(1)
+    apart = functional.relu(margin - square.sqrt()) ** power
+    same = same.flatten()
+    return (same * square + (1 - same) * apart).sum() / (2 * len(one))
+
+
+def _centred(given: Tensors) -> Tensors:
+    x, wanted = given["bottom[0]"], given["bottom[1]"].shape
+    for axis in range(2, x.ndim):
+        x = x.narrow(axis, (x.shape[axis] - wanted[axis]) // 2, wanted[axis])
+    return {"top[0]": x}
+
+
+def _by_function(function: Callable[[torch.Tensor], torch.Tensor], given: Tensors) -> Tensors:
+    return {"top[0]": function(given["bottom[0]"])}

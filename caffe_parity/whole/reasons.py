@@ -1,0 +1,216 @@
+"""Why a part of a port is wrong, in words, and which of its layers is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, Expected, Finding, Floating
+from caffe_parity.engine.compare import as_float32, fits, wrong
+from caffe_parity.engine.explain import Failure, explain
+from caffe_parity.engine.verdict import rounded_sizes
+from caffe_parity.layer import Rival
+from caffe_parity.whole.fields import CLAMP, OVERWRITTEN, clamps, differences, is_overwritten
+from caffe_parity.whole.rivals import SETTING, rivals
+from caffe_parity.whole.stacked import sharing
+from caffe_parity.whole.weights import learns, of_port
+
+if TYPE_CHECKING:
+    from caffe_parity.whole.judged import Comparison, Part
+
+BIASED = ("Convolution", "Deconvolution", "InnerProduct")
+"""The types of layers that add a bias for each channel."""
+
+
+class Reasons:
+    """What speaks for which mistake.
+
+    Args:
+        compared: the port beside the net.
+    """
+
+    def __init__(self, compared: Comparison) -> None:
+        self._compared = compared
+        self._net, self._port = compared.net, compared.port
+        self._weights = compared.weights
+        self._layers: dict[Finding, str] = {}
+
+    def blamed(self, part: Part, findings: Sequence[Finding]) -> tuple[str, ...]:
+        """The layers of a part that are wrong: all of them where none alone is known to be."""
+        known = {each: self._layers.get(each, "") for each in findings if each.code != "parameter"}
+        forward = [name for each, name in known.items() if each.code == "forward"]
+        names = {*known.values()} - {""}
+        if not known:
+            learned = {each.tensor.removeprefix(GRADIENT) for each in findings}
+            names = {step.name for step in part.steps if not learned.isdisjoint(step.params)}
+        elif not all(forward or known.values()):  # a backward follows from the forward
+            names = set()
+        whole = [step.name for step in part.steps]
+        return tuple(each for each in whole if each in names) or tuple(whole)
+
+    def together(self, part: Part) -> str:
+        """In words, that one of the layers of a part is wrong, and which is not known."""
+        names = ", ".join(step.name for step in part.steps)
+        called = ", ".join(f"`{call}`" for call in part.calls)
+        where = f"the port's module {called} computes" if called else "the port computes"
+        return f"one of {names}, which {where} together"
+
+    def settings(self, part: Part) -> dict[str, list[str]]:
+        """By layer, the settings of the port's module that are not the layer's."""
+        found = {
+            step.name: differences(self._net, step, self._port.modules[call.module])
+            for call in part.calls
+            for step in self._compared.matched.steps[call]
+        }
+        return {name: each for name, each in found.items() if each}
+
+    def _in_front(self, part: Part) -> Iterator[str]:
+        """What the port computes between a layer's bottom and the module of the layer."""
+        for call in part.calls:
+            made = self._compared.first.made_of.get(call)
+            is_step = isinstance(self._port.modules[call.module], torch.nn.RNNCellBase)
+            if made and not is_step:
+                bottom = self._compared.matched.steps[call][0].bottoms[0]
+                yield f"the port's {call} reads what {', '.join(made)} makes of {bottom}"
+
+    def finding(
+        self, part: Part, name: str, value: Floating, expected: Expected, side: str = ""
+    ) -> Finding:
+        """What is said of a tensor that is wrong.
+
+        Args:
+            part: whose tensor it is.
+            name: of it.
+            value: Caffe's.
+            expected: the port's.
+            side: what is said first.
+        """
+        truth = expected.truth[name]
+        words, cause, layer = "", "", ""
+        settings = self.settings(part)
+        in_front = [*self._in_front(part)]
+        if not fits(name, value.shape, truth.shape):
+            words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
+            words += rounded_sizes(name, value, expected)
+            cause = "shape"
+        else:
+            # Caffe is what the port must be: the explanation says what the port does instead.
+            ported = np.asarray(as_float32(truth), np.float64)
+            swapped = replace(expected, truth={name: value.astype(np.float64).reshape(truth.shape)})
+            failure = Failure(
+                tensor=name,
+                name=_spoken(name),
+                is_gradient=name.startswith(GRADIENT),
+                expected=np.asarray(swapped.truth[name]),
+                bound=np.where(
+                    np.isfinite(expected.bound.worst[name]), expected.bound.worst[name], np.inf
+                ),
+                actual=ported,
+                wrong=wrong(name, value, expected),
+                shape=self._net.values[part.bottoms[0]].shape if part.bottoms else (),
+                is_loss=part.steps[-1].type.endswith("Loss"),
+                rivals=lambda: chain(
+                    self._rivals(part, name),
+                    () if settings and not in_front else self._others(part),
+                ),
+            )
+            found = explain(failure)
+            words, cause = found.words + self._gates(part, name, value, expected), found.code
+            cause, _, layer = cause.partition(SETTING)
+            cause = "setting" if layer else cause
+            if _code(name) == "parameter":
+                learned = self.learned(name.removeprefix(GRADIENT), cause == "zero")
+                words = "; ".join(filter(None, [learned, words]))
+        said = [words, *(CLAMP for step in part.steps if clamps(step, self._net)), *in_front]
+        said += chain.from_iterable(settings.values())
+        if _code(name) == "backward":
+            said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
+        if len(settings) == 1 and not in_front:
+            layer = layer or next(iter(settings))
+        return self.of(layer, Finding(_code(name), side + "; ".join(said), name, cause))
+
+    def of(self, layer: str, finding: Finding) -> Finding:
+        """Notes which layer a finding is about, by its name; "" for any of the part's."""
+        self._layers[finding] = layer
+        return finding
+
+    def learned(self, param: str, zero: bool = False) -> str:
+        """In words, how the port learns a parameter otherwise than Caffe; "" for not at all.
+
+        Args:
+            param: of the net.
+            zero: whether its gradient in the port is 0.
+        """
+        own = of_port(self._port.model)
+        held = {
+            name: own[name] for name in self._weights.places if param in self._weights.made_of(name)
+        }
+        for step in [each for each in self._net.steps if param in each.params]:
+            others = {each.params[step.params.index(param)] for each in sharing(self._net, step)}
+            apart = [
+                name
+                for name in self._weights.places
+                if others.intersection(self._weights.made_of(name))
+            ]
+            if apart:
+                return (
+                    f"the port learns {', '.join([*held, *apart])} apart, and in Caffe they are "
+                    "one parameter that layers share"
+                )
+        kinds = {True: "has requires_grad False", False: "is a buffer"}
+        frozen = [
+            f"{name} {kinds[isinstance(each, torch.nn.Parameter)]}"
+            for name, each in held.items()
+            if not learns(each)
+        ]
+        if not frozen and not zero:
+            return ""
+        why = f": {', '.join(frozen)}" if frozen else ""
+        return f"the port does not learn {param}{why}"
+
+    def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
+        """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
+        of_lstm = {one for step in part.steps if step.type == "LSTM" for one in step.params}
+        if name.removeprefix(GRADIENT) not in of_lstm:
+            return ""
+        parts = np.split(wrong(name, value, expected), 4)
+        gates = [gate for gate, each in zip("ifog", parts, strict=True) if np.any(each)]
+        return f"; of the gates i, f, o, g in {', '.join(gates)}" if len(gates) < 4 else ""
+
+    def _others(self, part: Part) -> Iterator[Rival]:
+        """What the part would make if one of its layers were another."""
+        return rivals(self._net, part.steps, part.tops, part.bottoms, part.sent)
+
+    def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
+        """What the part would make without its bias."""
+        step = part.steps[-1]
+        if step.type not in BIASED or len(step.params) < 2 or name not in step.tops:
+            return
+        value = self._net.values[name].astype(np.float64)
+        bias = self._net.params[step.params[1]].astype(np.float64)
+        shape = (1, -1, *(1 for _ in value.shape[2:]))
+        yield Rival(
+            "bias",
+            "{tensor} is as without the bias",
+            {name: value - bias.reshape(shape)},
+            {name: 4 * UNIT_ROUNDOFF * (np.abs(value) + np.abs(bias.reshape(shape)))},
+        )
+
+
+def _code(name: str) -> str:
+    if not name.startswith(GRADIENT):
+        return "forward"
+    return "backward" if " of " in name else "parameter"
+
+
+def _spoken(name: str) -> str:
+    """A tensor's name in a sentence."""
+    if not name.startswith(GRADIENT):
+        return f"the port's {name}"
+    bottom = name.removeprefix(GRADIENT).partition(" of ")[0]
+    return f"the port's gradient of {bottom}"

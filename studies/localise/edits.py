@@ -1,0 +1,122 @@
+"""A fault of a port, and the edits that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Edit = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake in a port.
+
+    Attributes:
+        net: the net's name.
+        name: what is wrong, in a few words.
+        edit: breaks a right port.
+        layers: those that must be named, and no other ones.
+        passes: where it shows: "forward", "backward", "parameter", "wiring".
+        words: what the explanation must contain.
+        phase: "TEST" or "TRAIN".
+    """
+
+    net: str
+    name: str
+    edit: Edit
+    layers: frozenset[str]
+    passes: frozenset[str]
+    words: str
+    phase: str = "TEST"
+
+
+def changed(path: str, **values: Any) -> Edit:
+    """Sets attributes of a module, or of the port itself for ""."""
+
+    def edit(model: nn.Module) -> None:
+        target = model.get_submodule(path)
+        for name, value in values.items():
+            setattr(target, name, value)
+
+    return edit
+
+
+def put(path: str, make: Callable[[nn.Module], nn.Module]) -> Edit:
+    """Puts another module in the place of one."""
+
+    def edit(model: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, make(model.get_submodule(path)))
+
+    return edit
+
+
+def bound(module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    """Gives a module another forward, which a copy of it has as its own; it gets the module."""
+    module.forward = MethodType(forward, module)
+
+
+def after(path: str, function: Callable[[Tensor], Tensor]) -> Edit:
+    """Changes what a module gives."""
+
+    def edit(model: nn.Module) -> None:
+        kind = type(model.get_submodule(path))
+        bound(model.get_submodule(path), lambda self, *args: function(kind.forward(self, *args)))
+
+    return edit
+
+
+def before(path: str, function: Callable[[Tensor], Tensor]) -> Edit:
+    """Changes what a module takes, inside it."""
+
+    def edit(model: nn.Module) -> None:
+        kind = type(model.get_submodule(path))
+        bound(
+            model.get_submodule(path),
+            lambda self, x, *more: kind.forward(self, function(x), *more),
+        )
+
+    return edit
+
+
+class _Slope(torch.autograd.Function):
+    """The identity, whose gradient is a factor times what it should be."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx.factor * grads[0], None
+
+
+def slope(factor: float) -> Callable[[Tensor], Tensor]:
+    """The identity with another gradient."""
+    return lambda x: _Slope.apply(x, factor)  # type: ignore[no-untyped-call]
+
+
+def instead(path: str, function: Callable[..., Tensor]) -> Edit:
+    """Computes something else in a module, which the function gets beside what the module takes."""
+    return lambda model: bound(model.get_submodule(path), function)
+
+
+FORWARD, BACKWARD, PARAMETER = "forward", "backward", "parameter"
+BOTH = f"{FORWARD} {BACKWARD}"
+ALL = f"{FORWARD} {BACKWARD} {PARAMETER}"
+
+
+def fault(
+    net: str, name: str, layers: str, passes: str, words: str, edit: Edit, phase: str = "TEST"
+) -> Fault:
+    """A fault; its layers with semicolons between, its passes with spaces."""
+    return Fault(
+        net, name, edit, frozenset(layers.split(";")), frozenset(passes.split()), words, phase
+    )

@@ -1,0 +1,393 @@
+"""`parity net`: what a port must not get away with, and whom it must not be blamed on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.cli.main import main
+from caffe_parity.report.record import Record, read
+from studies.localise.__main__ import compared_with
+from studies.localise.ports import NETS, PORTS, Inception, LeNet, Siamese
+
+
+def said(name: str, model: nn.Module, phase: str = "TEST") -> dict[str, str]:
+    """By record that is no pass, what is said of it."""
+    _, records = compared_with(name, model, phase)
+    return words_of(records)
+
+
+def words_of(records: list[Record]) -> dict[str, str]:
+    """By record that is no pass, what is said of it."""
+    return {
+        each.case: "\n".join(one.words for one in each.findings)
+        for each in records
+        if not each.agrees and each.verdict != "not run"
+    }
+
+
+def unlearned(model: nn.Module) -> None:
+    """Freezes all of it."""
+    model.requires_grad_(requires_grad=False)
+
+
+def as_buffers(model: nn.Module) -> None:
+    """Makes buffers of its weights and biases."""
+    for module in model.modules():
+        for name, each in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, each.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [*((name, unlearned) for name in PORTS), ("lenet", as_buffers)],
+)
+def test_each_parameter_that_the_port_does_not_learn_is_named(
+    caffe: Caffe, name: str, edit: Callable[[nn.Module], None]
+) -> None:
+    """Where Caffe learns it, whatever the layer; the forward and the rest of the backward agree."""
+    model = PORTS[name]()
+    edit(model)
+    compared, records = compared_with(name, model, "TEST")
+    findings = [one for each in records for one in each.findings]
+    assert {one.code for one in findings} == {"parameter"}
+    for param in compared.net.learned:
+        assert any(f"the port does not learn {param}: " in one.words for one in findings)
+    assert len(findings) == len(compared.net.learned)
+
+
+FROZEN = """
+layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 2 dim: 3 dim: 6 dim: 6 }} }} }}
+layer {{ name: "conv0" type: "Convolution" bottom: "data" top: "conv0" param {{ lr_mult: 0 }} param {{ lr_mult: 0 }}
+  convolution_param {{ num_output: 4 kernel_size: 3 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "conv1" type: "Convolution" bottom: "conv0" top: "conv1"
+  convolution_param {{ num_output: 4 kernel_size: 1 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "fc" type: "InnerProduct" bottom: "conv1" top: "fc" {stops}
+  inner_product_param {{ num_output: 4 weight_filler {{ type: "xavier" }} }} }}
+"""  # noqa: E501
+
+FREEZING = """
+from torch import nn
+
+class Port(nn.Module):
+    def __init__(self, frozen="conv0"):
+        super().__init__()
+        self.conv0, self.conv1 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.fc = nn.Linear(64, 4)
+        for name in frozen.split():
+            getattr(self, name).requires_grad_(False)
+
+    def forward(self, data):
+        x = self.conv1(self.conv0(data)).flatten(1)
+        return self.fc({given})
+
+def more():
+    return Port("conv0 conv1")
+"""
+
+
+@pytest.mark.parametrize(
+    ("stops", "given", "port", "status"),
+    [
+        ("", "x", "Port", 0),
+        ("", "x", "more", 1),
+        ("propagate_down: false", "x.detach()", "Port", 0),
+        ("propagate_down: false", "x.detach()", "more", 0),
+    ],
+)
+def test_what_caffe_does_not_learn_either_may_be_frozen(
+    caffe: Caffe, folder: Path, stops: str, given: str, port: str, status: int
+) -> None:
+    """By `lr_mult: 0`, or behind a `propagate_down: false`."""
+    Path("net.prototxt").write_text(FROZEN.format(stops=stops))
+    Path("port.py").write_text(FREEZING.format(given=given))
+    assert main(["net", "net.prototxt", "--port", f"port.py:{port}"]) == status
+
+
+class Untied(Siamese):
+    """Two branches with weights of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_p, self.feat_p = copy.deepcopy(self.conv), copy.deepcopy(self.feat)
+
+    def forward(self, left: Tensor, right: Tensor, sim: Tensor) -> Tensor:
+        """The loss."""
+        one = self.branch(left)
+        other = self.feat_p(self.act(self.conv_p(right)).flatten(1))
+        return self.loss(one, other, sim)  # type: ignore[no-any-return]
+
+
+def test_weights_that_are_shared_in_caffe_alone_are_told(caffe: Caffe) -> None:
+    """Each would learn half."""
+    found = said("siamese", Untied())
+    assert set(found) == {"conv", "feat"}
+    assert "the port learns conv.weight, conv_p.weight apart" in found["conv"]
+
+
+class Returned(Inception):
+    """What the port returns of its losses is given."""
+
+    def __init__(self, given: Callable[..., Any]) -> None:
+        super().__init__()
+        self.given = given
+
+    def forward(self, data: Tensor, label: Tensor) -> Any:
+        """What is given."""
+        x = self.norm0(data)
+        parts = [self.inc_1x1(x).relu(), self.inc_3x3(x).relu(), self.inc_proj(self.inc_pool(x))]
+        x = torch.cat(parts, 1)
+        aux = self.aux_loss(self.aux_fc(self.aux_pool(x).flatten(1)), label.long())
+        main = self.loss(self.fc(self.pool2(x).flatten(1)), label.long())
+        return self.given(main, aux, self.fc.weight)
+
+
+RETURNED: Mapping[str, tuple[Callable[..., Any], Mapping[str, str]]] = {
+    "the sum": (lambda m, a, w: m + 0.3 * a, {}),
+    "both": (lambda m, a, w: (m, a), {}),
+    "the sum and both": (lambda m, a, w: (m + 0.3 * a, m, a), {}),
+    "both, weighted": (lambda m, a, w: (m, 0.3 * a), {}),
+    "by name": (lambda m, a, w: {"loss": m, "aux/loss": a}, {}),
+    "one by name": (lambda m, a, w: {"loss": m}, {"result aux/loss": "does not return it"}),
+    "one": (lambda m, a, w: m, {"total aux/loss": "is 0.3, the port adds it with 0"}),
+    "another weight": (
+        lambda m, a, w: m + a,
+        {"total aux/loss": "the loss weight of aux/loss is 0.3, the port adds it with 1"},
+    ),
+    "one of both weighted wrongly": (
+        lambda m, a, w: (m, 0.5 * a),
+        {"total aux/loss": "is 0.3, the port adds it with 0.5"},
+    ),
+    "the sum by name": (
+        lambda m, a, w: {"total": m + 0.2 * a, "loss": m, "aux/loss": a},
+        {"total aux/loss": "is 0.3, the port adds it with 0.2"},
+    ),
+    "detached": (lambda m, a, w: m + 0.3 * a.detach(), {"total aux/loss": "it is detached"}),
+    "something more": (lambda m, a, w: m + 0.3 * a + 1, {"total": "adds 1 to the net's losses"}),
+    "decay": (lambda m, a, w: m + 0.3 * a + w.square().sum(), {"total": "made of fc[0]"}),
+    "decay that is 0": (
+        lambda m, a, w: m + 0.3 * a + (w - w.detach()).sum(),
+        {"total": "made of fc[0]"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_each_loss_is_returned_with_its_weight(caffe: Caffe, name: str) -> None:
+    """In whatever form; what is not is said, and does not agree."""
+    given, expected = RETURNED[name]
+    found = said("inception", Returned(given))
+    assert set(found) == set(expected)
+    assert all(words in found[case] for case, words in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "words"),
+    [
+        ("", "", 0, "agrees"),
+        ("0.3 * tops", "tops", 1, "the loss weight of aux/loss is 0.3, the port's total adds it"),
+        ('+ tops["loss"].sum()', "", 1, "the loss weight of loss is 1, the port's total adds it"),
+        ('tops["loss"]', 'tops["lost"]', 2, "the port's total cannot be evaluated"),
+        ('"aux/loss": aux_loss, ', "", 2, "the port's total cannot be evaluated"),
+    ],
+)
+def test_the_sum_that_parity_port_writes_is_part_of_the_port(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    status: int,
+    words: str,
+) -> None:
+    """What is edited in `total` is seen, as in `forward`."""
+    prototxt, labels = str(NETS / "inception.prototxt"), ("--data", "label=int:0,3")
+    assert main(["port", prototxt, "-o", "net.py", *labels]) == 0
+    text = Path("net.py").read_text()
+    assert old in text
+    Path("net.py").write_text(text.replace(old, new))
+    more = ("--phase", "TEST", *labels)
+    assert main(["net", prototxt, "--port", "net.py:load", *more]) == status
+    out, err = capsys.readouterr()
+    assert words in out + err
+
+
+def test_an_output_that_is_not_returned_is_left_out_on_purpose_alone(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here the second of the tops of a Slice, which nothing else computes."""
+    Path("net.prototxt").write_text(
+        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 6 } } }\n'
+        'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" '
+        'inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }\n'
+        'layer { name: "cut" type: "Slice" bottom: "fc" top: "one" top: "two" }\n'
+    )
+    Path("port.py").write_text(
+        "from torch import nn\n"
+        "class Port(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Linear(6, 4)\n"
+        "    def forward(self, data):\n"
+        "        return {'one': self.fc(data)[:, :2]}\n"
+        "class Whole(Port):\n"
+        "    def forward(self, data):\n"
+        "        return self.fc(data).chunk(2, 1)\n"
+    )
+    assert main(["net", "net.prototxt", "--port", "port.py:Port"]) == 2
+    assert "not compared: the net's output two: the port does" in capsys.readouterr().out
+    assert main(["net", "net.prototxt", "--port", "port.py:Port", "--leave-out", "two"]) == 0
+    assert main(["net", "net.prototxt", "--port", "port.py:Whole"]) == 0
+
+
+STEM = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "conv0" type: "Convolution" bottom: "data" top: "conv0"
+  convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+layer { name: "relu0" type: "ReLU" bottom: "conv0" top: "conv0" }
+layer { name: "conv1" type: "Convolution" bottom: "conv0" top: "conv1" convolution_param { num_output: 6
+  kernel_size: 3 stride: 2 pad: 1 weight_filler { type: "xavier" } bias_filler { type: "uniform" max: 0.5 } } }
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer { name: "pool1" type: "Pooling" bottom: "conv1" top: "pool1" pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
+layer { name: "fc" type: "InnerProduct" bottom: "pool1" top: "fc" inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "fc" bottom: "target" top: "loss" }
+input: "target" input_shape { dim: 2 dim: 4 }
+"""  # noqa: E501
+
+STEMS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Module(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, 2)
+    def forward(self, x):
+        return {act}(self.conv(F.pad(x, {pad})))
+
+class Inside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(6, 4, 3, 3)), nn.Parameter(torch.zeros(6))
+    def forward(self, x):
+        return {act}(F.conv2d(F.pad(x, {pad}), self.weight, stride=2) + self.bias[:, None, None])
+
+class Row(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.ZeroPad2d({pad}), nn.Conv2d(4, 6, 3, 2))
+    def forward(self, x):
+        return {act}(super().forward(x))
+
+class Sum(nn.Module):
+    def forward(self, x, y):
+        return F.mse_loss(x, y, reduction="sum")
+
+class Port(nn.Module):
+    def __init__(self, stem, name):
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, 4, 3, padding=1)
+        self.name = name
+        setattr(self, name, stem())
+        self.pool1, self.fc = nn.MaxPool2d(3, 2, ceil_mode=True), nn.Linear(24, 4)
+        self.loss = Sum()
+    def forward(self, data, target):
+        x = getattr(self, self.name)(F.relu(self.conv0(data)))
+        return self.loss(self.fc(self.pool1(x).flatten(1)), target) / {count}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, set()),
+        ({"pad": "(0, 1, 0, 1)"}, {"conv1"}),
+        ({"pad": "(2, 0, 1, 1)"}, {"conv1"}),
+        ({"act": "F.silu"}, {"relu1"}),
+        ({"act": "torch.abs"}, {"relu1"}),
+        ({"pad": "(2, 0, 1, 1)", "act": "F.silu"}, {"conv1", "relu1"}),
+        ({"count": "len(data)"}, {"loss"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stem", "name"), [("Module", "stem"), ("Inside", "conv1"), ("Row", "conv1")]
+)
+def test_what_one_module_computes_is_told_apart(
+    caffe: Caffe, folder: Path, stem: str, name: str, changes: dict[str, str], named: set[str]
+) -> None:
+    """A padding, a convolution and a ReLU in one; a sum and, outside, what it is divided by."""
+    Path("net.prototxt").write_text(STEM)
+    usual = {"act": "F.relu", "pad": "(1, 1, 1, 1)", "count": "(2 * len(data))"}
+    text = STEMS.format(**(usual | changes)) + f"\ndef made():\n    return Port({stem}, {name!r})\n"
+    Path("port.py").write_text(text)
+    arguments = ["net", "net.prototxt", "--port", "port.py:made", "--phase", "TEST"]
+    status = main([*arguments, "--json", "found.json"])
+    found = words_of([*read(Path("found.json")).results])
+    assert {name for case in found for name in case.split(", ")} == named
+    assert all("one of conv1, relu1, which" in found[case] for case in found if ", " in case)
+    assert status == bool(named)
+    if "pad" in changes and set(found) == {"conv1"}:
+        assert changes["pad"] in found["conv1"] or stem == "Inside"
+
+
+class Guarded(LeNet):
+    """Some of it runs in a context."""
+
+    def __init__(self, context: Callable[[], Any], whole: bool) -> None:
+        super().__init__()
+        self.context, self.whole = context, whole
+
+    def forward(self, data: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        with self.context():
+            x = self.pool2(self.conv2(self.pool1(self.conv1(data))))
+            if self.whole:
+                return self.end(x, label)
+        return self.end(x if x.requires_grad else x.clone(), label)
+
+    def end(self, x: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        x = self.ip2(self.drop1(self.relu1(self.ip1(x.flatten(1)))))
+        return self.loss(x, label.long())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_runs_without_gradients_is_told_once(
+    caffe: Caffe, context: Callable[[], Any], whole: bool, phase: str
+) -> None:
+    """And no layer is blamed, behind it neither; the values are compared."""
+    found = said("lenet", Guarded(context, whole), phase)
+    names = "" if whole else "conv1, pool1, conv2, pool2"
+    assert set(found) == {f"gradients {names}".strip()}
+    words = f"the port computes {names or 'every layer'} without gradients, as under torch.no_grad"
+    assert words in next(iter(found.values()))
+    model = Guarded(context, whole)
+    model.pool1.ceil_mode = False
+    assert "pool1" in said("lenet", model, phase)
+
+
+class Turned(Siamese):
+    """The right branch runs first."""
+
+    def forward(self, left: Tensor, right: Tensor, sim: Tensor) -> Tensor:
+        """The loss."""
+        other = self.branch(right)
+        return self.loss(self.branch(left), other, sim)  # type: ignore[no-any-return]
+
+
+def test_branches_may_run_in_any_order(caffe: Caffe) -> None:
+    """Each call is that layer's whose bottom it reads; a fault is told of its own layers."""
+    assert said("siamese", Turned()) == {}
+    model = Turned()
+    model.act = nn.ELU(1.0)
+    assert set(said("siamese", model)) == {"act", "act_p"}
