@@ -391,3 +391,21 @@ def test_branches_may_run_in_any_order(caffe: Caffe) -> None:
     model = Turned()
     model.act = nn.ELU(1.0)
     assert set(said("siamese", model)) == {"act", "act_p"}
+
+
+class Leaking(LeNet):
+    """The values are right, and a gradient goes where none should."""
+
+    def forward(self, data: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        first = self.conv1(data)
+        x = self.ip1(self.pool2(self.conv2(self.pool1(first))).flatten(1))
+        x = self.drop1(self.relu1(x + (first - first.detach()).mean()))
+        return self.loss(self.ip2(x), label.long())  # type: ignore[no-any-return]
+
+
+def test_a_gradient_to_what_the_layer_does_not_read_is_told(caffe: Caffe) -> None:
+    """The part's own gradients are right, and so are its values."""
+    found = said("lenet", Leaking())
+    assert set(found) == {"relu1"}
+    assert "sends a gradient back to conv1, which Caffe's relu1 does not read" in found["relu1"]

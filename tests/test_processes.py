@@ -146,6 +146,29 @@ def test_garbage_is_not_sought_among_what_was_imported(tmp_path: Path) -> None:
     assert status == 0, said + errors
 
 
+CHECKED = """
+import gc
+
+def loss(x1, x2):
+    with open("seen", "a") as file:
+        print(gc.isenabled(), gc.get_freeze_count() > 100_000, file=file)
+    return (x1 - x2).abs().sum() / x1.shape[0]
+"""
+
+
+def test_a_check_does_not_seek_it_either(folder: Path) -> None:
+    """Not while all is imported; after that what is new is looked through."""
+    (folder / "ref.py").write_text(CHECKED)
+    net = "examples/forgetful_layer.py:ForgetfulL1LossLayer"
+    shapes = [word for name in ("x1", "x2") for word in ("--bottom", f"{name}=4,3")]
+    status, said, errors = python(
+        PARITY, "check", net, *shapes, "--reference", "ref.py:loss", cwd=folder
+    )
+    assert status == 1, said + errors
+    seen = (folder / "seen").read_text().splitlines()
+    assert seen[0] == "False False" and seen[-1] == "True True"
+
+
 def test_what_takes_long_begins_first() -> None:
     """What compiles, then large cases, the largest first, then all others as they stand."""
 

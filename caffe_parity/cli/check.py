@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_parity.cli import add_annotations, add_page, add_told, path
+from caffe_parity.cli import add_annotations, add_page, add_told, importing, path
 from caffe_parity.cli.request import NET, Check, Request, prepared
 from caffe_parity.contract import BadRequest, Finding, Shape, is_state, spoken
 from caffe_parity.engine.data import KINDS
@@ -271,7 +271,7 @@ def _checked(
     from caffe_parity.report import annotations, one_layer, table
     from caffe_parity.report.environment import environment
 
-    with PROGRESS.shown():
+    with PROGRESS.shown(), importing():
         PROGRESS.place = "preparing"
         check = prepared(request, scratch)
     print("\n".join(inputs_lines(check, request)), flush=True)
