@@ -716,7 +716,7 @@ def test_a_gradient_that_nearly_cancels_has_a_bound() -> None:
     rng = np.random.RandomState(0)
     x, sent = 1 + rng.random_sample(500), rng.standard_normal(500)
     sent -= x * (sent @ x) / (x @ x)
-    arrays = {"x": np.float32(x), "sent": np.float32(sent)}
+    arrays = {"x": x.astype(np.float32), "sent": sent.astype(np.float32)}
 
     def evaluate(inputs: Tensors) -> Tensors:
         return {f"{GRADIENT}w": (torch.relu(inputs["x"]) * inputs["sent"]).sum().reshape(1)}
