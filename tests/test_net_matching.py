@@ -377,6 +377,10 @@ def test_parameters_that_functions_take(
     assert words in capsys.readouterr().out
     wrong = {each.case for each in read(Path("found.json")).results if each.wrong}
     assert {name for case in wrong for name in case.split(", ")} == named
+    arguments = ["weights", "net.prototxt", "--port", "port.py:Port", "-o", "w.safetensors"]
+    assert main([*arguments, "--leave-out", "Convolution-a"]) == (status == 2)
+    lost = "the port's parameter w (3, 2, 3, 3) gets none of the net's numbers"
+    assert (lost in capsys.readouterr().out) == (status == 2)
 
 
 LOSSES = """

@@ -107,7 +107,8 @@ def _imported(file: Path) -> list[Path]:
         finder.run_script(str(file))
     except (SyntaxError, UnicodeDecodeError):  # of Python 2, which Caffe may have
         return []
-    known = {Path(each.__file__) for each in finder.modules.values() if each.__file__}
+    files = [getattr(each, "__file__", None) for each in finder.modules.values()]
+    known = {Path(each) for each in files if each}
     return sorted(each for each in known if each.resolve() != file.resolve())
 
 

@@ -34,6 +34,11 @@ def missing(compared: Comparison) -> list[str]:
                 f"port holds them: --map {step.name}=MODULE says which module does, --leave-out "
                 f"{step.name} that the port does without"
             )
+    own = _tensors(compared.port.model)
+    said += [
+        f"the port's parameter {name} {tuple(own[name].shape)} gets none of the net's numbers"
+        for name in weights.empty
+    ]
     for name in net.unfilled:
         if name not in compared.left_out:
             said.append(f"the file of weights has no parameters for the layer {name}")
