@@ -222,7 +222,7 @@ SUM = ("net.prototxt", "--reference", "truth.py:loss")
         (["absent.prototxt", "--reference", "truth.py:loss"], "cannot read the net absent"),
         (
             ["binary.prototxt", "--reference", "truth.py:loss"],
-            "binary.prototxt: not a valid net",
+            "binary.prototxt is no text in UTF-8",
         ),
         (["text.prototxt", "--reference", "truth.py:loss"], "not a valid net prototxt"),
         (["no_input.prototxt", "--reference", "truth.py:loss"], "since the net has no inputs"),

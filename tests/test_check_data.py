@@ -109,7 +109,7 @@ def test_tops_of_a_data_layer_are_inputs(
         assert check(*arguments) == 2
         said = capsys.readouterr().err
         assert f"{type_}-x ({type_}) reads {', '.join(unknown)} from files" in said
-        assert all(f"--bottom {each}=4,..." in said for each in unknown)
+        assert all(f"--bottom {each}=2,..." in said for each in unknown)
     bottoms = [f"--bottom={each}=4,2" for each in unknown]
     assert check(*arguments, *bottoms) == 0
     assert check(*arguments, *bottoms, "--bottom=x=2,5", "--bottom=y=2") == (2 if unknown else 0)

@@ -170,7 +170,7 @@ SUM = ("--reference", "truth.py:loss")
         (PARITY, ["check", "no_loss.prototxt"], "--reference"),
         (PARITY, ["check", "no_loss.prototxt", *SUITES_LAYER], "the net has no loss"),
         (PARITY, ["check", "text.prototxt", *SUITES_LAYER], "not a valid net prototxt"),
-        (PARITY, ["check", "binary.prototxt", *SUITES_LAYER], "not a valid net"),
+        (PARITY, ["check", "binary.prototxt", *SUITES_LAYER], "is no text in UTF-8"),
         (PARITY, ["check", "data.prototxt", *SUITES_LAYER], "no input 'x2'"),
         (
             PARITY,
