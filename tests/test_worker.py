@@ -264,6 +264,50 @@ def test_a_layer_is_what_its_file_says_now(
     assert value_of(one, "7") == 7
 
 
+HABITS = """
+import os, sys, warnings
+import caffe
+import numpy as np
+
+def seen():
+    try:
+        np.float32(1) / np.zeros(1, np.float32)
+        warnings.warn("x")
+        return float("PARITY_TEST" in os.environ or sys.getrecursionlimit() > 1500)
+    except (FloatingPointError, Warning):
+        return 1.0
+
+class Layer(caffe.Layer):
+    def setup(self, bottom, top): pass
+    def reshape(self, bottom, top): top[0].reshape(1)
+    def forward(self, bottom, top): top[0].data[...] = seen()
+    def backward(self, top, propagate_down, bottom): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "habit",
+    [
+        'np.seterr(all="raise")',
+        'warnings.simplefilter("error")',
+        'os.environ["PARITY_TEST"] = "1"',
+        "sys.setrecursionlimit(2000)",
+    ],
+)
+def test_a_layer_inherits_no_habit_of_another(caffe: Caffe, tmp_path: Path, habit: str) -> None:
+    """What a module sets for all of Python holds for its own nets, each time, and for no others."""
+    (tmp_path / "modest.py").write_text(HABITS)
+    (tmp_path / "sets.py").write_text(f"{HABITS}\n{habit}\n")
+
+    def inherits(module: str) -> tuple[float, int | None]:
+        return forward(caffe, "Layer", tmp_path, module=module), caffe.pid
+
+    assert inherits("modest")[0] == 0
+    first, again = inherits("sets"), inherits("sets")
+    assert first == again and first[0] == 1
+    assert inherits("modest")[0] == 0
+
+
 def test_a_layer_of_another_folder_is_not_imported(caffe: Caffe, tmp_path: Path) -> None:
     """What a folder does not have cannot come from the one that was searched before."""
     one, other = tmp_path / "one", tmp_path / "other"
