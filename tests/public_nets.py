@@ -251,16 +251,35 @@ def samples() -> str:
 
 
 def silenced() -> str:
-    """A deploy net that ends in a Silence."""
+    """A deploy net that ends in a Silence, and in a file."""
     text = input_layer("data", 2, 3, 5, 5) + conv("data", "conv", 4, "kernel_size: 3")
+    text += layer("file", "HDF5Output", "conv", "", 'hdf5_output_param { file_name: "x.h5" }')
     return text + layer("quiet", "Silence", "conv data", "")
+
+
+def mnist() -> str:
+    """Data layers that say no shape, but whose it is, with other batches in each phase."""
+    text = data(28).replace("crop_size: 28", "").replace('"lmdb"', '"examples/mnist_train_lmdb"')
+    text += conv("data", "conv1", 2, "kernel_size: 5 stride: 3") + inner("conv1", "ip2", 5)
+    return text + ends("ip2")
+
+
+def preactivated() -> str:
+    """A Scale of 1 whose gradient each BatchNorm behind takes out, as DenseNet's first."""
+    text = input_layer("data", 2, 3, 16, 16) + conv("data", "conv1", 4, "kernel_size: 3")
+    text += norm("conv1") + relu("conv1") + pool("conv1", "pool1", "pool: MAX kernel_size: 2")
+    for name, x in (("one", "pool1"), ("two", "both")):
+        text += layer(f"{name}_bn", "BatchNorm", x, f"{name}_bn") + relu(f"{name}_bn")
+        text += conv(f"{name}_bn", name, 3, "kernel_size: 1 bias_term: false")
+        text += layer("cat", "Concat", "pool1 one", "both") if name == "one" else ""
+    return text + inner("two", "fc", 3)
 
 
 NETS: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         *(caffenet, googlenet, vgg, squeezenet, mobilenet, densenet, lstm, python),
-        *(only_accuracy, corners, names, silenced, samples),
+        *(only_accuracy, corners, names, silenced, samples, mnist, preactivated),
     )
 }
 """By name, what makes the text; those of studies/localise/nets stand beside them."""

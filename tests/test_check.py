@@ -711,6 +711,20 @@ def _with_gradient(
     return evaluate
 
 
+def test_a_gradient_that_nearly_cancels_has_a_bound() -> None:
+    """What is left of its sum is rounding altogether, and no kink, though ReLU could have one."""
+    rng = np.random.RandomState(0)
+    x, sent = 1 + rng.random_sample(500), rng.standard_normal(500)
+    sent -= x * (sent @ x) / (x @ x)
+    arrays = {"x": x.astype(np.float32), "sent": sent.astype(np.float32)}
+
+    def evaluate(inputs: Tensors) -> Tensors:
+        return {f"{GRADIENT}w": (torch.relu(inputs["x"]) * inputs["sent"]).sum().reshape(1)}
+
+    expected = expect(evaluate, as_inputs(arrays), set())
+    assert 1e-7 < expected.bound.worst[f"{GRADIENT}w"][0] < 1e-2
+
+
 @pytest.mark.parametrize("scale", [2.0**-6, 1.0, 8.0])
 def test_a_gradient_that_cancels_is_compared(scale: float) -> None:
     """That of what a normalisation takes away again is 0, with a bound: a wrong one is found."""

@@ -20,7 +20,7 @@ from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
 from studies.localise.ports import NETS as FOLDER
 from tests.net_text import input_layer
-from tests.public_nets import NETS, conv, inner, layer, unknown
+from tests.public_nets import NETS, conv, data, ends, inner, layer, relu, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -170,6 +170,41 @@ def test_holes_are_named(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
         del sys.modules["my_net"]
 
 
+def test_holes_behind_a_source_are_named(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also a Python layer there, and a Silence of what a hole makes; what fills them is told."""
+    text = input_layer("image", 2, 3, 5, 5) + conv("image", "conv", 4, "kernel_size: 3")
+    text += layer("boxes", "AnnotatedData", "", "data label", "transform_param { mirror: true }")
+    text += inner("data", "fc", 4)
+    said = 'python_param { module: "rpn.proposal_layer" layer: "ProposalLayer" }'
+    text += layer("proposal", "Python", "fc", "rois", said)
+    text += layer("up", "Interp", "conv", "big") + layer("quiet", "Silence", "big", "")
+    (folder / "odd.prototxt").write_text(text)
+    assert port("odd.prototxt") == 2
+    out = capsys.readouterr().out
+    assert "hole: layer 'boxes' (AnnotatedData): this Caffe has no layer of that type" in out
+    assert "--bottom data=N,... --bottom label=N,... makes inputs of what it makes" in out
+    assert "hole: layer 'proposal' (Python): there is no counterpart of that type" in out
+    assert out.splitlines()[-2] == (
+        "to fill them: --load LAYER.cpp --proto FORK.proto --path FOLDER "
+        "--layer ProposalLayer=FILE.py:OBJECT --layer Interp=FILE.py:OBJECT"
+    )
+    assert out.splitlines()[-1].startswith("not proved: 3 without a counterpart: ")
+
+
+def test_labels_have_as_many_samples_as_data(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where only --bottom says how many; and what was broken off is written again."""
+    text = data(9).replace("crop_size: 9", "") + inner("data", "fc", 4) + relu("fc") + ends("fc")
+    (folder / "net.prototxt").write_text(text)
+    given = ("net.prototxt", "--bottom", "data=3,2,4,4")
+    assert port(*given, "--timeout", "1e-4") != 0
+    assert port(*given) == 0
+    assert "compared in phase TRAIN on data=3,2,4,4 label=3" in capsys.readouterr().out
+
+
 def test_what_the_catalogue_refuses_is_a_hole(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +292,15 @@ SLIPS = (
     (("net.prototxt", "-o", "none/my_net.py"), "there is no folder none"),
     (("v0.prototxt", "-o", "my_net.py"), "the syntax of 2013"),
     (("cut.prototxt", "-o", "my_net.py"), "it ends within a message"),
+    (
+        ("solver.prototxt", "-o", "my_net.py"),
+        'a solver\'s file: expected its net, "lenet.prototxt"',
+    ),
+    (("utf16.prototxt", "-o", "my_net.py"), "no text in UTF-8"),
+    (("shapeless.prototxt", "-o", "my_net.py"), "--bottom data=2,... (such as 2,3,32,32)"),
+    (("shapeless.prototxt", "-o", "my_net.py"), "there will be holes, too; layer 'odd' (Axpy): "),
+    (("wrong.prototxt", "-o", "my_net.py"), "at layer 'cut' (Slice)"),
+    (("wrong.prototxt", "-o", "my_net.py"), "data (10, 1, 28, 28): as samples of mnist are; --bo"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "Crop=fills.py:Euclidean"), "no layer without"),
     (("net.prototxt", "-o", "my_net.py", "--layer", "loss=fills.py:None_"), "has no 'None_'"),
 )
@@ -272,6 +316,12 @@ def test_slips_are_named(
 ) -> None:
     """What is wrong, and nothing is written."""
     Path(written(folder, "python")).rename(folder / "net.prototxt")
+    (folder / "solver.prototxt").write_text('# of LeNet\nnet: "lenet.prototxt"\nbase_lr: 0.01\n')
+    (folder / "utf16.prototxt").write_text("name: 'x'", encoding="utf-16")
+    source = data(9).replace("crop_size: 9", "")
+    (folder / "shapeless.prototxt").write_text(source + layer("odd", "Axpy", "data label", "y"))
+    parts = layer("cut", "Slice", "data", "a b") + inner("a", "fc", 4) + ends("fc")
+    (folder / "wrong.prototxt").write_text(source.replace('"lmdb"', '"mnist"') + parts)
     (folder / "v0.prototxt").write_text('layers { layer { name: "a" type: "relu" } top: "a" }')
     (folder / "cut.prototxt").write_text('layer { name: "a"')
     assert main(["port", *arguments]) == 2

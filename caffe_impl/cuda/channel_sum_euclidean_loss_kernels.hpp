@@ -561,33 +561,43 @@ inline void Stream(const void* from, Index bytes, void* to) {
 #endif
 }
 
+// Adds kRuns channels to each row, from the first row on, `step` rows at once.
+template <typename Dtype, int kRuns, bool kFirst, bool kSecond>
+inline void SumRuns(const Plan& plan, const Dtype* x1, const Dtype* x2,
+    Index c, Index step, Index width, Dtype* sums) {
+  const Index stride = plan.rows * plan.positions;
+  for (Index r = 0; r < plan.rows; r += step) {
+    const Index at = (c + r) * plan.positions;
+    (c == 0 ? AddRuns<Dtype, kRuns, true, kFirst, kSecond>
+            : AddRuns<Dtype, kRuns, false, kFirst, kSecond>)(
+        x1 + at, x2 + at, stride, step * width, sums + r * width);
+  }
+}
+
 // Adds channels c to end - 1 of `width` positions of one sample to the sums of
-// their rows, in the order of ForwardBlock, but read along memory; two channels
-// of a row at once. The first channel of a row makes its sums, rows * width.
+// their rows, in the order of ForwardBlock, but read along memory; up to six
+// channels of a row at once. A row's first channel makes its sums, rows * width.
 template <typename Dtype, bool kFirst, bool kSecond>
 inline void SumChannels(const Plan& plan, const Dtype* x1, const Dtype* x2,
     Index c, Index end, Index width, Dtype* sums) {
   const Index rows = plan.rows;
   // Whole samples are contiguous: then as many channels in a run as are rows.
   const Index step = width == plan.positions ? rows : 1;
-  const Index stride = rows * plan.positions;
   while (c < end) {
     const Index row = c % rows;
-    const bool fresh = c < rows;
-    if (row == 0 && end - c >= 2 * rows) {
-      for (Index r = 0; r < rows; r += step) {
-        const Index at = (c + r) * plan.positions;
-        (fresh ? AddRuns<Dtype, 2, true, kFirst, kSecond>
-               : AddRuns<Dtype, 2, false, kFirst, kSecond>)(
-            x1 + at, x2 + at, stride, step * width, sums + r * width);
-      }
+    if (row == 0 && end - c >= 6 * rows) {
+      SumRuns<Dtype, 6, kFirst, kSecond>(plan, x1, x2, c, step, width, sums);
+      c += 6 * rows;
+    } else if (row == 0 && end - c >= 2 * rows) {
+      SumRuns<Dtype, 2, kFirst, kSecond>(plan, x1, x2, c, step, width, sums);
       c += 2 * rows;
     } else {
+      const bool fresh = c < rows;
       const Index count = std::min(step - c % step, end - c);
       const Index at = c * plan.positions;
       (fresh ? AddRuns<Dtype, 1, true, kFirst, kSecond>
              : AddRuns<Dtype, 1, false, kFirst, kSecond>)(
-          x1 + at, x2 + at, stride, count * width, sums + row * width);
+          x1 + at, x2 + at, 0, count * width, sums + row * width);
       c += count;
     }
   }

@@ -674,8 +674,11 @@ class Comparison:
         self, unit: Unit, run: Callable[[Tensors, Tensors], Tensors], given: Tensors
     ) -> Tensors:
         """The tops of every part, and what it sends back."""
+        unwritten = {f"param {name}" for name in self.net.learned}  # unlike a BatchNorm's
         leaves = {
-            name: each.detach().clone().requires_grad_(each.is_floating_point())
+            name: (each.detach() if name in unwritten else each.detach().clone()).requires_grad_(
+                each.is_floating_point()
+            )
             for name, each in given.items()
             if not name.startswith("diff ")
         }

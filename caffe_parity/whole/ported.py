@@ -32,10 +32,9 @@ from caffe_parity.layer import Layer
 from caffe_parity.report.record import Record
 from caffe_parity.whole.declared import DeclaredNet, declared
 from caffe_parity.whole.filling import Filling
-from caffe_parity.whole.golden import built
 from caffe_parity.whole.judged import Comparison, comparison
 from caffe_parity.whole.matching import plain
-from caffe_parity.whole.prototxt import Unknown, unknown, without
+from caffe_parity.whole.prototxt import Unknown, unknown
 from caffe_parity.whole.written import Written, written
 
 PHASES = ("TEST", "TRAIN")
@@ -187,6 +186,9 @@ def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: P
         told.append(f"compared in phase {phase} on {fed}")
     output.write_text(made.text, encoding="utf-8")
     values = {k: each for one in nets.values() for k, each in one.params.items()}
+    count = sum(each.size for each in values.values())
+    if count > MANY and not made.holes:
+        told.append(f"{count:,} parameters: comparing them takes about {count * EACH / 1e9:.0f} GB")
     held = {name: np.ascontiguousarray(values[each]) for name, each in made.blobs.items()}
     save_file(held, weights_file)
     return Ported(net, output, weights_file, nets, cases, made, filling, told)
@@ -237,8 +239,7 @@ def _nets(
         except (BadRequest, VariantFailure) as error:
             if "Unknown bottom blob" not in str(error):
                 assumed = [each for each in told if each.endswith(OTHERS)]
-                layer = _culprit(net, first, phase) if isinstance(error, VariantFailure) else ""
-                raise BadRequest("; ".join([f"{layer}{error}", *assumed])) from error
+                raise BadRequest("; ".join([str(error), *assumed])) from error
             refusals.append(error)
             told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
             continue
@@ -253,30 +254,6 @@ def _nets(
     if not nets:
         raise BadRequest(f"{request.net}: it has a layer that computes in neither phase")
     return nets, cases, small, odd, net
-
-
-def _culprit(net: CaffeNet, case: Case, phase: str) -> str:
-    """The first layer with which Caffe cannot build the net, as a message begins."""
-    layers: list[list[str]] = net.described(case, phase)["layers"]
-    text = net.prototxt(case)
-    builds, breaks = 0, len(layers)  # with so many of its first layers
-    while layers[builds][1] == "Input" and builds < breaks - 1:
-        builds += 1
-
-    def builds_with(count: int) -> bool:
-        rest = {name for name, _ in layers[count:]}
-        less = replace(net, text=lambda _: without(text, rest))
-        try:
-            net.request(built(less, case, phase, []))
-        except (BadRequest, VariantFailure):
-            return False
-        return True
-
-    while breaks - builds > 1:
-        count = (builds + breaks) // 2
-        builds, breaks = (count, breaks) if builds_with(count) else (builds, count)
-    name, kind = layers[breaks - 1]
-    return f"layer {name!r} ({kind}): "
 
 
 def _as_well(
@@ -346,6 +323,9 @@ def _shapes(
 
 OTHERS = "; --bottom says other ones"
 """How what is told of an assumed shape ends."""
+
+MANY, EACH = 30_000_000, 150
+"""Parameters of which it is told what they take, and the bytes for each that CaffeNet took."""
 
 DATASETS = {"mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 """By what a source is called, the shape of a sample of Caffe's own examples."""
