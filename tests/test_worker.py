@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from caffe_impl.variants import NETS
+from caffe_parity.caffe import client
 from caffe_parity.caffe.client import (
     Caffe,
     CaffeCrash,
@@ -306,6 +307,33 @@ def test_a_layer_inherits_no_habit_of_another(caffe: Caffe, tmp_path: Path, habi
     first, again = inherits("sets"), inherits("sets")
     assert first == again and first[0] == 1
     assert inherits("modest")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        'import os; os.chdir("/")',
+        "import os; os.close(1)",
+        "import os; os.dup2(os.open(os.devnull, 1), 2)",
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))",
+        'import threading, os; threading.Timer(0.1, os.chdir, "/").start()',
+        "self.kept = np.ones(2**22)",
+        "",
+    ],
+)
+def test_a_process_serves_only_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    """Folder, outputs, limits and memory: of one that is another by then the next is served."""
+    monkeypatch.setattr(client, "GROWTH_LIMIT", 2**24)
+    text = MODULE.format(imports="import numpy as np", value=f"7; {deed or 'pass'}")
+    (tmp_path / "does.py").write_text(text)
+    with Caffe(find(), timeout=10) as caffe:
+        assert forward(caffe, "Layer", tmp_path, module="does") == 7
+        pid = caffe.pid
+        time.sleep(0.3)
+        assert forward(caffe, "Layer", tmp_path, module="does") == 7
+        assert (caffe.pid == pid) == (not deed)
 
 
 def test_a_layer_of_another_folder_is_not_imported(caffe: Caffe, tmp_path: Path) -> None:
