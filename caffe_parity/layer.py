@@ -79,8 +79,9 @@ class Layer:
         reshapes: whether a net that cannot be given another batch is wrong. By default that is a
             note: many a net fixes its batch.
         allow_nonfinite: whether `data` may ask for NaN or an infinity; what remains is compared.
-        sources: the files and folders of Python that alone, beside PyTorch and NumPy, decide what
-            `reference` and `bound` give. With them, `parity run` keeps the truths of small cases.
+        sources: the files and folders of Python that alone, with what they import and PyTorch and
+            NumPy, decide what `reference` and `bound` give: no data, no variable of the
+            environment. With them, `parity run` keeps the truths of small cases.
 
     Raises:
         BadLayer: it cannot be compared; the message says why.
@@ -107,6 +108,8 @@ class Layer:
             raise BadLayer(f"a layer needs a name, a string; got {self.name!r}")
         if not callable(self.reference):
             raise self._bad(f"reference={self.reference!r} is no function")
+        if isinstance(self.sources, str) or not all(isinstance(x, Path) for x in self.sources):
+            raise self._bad(f"sources={self.sources!r} are no paths: expected [Path(__file__)]")
         if isinstance(self.cases, int):
             self._check_numbers()
             self._check_inputs()

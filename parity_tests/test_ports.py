@@ -317,6 +317,17 @@ def test_wrong_shapes_are_named(sum: str) -> None:
             loss(torch.zeros(0, 3, 5), torch.zeros(0, 3, 5))
 
 
+@pytest.mark.parametrize("sum", LOSSES)
+def test_extents_that_are_missing_or_nothing(sum: str) -> None:
+    """The compiled port refuses one axis alone; a sum over no channels is 0."""
+    for axes1, axes2 in (((3,), (3,)), ((2, 3), (2,)), ((), ())):
+        with pytest.raises(ValueError, match="do not fit"):
+            compiled_euclidean_loss(torch.ones(axes1), torch.ones(axes2), sum)
+    x2 = torch.ones(2, 0 if sum == "none" else 3, 5)
+    found = compiled_euclidean_loss(torch.ones(2, 0, 5), x2, sum)
+    assert torch.equal(found, FORMULAS[sum](torch.ones(2, 0, 5), x2))
+
+
 HAND_CHECKED = (summed_euclidean_loss, compiled_euclidean_loss)
 
 

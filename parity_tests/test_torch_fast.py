@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.func import grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from caffe_parity.engine.judge import variant_of
@@ -75,15 +76,42 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def test_a_plain_call_goes_straight_to_the_kernels(count: list[str]) -> None:
+def test_a_plain_call_goes_straight_to_the_kernels(
+    count: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither direction is dispatched as an op; where its gradient is differentiated, it is."""
+    called: list[str] = []
+    for name in ("_forward", "_backward"):
+        real = getattr(fused, name)
+
+        def noted(*given: Any, name: str = name, real: Callable[..., Any] = real) -> Any:
+            called.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(fused, name, noted)
+    x1, x2 = integers(4, 3, 2, 5)
+    with torch.inference_mode():
+        fused_channel_sum_euclidean_loss(torch.ones(2, 3), torch.nn.Parameter(torch.ones(2, 3)))
+    loss = fused_channel_sum_euclidean_loss(x1, x2)
+    torch.autograd.grad(loss, (x1, x2), retain_graph=True)
+    assert (called, count) == ([], ["forward", "forward", "backward"])
+    torch.autograd.grad(loss, (x1, x2), create_graph=True)
+    assert called == ["_backward"]
+
+
+def test_whoever_watches_pytorch_sees_the_ops() -> None:
+    """A dispatch mode, such as a counter of operations, and make_fx, whose graph computes it."""
     x1, x2 = integers(4, 3, 2, 5)
     with Ops() as ops:
-        loss = fused_channel_sum_euclidean_loss(x1, x2)
-        torch.autograd.grad(loss, (x1, x2), retain_graph=True)
-        assert (ops.seen, count) == ([], ["forward", "backward"])
-        torch.autograd.grad(loss, (x1, x2), create_graph=True)
-    assert ops.seen == [f"{fused.OP}_backward"]
+        gradients(fused_channel_sum_euclidean_loss(x1, x2), x1, x2)
+    assert ops.seen == [fused.OP, f"{fused.OP}_backward"]
+
+    def traced(x1: torch.Tensor, x2: torch.Tensor) -> list[torch.Tensor]:
+        return gradients(fused_channel_sum_euclidean_loss(x1, x2), x1, x2)
+
+    graph = make_fx(traced)(x1, x2)
+    x1, x2 = (torch.flip(x, (0,)) + 1 for x in (x1, x2))
+    assert are_equal(graph(x1, x2), gradients(channel_sum.loss(x1, x2), x1, x2))
 
 
 def test_compiled_and_exported_without_a_break(count: list[str]) -> None:
@@ -143,9 +171,18 @@ def test_several_weights_at_once() -> None:
     def backward(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(loss, (x1, x2), weight, retain_graph=True)
 
-    many = vmap(backward)(weights)
-    for each, weight in enumerate(weights):
-        assert are_equal([x[each] for x in many], backward(weight))
+    for inputs in ((x1, x2), (torch._neg_view(x1), x2)):
+        loss = fused_channel_sum_euclidean_loss(*inputs)
+        alone = [backward(weight) for weight in weights]
+        for differentiable in (False, True):
+            many = torch.autograd.grad(
+                *(loss, (x1, x2), weights),
+                retain_graph=True,
+                create_graph=differentiable,
+                is_grads_batched=True,
+            )
+            for found in (vmap(backward)(weights), many):
+                assert are_equal(found, [torch.stack(each) for each in zip(*alone, strict=True)])
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
@@ -173,6 +210,16 @@ def test_a_negative_view_is_read_as_what_it_is() -> None:
     x1, x2 = (x.detach() for x in integers(4, 3, 2, 5))
     found = fused_channel_sum_euclidean_loss(torch._neg_view(x1), x2)
     assert torch.equal(found, channel_sum.loss(-x1, x2))
+
+
+def test_a_zero_without_memory_is_read_as_zero() -> None:
+    """PyTorch may hold a tensor of zeros as its shape alone; its address is none."""
+    x1, x2 = integers(4, 3, 2, 5)
+    zero = torch._efficientzerotensor(x1.shape)
+    assert torch.equal(fused_channel_sum_euclidean_loss(zero, x2), channel_sum.loss(0 * x1, x2))
+    loss = fused_channel_sum_euclidean_loss(x1, x2)
+    for found in torch.autograd.grad(loss, (x1, x2), torch._efficientzerotensor(())):
+        assert not found.any()
 
 
 def chained(expanded: bool, compiled: bool, dtype: torch.dtype) -> list[torch.Tensor]:

@@ -334,3 +334,14 @@ def one_by_one(values: np.ndarray, order: str) -> np.float32:
 def test_unit_roundoff_is_float32s() -> None:
     """u is half the distance from 1 to the next float32."""
     assert np.finfo(np.float32).eps / 2 == UNIT_ROUNDOFF
+
+
+@pytest.mark.parametrize(
+    ("worst", "telling"), [([0, 0, 0, 0], 4), ([0, 1, 1, 0], 3), ([0, 1, 3, 1], 2)], ids=str
+)
+def test_what_is_equal_tells_where_its_bound_does(worst: list[float], telling: int) -> None:
+    """Of equal tensors, what lies within a bound that is not 0 has told nothing."""
+    truth = [1.0, 0.5, 2.0, 0.0]
+    found = compared(truth, truth, worst)
+    assert (found.wrong, found.size, found.compared, found.proves) == (0, 4, telling, True)
+    assert (found.fraction, found.times_typical, found.bound) == (0, 0, 0)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_parity import Layer
+from caffe_parity import BadLayer, Layer
 from caffe_parity.contract import Bound, Case, Expected, Structure
 from caffe_parity.engine import expected as engine
 from caffe_parity.engine import truths
@@ -164,6 +164,52 @@ def test_an_edit_of_the_sources_is_another_entry(module: ModuleType) -> None:
     assert {*names, "truths.py", "more.py"} <= {each.name for each in files}
 
 
+TREE = {
+    "kept_top.py": "import kept_far.one, torch, caffe_parity, json\nfrom kept_far import LAST",
+    "kept_far/__init__.py": "from .two import TWO\nLAST = 1",
+    "kept_far/one.py": "def late():\n    from ..kept_far.sub import three",
+    "kept_far/two.py": "import kept_far.nothing\nTWO = 2",
+    "kept_far/sub/__init__.py": "import kept_top",
+    "kept_far/sub/three.py": "import numpy as np",
+}
+
+
+def test_what_the_sources_import_decides_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Absolute and relative, late, and in a circle; not what is installed, nor a bystander."""
+    for name, text in {**TREE, "kept_far/other.py": "", "torch.py": ""}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    truths._places.cache_clear()
+    files = {*truths._files((tmp_path / "kept_top.py",))} - {*truths._files(())}
+    assert {f"{each.relative_to(tmp_path)}" for each in files} == {*TREE}
+
+
+def test_what_was_copied_since_may_not_be_what_is_loaded(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy has the time of the last edit, not that of the copy."""
+    file = Path(str(module.__file__))
+    os.utime(file, (1, 1))
+    layer = Layer("mine", module.loss, {"x": (3,)}, sources=(file,))
+    monkeypatch.setattr(truths, "_TOOL", file.parent / "none")
+    for began, kept in ((file.stat().st_ctime, False), (math.inf, True)):
+        monkeypatch.setattr(truths, "_BEGAN", began)
+        truths._code.cache_clear()
+        truths._files.cache_clear()
+        assert bool(key_of(layer, layer.case(0))) is kept
+    truths._files.cache_clear()
+
+
+@pytest.mark.parametrize("sources", ["reference", ("reference",), (3,)], ids=str)
+def test_sources_are_paths(sources: Any) -> None:
+    """And else it is said at once."""
+    with pytest.raises(BadLayer, match=r"sources=.* are no paths: expected \[Path\(__file__\)\]"):
+        Layer("mine", kinky, {"x": (3,), "y": (2,)}, sources=sources)
+
+
 def test_all_that_decides_is_in_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer, functions and what they are given, case, structure, shapes, inputs, the machine."""
     layer, case, _ = SMALL
@@ -180,6 +226,8 @@ def test_all_that_decides_is_in_the_name(monkeypatch: pytest.MonkeyPatch) -> Non
         key_of(replace(layer, bound=partial(rounding.bound, "tail")), case),
         key_of(replace(layer, bound=None), case),
     ]
+    flattened = {name: each.reshape(-1) for name, each in case.arrays(case).items()}
+    keys.append(truths.key(layer, case, LOSS, flattened, "bits"))  # as parameters may be
     monkeypatch.setattr(truths, "_machine", lambda: "another")
     keys.append(key_of(layer, case))
     assert len(set(keys)) == len(keys) and all(keys)
@@ -199,14 +247,20 @@ def test_what_no_name_decides_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert not key_of(replace(layer, reference=closure), case)
     assert not key_of(replace(layer, reference=torch.nn.MSELoss()), case)
     assert not key_of(replace(layer, reference=kinky), case)
-    given: Any = partial(rounding.bound, Path("channel"))  # type: ignore[arg-type]
-    assert not key_of(replace(layer, bound=given), case)
+    given: Any
+    for given in (partial(rounding.bound, Path("channel")), partial(rounding.bound, sum=Path("x"))):  # type: ignore
+        assert not key_of(replace(layer, bound=given), case)
     assert not key_of(replace(layer, sources=()), case)
     assert not key_of(layer, large) and key_of(replace(layer, bound=None), large)
+    for value in ("anew", "", "1"):
+        with monkeypatch.context() as other:
+            other.setenv("PARITY_TRUTHS", value)
+            assert not key_of(layer, case)
     with monkeypatch.context() as other:
         other.setattr(rounding, "bound", lambda *_: None)
         assert not key_of(layer, case)
-    newest = max(each.stat().st_mtime for each in truths._files(tuple(layer.sources)))
+    known = [each.stat() for each in truths._files(tuple(layer.sources))]
+    newest = max(max(each.st_mtime, each.st_ctime) for each in known)
     for began, kept in ((newest + truths.FRESH + 1, True), (newest + truths.FRESH - 1, False)):
         monkeypatch.setattr(truths, "_BEGAN", began)
         truths._code.cache_clear()

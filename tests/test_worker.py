@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from caffe_impl.variants import NETS
+from caffe_parity.caffe import client
 from caffe_parity.caffe.client import (
     Caffe,
     CaffeCrash,
@@ -262,6 +263,77 @@ def test_a_layer_is_what_its_file_says_now(
     assert value_of(one, "5") == 5
     assert value_of(other, "6") == 6
     assert value_of(one, "7") == 7
+
+
+HABITS = """
+import os, sys, warnings
+import caffe
+import numpy as np
+
+def seen():
+    try:
+        np.float32(1) / np.zeros(1, np.float32)
+        warnings.warn("x")
+        return float("PARITY_TEST" in os.environ or sys.getrecursionlimit() > 1500)
+    except (FloatingPointError, Warning):
+        return 1.0
+
+class Layer(caffe.Layer):
+    def setup(self, bottom, top): pass
+    def reshape(self, bottom, top): top[0].reshape(1)
+    def forward(self, bottom, top): top[0].data[...] = seen()
+    def backward(self, top, propagate_down, bottom): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "habit",
+    [
+        'np.seterr(all="raise")',
+        'warnings.simplefilter("error")',
+        'os.environ["PARITY_TEST"] = "1"',
+        "sys.setrecursionlimit(2000)",
+    ],
+)
+def test_a_layer_inherits_no_habit_of_another(caffe: Caffe, tmp_path: Path, habit: str) -> None:
+    """What a module sets for all of Python holds for its own nets, each time, and for no others."""
+    (tmp_path / "modest.py").write_text(HABITS)
+    (tmp_path / "sets.py").write_text(f"{HABITS}\n{habit}\n")
+
+    def inherits(module: str) -> tuple[float, int | None]:
+        return forward(caffe, "Layer", tmp_path, module=module), caffe.pid
+
+    assert inherits("modest")[0] == 0
+    first, again = inherits("sets"), inherits("sets")
+    assert first == again and first[0] == 1
+    assert inherits("modest")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        'import os; os.chdir("/")',
+        "import os; os.close(1)",
+        "import os; os.dup2(os.open(os.devnull, 1), 2)",
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))",
+        'import threading, os; threading.Timer(0.1, os.chdir, "/").start()',
+        "self.kept = np.ones(2**22)",
+        "",
+    ],
+)
+def test_a_process_serves_only_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    """Folder, outputs, limits and memory: of one that is another by then the next is served."""
+    monkeypatch.setattr(client, "GROWTH_LIMIT", 2**24)
+    text = MODULE.format(imports="import numpy as np", value=f"7; {deed or 'pass'}")
+    (tmp_path / "does.py").write_text(text)
+    with Caffe(find(), timeout=10) as caffe:
+        assert forward(caffe, "Layer", tmp_path, module="does") == 7
+        pid = caffe.pid
+        time.sleep(0.3)
+        assert forward(caffe, "Layer", tmp_path, module="does") == 7
+        assert (caffe.pid == pid) == (not deed)
 
 
 def test_a_layer_of_another_folder_is_not_imported(caffe: Caffe, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The fast port: one fused kernel for each direction, through `torch.compile`."""
 
+import math
 import shutil
 from functools import cache
 from typing import Protocol
@@ -31,7 +32,8 @@ def compiled_euclidean_loss(
 
     Every choice of axes is a view (N, what is summed, what is kept) of the inputs. The first call
     with a new pattern of extents that are 1 compiles, for some seconds; after
-    `torch._dynamo.config.recompile_limit` patterns PyTorch runs the rest uncompiled, silently.
+    `torch._dynamo.config.recompile_limit` patterns PyTorch runs the rest uncompiled, with a line in
+    its log.
 
     Args:
         x1: (N, C1, S...).
@@ -42,19 +44,20 @@ def compiled_euclidean_loss(
         ValueError: the shapes do not fit, or `sum` is unknown.
     """
     shape1, shape2 = tuple(x1.shape), tuple(x2.shape)
-    n = shape1[0]
+    n = shape1[0] if shape1 else 0
     fits = {
         "none": shape1 == shape2,
-        "channel": (n, shape1[2:]) == (shape2[0], shape2[2:]),
-        "tail": n == shape2[0],
+        "channel": (n, shape1[2:]) == (*shape2[:1], shape2[2:]),
+        "tail": (n,) == shape2[:1],
     }
     if sum not in fits:
         raise ValueError(f"sum must be one of {', '.join(fits)}, got {sum!r}")
-    if not fits[sum] or n == 0:
+    if not fits[sum] or n == 0 or min(len(shape1), len(shape2)) < 2:
         raise ValueError(f"x1 {shape1} and x2 {shape2} do not fit, or are empty")
+    kept = math.prod(shape1[2:])
     views = {
         "none": ((1, 1, -1), (1, 1, -1)),
-        "channel": ((n, shape1[1], -1), (n, shape2[1], -1)),
+        "channel": ((n, shape1[1], kept), (n, shape2[1], kept)),
         "tail": ((n, -1, 1), (n, -1, 1)),
     }
     view1, view2 = views[sum]

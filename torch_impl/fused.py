@@ -126,7 +126,8 @@ def _differentiate(
     wanted = ctx.needs_input_grad
     gradients: Both = [None, None]
     if weight is not None:
-        gradients = _gradients(ctx, d, weight, _dispatch_both)
+        compute = _plain_backward if _is_transformed(weight) else _dispatch_both
+        gradients = _gradients(ctx, d, weight, compute)
     if d_gradient is not None:
         for i, sign in enumerate((1, -1)):
             if wanted[i]:
@@ -178,25 +179,40 @@ class _Straight(Function):
         if weight is None or d_gradient is not None or torch.is_grad_enabled():
             return _differentiate(ctx, weight, d_gradient)  # a backward of the backward
         (d,) = ctx.saved_tensors
-        compute = _dispatch_both
-        if _is_transformed():
-            compute = _plain_backward
-        elif _is_plain(weight):
-            compute = _compute_both
+        compute = _compute_both
+        if not _is_plain(weight):
+            compute = _plain_backward if _is_transformed(weight) else _dispatch_both
         return (*_gradients(ctx, d, weight, compute), None)
 
 
-def _is_transformed() -> bool:
-    """Whether this is within vmap, grad, jvp or the like, to which an op is opaque."""
-    return torch._C._are_functorch_transforms_active()
+def _is_transformed(x: torch.Tensor) -> bool:
+    """Whether this is within vmap, grad, jvp or the like, to which an op is opaque.
+
+    Or x is several at once, as `torch.autograd.grad` with `is_grads_batched` has it.
+    """
+    active = torch._C._are_functorch_transforms_active()
+    return active or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def _is_plain(x: torch.Tensor) -> bool:
     """Whether memory holds the numbers of a tensor as they are, and nobody traces it."""
-    return type(x) in _PLAIN and not x.is_meta and not x.is_neg()
+    if type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack():
+        return False
+    return not torch._C._dispatch_keys(x).raw_repr() & ~_KEYS
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _keys() -> int:
+    """The dispatch keys of tensors in memory: of no negative, no zero without any, no batch."""
+    keys = torch._C._dispatch_keys(torch.empty(0))
+    for name in ("CUDA", "AutogradCUDA", "AutocastCUDA"):
+        keys = keys.add(getattr(torch._C.DispatchKey, name))
+    return keys.raw_repr()
+
+
+_KEYS = _keys()
 
 
 def fused_channel_sum_euclidean_loss(
@@ -235,7 +251,7 @@ def fused_channel_sum_euclidean_loss(
             "x1 and x2 must both be float32 or both float64, on one device; got "
             f"{x1.dtype} on {x1.device} and {x2.dtype} on {x2.device}"
         )
-    if _is_transformed():
+    if torch._C._are_functorch_transforms_active():
         return _plain_forward(x1, x2)[0]
     straight = not torch.compiler.is_compiling() and _is_plain(x1) and _is_plain(x2)
     run = _Straight.apply if straight else _forward

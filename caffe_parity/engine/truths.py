@@ -10,16 +10,19 @@ writes).
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import platform
 import struct
 import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -98,11 +101,88 @@ def _named(function: Callable[..., Any], sources: Sequence[Path]) -> str | None:
 
 @cache
 def _files(sources: Sequence[Path]) -> tuple[Path, ...]:
-    """The files, those in the folders, and those of the tool that compute truths, in order."""
-    found = {*_TOOL.glob("*.py"), *_TOOL.glob("engine/*.py")}
-    for each in sources:
-        found |= {*each.rglob("*.py")} if each.is_dir() else {each}
-    return tuple(sorted(each.resolve() for each in found))
+    """The files, those in the folders, what these import, and those of the tool, in order."""
+    files = [each for source in sources for each in _python_in(source)]
+    files = _with_imports(files)
+    tool = [*_TOOL.glob("*.py"), *_TOOL.glob("engine/*.py")]
+    return tuple(sorted({each.resolve() for each in (*files, *tool)}))
+
+
+def _python_in(source: Path) -> Sequence[Path]:
+    return [*source.rglob("*.py")] if source.is_dir() else [source]
+
+
+def _with_imports(files: Sequence[Path]) -> list[Path]:
+    """These, what they import, and so on: not the tool, what is installed or came with Python."""
+    left = [each.resolve() for each in files]
+    found = {*left}
+    while left:
+        file = left.pop()
+        new = {each.resolve() for each in _imports_of(file)} - found
+        found |= new
+        left += new
+    return [*found]
+
+
+def _imports_of(file: Path) -> Iterator[Path]:
+    """The files that its imports may mean, wherever in it they stand."""
+    try:
+        nodes = [*ast.walk(ast.parse(file.read_bytes()))]
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                yield from _files_of(each.name)
+        elif isinstance(node, ast.ImportFrom):
+            names = [
+                f"{node.module}.{each.name}" if node.module else each.name for each in node.names
+            ]
+            for name in names:
+                if not node.level:
+                    yield from _files_of(name)
+                elif len(file.parents) >= node.level:
+                    yield from _below(file.parents[node.level - 1], name.split("."))
+
+
+def _files_of(name: str) -> Iterator[Path]:
+    """The files of a module and of the packages that it is in."""
+    top, *rest = name.split(".")
+    for path in _places(top):
+        if path.is_dir():
+            yield from _below(path, rest)
+        elif path.suffix == ".py":
+            yield path
+
+
+@cache
+def _places(top: str) -> Sequence[Path]:
+    """The file of a module, or that and the folders of a package; none of what is left out."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # the latter of a module that has none, as __main__
+        return []
+    if spec is None:
+        return []
+    origin = [spec.origin] if spec.has_location and spec.origin else []
+    places = [*(spec.submodule_search_locations or ()), *origin]
+    paths = [Path(each).resolve() for each in places]
+    known = any(each.is_relative_to(_TOOL) or each.is_relative_to(_STDLIB) for each in paths)
+    installed = any(_INSTALLED & {*each.parts} for each in paths)
+    return [] if known or installed else paths
+
+
+def _below(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """The files of a module by its names in a folder; the last name may be no module."""
+    for count in range(len(names) + 1):
+        path = folder.joinpath(*names[:count])
+        for each in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if each.is_file() and (count or each.parent == folder):
+                yield each
+
+
+_STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 @cache
@@ -111,9 +191,10 @@ def _code(files: Sequence[Path]) -> str:
     made = hashlib.sha256()
     for each in files:
         try:
-            if each.stat().st_mtime > _BEGAN - FRESH:
+            known = each.stat()
+            if max(known.st_mtime, known.st_ctime) > _BEGAN - FRESH:  # a copy keeps the first
                 return ""
-            made.update(f"{each}\n{each.stat().st_size}\n".encode() + each.read_bytes())
+            made.update(f"{each}\n{known.st_size}\n".encode() + each.read_bytes())
         except OSError:
             return ""
     return made.hexdigest()

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 
 import numpy as np
 
@@ -98,9 +99,15 @@ class Modules:
         self.found = {}  # name -> its file, and the file's stamp
         self.count = len(sys.modules)
         self.path = []  # the folders that are searched for a net's layers
+        self.layers = None  # those folders, and the modules of the net's layers
+        self.habits = habits()
+        self.changed = None  # whose layers have changed them
 
     def remember(self):
-        """Takes down what has been imported since the last call."""
+        """Takes down what has been imported since the last call, and who set what for all."""
+        now = habits()
+        if now != self.habits:
+            self.habits, self.changed = now, self.layers
         if len(sys.modules) == self.count:
             return
         self.count = len(sys.modules)
@@ -109,13 +116,17 @@ class Modules:
             if file:
                 self.found[name] = file, stamp(file)
 
-    def search(self, path):
-        """Looks for modules in these folders from now on, and in none of a net before.
+    def search(self, path, names):
+        """Looks for the modules of these names in these folders, and in none of a net before.
 
         Raises:
-            Stale: one that is imported has changed, or another one is meant by its name.
+            Stale: one that is imported has changed, or another one is meant by its name, or
+                layers of another net have set what holds for all.
         """
         path = list(path)
+        self.layers = path, names
+        if self.changed not in (None, self.layers):
+            raise Stale("layers of %s have set what holds for all" % ", ".join(self.changed[1]))
         moved = path != self.path
         if moved:
             sys.path[:] = path + [each for each in sys.path if each not in self.path]
@@ -138,6 +149,12 @@ class Modules:
                 del self.found[each]
                 sys.modules.pop(each, None)
         self.count = None
+
+
+def habits():
+    """What Python code sets for all that runs after it, and nets of other layers do not inherit."""
+    variables = dict(os.environ._data)  # undecoded, which takes a hundredth of the time
+    return np.geterr(), sys.getrecursionlimit(), list(warnings.filters), variables
 
 
 def stamp(file):
@@ -278,7 +295,7 @@ class Worker:
         prepared = self.known[key]
         self.sources, self.losses, self.weights = prepared.where
         if path:
-            self.modules.search(path)
+            self.modules.search(path, prepared.modules)
         return prepared
 
     def described_net(self, prepared):
@@ -607,6 +624,8 @@ class Prepared(File):
         self.where = sources, losses, weights
         self.text = printed(self.proto)
         self.layers = {layer.name: layer for layer in self.proto.layer}
+        layers = [each for each in self.proto.layer if each.type == "Python"]
+        self.modules = sorted({x.python_param.module for x in layers if not is_keeper(x)})
         self.found = {}
         super().__init__(self.text)
 
