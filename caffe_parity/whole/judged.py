@@ -300,8 +300,10 @@ class Comparison:
 
     def _drawn(self) -> str:
         """That the port draws random numbers of its own, which no bound is for, or ""."""
-        for name, value in self._watched(1).items():
-            if not same_bits(value, self.whole_run[name]):
+        with one_thread(0):  # other threads, other bits
+            once, again = self._watched(0), self._watched(1)
+        for name, value in again.items():
+            if not same_bits(value, once[name]):
                 return (
                     f"the port draws random numbers: when it runs again its {name} is another, "
                     "and what is drawn cannot be told from rounding"
