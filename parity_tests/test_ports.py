@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from unittest.mock import patch
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from reference import channel_sum, euclidean, tail_sum
-from torch_impl import compiled
+from torch_impl import compiled, fused
 from torch_impl.compiled import compiled_euclidean_loss
 from torch_impl.function import summed_euclidean_loss
 from torch_impl.fused import fused_channel_sum_euclidean_loss
@@ -58,17 +59,24 @@ def test_backward_has_a_backward(port: str, sum: str, shape: tuple[int, ...]) ->
 
 Tensors = tuple[torch.Tensor, torch.Tensor]
 
-EVERY = [*((port, sum) for port in (*PORTS, "compiled") for sum in LOSSES), ("fused", "channel")]
+FUSED = ("fused", "fused-in-python")
+EVERY = [*product((*PORTS, "compiled"), LOSSES), *product(FUSED, ["channel"])]
 """Every port with every sum that it knows."""
 
 each_port = pytest.mark.parametrize(("port", "sum"), EVERY)
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+def fused_in_python(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    """The fused port where its eager calls cannot be built in C++."""
+    with patch.object(fused, "straight", lambda: None):
+        return fused_channel_sum_euclidean_loss(x1, x2)
+
+
 def loss_of(port: str, sum: str) -> Loss:
     """The port; of the compiled one what it compiles, since compiling takes seconds."""
-    if port == "fused":
-        return fused_channel_sum_euclidean_loss
+    if port in FUSED:
+        return fused_channel_sum_euclidean_loss if port == "fused" else fused_in_python
     return partial(compiled_euclidean_loss, sum=sum) if port == "compiled" else PORTS[port](sum)
 
 
@@ -107,7 +115,7 @@ def are_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
 def test_type_is_kept(port: str, sum: str, dtype: torch.dtype) -> None:
     """Loss and gradients are right and of the inputs' type; the kernels' port refuses half ones."""
     x1, x2 = integers(dtype=dtype)
-    if port == "fused" and dtype not in (torch.float64, torch.float32):
+    if port in FUSED and dtype not in (torch.float64, torch.float32):
         with pytest.raises(TypeError, match=str(dtype)):
             loss_of(port, sum)(x1, x2)
         return

@@ -87,6 +87,7 @@ def test_plain_pytorch_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise kernels.NoKernels("no nvcc")
 
     monkeypatch.setattr(fused, "kernels_of", refuse)
+    monkeypatch.setattr(fused, "straight", lambda: None)
     fused._fall_back.cache_clear()
     x1, x2 = (x.detach() for x in inputs((2, 3, 4), torch.float32))
     with pytest.warns(RuntimeWarning, match="plain PyTorch.*no nvcc"):
@@ -168,6 +169,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> CudaKernels:
     """The port with the emulated kernels in place of the CPU's own."""
     found = kernels_on_cpu()
     monkeypatch.setattr(fused, "kernels_of", lambda tensor: found)
+    monkeypatch.setattr(fused, "straight", lambda: None)
     return found
 
 

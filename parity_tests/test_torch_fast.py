@@ -62,6 +62,20 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
+@pytest.fixture(params=["through C++", "through Python"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way that an eager call takes."""
+    if request.param == "through Python":
+        monkeypatch.setattr(fused, "straight", lambda: None)
+    elif kernels.straight() is None:
+        not_run("PyTorch's headers are not taken")
+    way: str = request.param
+    return way
+
+
+each_way = pytest.mark.usefixtures("way")
+
+
 class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The suite's own ops that PyTorch dispatches."""
 
@@ -77,9 +91,12 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_a_plain_call_goes_straight_to_the_kernels(
-    count: list[str], monkeypatch: pytest.MonkeyPatch
+    count: list[str], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Neither direction is dispatched as an op; where its gradient is differentiated, it is."""
+    """Neither direction is dispatched as an op; nor is one of Python's steps taken in C++.
+
+    Where its gradient is differentiated, Python's is dispatched, and C++'s is plain PyTorch.
+    """
     called: list[str] = []
     for name in ("_forward", "_backward"):
         real = getattr(fused, name)
@@ -89,16 +106,19 @@ def test_a_plain_call_goes_straight_to_the_kernels(
             return real(*given)
 
         monkeypatch.setattr(fused, name, noted)
+    in_cpp = way == "through C++"
     x1, x2 = integers(4, 3, 2, 5)
     with torch.inference_mode():
         fused_channel_sum_euclidean_loss(torch.ones(2, 3), torch.nn.Parameter(torch.ones(2, 3)))
     loss = fused_channel_sum_euclidean_loss(x1, x2)
     torch.autograd.grad(loss, (x1, x2), retain_graph=True)
-    assert (called, count) == ([], ["forward", "forward", "backward"])
+    assert (called, count) == ([], [] if in_cpp else ["forward", "forward", "backward"])
+    assert loss.grad_fn is not None and ("CppNode" in loss.grad_fn.name()) == in_cpp
     torch.autograd.grad(loss, (x1, x2), create_graph=True)
-    assert called == ["_backward"]
+    assert called == ([] if in_cpp else ["_backward"])
 
 
+@each_way
 def test_whoever_watches_pytorch_sees_the_ops() -> None:
     """A dispatch mode, such as a counter of operations, and make_fx, whose graph computes it."""
     x1, x2 = integers(4, 3, 2, 5)
@@ -162,6 +182,7 @@ def test_vmap(in_dims: tuple[int | None, int | None], compiled: bool) -> None:
     assert are_equal(many, [torch.stack(each) for each in zip(*alone, strict=True)])
 
 
+@each_way
 def test_several_weights_at_once() -> None:
     """A vmap of the backward alone is that of each weight."""
     x1, x2 = integers(4, 3, 2, 5)
@@ -185,6 +206,7 @@ def test_several_weights_at_once() -> None:
                 assert are_equal(found, [torch.stack(each) for each in zip(*alone, strict=True)])
 
 
+@each_way
 @pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
 def test_autocast(compiled: bool) -> None:
     """What autocast made bfloat16 is computed in float32; the gradients arrive in its type."""
@@ -205,6 +227,7 @@ def test_autocast(compiled: bool) -> None:
         fused_channel_sum_euclidean_loss(*halves)
 
 
+@each_way
 def test_a_negative_view_is_read_as_what_it_is() -> None:
     """PyTorch may hold a tensor as the negative of what is in memory."""
     x1, x2 = (x.detach() for x in integers(4, 3, 2, 5))
@@ -212,6 +235,7 @@ def test_a_negative_view_is_read_as_what_it_is() -> None:
     assert torch.equal(found, channel_sum.loss(-x1, x2))
 
 
+@each_way
 def test_a_zero_without_memory_is_read_as_zero() -> None:
     """PyTorch may hold a tensor of zeros as its shape alone; its address is none."""
     x1, x2 = integers(4, 3, 2, 5)
@@ -252,6 +276,7 @@ def chained(expanded: bool, compiled: bool, dtype: torch.dtype) -> list[torch.Te
     return [*of_loss, *found, *torch.autograd.grad(again.square().sum(), (x1, x2, weight))]
 
 
+@each_way
 @pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
 @pytest.mark.parametrize("dtype", kernels.TYPES, ids=str)
 def test_an_expanded_gradient_is_the_written_one(dtype: torch.dtype, compiled: bool) -> None:
@@ -259,6 +284,7 @@ def test_an_expanded_gradient_is_the_written_one(dtype: torch.dtype, compiled: b
     assert are_equal(chained(True, compiled, dtype), chained(False, compiled, dtype))
 
 
+@each_way
 @pytest.mark.parametrize("shape", [(2, 3), (2, 2, 1, 3)], ids=str)
 def test_an_expanded_gradient_is_the_gradient(shape: tuple[int, ...]) -> None:
     """gradcheck and gradgradcheck accept it, also of one input alone; a leaf's is written out."""
@@ -276,6 +302,7 @@ def test_an_expanded_gradient_is_the_gradient(shape: tuple[int, ...]) -> None:
     assert x1.grad is not None and x1.grad.is_contiguous()
 
 
+@each_way
 @pytest.mark.parametrize("shape", [(7, 48, 50, 70), (2, 1, 1050, 1000), (3, 400000), (2, 3, 5)])
 def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
     """One thread, two, and more than there are samples make the same bits."""
@@ -298,6 +325,7 @@ def test_torch_fast_is_the_kernels_or_says_why(monkeypatch: pytest.MonkeyPatch) 
     assert fast.cannot_run() is None
     monkeypatch.setattr(kernels, "compiler", lambda: None)
     kernels._kernels.cache_clear()
+    kernels.straight.cache_clear()
     fused._fall_back.cache_clear()
     x1, x2 = integers(4, 3, 2, 5)
     try:
@@ -309,6 +337,7 @@ def test_torch_fast_is_the_kernels_or_says_why(monkeypatch: pytest.MonkeyPatch) 
         found = gradients(loss, x1, x2)
     finally:
         kernels._kernels.cache_clear()
+        kernels.straight.cache_clear()
         fused._fall_back.cache_clear()
     assert are_equal(found, gradients(channel_sum.loss(x1, x2), x1, x2))
 

@@ -4,9 +4,10 @@ Forward reads each input once and keeps d, N*S values; backward writes each grad
 input gives the same bits every time. The kernels are built on demand (kernels.py); where nothing
 can be built, plain PyTorch computes.
 
-Two ways lead to them. A call as a training loop makes it goes through an `autograd.Function`, which
-costs Python the least. What traces the call, torch.compile or torch.export, sees one op of
-`torch.library` instead, with its shapes and derivatives. torch.func sees plain PyTorch.
+Three ways lead to them. A call as a training loop makes it goes straight: on the CPU through C++
+(cpu/straight.cpp), else, and where that cannot be built, through an `autograd.Function`. What
+traces the call, torch.compile or torch.export, sees one op of `torch.library` instead, with its
+shapes and derivatives. torch.func sees plain PyTorch.
 """
 
 import warnings
@@ -17,7 +18,14 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
-from torch_impl.kernels import TYPES, NoKernels, empty_outputs, kernels_of, with_channels
+from torch_impl.kernels import (
+    TYPES,
+    NoKernels,
+    empty_outputs,
+    kernels_of,
+    straight,
+    with_channels,
+)
 
 OP = "caffe_parity::channel_sum_euclidean_loss"
 Both = list[torch.Tensor | None]
@@ -239,6 +247,12 @@ def fused_channel_sum_euclidean_loss(
         TypeError: the types or the devices differ, or the type is none of the two.
         RuntimeError: CUDA refuses.
     """
+    eager = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    if eager and type(x1) in _PLAIN and type(x2) in _PLAIN and x1.is_cpu:
+        in_cpp = straight()
+        found = in_cpp and in_cpp(x1, x2, expanded)
+        if found is not None:
+            return found
     shape1, shape2 = x1.shape, x2.shape
     same = shape1 == shape2 or (shape1[:1], shape1[2:]) == (shape2[:1], shape2[2:])
     fit = len(shape1) >= 2 and same
@@ -253,8 +267,7 @@ def fused_channel_sum_euclidean_loss(
         )
     if torch._C._are_functorch_transforms_active():
         return _plain_forward(x1, x2)[0]
-    straight = not torch.compiler.is_compiling() and _is_plain(x1) and _is_plain(x2)
-    run = _Straight.apply if straight else _forward
+    run = _Straight.apply if eager and _is_plain(x1) and _is_plain(x2) else _forward
     loss: torch.Tensor = run(x1, x2, expanded)[0]  # type: ignore[no-untyped-call]
     return loss
 

@@ -52,7 +52,9 @@ def variants() -> dict[str, dict[str, Port]]:
             "torch-function": Port(partial(summed_euclidean_loss, sum=summed), gradcheck=False),
             "torch-compiled": Port(compiled, gradcheck=False, obstacle=_no_compiler, together=True),
         }
-    found["channel_sum"]["torch-fast"] = Port(on_the_kernels, gradcheck=False, obstacle=_no_kernels)
+    found["channel_sum"]["torch-fast"] = Port(
+        on_the_kernels, gradcheck=False, obstacle=_no_kernels, together=True
+    )
     found["channel_sum"]["torch-cuda"] = Port(
         on_the_kernels, gradcheck=False, obstacle=kernels.no_nvcc, device="cuda"
     )
