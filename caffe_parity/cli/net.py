@@ -118,6 +118,13 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--channel-swap", type=_order, metavar="ORDER", help="of an image, 2,1,0 for BGR"
     )
     parser.add_argument("--input-scale", type=float, metavar="F", help="of an image, at the end")
+    parser.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of the net's state, in both phases: what its layers' rules name, such as deploy",
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -280,6 +287,7 @@ def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
         load=tuple(options.load),
         proto=options.proto,
         weights=options.weights,
+        stages=tuple(options.stage),
         seed=options.seed,
         transform=_transform(options),
     )

@@ -102,7 +102,7 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     if not port.holes:
         for phase in port.phases:  # of one phase nothing is kept, which for VGG is gigabytes
             records += _compared(port, phase)
-    report = Report("port", about, chosen, records)
+    report = Report("port", about, chosen, show.proved_in_either(records))
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
     certify(options, port, report, words)
     return report, words

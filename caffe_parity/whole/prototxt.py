@@ -205,6 +205,33 @@ def _odd(
             yield f"{place}: {each.value}"
 
 
+def stages_of(text: str) -> list[str]:
+    """The stages that the rules of a net's layers name."""
+    rules = [rule for layer in entries(text) for rule in layer.fields]
+    said = [each for rule in rules if rule.name in ("include", "exclude") for each in rule.fields]
+    names = [str(each.value).strip("\"'") for each in said if each.name in ("stage", "not_stage")]
+    return list(dict.fromkeys(names))
+
+
+def in_stages(text: str, names: Sequence[str]) -> str:
+    """A net whose state has these stages, too.
+
+    Raises:
+        BadRequest: no rule names one of them.
+    """
+    known = stages_of(text)
+    for name in names:
+        if name not in known:
+            rules = f"those of this net name {', '.join(known)}" if known else "this net has none"
+            raise BadRequest(f"--stage {name}: no layer's rule names that stage; {rules}")
+    net = entries(text)
+    state = next((each for each in net if each.name == "state" and each.fields), None)
+    if state is None:
+        net.append(state := Entry("state", []))
+    state.fields.extend(Entry("stage", f'"{name}"') for name in names)
+    return "\n".join(map(str, net))
+
+
 def without(text: str, names: set[str]) -> str:
     """A net without the layers of these names, and without the Silence of what they make."""
     kept, unmade = [], set[str]()
