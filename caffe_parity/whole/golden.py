@@ -18,6 +18,7 @@ from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.compare import Bools
 from caffe_parity.progress import PROGRESS
+from caffe_parity.whole.prototxt import with_batch_statistics
 
 SPLIT = "Split"
 """The type of the layers that Caffe inserts where several layers read one blob."""
@@ -178,20 +179,30 @@ def golden(
     build = built(net, case, phase, wanted)
     *_, made, graph, about = net.request([*build, {"op": "graph"}, {"op": "fields"}])
     lacking = net.must_have_weights(made)
+    feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
+    zeros: list[Op] = []
+    statistics: list[Op] = []
     if given and any(name.startswith("param[") for name in given):
         build += _set(made, given)
     elif drawn:
         zeros = _weights(net, build, made, graph, case.seed)
-        build += [*zeros, *_statistics(net, build, graph, phase, case.seed)]
-    feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
+        statistics = _statistics(net, build, graph, phase, case.seed)
     said = net.described(case, phase)
     losses = said["losses"]
     keepers = [each["bottoms"] for each in graph["layers"] if each["name"] == KEEPER]
     below = keepers[0] if set(said["outputs"]) <= set(said["no_backward"]) and keepers else []
     plan = _Reading(graph, made, [] if losses else below or said["outputs"], phase, given or {})
     PROGRESS.tell("running caffe, layer by layer")
-    replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
-    found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+
+    def run(ops: Sequence[Op]) -> Golden:
+        replies = net.request([*build, *ops, *feeding, *plan.ops])[-len(plan.ops) :]
+        return plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+
+    found = run([*zeros, *statistics])
+    if statistics and not net.weights and _saturates(found):
+        same = [*build, *zeros, *feeding]
+        sizes = _sizes(net, case, same, graph)
+        found = run([*zeros, *_statistics(net, build, graph, phase, case.seed, sizes)])
     found = replace(found, messages=about["messages"])
     if not net.weights:
         return found
@@ -267,12 +278,48 @@ def _weights(
     return ops
 
 
+FAINT = 2.0**-100
+"""A diff that is smaller everywhere is what a saturated layer behind it lets through."""
+
+
+def _saturates(found: Golden) -> bool:
+    """Whether a net's values grow so large that next to nothing, or no number, is sent back."""
+    largest = [np.abs(each).max(initial=0.0) for each in found.diffs.values()]
+    faint = any(0 < each < FAINT for each in largest)
+    return faint or not all(np.isfinite(each).all() for each in found.values.values())
+
+
+def _sizes(
+    net: CaffeNet, case: Case, build: Sequence[Op], graph: Mapping[str, Any]
+) -> Mapping[str, Array32]:
+    """By BatchNorm, the mean square of each channel where all normalise by their own batch."""
+    text = with_batch_statistics(net.prototxt(case))
+    ops = [{**op, "text": text} if op["op"] == "net" else op for op in build]
+    norms = [each["name"] for each in graph["layers"] if each["type"] == "BatchNorm"]
+    count = sum(each["name"] != KEEPER for each in graph["layers"])
+    forward: list[Op] = [{"op": "forward", "layer": number} for number in range(count)]
+    reads: list[Op] = [
+        {"op": "param", "layer": name, "index": index} for name in norms for index in (0, 1)
+    ]
+    values = [each["array"] for each in net.request([*ops, *forward, *reads])[-len(reads) :]]
+    return {
+        name: np.asarray(mean**2 + var, np.float32)
+        for name, mean, var in zip(norms, values[::2], values[1::2], strict=True)
+    }
+
+
 def _statistics(
-    net: CaffeNet, build: list[Op], graph: Mapping[str, Any], phase: str, seed: int
+    net: CaffeNet,
+    build: list[Op],
+    graph: Mapping[str, Any],
+    phase: str,
+    seed: int,
+    sizes: Mapping[str, Array32] | None = None,
 ) -> list[Op]:
     """Sets the statistics of each BatchNorm that has none yet: with 0 it multiplies by 316.
 
-    Means are normal, variances from 1/2 to 3/2. Both are sums over so many batches as a long
+    Means are normal, variances from 1/2 to 3/2; where `sizes` has the mean squares, half of their
+    root times that, and their double times that. Both are sums over so many batches as a long
     training comes to, 1 / (1 - moving_average_fraction): before that no `momentum` is Caffe's.
     Those of a file of weights stay, and in phase TRAIN, where they only go on, get that divisor.
     """
@@ -295,6 +342,9 @@ def _statistics(
             continue
         means = mean / divisor if net.weights else rng.standard_normal(mean.shape)
         variances = var / divisor if net.weights else rng.uniform(0.5, 1.5, mean.shape)
+        if sizes:
+            size = np.where(sizes[layer["name"]] > 0, sizes[layer["name"]], 1.0)
+            means, variances = means * np.sqrt(size) / 2, variances * size * 2
         fraction = fields["moving_average_fraction"]
         batches = np.full(1, 1 / (1 - fraction) if fraction < 1 else 1.0)
         ops += [

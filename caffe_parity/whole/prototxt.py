@@ -232,6 +232,22 @@ def in_stages(text: str, names: Sequence[str]) -> str:
     return "\n".join(map(str, net))
 
 
+def with_batch_statistics(text: str) -> str:
+    """A net whose every BatchNorm normalises by the statistics of its own batch."""
+    net = entries(text)
+    for layer in net:
+        if layer.said("type") == "BatchNorm":
+            rest = [each for each in layer.fields if each.name != "batch_norm_param"]
+            said = [each for each in layer.fields if each.name == "batch_norm_param"]
+            kept = [one for each in said for one in each.fields if one.name != USES_STATISTICS]
+            kept.append(Entry(USES_STATISTICS, "false"))
+            layer.value = [*rest, Entry("batch_norm_param", kept)]
+    return "\n".join(map(str, net))
+
+
+USES_STATISTICS = "use_global_stats"
+
+
 def without(text: str, names: set[str]) -> str:
     """A net without the layers of these names, and without the Silence of what they make."""
     kept, unmade = [], set[str]()
