@@ -299,6 +299,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
+    from caffe_parity.whole.overwritten import told_apart
 
     model = objects.module(options.port)
     request = request_of(options, options.port)
@@ -317,7 +318,7 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
             compared = comparison(
                 net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
-            found = compared.judgements()
+            found = told_apart(compared, compared.judgements(), net, case)
         names += [step.name for step in compared.net.steps] + compared.net.outputs
         say(show.lines(compared, found))
         if options.output:

@@ -111,12 +111,13 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
 def _compared(port: Ported, phase: str) -> list[Record]:
     """What is found in a phase; it is shown."""
     from caffe_parity.whole import show
+    from caffe_parity.whole.overwritten import told_apart
 
     start = time.perf_counter()
     with PROGRESS.shown():
         PROGRESS.place = f"phase {phase}"
         compared = port.compared(phase)
-        found = compared.judgements()
+        found = told_apart(compared, compared.judgements(), port.net, port.cases[phase])
     say(show.lines(compared, found))
     records = show.records(port.net.spec, compared, found, time.perf_counter() - start)
     return [*records, port.saved(compared)]

@@ -341,7 +341,8 @@ def _walk(terms: float, size: torch.Tensor) -> torch.Tensor:
     Below float32's smallest normal number each addition rounds to a multiple of the smallest
     subnormal one, however small the terms are.
     """
-    return (UNIT_ROUNDOFF * terms**0.5 * size).add_(terms * SMALLEST_SUBNORMAL / 2)
+    walk: torch.Tensor = UNIT_ROUNDOFF * terms**0.5 * size
+    return walk.add_(terms * SMALLEST_SUBNORMAL / 2)
 
 
 def _drift(func: Any, args: Any, kwargs: Any) -> torch.Tensor:

@@ -27,6 +27,9 @@ GIVEN = "_input"
 """What the worker appends to the name of an input whose gradient is asked for: a Bias of 0 makes
 the blob itself from it."""
 
+SHARING = (SPLIT, "Flatten", "Reshape")
+"""The types of layers whose tops are the memory of their bottom."""
+
 KEEPER = "KeepsDiffs"
 """The layer that the worker puts behind the outputs of Python layers, for a backward from there."""
 
@@ -82,6 +85,7 @@ class Golden:
         after: the parameters that a forward changes, as it leaves them: those of a BatchNorm.
         messages: the fields of every message of caffe.proto.
         stacked: the layers of branches that are told as one, since the port runs them as one batch.
+        memory: by value, the blob whose memory holds it, or held it.
     """
 
     steps: Sequence[Step]
@@ -102,6 +106,7 @@ class Golden:
     after: Mapping[str, Array32] = field(default_factory=dict)
     messages: Mapping[str, Any] = field(default_factory=dict)
     stacked: Sequence[tuple[str, ...]] = ()
+    memory: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:
@@ -454,12 +459,17 @@ class _Reading:
             makers |= dict.fromkeys(layer["tops"], number)
         current: dict[str, str] = {}  # blob -> the value that it holds
         steps, values, diffs, masks = [], {}, {}, {}
+        places: dict[str, str] = {}  # blob -> the one whose memory it is
+        memory: dict[str, str] = {}
         inputs = []
         owned: dict[str, list[str]] = {}
         for layer, index in self.params:
             owned.setdefault(layer, []).append(f"{layer}[{index}]")
         for number, layer in enumerate(self.layers):
             bottoms = tuple(current[name] for name in layer["bottoms"])
+            shared = layer["type"] in SHARING
+            for name in layer["tops"]:
+                places.setdefault(name, places[layer["bottoms"][0]] if shared else name)
             if layer["type"] == "Input" and all(each.endswith(GIVEN) for each in layer["tops"]):
                 current |= {name: name for name in layer["tops"]}
                 continue
@@ -475,6 +485,7 @@ class _Reading:
                 value = name if is_last else f"{name} ({'input' if is_input else layer['name']})"
                 current[name] = value
                 tops.append(value)
+                memory[value] = places[name]
                 values[value] = read("data", number, name)
                 if name in self.written or not is_input:
                     diffs[value] = read("diff", number, name)
@@ -519,6 +530,7 @@ class _Reading:
             after={
                 f"{layer}[{index}]": read("after", layer, index) for layer, index in self.counted
             },
+            memory=memory,
         )
 
 
