@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
 from studies.localise.ports import NETS as FOLDER
 from tests.net_text import input_layer
-from tests.public_nets import NETS, conv, data, ends, inner, layer, relu, unknown
+from tests.public_nets import NETS, conv, data, ends, inner, layer, norm, relu, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -209,6 +210,72 @@ def test_holes_behind_a_source_are_named(
         "--layer ProposalLayer=FILE.py:OBJECT --layer Interp=FILE.py:OBJECT"
     )
     assert out.splitlines()[-1].startswith("not proved: 3 without a counterpart: ")
+
+
+IN_PLACE = {
+    "TanH": ("", norm("fc")),
+    "ReLU": ("", norm("fc")),
+    "Sigmoid": ("", layer("drop", "Dropout", "fc", "fc")),
+    "Power": ("power_param { power: 2 shift: 1 }", ""),
+    "BNLL": ("", ""),
+}
+"""By type in place, its message and what stands behind it, which overwrites what it reads."""
+
+
+@pytest.mark.parametrize("kind", IN_PLACE)
+def test_what_caffe_reads_overwritten_is_no_mistake(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """The layer is unproven, by name; one that is wrong as well is wrong."""
+    said, behind = IN_PLACE[kind]
+    text = input_layer("data", 2, 3, 5, 5) + inner("data", "fc", 6)
+    text += layer("odd", kind, "fc", "fc", said) + behind + inner("fc", "out", 4)
+    (folder / "net.prototxt").write_text(text)
+    assert port("net.prototxt") == 2
+    out = capsys.readouterr().out
+    first = "fc_bn, fc_scale overwrite" if "fc_bn" in behind else "drop overwrites"
+    assert f"unproven: odd: {first if behind else 'odd overwrites'} in place what odd still" in out
+    assert out.splitlines()[-1].startswith("not proved: unproven: odd, ")
+    assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 2
+    file = folder / "my_net.py"
+    file.write_text(re.sub(r"self\.odd = .*", "self.odd = nn.Softplus(beta=3)", file.read_text()))
+    assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 1
+    assert last(capsys).startswith("disagrees: odd, ")
+
+
+def test_memory_that_blobs_share_is_overwritten(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a layer in place writes behind a Reshape or a Split is what others read in forward."""
+    text = input_layer("data", 2, 3, 5, 5) + conv("data", "conv", 4, "kernel_size: 3")
+    text += layer("flat", "Reshape", "conv", "flat", "reshape_param { shape { dim: 0 dim: -1 } }")
+    text += relu("flat") + conv("conv", "after", 2, "kernel_size: 1") + inner("flat", "fc", 3)
+    text += layer("two", "Split", "fc", "one other") + relu("one")
+    text += layer("sum", "Eltwise", "one other", "sum")
+    (folder / "net.prototxt").write_text(text)
+    assert port("net.prototxt") == 2
+    assert last(capsys).startswith("not proved: unproven: after, sum, ")
+
+
+def test_stages_are_chosen(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whose layers a net has; one that no rule names is a slip."""
+    text = data(9).replace("include { phase: TRAIN }", 'include { stage: "train" }')
+    text = text.replace("include { phase: TEST }", 'include { stage: "val" }')
+    deploy = input_layer("data", 1, 3, 9, 9)
+    text += deploy.replace("layer {", 'layer { include { stage: "deploy" }', 1)
+    text += inner("data", "fc", 4) + ends("fc").replace("phase: TEST", 'stage: "val"')
+    text = text.replace('"loss"', '"loss" exclude { stage: "deploy" }', 1)
+    (folder / "net.prototxt").write_text(text)
+    assert port("net.prototxt") == 2
+    assert "--stage says one of the stages that rules name: train, val, deploy" in (
+        capsys.readouterr().err
+    )
+    assert port("net.prototxt", "--stage", "tset") == 2
+    assert "--stage tset: no layer's rule names that stage" in capsys.readouterr().err
+    for stage, words in (("val", "data=2,3,9,9 label=2"), ("deploy", "data=1,3,9,9")):
+        assert port("net.prototxt", "--stage", stage) == 0
+        assert f"compared in phase TEST on {words}" in capsys.readouterr().out
+        assert verify() == 0
 
 
 def test_labels_have_as_many_samples_as_data(

@@ -300,10 +300,13 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
     from caffe_parity.whole.overwritten import told_apart
+    from caffe_parity.whole.ported import with_assumed
 
     model = objects.module(options.port)
     request = request_of(options, options.port)
     net = net_of(request, scratch)
+    request, told = with_assumed(request, net)
+    say([f"  {each}" for each in told])
     case, given = case_of(request, net)
     kinds = _kinds(net, case, options.phase or PHASES[-1])
     request = replace(request, data=(*((k, each) for k, each in kinds.items()), *request.data))

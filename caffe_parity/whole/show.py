@@ -193,7 +193,7 @@ def proved_in_either(records: Sequence[Record]) -> list[Record]:
     for each in records:
         dull = [name for name, own in each.tensors.items() if not own.proves]
         known = all((each.layer, each.case, name) in proved for name in dull)
-        if each.weak and dull and known:
+        if each.weak and dull and known and not each.findings:
             words = f"of {', '.join(dull)} only the other phase proves that it is not always 0"
             notes = [*each.notes, Finding("other-phase", words, dull[0])]
             rest = {name: own for name, own in each.tensors.items() if name not in dull}
