@@ -236,7 +236,7 @@ def names() -> str:
     text += layer("sum", "Eltwise", "x-2 x-1", "sum", "eltwise_param { coeff: 2 coeff: -1 }")
     text += inner("sum", "fc", 4)
     text += layer("", "ReLU", "fc", "fc") + inner("fc", "out", 4) + layer("", "TanH", "out", "h")
-    text += inner("h", "out2", 4).replace("out2", "out", 1)
+    text += inner("h", "out2", 4).replace("out2", "__out", 1)
     text += layer("loss", "SoftmaxWithLoss", "out2 label", "loss")
     text += layer("loss", "EuclideanLoss", "h fc", "l2", "loss_weight: 0.5")
     return text.replace('name: "" ', "")
@@ -297,12 +297,12 @@ def saturated() -> str:
     """Residuals whose statistics are not of their batch: drawn ones let values grow with depth."""
     msra = 'weight_filler { type: "msra" } bias_term: false'
     text = input_layer("data", 2, 3, 6, 6) + conv("data", "x0", 4, "kernel_size: 3")
-    for number in range(18):
+    for number in range(11):
         name, x = f"conv{number}", f"x{number}"
         said = f"convolution_param {{ num_output: 4 kernel_size: 1 {msra} }}"
         text += layer(name, "Convolution", x, name, said) + norm(name, "use_global_stats: true")
         text += layer(f"x{number + 1}", "Eltwise", f"{x} {name}", f"x{number + 1}")
-    return text + inner("x18", "fc", 5) + layer("prob", "Softmax", "fc", "prob")
+    return text + inner("x11", "fc", 5) + layer("prob", "Softmax", "fc", "prob")
 
 
 def triplet() -> str:

@@ -301,6 +301,21 @@ def test_what_the_catalogue_refuses_is_a_hole(
     assert "hole: layer 'odd0' (Pooling): the last window begins at " in capsys.readouterr().out
 
 
+def test_a_dropout_of_a_phase_of_its_own_is_a_hole(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Caffe drops in phase TEST as well; and a filler of a fork's is one, too."""
+    text = input_layer("data", 2, 6) + inner("data", "fc", 4)
+    text += layer("drop", "Dropout", "fc", "fc", "phase: TRAIN")
+    text += inner("fc", "out", 4).replace("xavier", "orthogonal")
+    (folder / "odd.prototxt").write_text(text)
+    assert port("odd.prototxt") == 2
+    out = capsys.readouterr().out
+    assert "hole: layer 'drop' (Dropout): it says of itself that it is of phase TRAIN" in out
+    assert 'no inner_product_param.weight_filler.type: "orthogonal"' in out
+    assert out.splitlines()[-1].startswith("not proved: 2 without a counterpart: ")
+
+
 def test_what_is_shared_in_another_shape_is_a_hole(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

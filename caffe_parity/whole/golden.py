@@ -290,7 +290,8 @@ FAINT = 2.0**-100
 def _saturates(found: Golden) -> bool:
     """Whether a net's values grow so large that next to nothing, or no number, is sent back."""
     largest = [np.abs(each).max(initial=0.0) for each in found.diffs.values()]
-    faint = any(0 < each < FAINT for each in largest)
+    nothing = not any(found.param_diffs[name].any() for name in found.learned)
+    faint = any(0 < each < FAINT for each in largest) or (bool(found.learned) and nothing)
     return faint or not all(np.isfinite(each).all() for each in found.values.values())
 
 

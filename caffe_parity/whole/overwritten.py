@@ -41,7 +41,7 @@ def told_apart(
 def _told_apart(compared: Comparison, each: Judgement, net: CaffeNet, case: Case) -> Judgement:
     codes = {finding.code for finding in each.findings}
     writers = _writers(compared.net, each.part)
-    if not codes or not codes.issubset(COMPUTED) or not writers:
+    if not codes or not codes.issubset(COMPUTED) or not writers or compared.net.stacked:
         return each
     try:
         alone = _alone(compared.net, each.part, net, case)
@@ -88,7 +88,8 @@ def _writers(net: Golden, part: Part) -> list[str]:
         for step in net.steps
         if step.type not in SHARING
         and any(
-            net.memory[top] == net.memory[each] and step.index > made.get(each, -1)
+            net.memory.get(top, top) == net.memory.get(each, each)
+            and step.index > made.get(each, -1)
             for top in step.tops
             for each in read
         )

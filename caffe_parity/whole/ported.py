@@ -352,7 +352,7 @@ def with_assumed(request: Request, net: CaffeNet) -> tuple[Request, list[str]]:
     return replace(request, bottoms=tuple(bottoms.items())), told
 
 
-DATASETS = {"mnist": (1, 28, 28), "cifar": (3, 32, 32)}
+DATASETS = {"mnist_siamese": (2, 28, 28), "mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 """By what a source is called, the shape of a sample of Caffe's own examples."""
 
 

@@ -184,6 +184,10 @@ COMMON = (
 """The fields that a layer of any type has."""
 
 
+FILLERS = ("bilinear", "constant", "gaussian", "msra", "positive_unitball", "uniform", "xavier")
+"""The types of fillers that Caffe has; of others it aborts."""
+
+
 def _odd(
     said: list[Entry], about: Fields, messages: Mapping[str, Fields], path: str
 ) -> Iterator[str]:
@@ -198,6 +202,9 @@ def _odd(
             yield place
         elif isinstance(each.value, list):
             yield from _odd(each.value, messages.get(known["type"], {}), messages, f"{place}.")
+        elif place.endswith("filler.type") and str(each.value).strip("\"'") not in FILLERS:
+            said.remove(each)
+            yield f"{place}: {each.value}"
         elif known["values"] and each.value not in known["values"] and place != "type":
             if each.value.lstrip("-").isdigit():
                 continue
