@@ -157,7 +157,7 @@ class _Writer:
         if layer.type in NO_MODULE:
             return ()
         if layer.type == "Dropout" and layer.said.phase != phase:
-            why = f"it says of itself that it is of phase {layer.said.phase}, in phase {phase} as well"
+            why = f"it says of itself that it is of phase {layer.said.phase}, also in phase {phase}"
         why = why or self.reshaped(layer)
         if why or not calls:
             return self.other(layer, bottoms, tops, why, phase)
