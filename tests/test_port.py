@@ -19,9 +19,10 @@ from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
+from caffe_parity.whole.judged import Comparison
 from studies.localise.ports import NETS as FOLDER
 from tests.net_text import input_layer
-from tests.public_nets import NETS, conv, data, ends, inner, layer, norm, relu, unknown
+from tests.public_nets import NETS, conv, data, ends, inner, layer, norm, pool, relu, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -86,6 +87,25 @@ def test_a_net_that_was_ported_agrees(caffe: Caffe, folder: Path) -> None:
     """Labels are filled as their layers need it: of others Caffe aborts, and so may the port."""
     assert port(written(folder, "corners")) == 0
     assert main(["net", "corners.prototxt", "--port", "my_net.py:load"]) == 0
+
+
+def test_each_part_of_a_port_is_repeated_alone(
+    caffe: Caffe, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind a BatchNorm in TRAIN, and where an average divides by a constant."""
+    whole: list[str] = []
+    judge = Comparison._judged
+
+    def told(self: Any, unit: Any, ported: Any = None) -> Any:
+        whole.extend(part.name for part in unit.parts if unit.recipes is None)
+        return judge(self, unit, ported)
+
+    monkeypatch.setattr(Comparison, "_judged", told)
+    text = input_layer("data", 2, 3, 8, 8) + conv("data", "conv", 4, "kernel_size: 3")
+    text += norm("conv") + relu("conv") + pool("conv", "pool", "pool: AVE kernel_size: 3 stride: 2")
+    (folder / "net.prototxt").write_text(text + inner("pool", "fc", 3))
+    assert port("net.prototxt") == 0
+    assert not whole
 
 
 FILLED = ("--layer", "Python=fills.py:Euclidean")
