@@ -263,6 +263,20 @@ def test_what_caffe_reads_overwritten_is_no_mistake(
     assert last(capsys).startswith("disagrees: odd, ")
 
 
+def test_a_dropout_that_leaves_nothing_is_held_to_its_ratio(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With nothing left no factor shows."""
+    text = input_layer("data", 1, 3) + inner("data", "fc", 2)
+    text += layer("drop", "Dropout", "fc", "fc", "dropout_param { dropout_ratio: 0.99 }")
+    (folder / "net.prototxt").write_text(text + inner("fc", "out", 2))
+    assert port("net.prototxt") == 0
+    file = folder / "my_net.py"
+    file.write_text(file.read_text().replace("nn.Dropout(0.99)", "nn.Dropout(0.9)"))
+    assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 1
+    assert last(capsys).startswith("disagrees: drop, ")
+
+
 def test_memory_that_blobs_share_is_overwritten(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

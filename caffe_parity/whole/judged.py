@@ -527,7 +527,7 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._reasons.finding(part, name, value, expected, side))
             findings += self._frozen(part, [each.tensor for each in findings])
-            findings += [*self._wired(part), *self._also(part)]
+            findings += [*self._wired(part), *self._also(part), *self._emptied(part)]
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
@@ -549,6 +549,14 @@ class Comparison:
                 and (words := self._reasons.learned(name, False))
             ):
                 yield Finding("parameter", words, GRADIENT + name, "frozen")
+
+    def _emptied(self, part: Part) -> Iterator[Finding]:
+        """Another ratio of a Dropout whose mask left nothing, so that it does not show."""
+        for step in part.steps:
+            if step.tops[:1] and step.tops[0] in self.net.masks:
+                nothing = not self.net.values[step.tops[0]].any()
+                for words in self._reasons.settings(part).get(step.name, ()) if nothing else ():
+                    yield Finding("dropout", words, step.tops[0], "setting")
 
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""
