@@ -342,7 +342,8 @@ def with_assumed(request: Request, net: CaffeNet) -> tuple[Request, list[str]]:
     """
     case = stand_in(request)
     unshaped = {} if request.inputs else net.described(case)["unshaped"]
-    about = {each.said("name"): str(each) for each in entries(net.prototxt(case))}
+    text = net.prototxt(case) if unshaped else ""
+    about = {each.said("name"): str(each) for each in entries(text)}
     bottoms, told = dict(request.bottoms), []
     for name, (layer, _, batch) in unshaped.items():
         sample, why = _assumed(about.get(layer, ""), net)
