@@ -312,6 +312,29 @@ def test_stages_are_chosen(caffe: Caffe, folder: Path, capsys: pytest.CaptureFix
         assert verify() == 0
 
 
+def test_each_phase_has_inputs_of_its_own(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other batches, where a Reshape tells their number; a phase without data is left out."""
+    text = ""
+    for phase, batch in (("TRAIN", 6), ("TEST", 4)):
+        only = f"include {{ phase: {phase} }}"
+        said = f"memory_data_param {{ batch_size: {batch} channels: 3 height: 2 width: 2 }}"
+        text += layer("data", "MemoryData", "", "data label", f"{only} {said}")
+        said = f"reshape_param {{ shape {{ dim: {batch} dim: 12 }} }}"
+        text += layer("flat", "Reshape", "data", "flat", f"{only} {said}")
+    text += inner("flat", "fc", 4) + layer("loss", "SoftmaxWithLoss", "fc label", "loss")
+    net = folder / "net.prototxt"
+    for each, phases in ((text, 2), (text.replace("phase: TEST", 'stage: "other"'), 1)):
+        net.write_text(each)
+        assert port("net.prototxt") == 0
+        capsys.readouterr()
+        assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 0
+        out = capsys.readouterr().out
+        assert out.count("layers\n") == phases
+        assert ("not in phase TEST, in which Caffe cannot build it" in out) == (phases == 1)
+
+
 def test_labels_have_as_many_samples_as_data(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

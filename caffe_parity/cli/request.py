@@ -356,7 +356,11 @@ def stand_in(request: Request) -> Any:
 
 
 def inputs_of(
-    request: Request, net: CaffeNet, reference: Callable[..., Any], one: bool = False
+    request: Request,
+    net: CaffeNet,
+    reference: Callable[..., Any],
+    one: bool = False,
+    phase: str = "TRAIN",
 ) -> tuple[dict[str, Shape], dict[str, Any]]:
     """The shapes of the net's inputs, and the arrays of --inputs, if it is given.
 
@@ -365,6 +369,7 @@ def inputs_of(
         net: its net.
         reference: what is true, which may say the bottoms of a Python layer.
         one: whether the file may be an image or an .npy, for one of the inputs.
+        phase: of the net.
 
     Raises:
         BadRequest: the net has no such inputs, their shape is not known, or the file lacks one.
@@ -373,7 +378,7 @@ def inputs_of(
     from caffe_parity.engine.functions import must_take, takes
     from caffe_parity.engine.images import KINDS
 
-    found = net.described(stand_in(request))
+    found = net.described(stand_in(request), phase)
     shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in found["inputs"].items()}
     bottoms = dict(request.bottoms)
     odd = [name for name in bottoms if name not in shapes]
