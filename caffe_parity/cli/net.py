@@ -355,13 +355,11 @@ def _own_case(request: Request, net: CaffeNet, phase: str) -> tuple[Case, dict[s
         BadRequest, VariantFailure: Caffe cannot build it.
     """
     names = net.described(stand_in(request), phase)["inputs"]
-    data, bottoms = (
-        tuple((name, each) for name, each in some if name in names)
-        for some in (request.data, request.bottoms)
-    )
-    own = replace(request, data=data, bottoms=bottoms)
+    data = {name: each for name, each in request.data if name in names}
+    bottoms = tuple((name, each) for name, each in request.bottoms if name in names)
+    own = replace(request, data=tuple(data.items()), bottoms=bottoms)
     case, _ = case_of(own, net, phase)
-    kinds = {**_kinds(net, case, phase), **dict(data)}
+    kinds = {**_kinds(net, case, phase), **data}
     return case_of(replace(own, data=tuple(kinds.items())), net, phase)
 
 
