@@ -362,7 +362,7 @@ def test_a_dropout_of_a_phase_of_its_own_is_a_hole(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Caffe drops in phase TEST as well; and a filler of a fork's is one, too."""
-    text = input_layer("data", 2, 6) + inner("data", "fc", 4)
+    text = input_layer("data", 2, 6) + inner("data", "fc", 4).replace('"xavier"', "'xav' \"ier\"")
     text += layer("drop", "Dropout", "fc", "fc", "phase: TRAIN")
     text += inner("fc", "out", 4).replace("xavier", "orthogonal")
     (folder / "odd.prototxt").write_text(text)

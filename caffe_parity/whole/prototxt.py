@@ -202,7 +202,9 @@ def _odd(
             yield place
         elif isinstance(each.value, list):
             yield from _odd(each.value, messages.get(known["type"], {}), messages, f"{place}.")
-        elif place.endswith("filler.type") and str(each.value).strip("\"'") not in FILLERS:
+        elif (
+            place.endswith("filler.type") and re.sub(r"[\s\"']", "", str(each.value)) not in FILLERS
+        ):
             said.remove(each)
             yield f"{place}: {each.value}"
         elif known["values"] and each.value not in known["values"] and place != "type":
