@@ -236,7 +236,7 @@ def names() -> str:
     text += layer("sum", "Eltwise", "x-2 x-1", "sum", "eltwise_param { coeff: 2 coeff: -1 }")
     text += inner("sum", "fc", 4)
     text += layer("", "ReLU", "fc", "fc") + inner("fc", "out", 4) + layer("", "TanH", "out", "h")
-    text += inner("h", "out2", 4).replace("out2", "out", 1)
+    text += inner("h", "out2", 4).replace("out2", "__out", 1)
     text += layer("loss", "SoftmaxWithLoss", "out2 label", "loss")
     text += layer("loss", "EuclideanLoss", "h fc", "l2", "loss_weight: 0.5")
     return text.replace('name: "" ', "")
@@ -275,11 +275,61 @@ def preactivated() -> str:
     return text + inner("two", "fc", 3)
 
 
+def averaged() -> str:
+    """An average over large maps: the gradients behind it are alike, and their sums drift.
+
+    Places of a maximum that stands several times; a squeeze and excitation of one sample.
+    """
+    text = input_layer("data", 1, 3, 32, 64) + conv("data", "conv", 4, "kernel_size: 3 pad: 1")
+    text += relu("conv") + layer("spp", "SPP", "conv", "spp", "spp_param { pyramid_height: 3 }")
+    text += layer("place", "ArgMax", "spp", "place") + conv("conv", "up", 4, "kernel_size: 1")
+    text += norm("up") + pool("up", "squeeze", "pool: AVE global_pooling: true")
+    text += conv("squeeze", "excite", 4, "kernel_size: 1") + layer(
+        "prob", "Sigmoid", "excite", "prob"
+    )
+    text += layer("weights", "Flatten", "prob", "weights")
+    text += layer("scaled", "Scale", "up weights", "scaled", "scale_param { axis: 0 }")
+    text += layer("sum", "Eltwise", "scaled conv", "sum")
+    return text + pool("sum", "pool", "pool: AVE global_pooling: true") + inner("pool", "fc", 3)
+
+
+def saturated() -> str:
+    """Residuals whose statistics are not of their batch: drawn ones let values grow with depth."""
+    msra = 'weight_filler { type: "msra" } bias_term: false'
+    text = input_layer("data", 2, 3, 6, 6) + conv("data", "x0", 4, "kernel_size: 3")
+    for number in range(11):
+        name, x = f"conv{number}", f"x{number}"
+        said = f"convolution_param {{ num_output: 4 kernel_size: 1 {msra} }}"
+        text += layer(name, "Convolution", x, name, said) + norm(name, "use_global_stats: true")
+        text += layer(f"x{number + 1}", "Eltwise", f"{x} {name}", f"x{number + 1}")
+    return text + inner("x11", "fc", 5) + layer("prob", "Softmax", "fc", "prob")
+
+
+def triplet() -> str:
+    """Branches that share their parameters, and a margin: the biases cancel."""
+    text = "".join(input_layer(name, 4, 3, 5, 5) for name in ("anchor", "near", "far"))
+    for name in ("anchor", "near", "far"):
+        names = 'param { name: "w" } param { name: "b" }'
+        text += inner(name, f"{name}_f", 4, "", names)
+    for name in ("near", "far"):
+        both = f"anchor_f {name}_f"
+        said = "eltwise_param { operation: SUM coeff: 1 coeff: -1 }"
+        text += layer(f"{name}_d", "Eltwise", both, f"{name}_d", said)
+        said = "reduction_param { operation: SUMSQ axis: 1 }"
+        text += layer(f"{name}_s", "Reduction", f"{name}_d", f"{name}_s", said)
+    said = "eltwise_param { operation: SUM coeff: 1 coeff: -1 }"
+    text += layer("gap", "Eltwise", "near_s far_s", "gap", said)
+    text += layer("margin", "Power", "gap", "margin", "power_param { shift: 4 }") + relu("margin")
+    said = "loss_weight: 1 reduction_param { operation: MEAN }"
+    return text + layer("loss", "Reduction", "margin", "loss", said)
+
+
 NETS: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         *(caffenet, googlenet, vgg, squeezenet, mobilenet, densenet, lstm, python),
         *(only_accuracy, corners, names, silenced, samples, mnist, preactivated),
+        *(averaged, saturated, triplet),
     )
 }
 """By name, what makes the text; those of studies/localise/nets stand beside them."""

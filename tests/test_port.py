@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
+from caffe_parity.whole.judged import Comparison
 from studies.localise.ports import NETS as FOLDER
 from tests.net_text import input_layer
-from tests.public_nets import NETS, conv, data, ends, inner, layer, relu, unknown
+from tests.public_nets import NETS, conv, data, ends, inner, layer, norm, pool, relu, unknown
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -85,6 +87,25 @@ def test_a_net_that_was_ported_agrees(caffe: Caffe, folder: Path) -> None:
     """Labels are filled as their layers need it: of others Caffe aborts, and so may the port."""
     assert port(written(folder, "corners")) == 0
     assert main(["net", "corners.prototxt", "--port", "my_net.py:load"]) == 0
+
+
+def test_each_part_of_a_port_is_repeated_alone(
+    caffe: Caffe, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind a BatchNorm in TRAIN, and where an average divides by a constant."""
+    whole: list[str] = []
+    judge = Comparison._judged
+
+    def told(self: Any, unit: Any, ported: Any = None) -> Any:
+        whole.extend(part.name for part in unit.parts if unit.recipes is None)
+        return judge(self, unit, ported)
+
+    monkeypatch.setattr(Comparison, "_judged", told)
+    text = input_layer("data", 2, 3, 8, 8) + conv("data", "conv", 4, "kernel_size: 3")
+    text += norm("conv") + relu("conv") + pool("conv", "pool", "pool: AVE kernel_size: 3 stride: 2")
+    (folder / "net.prototxt").write_text(text + inner("pool", "fc", 3))
+    assert port("net.prototxt") == 0
+    assert not whole
 
 
 FILLED = ("--layer", "Python=fills.py:Euclidean")
@@ -211,6 +232,109 @@ def test_holes_behind_a_source_are_named(
     assert out.splitlines()[-1].startswith("not proved: 3 without a counterpart: ")
 
 
+IN_PLACE = {
+    "TanH": ("", norm("fc")),
+    "ReLU": ("", norm("fc")),
+    "Sigmoid": ("", layer("drop", "Dropout", "fc", "fc")),
+    "Power": ("power_param { power: 2 shift: 1 }", ""),
+    "BNLL": ("", ""),
+}
+"""By type in place, its message and what stands behind it, which overwrites what it reads."""
+
+
+@pytest.mark.parametrize("kind", IN_PLACE)
+def test_what_caffe_reads_overwritten_is_no_mistake(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """The layer is unproven, by name; one that is wrong as well is wrong."""
+    said, behind = IN_PLACE[kind]
+    text = input_layer("data", 2, 3, 5, 5) + inner("data", "fc", 6)
+    text += layer("odd", kind, "fc", "fc", said) + behind + inner("fc", "out", 4)
+    (folder / "net.prototxt").write_text(text)
+    assert port("net.prototxt") == 2
+    out = capsys.readouterr().out
+    first = "fc_bn, fc_scale overwrite" if "fc_bn" in behind else "drop overwrites"
+    assert f"unproven: odd: {first if behind else 'odd overwrites'} in place what odd still" in out
+    assert out.splitlines()[-1].startswith("not proved: unproven: odd, ")
+    assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 2
+    file = folder / "my_net.py"
+    file.write_text(re.sub(r"self\.odd = .*", "self.odd = nn.Softplus(beta=3)", file.read_text()))
+    assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 1
+    assert last(capsys).startswith("disagrees: odd, ")
+
+
+def test_a_dropout_that_leaves_nothing_is_held_to_its_ratio(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With nothing left no factor shows."""
+    text = input_layer("data", 1, 3) + inner("data", "fc", 2)
+    text += layer("drop", "Dropout", "fc", "fc", "dropout_param { dropout_ratio: 0.99 }")
+    (folder / "net.prototxt").write_text(text + inner("fc", "out", 2))
+    assert port("net.prototxt") == 0
+    file = folder / "my_net.py"
+    file.write_text(file.read_text().replace("nn.Dropout(0.99)", "nn.Dropout(0.9)"))
+    assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 1
+    assert last(capsys).startswith("disagrees: drop, ")
+
+
+def test_memory_that_blobs_share_is_overwritten(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a layer in place writes behind a Reshape or a Split is what others read in forward."""
+    text = input_layer("data", 2, 3, 5, 5) + conv("data", "conv", 4, "kernel_size: 3")
+    text += layer("flat", "Reshape", "conv", "flat", "reshape_param { shape { dim: 0 dim: -1 } }")
+    text += relu("flat") + conv("conv", "after", 2, "kernel_size: 1") + inner("flat", "fc", 3)
+    text += layer("two", "Split", "fc", "one other") + relu("one")
+    text += layer("sum", "Eltwise", "one other", "sum")
+    (folder / "net.prototxt").write_text(text)
+    assert port("net.prototxt") == 2
+    assert last(capsys).startswith("not proved: unproven: after, sum, ")
+
+
+def test_stages_are_chosen(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whose layers a net has; one that no rule names is a slip."""
+    text = data(9).replace("include { phase: TRAIN }", 'include { stage: "train" }')
+    text = text.replace("include { phase: TEST }", 'include { stage: "val" }')
+    deploy = input_layer("data", 1, 3, 9, 9)
+    text += deploy.replace("layer {", 'layer { include { stage: "deploy" }', 1)
+    text += inner("data", "fc", 4) + ends("fc").replace("phase: TEST", 'stage: "val"')
+    text = text.replace('"loss"', '"loss" exclude { stage: "deploy" }', 1)
+    (folder / "net.prototxt").write_text(text)
+    assert port("net.prototxt") == 2
+    assert "--stage says one of the stages that rules name: train, val, deploy" in (
+        capsys.readouterr().err
+    )
+    assert port("net.prototxt", "--stage", "tset") == 2
+    assert "--stage tset: no layer's rule names that stage" in capsys.readouterr().err
+    for stage, words in (("val", "data=2,3,9,9 label=2"), ("deploy", "data=1,3,9,9")):
+        assert port("net.prototxt", "--stage", stage) == 0
+        assert f"compared in phase TEST on {words}" in capsys.readouterr().out
+        assert verify() == 0
+
+
+def test_each_phase_has_inputs_of_its_own(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other batches, where a Reshape tells their number; a phase without data is left out."""
+    text = ""
+    for phase, batch in (("TRAIN", 6), ("TEST", 4)):
+        only = f"include {{ phase: {phase} }}"
+        said = f"memory_data_param {{ batch_size: {batch} channels: 3 height: 2 width: 2 }}"
+        text += layer("data", "MemoryData", "", "data label", f"{only} {said}")
+        said = f"reshape_param {{ shape {{ dim: {batch} dim: 12 }} }}"
+        text += layer("flat", "Reshape", "data", "flat", f"{only} {said}")
+    text += inner("flat", "fc", 4) + layer("loss", "SoftmaxWithLoss", "fc label", "loss")
+    net = folder / "net.prototxt"
+    for each, phases in ((text, 2), (text.replace("phase: TEST", 'stage: "other"'), 1)):
+        net.write_text(each)
+        assert port("net.prototxt") == 0
+        capsys.readouterr()
+        assert main(["net", "net.prototxt", "--port", "my_net.py:load"]) == 0
+        out = capsys.readouterr().out
+        assert out.count("layers\n") == phases
+        assert ("not in phase TEST, in which Caffe cannot build it" in out) == (phases == 1)
+
+
 def test_labels_have_as_many_samples_as_data(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +356,21 @@ def test_what_the_catalogue_refuses_is_a_hole(
     )
     assert port("odd.prototxt") == 2
     assert "hole: layer 'odd0' (Pooling): the last window begins at " in capsys.readouterr().out
+
+
+def test_a_dropout_of_a_phase_of_its_own_is_a_hole(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Caffe drops in phase TEST as well; and a filler of a fork's is one, too."""
+    text = input_layer("data", 2, 6) + inner("data", "fc", 4).replace('"xavier"', "'xav' \"ier\"")
+    text += layer("drop", "Dropout", "fc", "fc", "phase: TRAIN")
+    text += inner("fc", "out", 4).replace("xavier", "orthogonal")
+    (folder / "odd.prototxt").write_text(text)
+    assert port("odd.prototxt") == 2
+    out = capsys.readouterr().out
+    assert "hole: layer 'drop' (Dropout): it says of itself that it is of phase TRAIN" in out
+    assert 'no inner_product_param.weight_filler.type: "orthogonal"' in out
+    assert out.splitlines()[-1].startswith("not proved: 2 without a counterpart: ")
 
 
 def test_what_is_shared_in_another_shape_is_a_hole(

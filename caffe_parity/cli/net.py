@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from caffe_parity.cli import path
 from caffe_parity.cli.check import EPILOG, LONGEST, add_shared, must_be_sound, write_files
-from caffe_parity.cli.request import Request, inputs_of, net_of
-from caffe_parity.contract import BadRequest
+from caffe_parity.cli.request import Request, inputs_of, net_of, stand_in
+from caffe_parity.contract import BadRequest, VariantFailure
 from caffe_parity.errors import meant
 from caffe_parity.guest import WATCH
 from caffe_parity.progress import PROGRESS
@@ -118,6 +118,13 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--channel-swap", type=_order, metavar="ORDER", help="of an image, 2,1,0 for BGR"
     )
     parser.add_argument("--input-scale", type=float, metavar="F", help="of an image, at the end")
+    parser.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of the net's state, in both phases: what its layers' rules name, such as deploy",
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -280,6 +287,7 @@ def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
         load=tuple(options.load),
         proto=options.proto,
         weights=options.weights,
+        stages=tuple(options.stage),
         seed=options.seed,
         transform=_transform(options),
     )
@@ -291,25 +299,37 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     from caffe_parity.report.environment import environment
     from caffe_parity.whole import show
     from caffe_parity.whole.judged import comparison
+    from caffe_parity.whole.overwritten import told_apart
+    from caffe_parity.whole.ported import with_assumed
 
     model = objects.module(options.port)
     request = request_of(options, options.port)
     net = net_of(request, scratch)
-    case, given = case_of(request, net)
+    request, told = with_assumed(request, net)
+    say([f"  {each}" for each in told])
+    case, _ = case_of(request, net)
     kinds = _kinds(net, case, options.phase or PHASES[-1])
     request = replace(request, data=(*((k, each) for k, each in kinds.items()), *request.data))
-    case, given = case_of(request, net)
+    usual = case_of(request, net)
     records: list[Record] = []
     names: list[str] = []
     began = time.perf_counter()
     for phase in [options.phase] if options.phase else PHASES:
         start = time.perf_counter()
+        case, given = usual
+        if not (options.phase or request.inputs):
+            try:
+                if not _is_as(net, request, phase):
+                    case, given = _own_case(request, net, phase)
+            except (BadRequest, VariantFailure) as error:
+                say([f"not in phase {phase}, in which Caffe cannot build it: {error}"])
+                continue
         with PROGRESS.shown():
             PROGRESS.place = f"phase {phase}"
             compared = comparison(
                 net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
-            found = compared.judgements()
+            found = told_apart(compared, compared.judgements(), net, case)
         names += [step.name for step in compared.net.steps] + compared.net.outputs
         say(show.lines(compared, found))
         if options.output:
@@ -319,6 +339,28 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     must_be_layers(options.leave_out, names)
     report = Report("net", environment(), selection(options), show.proved_in_either(records))
     return report, show.verdict(report, time.perf_counter() - began)
+
+
+def _is_as(net: CaffeNet, request: Request, phase: str) -> bool:
+    """Whether a net has the inputs of phase TRAIN in a phase, in their shapes."""
+    described = [net.described(stand_in(request), each) for each in ("TRAIN", phase)]
+    theirs, own = (each["inputs"] for each in described)
+    return bool(theirs == own)
+
+
+def _own_case(request: Request, net: CaffeNet, phase: str) -> tuple[Case, dict[str, Any]]:
+    """What a net is fed in a phase whose inputs are others than in TRAIN.
+
+    Raises:
+        BadRequest, VariantFailure: Caffe cannot build it.
+    """
+    names = net.described(stand_in(request), phase)["inputs"]
+    data = {name: each for name, each in request.data if name in names}
+    bottoms = tuple((name, each) for name, each in request.bottoms if name in names)
+    own = replace(request, data=tuple(data.items()), bottoms=bottoms)
+    case, _ = case_of(own, net, phase)
+    kinds = {**_kinds(net, case, phase), **data}
+    return case_of(replace(own, data=tuple(kinds.items())), net, phase)
 
 
 def _kinds(net: CaffeNet, case: Case, phase: str) -> dict[str, str]:
@@ -386,15 +428,15 @@ def _several(value: Any) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def case_of(request: Request, net: CaffeNet) -> tuple[Case, dict[str, Any]]:
-    """What the net is fed, and what the file has besides.
+def case_of(request: Request, net: CaffeNet, phase: str = "TRAIN") -> tuple[Case, dict[str, Any]]:
+    """What the net is fed in a phase, and what the file has besides.
 
     Raises:
         BadRequest: they are not known, or --data names none of them.
     """
     from caffe_parity.layer import Layer
 
-    shapes, given = inputs_of(request, net, lambda **inputs: None, one=True)
+    shapes, given = inputs_of(request, net, lambda **inputs: None, True, phase)
     for name, said in request.data:
         if name not in shapes:
             raise BadRequest(

@@ -102,7 +102,7 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     if not port.holes:
         for phase in port.phases:  # of one phase nothing is kept, which for VGG is gigabytes
             records += _compared(port, phase)
-    report = Report("port", about, chosen, records)
+    report = Report("port", about, chosen, show.proved_in_either(records))
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
     certify(options, port, report, words)
     return report, words
@@ -111,12 +111,13 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
 def _compared(port: Ported, phase: str) -> list[Record]:
     """What is found in a phase; it is shown."""
     from caffe_parity.whole import show
+    from caffe_parity.whole.overwritten import told_apart
 
     start = time.perf_counter()
     with PROGRESS.shown():
         PROGRESS.place = f"phase {phase}"
         compared = port.compared(phase)
-        found = compared.judgements()
+        found = told_apart(compared, compared.judgements(), port.net, port.cases[phase])
     say(show.lines(compared, found))
     records = show.records(port.net.spec, compared, found, time.perf_counter() - start)
     return [*records, port.saved(compared)]

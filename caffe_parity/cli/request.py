@@ -43,6 +43,7 @@ class Request:
         path, load: folders of Python layers, and compiled layers.
         proto: a file with messages that the compiled layers add to caffe.proto.
         weights: a .caffemodel with the net's parameters.
+        stages: of the net's state, which the rules of its layers name.
         transform: what is done with an image; None for what the net says.
         allow_nonfinite: whether inputs may be NaN or infinite.
         py2: whether the layer is converted from Python 2 first.
@@ -68,6 +69,7 @@ class Request:
     budget: float | None = None
     tops: tuple[str, ...] = ()
     weights: str | None = None
+    stages: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     transform: Transform | None = None
 
@@ -277,6 +279,7 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
         BadRequest: a file cannot be read, or what the layer needs is missing.
     """
     from caffe_parity.nets import Declared, located, text_of
+    from caffe_parity.whole.prototxt import in_stages
 
     if not request.net.strip():
         raise BadRequest("NET is empty: expected a .prototxt file, or FILE.py:CLASS")
@@ -326,6 +329,9 @@ def net_of(request: Request, scratch: Path) -> CaffeNet:
     net = located(declared, Path(), lambda text: print(text, flush=True), "--")
     if net.sources:
         net.sources.made  # noqa: B018  # compiled before anything else is looked at
+    if request.stages:
+        text = in_stages(net.text(stand_in(request)), request.stages)
+        net = replace(net, text=lambda _: text)
     return _of_python3(net, request, scratch) if request.py2 else net
 
 
@@ -350,7 +356,11 @@ def stand_in(request: Request) -> Any:
 
 
 def inputs_of(
-    request: Request, net: CaffeNet, reference: Callable[..., Any], one: bool = False
+    request: Request,
+    net: CaffeNet,
+    reference: Callable[..., Any],
+    one: bool = False,
+    phase: str = "TRAIN",
 ) -> tuple[dict[str, Shape], dict[str, Any]]:
     """The shapes of the net's inputs, and the arrays of --inputs, if it is given.
 
@@ -359,6 +369,7 @@ def inputs_of(
         net: its net.
         reference: what is true, which may say the bottoms of a Python layer.
         one: whether the file may be an image or an .npy, for one of the inputs.
+        phase: of the net.
 
     Raises:
         BadRequest: the net has no such inputs, their shape is not known, or the file lacks one.
@@ -367,7 +378,7 @@ def inputs_of(
     from caffe_parity.engine.functions import must_take, takes
     from caffe_parity.engine.images import KINDS
 
-    found = net.described(stand_in(request))
+    found = net.described(stand_in(request), phase)
     shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in found["inputs"].items()}
     bottoms = dict(request.bottoms)
     odd = [name for name in bottoms if name not in shapes]

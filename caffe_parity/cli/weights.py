@@ -87,11 +87,13 @@ def carried_out(options: argparse.Namespace) -> int:
 def _written(options: argparse.Namespace, scratch: Path) -> int:
     from caffe_parity.cli import objects
     from caffe_parity.whole.judged import comparison
+    from caffe_parity.whole.ported import with_assumed
     from caffe_parity.whole.transfer import missing, write
 
     model = objects.module(options.port)
     request = request_of(options)
     net = net_of(request, scratch)
+    request, _ = with_assumed(request, net)
     case, given = case_of(request, net)
     left_out = frozenset(options.leave_out)
     compared = comparison(net, case, model, "TEST", dict(options.map), left_out, given, False)

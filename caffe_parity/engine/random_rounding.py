@@ -331,8 +331,18 @@ def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
         terms = args[1][0].numel()
     else:
         terms = args[-1].shape[-2]
-    spread: torch.Tensor = UNIT_ROUNDOFF * max(terms, 1) ** 0.5 * size
+    spread = _walk(max(terms, 1), size)
     return torch.maximum(spread, _drift(func, args, kwargs)) if func in _SUMS else spread
+
+
+def _walk(terms: float, size: torch.Tensor) -> torch.Tensor:
+    """What a sum of terms, of these magnitudes together, may be off by.
+
+    Below float32's smallest normal number each addition rounds to a multiple of the smallest
+    subnormal one, however small the terms are.
+    """
+    walk: torch.Tensor = UNIT_ROUNDOFF * terms**0.5 * size
+    return walk.add_(terms * SMALLEST_SUBNORMAL / 2)
 
 
 def _drift(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
@@ -458,10 +468,15 @@ def _spreads_of_convolution_backward(args: Any) -> list[torch.Tensor | None]:
     reached = weight[0].numel() if transposed else weight.shape[0] / groups * weight[0, 0].numel()
     terms = (reached, places, places)
     sizes = _BACKWARD(*tree_map(_absolute, args))
-    return [
-        None if size is None else UNIT_ROUNDOFF * max(count, 1) ** 0.5 * size
+    spreads: list[torch.Tensor | None] = [
+        None if size is None else _walk(max(count, 1), size)
         for count, size in zip(terms, sizes, strict=True)
     ]
+    if spreads[2] is not None:  # a plain sum, of terms that are alike behind an average
+        axes = [each for each in range(output.dim()) if each != 1]
+        drift = _drift(aten.sum.dim_IntList, (output, axes), {})
+        spreads[2] = torch.maximum(spreads[2], drift)
+    return spreads
 
 
 def _spread_of_product(result: torch.Tensor, other: Any, factor: float) -> torch.Tensor:

@@ -71,18 +71,6 @@ def clamps(step: Step, net: Golden) -> bool:
     return bool(smallest < math.log(torch.finfo(torch.float32).tiny))
 
 
-OVERWRITTEN = (
-    "a layer behind it works on the same blob in place, so that Caffe's backward of this one reads "
-    "what that has left there, and not what this one made"
-)
-
-
-def is_overwritten(step: Step) -> bool:
-    """Whether a layer's backward reads a top that a layer in place has overwritten before."""
-    reads = ("ELU", "Exp", "Power", "Sigmoid", "Softmax", "Swish", "TanH")
-    return step.type in reads and any(top.endswith(f" ({step.name})") for top in step.tops)
-
-
 def _plain(value: Any) -> Any:
     """Numbers as Caffe keeps them, in float32."""
     if isinstance(value, bool) or not isinstance(value, float):

@@ -18,6 +18,7 @@ from caffe_parity.contract import Array32, BadRequest, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.compare import Bools
 from caffe_parity.progress import PROGRESS
+from caffe_parity.whole.prototxt import with_batch_statistics
 
 SPLIT = "Split"
 """The type of the layers that Caffe inserts where several layers read one blob."""
@@ -25,6 +26,9 @@ SPLIT = "Split"
 GIVEN = "_input"
 """What the worker appends to the name of an input whose gradient is asked for: a Bias of 0 makes
 the blob itself from it."""
+
+SHARING = (SPLIT, "Flatten", "Reshape")
+"""The types of layers whose tops are the memory of their bottom."""
 
 KEEPER = "KeepsDiffs"
 """The layer that the worker puts behind the outputs of Python layers, for a backward from there."""
@@ -81,6 +85,7 @@ class Golden:
         after: the parameters that a forward changes, as it leaves them: those of a BatchNorm.
         messages: the fields of every message of caffe.proto.
         stacked: the layers of branches that are told as one, since the port runs them as one batch.
+        memory: by value, the blob whose memory holds it, or held it.
     """
 
     steps: Sequence[Step]
@@ -101,6 +106,7 @@ class Golden:
     after: Mapping[str, Array32] = field(default_factory=dict)
     messages: Mapping[str, Any] = field(default_factory=dict)
     stacked: Sequence[tuple[str, ...]] = ()
+    memory: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def maker(self) -> Mapping[str, Step]:
@@ -178,20 +184,30 @@ def golden(
     build = built(net, case, phase, wanted)
     *_, made, graph, about = net.request([*build, {"op": "graph"}, {"op": "fields"}])
     lacking = net.must_have_weights(made)
+    feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
+    zeros: list[Op] = []
+    statistics: list[Op] = []
     if given and any(name.startswith("param[") for name in given):
         build += _set(made, given)
     elif drawn:
         zeros = _weights(net, build, made, graph, case.seed)
-        build += [*zeros, *_statistics(net, build, graph, phase, case.seed)]
-    feeding: list[Op] = [{"op": "set", "blob": name, "array": arrays[name]} for name in case.fed]
+        statistics = _statistics(net, build, graph, phase, case.seed)
     said = net.described(case, phase)
     losses = said["losses"]
     keepers = [each["bottoms"] for each in graph["layers"] if each["name"] == KEEPER]
     below = keepers[0] if set(said["outputs"]) <= set(said["no_backward"]) and keepers else []
     plan = _Reading(graph, made, [] if losses else below or said["outputs"], phase, given or {})
     PROGRESS.tell("running caffe, layer by layer")
-    replies = net.request([*build, *feeding, *plan.ops])[len(build) + len(feeding) :]
-    found = plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+
+    def run(ops: Sequence[Op]) -> Golden:
+        replies = net.request([*build, *ops, *feeding, *plan.ops])[-len(plan.ops) :]
+        return plan.golden(replies, phase, frozenset(said["running"]), frozenset(wanted), losses)
+
+    found = run([*zeros, *statistics])
+    if statistics and not net.weights and _saturates(found):
+        same = [*build, *zeros, *feeding]
+        sizes = _sizes(net, case, same, graph)
+        found = run([*zeros, *_statistics(net, build, graph, phase, case.seed, sizes)])
     found = replace(found, messages=about["messages"])
     if not net.weights:
         return found
@@ -267,12 +283,49 @@ def _weights(
     return ops
 
 
+FAINT = 2.0**-100
+"""A diff that is smaller everywhere is what a saturated layer behind it lets through."""
+
+
+def _saturates(found: Golden) -> bool:
+    """Whether a net's values grow so large that next to nothing, or no number, is sent back."""
+    largest = [np.abs(each).max(initial=0.0) for each in found.diffs.values()]
+    nothing = not any(found.param_diffs[name].any() for name in found.learned)
+    faint = any(0 < each < FAINT for each in largest) or (bool(found.learned) and nothing)
+    return faint or not all(np.isfinite(each).all() for each in found.values.values())
+
+
+def _sizes(
+    net: CaffeNet, case: Case, build: Sequence[Op], graph: Mapping[str, Any]
+) -> Mapping[str, Array32]:
+    """By BatchNorm, the mean square of each channel where all normalise by their own batch."""
+    text = with_batch_statistics(net.prototxt(case))
+    ops = [{**op, "text": text} if op["op"] == "net" else op for op in build]
+    norms = [each["name"] for each in graph["layers"] if each["type"] == "BatchNorm"]
+    count = sum(each["name"] != KEEPER for each in graph["layers"])
+    forward: list[Op] = [{"op": "forward", "layer": number} for number in range(count)]
+    reads: list[Op] = [
+        {"op": "param", "layer": name, "index": index} for name in norms for index in (0, 1)
+    ]
+    values = [each["array"] for each in net.request([*ops, *forward, *reads])[-len(reads) :]]
+    return {
+        name: np.asarray(mean**2 + var, np.float32)
+        for name, mean, var in zip(norms, values[::2], values[1::2], strict=True)
+    }
+
+
 def _statistics(
-    net: CaffeNet, build: list[Op], graph: Mapping[str, Any], phase: str, seed: int
+    net: CaffeNet,
+    build: list[Op],
+    graph: Mapping[str, Any],
+    phase: str,
+    seed: int,
+    sizes: Mapping[str, Array32] | None = None,
 ) -> list[Op]:
     """Sets the statistics of each BatchNorm that has none yet: with 0 it multiplies by 316.
 
-    Means are normal, variances from 1/2 to 3/2. Both are sums over so many batches as a long
+    Means are normal, variances from 1/2 to 3/2; where `sizes` has the mean squares, half of their
+    root times that, and their double times that. Both are sums over so many batches as a long
     training comes to, 1 / (1 - moving_average_fraction): before that no `momentum` is Caffe's.
     Those of a file of weights stay, and in phase TRAIN, where they only go on, get that divisor.
     """
@@ -295,6 +348,9 @@ def _statistics(
             continue
         means = mean / divisor if net.weights else rng.standard_normal(mean.shape)
         variances = var / divisor if net.weights else rng.uniform(0.5, 1.5, mean.shape)
+        if sizes:
+            size = np.where(sizes[layer["name"]] > 0, sizes[layer["name"]], 1.0)
+            means, variances = means * np.sqrt(size) / 2, variances * size * 2
         fraction = fields["moving_average_fraction"]
         batches = np.full(1, 1 / (1 - fraction) if fraction < 1 else 1.0)
         ops += [
@@ -404,12 +460,17 @@ class _Reading:
             makers |= dict.fromkeys(layer["tops"], number)
         current: dict[str, str] = {}  # blob -> the value that it holds
         steps, values, diffs, masks = [], {}, {}, {}
+        places: dict[str, str] = {}  # blob -> the one whose memory it is
+        memory: dict[str, str] = {}
         inputs = []
         owned: dict[str, list[str]] = {}
         for layer, index in self.params:
             owned.setdefault(layer, []).append(f"{layer}[{index}]")
         for number, layer in enumerate(self.layers):
             bottoms = tuple(current[name] for name in layer["bottoms"])
+            shared = layer["type"] in SHARING
+            for name in layer["tops"]:
+                places.setdefault(name, places[layer["bottoms"][0]] if shared else name)
             if layer["type"] == "Input" and all(each.endswith(GIVEN) for each in layer["tops"]):
                 current |= {name: name for name in layer["tops"]}
                 continue
@@ -425,6 +486,7 @@ class _Reading:
                 value = name if is_last else f"{name} ({'input' if is_input else layer['name']})"
                 current[name] = value
                 tops.append(value)
+                memory[value] = places[name]
                 values[value] = read("data", number, name)
                 if name in self.written or not is_input:
                     diffs[value] = read("diff", number, name)
@@ -469,6 +531,7 @@ class _Reading:
             after={
                 f"{layer}[{index}]": read("after", layer, index) for layer, index in self.counted
             },
+            memory=memory,
         )
 
 

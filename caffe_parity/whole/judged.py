@@ -61,6 +61,9 @@ HOMOGENEOUS = ("Concat", "Dropout", "Pooling", "PReLU", "ReLU")
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
 
+CHOOSES = ("ArgMax",)
+"""The types of layers that only choose: what they are fed is Caffe's to the bit, ties as well."""
+
 LARGE = 1 << 21
 """Numbers in a net from which on its parts are judged in several processes."""
 
@@ -135,6 +138,8 @@ class Judgement:
         left_out: why it was not compared; "" where it was.
         alone: whether nothing else is left out with it.
         blamed: where something is wrong, the layers that it may be; all, if more is not known.
+        undefined: that Caffe's net itself computes something else than its layer alone, as the
+            port does.
     """
 
     part: Part
@@ -145,6 +150,7 @@ class Judgement:
     left_out: str = ""
     alone: bool = True
     blamed: tuple[str, ...] = ()
+    undefined: Finding | None = None
 
     @property
     def name(self) -> str:
@@ -180,6 +186,24 @@ class Comparison:
         processes = useful() if sum(sizes) > LARGE else 1
         with one_thread(max(sizes, default=0)):
             return self._judgements(processes)
+
+    @property
+    def computed(self) -> Mapping[str, Floating]:
+        """What Caffe computed, by tensor."""
+        return self._actual
+
+    def judged_as(self, part: Part, computed: Mapping[str, Floating]) -> Judgement:
+        """What would be found of a part if Caffe had computed something else.
+
+        Args:
+            part: one of the parts.
+            computed: what that is, by tensor.
+        """
+        other = copy.copy(self)
+        other.__dict__["_actual"] = {**self._actual, **computed}
+        unit = next((each for each in self._units() if part in each.parts), Unit((part,)))
+        judged = other._judged(unit, self._run_in_float32(unit))
+        return next(each for each in judged if each.part is part)
 
     @cached_property
     def values(self) -> Tensors:
@@ -503,7 +527,7 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._reasons.finding(part, name, value, expected, side))
             findings += self._frozen(part, [each.tensor for each in findings])
-            findings += [*self._wired(part), *self._also(part)]
+            findings += [*self._wired(part), *self._also(part), *self._emptied(part)]
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
@@ -525,6 +549,14 @@ class Comparison:
                 and (words := self._reasons.learned(name, False))
             ):
                 yield Finding("parameter", words, GRADIENT + name, "frozen")
+
+    def _emptied(self, part: Part) -> Iterator[Finding]:
+        """Another ratio of a Dropout whose mask left nothing, so that it does not show."""
+        for step in part.steps:
+            if step.tops[:1] and step.tops[0] in self.net.masks:
+                nothing = not self.net.values[step.tops[0]].any()
+                for words in self._reasons.settings(part).get(step.name, ()) if nothing else ():
+                    yield Finding("dropout", words, step.tops[0], "setting")
 
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""
@@ -565,10 +597,11 @@ class Comparison:
     def _taken_out(self) -> frozenset[str]:
         """The gradients that are 0 but for rounding: a BatchNorm behind takes the parameters out.
 
-        So it does with biases, and with what a Scale without a bias multiplies by. Caffe's, too,
-        are what is left of a sum that cancels, and zeros are as right as these.
+        So it does with biases, and with what a Scale without a bias multiplies by. A bias that
+        branches share cancels where a loss takes them from one another. Caffe's, too, are what is
+        left of a sum that cancels, and zeros are as right as these.
         """
-        found = set()
+        found = self._cancelled
         for step in self.net.steps:
             reader = next(
                 (each for each in self.net.steps if set(each.bottoms) & set(step.tops)), None
@@ -581,6 +614,28 @@ class Comparison:
             if scales and self._is_normalised(step.tops[0]):
                 found.add(GRADIENT + step.params[0])
         return frozenset(found)
+
+    @property
+    def _cancelled(self) -> set[str]:
+        """The gradients of biases that are sums whose terms cancel but for what each rounds."""
+        found = set()
+        for step in self.net.steps:
+            if (
+                step.type not in BIASED
+                or len(step.params) < 2
+                or step.params[1] not in self.net.learned
+            ):
+                continue
+            rows = []
+            for each in (step, *sharing(self.net, step)):
+                diff = self.net.diffs[each.tops[0]].astype(np.float64)
+                axis = -1 if step.type == "InnerProduct" else step.fields["axis"]
+                rows.append(np.moveaxis(diff, axis, 0).reshape(diff.shape[axis], -1))
+            terms = np.concatenate(rows, 1)
+            most = UNIT_ROUNDOFF * terms.shape[1] * np.abs(terms).sum(1)
+            if most.any() and np.all(np.abs(terms.sum(1)) <= most):
+                found.add(GRADIENT + step.params[1])
+        return found
 
     def _normalises(self, step: Step) -> bool:
         """Whether a layer is a BatchNorm that has taken the batch's own mean off."""
@@ -646,6 +701,10 @@ class Comparison:
         fixed = {f"value {name}" for name in self.net.fixed}
         fixed |= {name for name in given if name.startswith("diff ")}
         own = {f"param {name}" for part in unit.parts for name in part.params}
+        read: dict[bool, set[str]] = {True: set(), False: set()}
+        for part in unit.parts:
+            read[all(step.type in CHOOSES for step in part.steps)].update(part.bottoms)
+        fixed |= {f"value {name}" for name in read[True] - read[False]}
         if unit.recipes is None:  # all of the port runs, and what the others have reaches no part
             fixed |= {name for name in given if name.startswith("param ")} - own
         evaluate = partial(self._evaluated, unit, self._runner(unit, torch.float64))

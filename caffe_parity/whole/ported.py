@@ -34,7 +34,7 @@ from caffe_parity.whole.declared import DeclaredNet, declared
 from caffe_parity.whole.filling import Filling
 from caffe_parity.whole.judged import Comparison, comparison
 from caffe_parity.whole.matching import plain
-from caffe_parity.whole.prototxt import Unknown, unknown
+from caffe_parity.whole.prototxt import Unknown, entries, stages_of, unknown
 from caffe_parity.whole.written import Written, written
 
 PHASES = ("TEST", "TRAIN")
@@ -141,7 +141,8 @@ class Ported:
             if not np.array_equal(state[name].numpy(), values[param], equal_nan=True)
         ]
         verdict = "fail" if other else "pass"
-        return Record(self.net.spec, compared.net.phase, "weights", verdict, "; ".join(other))
+        name = self.weights_file.name
+        return Record(self.net.spec, compared.net.phase, name, verdict, "; ".join(other))
 
 
 def ported(request: Request, layers: Mapping[str, str], output: Path, scratch: Path) -> Ported:
@@ -237,6 +238,11 @@ def _nets(
         try:
             nets[phase] = declared(net, first, phase, messages, odd)
         except (BadRequest, VariantFailure) as error:
+            stages = stages_of(net.prototxt(case))
+            if "Unknown bottom blob" in str(error) and stages and not request.stages:
+                names = ", ".join(stages)
+                words = f"--stage says one of the stages that rules name: {names}"
+                error = BadRequest(f"{error}; {words}")
             if "Unknown bottom blob" not in str(error):
                 assumed = [each for each in told if each.endswith(OTHERS)]
                 raise BadRequest("; ".join([str(error), *assumed])) from error
@@ -327,7 +333,27 @@ OTHERS = "; --bottom says other ones"
 MANY, EACH = 30_000_000, 150
 """Parameters of which it is told what they take, and the bytes for each that CaffeNet took."""
 
-DATASETS = {"mnist": (1, 28, 28), "cifar": (3, 32, 32)}
+
+def with_assumed(request: Request, net: CaffeNet) -> tuple[Request, list[str]]:
+    """A request with the shapes that are assumed where only a file says them; what is told of it.
+
+    Raises:
+        BadRequest, VariantFailure: the net cannot be read.
+    """
+    case = stand_in(request)
+    unshaped = {} if request.inputs else net.described(case)["unshaped"]
+    text = net.prototxt(case) if unshaped else ""
+    about = {each.said("name"): str(each) for each in entries(text)}
+    bottoms, told = dict(request.bottoms), []
+    for name, (layer, _, batch) in unshaped.items():
+        sample, why = _assumed(about.get(layer, ""), net)
+        if name not in bottoms and batch and sample:
+            bottoms[name] = (min(FEW, batch), *sample)
+            told.append(f"{name} {bottoms[name]}: {why}{OTHERS}")
+    return replace(request, bottoms=tuple(bottoms.items())), told
+
+
+DATASETS = {"mnist_siamese": (2, 28, 28), "mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 """By what a source is called, the shape of a sample of Caffe's own examples."""
 
 

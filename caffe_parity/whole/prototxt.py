@@ -184,6 +184,10 @@ COMMON = (
 """The fields that a layer of any type has."""
 
 
+FILLERS = ("bilinear", "constant", "gaussian", "msra", "positive_unitball", "uniform", "xavier")
+"""The types of fillers that Caffe has; of others it aborts."""
+
+
 def _odd(
     said: list[Entry], about: Fields, messages: Mapping[str, Fields], path: str
 ) -> Iterator[str]:
@@ -198,11 +202,59 @@ def _odd(
             yield place
         elif isinstance(each.value, list):
             yield from _odd(each.value, messages.get(known["type"], {}), messages, f"{place}.")
+        elif (
+            place.endswith("filler.type") and re.sub(r"[\s\"']", "", str(each.value)) not in FILLERS
+        ):
+            said.remove(each)
+            yield f"{place}: {each.value}"
         elif known["values"] and each.value not in known["values"] and place != "type":
             if each.value.lstrip("-").isdigit():
                 continue
             said.remove(each)
             yield f"{place}: {each.value}"
+
+
+def stages_of(text: str) -> list[str]:
+    """The stages that the rules of a net's layers name."""
+    rules = [rule for layer in entries(text) for rule in layer.fields]
+    said = [each for rule in rules if rule.name in ("include", "exclude") for each in rule.fields]
+    names = [str(each.value).strip("\"'") for each in said if each.name in ("stage", "not_stage")]
+    return list(dict.fromkeys(names))
+
+
+def in_stages(text: str, names: Sequence[str]) -> str:
+    """A net whose state has these stages, too.
+
+    Raises:
+        BadRequest: no rule names one of them.
+    """
+    known = stages_of(text)
+    for name in names:
+        if name not in known:
+            rules = f"those of this net name {', '.join(known)}" if known else "this net has none"
+            raise BadRequest(f"--stage {name}: no layer's rule names that stage; {rules}")
+    net = entries(text)
+    state = next((each for each in net if each.name == "state" and each.fields), None)
+    if state is None:
+        net.append(state := Entry("state", []))
+    state.fields.extend(Entry("stage", f'"{name}"') for name in names)
+    return "\n".join(map(str, net))
+
+
+def with_batch_statistics(text: str) -> str:
+    """A net whose every BatchNorm normalises by the statistics of its own batch."""
+    net = entries(text)
+    for layer in net:
+        if layer.said("type") == "BatchNorm":
+            rest = [each for each in layer.fields if each.name != "batch_norm_param"]
+            said = [each for each in layer.fields if each.name == "batch_norm_param"]
+            kept = [one for each in said for one in each.fields if one.name != USES_STATISTICS]
+            kept.append(Entry(USES_STATISTICS, "false"))
+            layer.value = [*rest, Entry("batch_norm_param", kept)]
+    return "\n".join(map(str, net))
+
+
+USES_STATISTICS = "use_global_stats"
 
 
 def without(text: str, names: set[str]) -> str:

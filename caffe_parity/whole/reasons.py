@@ -15,7 +15,7 @@ from caffe_parity.engine.compare import as_float32, fits, wrong
 from caffe_parity.engine.explain import Failure, explain
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
-from caffe_parity.whole.fields import CLAMP, OVERWRITTEN, clamps, differences, is_overwritten
+from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.rivals import SETTING, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
@@ -128,8 +128,6 @@ class Reasons:
                 words = "; ".join(filter(None, [learned, words]))
         said = [words, *(CLAMP for step in part.steps if clamps(step, self._net)), *in_front]
         said += chain.from_iterable(settings.values())
-        if _code(name) == "backward":
-            said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
         if len(settings) == 1 and not in_front:
             layer = layer or next(iter(settings))
         return self.of(layer, Finding(_code(name), side + "; ".join(said), name, cause))

@@ -67,6 +67,9 @@ class Made:
 
 Recipe = Value | State | Fixed | Made
 
+CONSTANT = Made(torch.tensor, (), {})
+"""Stands for an operation that makes a tensor of no other, in a precision that is named."""
+
 
 class Recorder:
     """Takes down what makes each tensor of a run.
@@ -104,13 +107,13 @@ class Recorder:
 
     def before(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Made | None:
         """An operation that is about to run."""
-        if getattr(func, "__name__", "") in LEAKS or not torch.is_grad_enabled():
-            self._leaked = True
-        if self._leaked or torch.is_autocast_enabled("cpu"):
+        self._leaked |= getattr(func, "__name__", "") in LEAKS
+        if self._leaked or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return None
         leaves, _ = tree_flatten((args, kwargs))
         if any(isinstance(each, torch.dtype) for each in leaves):
-            return None
+            fixed = not any(isinstance(each, torch.Tensor) for each in leaves)
+            return CONSTANT if fixed else None
         made = tree_map(
             lambda each: (self.of(each) or _UNKNOWN) if isinstance(each, torch.Tensor) else each,
             (args, kwargs),
@@ -126,7 +129,9 @@ class Recorder:
             if not isinstance(each, torch.Tensor):
                 continue
             self._made.pop(id(each), None)
-            if made is not None:
+            if made is CONSTANT:  # in whatever precision the port runs
+                self.put(each, Made(torch.clone, (Fixed(each.clone()),), {}))
+            elif made is not None:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
                 self.put(each, recipe)
 

@@ -43,6 +43,9 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     for each in found:
         for finding in each.findings:
             said.append(f"{finding.code}: {_layer(each)}: {finding.words}")
+    said += [
+        f"unproven: {_layer(each)}: {each.undefined.words}" for each in found if each.undefined
+    ]
     noted = {_layer(each): each.notes[0] for each in found if each.notes}
     for note in list(noted.values())[:1]:
         said.append(f"note: {note.code}: {_shortened([*noted])}: {note.words}")
@@ -128,16 +131,16 @@ def records(
     phase = compared.net.phase
     made = []
     for each in found:
-        findings, part = [*each.findings], each.name
+        findings, part = [*each.findings, *([each.undefined] if each.undefined else [])], each.name
         if each.left_out:
             verdict = "fail" if findings else "not run" if each.alone else "unproven"
             reason = "; ".join(one.words for one in findings) or each.left_out
             made.append(Record(net, phase, part, verdict, reason, findings, in_net=_in_net(each)))
             continue
         dull = [name for name, own in each.own.items() if not own.proves]
-        verdict = "fail" if findings else "unproven" if dull else "pass"
+        verdict = "fail" if each.findings else "unproven" if dull or each.undefined else "pass"
         reason = "; ".join(one.words for one in findings)
-        if verdict == "unproven":
+        if verdict == "unproven" and dull:
             reason = f"nothing of {', '.join(dull)} is proved"
         made.append(
             Record(
@@ -190,7 +193,7 @@ def proved_in_either(records: Sequence[Record]) -> list[Record]:
     for each in records:
         dull = [name for name, own in each.tensors.items() if not own.proves]
         known = all((each.layer, each.case, name) in proved for name in dull)
-        if each.weak and dull and known:
+        if each.weak and dull and known and not each.findings:
             words = f"of {', '.join(dull)} only the other phase proves that it is not always 0"
             notes = [*each.notes, Finding("other-phase", words, dull[0])]
             rest = {name: own for name, own in each.tensors.items() if name not in dull}

@@ -156,6 +156,8 @@ class _Writer:
             calls, why = (), str(refusal).partition("): ")[2].removeprefix(f"{HOLE}: ")
         if layer.type in NO_MODULE:
             return ()
+        if layer.type == "Dropout" and layer.said.phase != phase:
+            why = f"it says of itself that it is of phase {layer.said.phase}, also in phase {phase}"
         why = why or self.reshaped(layer)
         if why or not calls:
             return self.other(layer, bottoms, tops, why, phase)
@@ -403,6 +405,8 @@ def _number(name: str) -> int:
 def _identifier(name: str) -> str:
     plain = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"
     plain = plain if not plain[0].isdigit() else f"_{plain}"
+    if plain.startswith("__"):  # Python gives such a name the class's in front
+        plain = f"x{plain}"
     if keyword.iskeyword(plain) or hasattr(nn.Module, plain) or plain in RESERVED:
         plain += "_"
     return plain
