@@ -42,7 +42,16 @@ from caffe_parity.progress import PROGRESS
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
-from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of, shaped
+from caffe_parity.whole.port import (
+    Call,
+    Port,
+    Seen,
+    Tensors,
+    as_wide,
+    gradients,
+    results_of,
+    shaped,
+)
 from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
@@ -293,7 +302,8 @@ class Comparison:
                 return str(error)
             torch.manual_seed(0)
             watched = self.run(model, None, self.params(False), masked=False).results
-        same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
+        pairs = [(as_wide(alone[key]), as_wide(each)) for key, each in watched.items()]
+        same = all(same_bits(one.numpy(), other.numpy()) for one, other in pairs)
         if not same:
             return "the port gives other bits when it is watched: it is not the same run"
         return "" if self._random else self._drawn()

@@ -330,7 +330,7 @@ class Port:
             return made
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
-            own = shaped(made, shapes[value])
+            own = as_wide(shaped(made, shapes[value]))
             if not torch.is_grad_enabled():
                 seen.without.add(value)
             seen.own[value] = own.clone() if values is None else own  # the port may write into it
@@ -762,6 +762,11 @@ def close_to(tensor: torch.Tensor, values: Tensors) -> set[str]:
             if bool((flat - other).abs().max() <= NEAR * other.abs().max()):
                 found.add(name)
     return found
+
+
+def as_wide(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, in float32 where it has fewer bits: NumPy has no bfloat16."""
+    return tensor.float() if _is_float(tensor) and tensor.dtype.itemsize < 4 else tensor
 
 
 def _is_float(value: Any) -> bool:
