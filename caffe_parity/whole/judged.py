@@ -292,9 +292,10 @@ class Comparison:
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
         model = self.port.in_precision(torch.float32)
-        state = self._state(self.params(False), torch.float32)
+        hooks = bool(self.first.hooks)  # which PyTorch has only where there are gradients
+        state = self._state(self.params(hooks), torch.float32)
         inputs = {name: self.values[name] for name in self.net.inputs}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.set_grad_enabled(hooks), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a Dropout
             try:
                 alone = results_of(model.run(dict(inputs), state))
@@ -302,7 +303,8 @@ class Comparison:
                 return str(error)
             torch.manual_seed(0)
             watched = self.run(model, None, self.params(False), masked=False).results
-        pairs = [(as_wide(alone[key]), as_wide(each)) for key, each in watched.items()]
+        pairs = [(alone[key], each) for key, each in watched.items()]
+        pairs = [(as_wide(one.detach()), as_wide(other.detach())) for one, other in pairs]
         same = all(same_bits(one.numpy(), other.numpy()) for one, other in pairs)
         if not same:
             return "the port gives other bits when it is watched: it is not the same run"
@@ -988,15 +990,12 @@ def comparison(
                 f"the port's {name} is {said}, and is compared in float32, as Caffe computes: make "
                 "the port in float32, and convert it once it is proved"
             )
-        if each._backward_hooks:
-            raise BadRequest(
-                f"the port's {name} has a hook on its gradient, which is not run where Caffe's "
-                "parameter stands in its place: what it does belongs in the forward, or it goes"
-            )
     made = golden(net, case, phase, given, drawn)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
     port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
+    for own, each in zip(port.model.parameters(), model.parameters(), strict=True):
+        own._backward_hooks = each._backward_hooks  # which a copy has not
     found = _matched(made, port, asked, left_out)
     batches = found.batches
     others = [

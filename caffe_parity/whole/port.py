@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
@@ -150,6 +152,8 @@ class Seen:
             nothing else: the operations that did, in order.
         without: the values that it made without gradients, as under torch.no_grad().
         nodes: the operations, by the id of the recipe of what they made.
+        hooks: how often it asked for the gradient of a tensor on the way.
+        autocast: the values that it made under torch.autocast, and the precision of that.
     """
 
     own: Tensors = field(default_factory=dict)
@@ -169,6 +173,8 @@ class Seen:
     made_of: dict[Call, list[str]] = field(default_factory=dict)
     without: set[str] = field(default_factory=set)
     nodes: dict[int, Node] = field(default_factory=dict)
+    hooks: int = 0
+    autocast: dict[str, str] = field(default_factory=dict)
 
 
 RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
@@ -325,7 +331,9 @@ class Port:
             if values is None:
                 return like
             with torch.inference_mode(mode=False), torch.enable_grad():
-                made = shaped(values[value], like.shape).to(like.dtype).clone()
+                of_run = like.dtype.itemsize < 8  # also what names float32, or has fewer bits
+                dtype = values[value].dtype if of_run else like.dtype
+                made = shaped(values[value], like.shape).to(dtype).clone()
             given.put(made, value)
             return made
 
@@ -333,6 +341,9 @@ class Port:
             own = as_wide(shaped(made, shapes[value]))
             if not torch.is_grad_enabled():
                 seen.without.add(value)
+            if torch.is_autocast_enabled("cpu"):
+                dtype = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.")
+                seen.autocast[value] = dtype
             seen.own[value] = own.clone() if values is None else own  # the port may write into it
             recipe = ops.recorder.of(made)
             if recipe:
@@ -390,7 +401,9 @@ class Port:
 
         recorder = Recorder(given.name, state)
         asked = {name: values[name] for name in wanted} if values else {}
-        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked)
+        dtypes = {each.dtype for each in state.values()}
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
         seen.numbers, seen.nodes = ops.numbers, ops.nodes
 
         def before(name: str, args: Any) -> Any:
@@ -459,6 +472,8 @@ class Port:
             except BadRequest as error:
                 seen.failed = error
                 return seen
+            finally:
+                seen.hooks = ops.hooks
         seen.results = results_of(result)
         for key, each in [*seen.results.items()]:
             seen.named[key] = given.name(each) or raw.name(each)
@@ -485,8 +500,11 @@ class _Operations(TorchFunctionMode):
         name_of: Callable[[torch.Tensor], str],
         recorder: Recorder,
         wanted: Tensors,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
+        self._dtype = dtype
+        self.hooks = 0
         self.recorder = recorder
         self.nodes: dict[int, Node] = {}
         self._wanted = wanted
@@ -506,6 +524,9 @@ class _Operations(TorchFunctionMode):
             func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
         if self._paused:
             return func(*args, **(kwargs or {}))
+        if func in (torch.Tensor.register_hook, torch.Tensor.retain_grad):
+            return self._hooked(func, *args)
+        func, (args, kwargs) = recipes.in_precision(func, (args, kwargs), self._dtype)
         made = self.recorder.before(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         self.recorder.after(made, result)
@@ -523,6 +544,13 @@ class _Operations(TorchFunctionMode):
         if several:
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
+
+    def _hooked(self, func: Any, tensor: torch.Tensor, *hook: Any) -> Any:
+        """What a port does with a tensor's gradient, which not every run has."""
+        self.hooks += 1
+        for each in hook:
+            self.recorder.hook(tensor, each)
+        return func(tensor, *hook) if tensor.requires_grad else RemovableHandle(OrderedDict())
 
     def _follow(self, name: str, result: Any, args: Any, kwargs: Any) -> None:
         """Takes down which values of the net a result was made of."""

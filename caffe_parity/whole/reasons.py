@@ -128,6 +128,11 @@ class Reasons:
                 words = "; ".join(filter(None, [learned, words]))
         said = [words, *(CLAMP for step in part.steps if clamps(step, self._net)), *in_front]
         said += chain.from_iterable(settings.values())
+        said += [
+            f"the port computes it under torch.autocast, in {self._compared.first.autocast[top]}"
+            for top in part.tops
+            if top in self._compared.first.autocast
+        ][:1]
         if _code(name) == "backward":
             said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
         if len(settings) == 1 and not in_front:

@@ -2,8 +2,8 @@
 
 A port that runs tells PyTorch's own dispatch what it does. What it does between two places whose
 values are known is taken down, and can be repeated alone, in another precision, on other numbers.
-What may not be the same the next time is not taken down: a number that went through Python, a
-precision that is named, what runs without gradients. Whoever repeats a recipe holds its result
+What may not be the same the next time is not taken down: a number that went through Python, what
+runs under autocast. Whoever repeats a recipe holds its result
 against the port's, bit for bit.
 """
 
@@ -65,6 +65,21 @@ class Made:
     pick: int | None = None
 
 
+@dataclass(frozen=True)
+class Without:
+    """An operation that runs without gradients."""
+
+    func: Callable[..., Any]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.func, "__name__", "")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.func(*args, **kwargs)
+
+
 Recipe = Value | State | Fixed | Made
 
 
@@ -86,6 +101,9 @@ class Recorder:
         """What makes a tensor; None where that is not known."""
         if self._leaked:
             return None
+        found = self.made(tensor)
+        if isinstance(found, Made) and found.func is hooked:
+            return found
         name = self._named(tensor)
         if name:
             return Value(name, tuple(tensor.shape))
@@ -104,12 +122,9 @@ class Recorder:
 
     def before(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Made | None:
         """An operation that is about to run."""
-        if getattr(func, "__name__", "") in LEAKS or not torch.is_grad_enabled():
+        if getattr(func, "__name__", "") in LEAKS:
             self._leaked = True
         if self._leaked or torch.is_autocast_enabled("cpu"):
-            return None
-        leaves, _ = tree_flatten((args, kwargs))
-        if any(isinstance(each, torch.dtype) for each in leaves):
             return None
         made = tree_map(
             lambda each: (self.of(each) or _UNKNOWN) if isinstance(each, torch.Tensor) else each,
@@ -117,7 +132,7 @@ class Recorder:
         )
         if any(each is _UNKNOWN for each in tree_flatten(made)[0]):
             return None
-        return Made(func, *made)
+        return Made(func if torch.is_grad_enabled() else Without(func), *made)
 
     def after(self, made: Made | None, result: Any) -> None:
         """What it has given."""
@@ -129,6 +144,30 @@ class Recorder:
             if made is not None:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
                 self.put(each, recipe)
+
+
+    def hook(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> None:
+        """Takes down that the port has a hook on the gradient of a tensor."""
+        recipe = self.of(tensor)
+        if recipe is not None:
+            self.put(tensor, Made(hooked, (recipe, hook), {}))
+
+
+def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.Tensor:
+    """A tensor with a hook on its gradient, which what reads the tensor elsewhere has not."""
+    made = tensor.view_as(tensor)
+    if made.requires_grad:
+        made.register_hook(hook)
+    return made
+
+
+def in_precision(func: Callable[..., Any], inputs: Any, dtype: torch.dtype) -> Any:
+    """An operation, and what it takes: where it names float32, the precision of the run."""
+    if dtype == torch.float32:
+        return func, inputs
+    if func is torch.Tensor.float:
+        func = torch.Tensor.double
+    return func, tree_map(lambda each: dtype if each is torch.float32 else each, inputs)
 
 
 def version(tensor: torch.Tensor) -> int:
@@ -151,19 +190,27 @@ def followed(
         done: what was made before, by recipe; what is made here is put there.
     """
 
-    def tensor(each: Any) -> Any:
-        return followed(each, values, state, done) if isinstance(each, Recipe) else each
+    floats = (each.dtype for some in (values, state) for each in some.values())
+    dtype = torch.float64 if torch.float64 in floats else torch.float32
 
-    if id(recipe) not in done:
-        if isinstance(recipe, Value):
-            return values[recipe.name].reshape(recipe.shape).clone()
-        if isinstance(recipe, State):
-            return state[recipe.name]
-        if isinstance(recipe, Fixed):
-            return recipe.tensor
-        result = recipe.func(*tree_map(tensor, recipe.args), **tree_map(tensor, recipe.kwargs))
-        done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
-    return done[id(recipe)]
+    def tensor(each: Any) -> Any:
+        return make(each) if isinstance(each, Recipe) else each
+
+    def make(recipe: Recipe) -> torch.Tensor:
+        if id(recipe) not in done:
+            if isinstance(recipe, Value):
+                return values[recipe.name].reshape(recipe.shape).clone()
+            if isinstance(recipe, State):
+                return state[recipe.name]
+            if isinstance(recipe, Fixed):
+                return recipe.tensor
+            inputs = tree_map(tensor, (recipe.args, recipe.kwargs))
+            func, (args, kwargs) = in_precision(recipe.func, inputs, dtype)
+            result = func(*args, **kwargs)
+            done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
+        return done[id(recipe)]
+
+    return make(recipe)
 
 
 def ingredients(recipe: Recipe) -> Iterator[Value | State]:

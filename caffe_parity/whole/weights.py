@@ -15,6 +15,7 @@ from caffe_parity.whole.golden import Golden, Step
 from caffe_parity.whole.layouts import TURNED, Held, held, of_functions
 from caffe_parity.whole.matching import Matched, fits, plain
 from caffe_parity.whole.port import Call, Tensors
+from caffe_parity.whole.recipe import hooked
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ class Weights:
             if not learns(own[name]):  # and a module may write into a buffer
                 value = value.detach().clone()
             made[name] = value.reshape(own[name].shape)
+            for hook in (own[name]._backward_hooks or {}).values():
+                made[name] = hooked(made[name], hook)
         return made
 
 
