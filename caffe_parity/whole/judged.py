@@ -39,6 +39,7 @@ from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
+from caffe_parity.whole.between import passages
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
@@ -144,6 +145,8 @@ class Judgement:
         left_out: why it was not compared; "" where it was.
         alone: whether nothing else is left out with it.
         blamed: where something is wrong, the layers that it may be; all, if more is not known.
+        between: what is wrong between this part and another; then the part itself is right.
+        is_between: whether it is that.
     """
 
     part: Part
@@ -154,6 +157,8 @@ class Judgement:
     left_out: str = ""
     alone: bool = True
     blamed: tuple[str, ...] = ()
+    between: Judgement | None = None
+    is_between: bool = False
 
     @property
     def name(self) -> str:
@@ -372,6 +377,10 @@ class Comparison:
         made = {name: torch.from_numpy(each) for name, each in self.net.params.items()}
         return {name: each.clone().requires_grad_(grad) for name, each in made.items()}
 
+    def state(self) -> Tensors:
+        """The port's parameters and buffers in float32, with Caffe's numbers; a copy."""
+        return self._state(self.params(False), torch.float32)
+
     def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
         return self.weights.state(of_port(self.port.model), params, dtype)
 
@@ -408,7 +417,8 @@ class Comparison:
         rest = [part for part in self.parts if part not in found]
         if rest:
             found |= {each.part: each for each in self._judged(Unit(tuple(rest)))}
-        return [found[part] for part in self.parts]
+        ordered = [found[part] for part in self.parts]
+        return [one for each in ordered for one in (each, each.between) if one]
 
     def _units(self) -> list[Unit]:
         """The parts that can be repeated alone; what shares parameters is together."""
@@ -473,7 +483,10 @@ class Comparison:
 
     def _restored(self, unit: Unit, judged: Sequence[Judgement]) -> list[Judgement]:
         """Judgements that may have come from another process, of this one's parts."""
-        return [replace(each, part=part) for each, part in zip(judged, unit.parts, strict=True)]
+        return [
+            replace(each, part=part, between=each.between and replace(each.between, part=part))
+            for each, part in zip(judged, unit.parts, strict=True)
+        ]
 
     def _judged_alone(self, unit: Unit) -> tuple[list[Judgement], bytes]:
         """What is found of the parts of a unit, and a digest of what they make in float32."""
@@ -490,8 +503,16 @@ class Comparison:
                 made.update(np.ascontiguousarray(value).data)
         return made.digest()
 
-    def _judged(self, unit: Unit, ported: Mapping[str, Floating] | None = None) -> list[Judgement]:
-        """What is found of the parts of a unit; `ported` is what they make in float32."""
+    def _judged(
+        self, unit: Unit, ported: Mapping[str, Floating] | None = None, again: bool = False
+    ) -> list[Judgement]:
+        """What is found of the parts of a unit.
+
+        Args:
+            unit: the parts.
+            ported: what they make in float32.
+            again: whether it is a try without something, which the port has.
+        """
         expected, actual = self._expected(unit), self._actual
         ported = self._ported() if ported is None else ported
         inherited = self._inherited(expected)
@@ -520,12 +541,52 @@ class Comparison:
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
             lost = {name: inherited[name] for name in names if name in inherited}
+            way = None if again else self._passage(unit, part, findings)
+            if isinstance(way, Judgement):
+                between = replace(way.between, own=own) if way.between else None
+                found.append(replace(way, notes=notes, inherited=lost, between=between))
+                continue
+            findings = way or findings
             blamed = self._reasons.blamed(part, findings)
             if findings and 1 < len(blamed) == len(part.steps):
                 told = f"{self._reasons.together(part)}: {findings[0].words}"
                 findings[0] = replace(findings[0], words=told)
             found.append(Judgement(part, own, lost, findings, notes, blamed=blamed))
         return found
+
+    def _passage(
+        self, unit: Unit, part: Part, findings: Sequence[Finding]
+    ) -> Judgement | list[Finding] | None:
+        """The part that is right, and what is wrong before or behind it; None for neither.
+
+        Of what the port does with an input of the net, the findings, which say so.
+        """
+        codes = {each.code for each in findings}
+        told = [each for each in findings if each.cause in ("setting", "shape")]
+        if told or codes.isdisjoint(("forward", "backward")) or self._reasons.settings(part):
+            return None
+        for each in passages(self, part):
+            recipes = {
+                top: one for one_part in unit.parts for top in one_part.tops
+                if (one := self.first.recipes.get(top))
+            }
+            if len(recipes) < sum(len(one.tops) for one in unit.parts):
+                return None
+            other = Unit(unit.parts, {**recipes, **each.recipes}, self._params_of(unit))
+            judged = self._judged(other, self._run_in_float32(other), again=True)
+            right = judged[unit.parts.index(part)]
+            if not right.findings and each.is_own:
+                return each.told(findings)
+            if not right.findings:
+                wrong = Judgement(
+                    part, findings=each.told(findings), blamed=(each.name,), is_between=True
+                )
+                return replace(right, between=wrong)
+        return None
+
+    def _params_of(self, unit: Unit) -> frozenset[str]:
+        """The net's parameters that the parts of a unit take, or all of it where it has to run."""
+        return unit.params if unit.recipes is not None else frozenset(self.net.params)
 
     def _frozen(self, part: Part, said: Sequence[str]) -> Iterator[Finding]:
         """What the port does not learn, and whose gradient is 0 in Caffe but for rounding."""

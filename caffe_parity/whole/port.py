@@ -30,7 +30,15 @@ from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
 from caffe_parity.whole import recipe as recipes
-from caffe_parity.whole.recipe import Fixed, Recipe, Recorder, ingredients, steps_of, version
+from caffe_parity.whole.recipe import (
+    Fixed,
+    Recipe,
+    Recorder,
+    ingredients,
+    keeps,
+    steps_of,
+    version,
+)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -104,12 +112,14 @@ class Node:
         size: how many numbers it made.
         alike: the values of the net that these are but for rounding, of those that were asked for.
         recipe: how it was made.
+        inside: whether a module made it that computes a layer.
     """
 
     op: tuple[int, str]
     size: int
     alike: frozenset[str]
     recipe: Recipe
+    inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -404,6 +414,7 @@ class Port:
         dtypes = {each.dtype for each in state.values()}
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
+        ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
         seen.numbers, seen.nodes = ops.numbers, ops.nodes
 
         def before(name: str, args: Any) -> Any:
@@ -505,6 +516,7 @@ class _Operations(TorchFunctionMode):
         super().__init__()
         self._dtype = dtype
         self.hooks = 0
+        self.is_inside = lambda: False
         self.recorder = recorder
         self.nodes: dict[int, Node] = {}
         self._wanted = wanted
@@ -540,7 +552,8 @@ class _Operations(TorchFunctionMode):
             recipe = self.recorder.made(each)
             if recipe and id(each) not in same:
                 alike = frozenset(close_to(each, self._wanted))
-                self.nodes[id(recipe)] = Node((number, name), each.numel(), alike, recipe)
+                inside = self.is_inside()
+                self.nodes[id(recipe)] = Node((number, name), each.numel(), alike, recipe, inside)
         if several:
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
@@ -622,9 +635,9 @@ class _Operations(TorchFunctionMode):
         What is detached is the value already, and may be read with its gradient, too.
         """
         recipe, node = self.recorder.made(tensor), None
-        while isinstance(recipe, recipes.Made) and recipe.args and _keeps(recipe):
+        while isinstance(recipe, recipes.Made) and recipe.args and keeps(recipe, ["detach"]):
             below = recipe.args[0]
-            if recipe.func.__name__ not in SHAPES:
+            if recipe.func.__name__ not in recipes.SHAPES:
                 node = self.nodes.get(id(below))
             recipe = below
         if node:
@@ -634,15 +647,6 @@ class _Operations(TorchFunctionMode):
             if made and _same_order(tensor, each):
                 return {made[1]: Made(value, made[2])}
         return {}
-
-
-SHAPES = ("flatten", "reshape", "unsqueeze", "squeeze", "view")
-"""The operations that change a tensor's shape alone."""
-
-
-def _keeps(recipe: recipes.Made) -> bool:
-    """Whether an operation gives the numbers that it takes, in their order."""
-    return getattr(recipe.func, "__name__", "") in (*SHAPES, "detach", "clone", "contiguous")
 
 
 class _Names:
@@ -702,15 +706,21 @@ def _names_in(recipe: Recipe) -> set[str]:
 
 def _written(recipe: Recipe) -> list[str]:
     """The operations of a recipe, in order, with what they take beside tensors."""
-    found = []
-    for each in steps_of(recipe):
-        given = [str(one) for one in each.args if isinstance(one, (int, float, str, list, tuple))]
-        given += [
-            f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, (int, float, str))
-        ]
-        name = getattr(each.func, "__name__", "").strip("_")
-        found.append(f"{name}({', '.join(given)})" if given else name)
-    return found
+    return [*map(spelled, steps_of(recipe))]
+
+
+def spelled(each: recipes.Made) -> str:
+    """An operation, with what it takes beside tensors."""
+    if each.func is recipes.hooked:
+        return "a hook on the gradient"
+    given = [str(one) for one in each.args if isinstance(one, SHOWN)]
+    given += [f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, SHOWN)]
+    name = getattr(each.func, "__name__", "").strip("_")
+    return f"{name}({', '.join(given)})" if given else name
+
+
+SHOWN = (int, float, str, list, tuple, torch.dtype)
+"""What is shown of what an operation takes."""
 
 
 def results_of(result: Any) -> dict[str | int, torch.Tensor]:

@@ -9,7 +9,7 @@ against the port's, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +101,10 @@ class Recorder:
         """What makes a tensor; None where that is not known."""
         if self._leaked:
             return None
-        found = self.made(tensor)
-        if isinstance(found, Made) and found.func is hooked:
+        found = below = self.made(tensor)
+        while isinstance(below, Made) and below.args and keeps(below):
+            below = below.args[0]
+        if isinstance(below, Made) and below.func is hooked:
             return found
         name = self._named(tensor)
         if name:
@@ -151,6 +153,20 @@ class Recorder:
         recipe = self.of(tensor)
         if recipe is not None:
             self.put(tensor, Made(hooked, (recipe, hook), {}))
+
+
+SHAPES = ("flatten", "reshape", "unsqueeze", "squeeze", "view")
+"""The operations that change a tensor's shape alone."""
+
+
+def keeps(recipe: Made, more: Sequence[str] = ()) -> bool:
+    """Whether an operation gives the numbers that it takes, in their order, with their gradient.
+
+    Args:
+        recipe: what it makes.
+        more: further operations that count as such.
+    """
+    return getattr(recipe.func, "__name__", "") in (*SHAPES, "clone", "contiguous", *more)
 
 
 def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.Tensor:

@@ -1,0 +1,181 @@
+"""What lies between two layers of a port, is wrong, and belongs to neither.
+
+A part of a port begins at values of the net and ends at one. Operations at its beginning may change
+such a value before the layer reads it, those at its end what the layer has made: a permutation
+before a flatten, a shorter format, a hook on the gradient. If the part is right without them, they
+are what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils._pytree import tree_map
+
+from caffe_parity.contract import Finding
+from caffe_parity.whole.port import spelled
+from caffe_parity.whole.recipe import (
+    Made,
+    Recipe,
+    Value,
+    followed,
+    hooked,
+    ingredients,
+    keeps,
+    steps_of,
+)
+
+if TYPE_CHECKING:
+    from caffe_parity.whole.judged import Comparison, Part
+
+FINE = 2.0**-14
+"""Of a value's largest element: what differs by less is only rounded, as far as a try goes."""
+
+TRIES = 6
+"""Ways in which a part may be without something that are tried."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The way from one layer to another.
+
+    Attributes:
+        before, after: the layers, or an input of the net.
+        words: what the port does there.
+        recipes: of the part's tops, without that.
+        is_own: whether it is what the second does with an input of the net.
+    """
+
+    before: str
+    after: str
+    words: str
+    recipes: Mapping[str, Recipe]
+    is_own: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the way."""
+        return f"{self.before} -> {self.after}"
+
+    def told(self, findings: Sequence[Finding]) -> list[Finding]:
+        """What was found of the part, as said of the way."""
+        first, *rest = findings
+        return [replace(first, words=f"{self.words}: {first.words}"), *rest]
+
+
+def passages(compared: Comparison, part: Part) -> Iterator[Passage]:
+    """The ways from and to a part that what is wrong may lie on, each with the part without it."""
+    known = {top: compared.first.recipes.get(top) for top in part.tops}
+    roots = {top: each for top, each in known.items() if each is not None}
+    if len(roots) < len(known):
+        return
+    tries = iter(range(TRIES))
+    for top, root in roots.items():
+        for passage in _of(compared, part, top, root):
+            yield replace(passage, recipes={**roots, **passage.recipes})
+            if next(tries, None) is None:
+                return
+
+
+def _of(compared: Comparison, part: Part, top: str, root: Recipe) -> Iterator[Passage]:
+    values = {name: each.clone() for name, each in compared.values.items()}
+    done: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        made = followed(root, values, compared.state(), done)
+    net, value = compared.net, compared.values[top]
+    nodes = steps_of(root)
+    readers = [step.name for step in net.steps if top in step.bottoms]
+    if nodes and readers:
+        for each in nodes[:-1]:
+            behind = _between(nodes, each)
+            if _near(done[id(each)], value) and behind and _free(compared, behind):
+                after = ", ".join(dict.fromkeys(readers))
+                words = _words(net.maker[top].name, after, behind, value, made)
+                yield Passage(net.maker[top].name, after, words, {top: each})
+                break
+    for bottom in part.bottoms:
+        value = compared.values[bottom]
+        reader = next(step for step in part.steps if bottom in step.bottoms)
+        for each in reversed(nodes):
+            arrived = done[id(each)]
+            inside = steps_of(each)
+            of_it = {one.name for one in ingredients(each)} == {bottom}
+            if not of_it or arrived.numel() != value.numel() or not _free(compared, inside):
+                continue
+            given: Recipe = Value(bottom, tuple(arrived.shape))
+            if not arrived.is_floating_point():
+                given = Made(torch.Tensor.to, (given, arrived.dtype), {})
+            other = _with(root, each, given, {})
+            with torch.no_grad():
+                right = _near(followed(other, values, compared.state(), {}), compared.values[top])
+            inside = [one for one in inside if not keeps(one)] or inside
+            if right:
+                maker = net.maker.get(bottom)
+                before = maker.name if maker else bottom
+                words = _words(before, reader.name, inside, value, arrived)
+                yield Passage(before, reader.name, words, {top: other}, maker is None)
+
+
+def _between(nodes: Sequence[Made], first: Made) -> list[Made]:
+    """The operations behind one that its result goes on through alone; [] where others come in."""
+    known = {id(each) for each in steps_of(first)}
+    rest = [each for each in nodes if id(each) not in known]
+    fed = all(_reads_only(each, known | {id(one) for one in rest}) for each in rest)
+    changing = [each for each in rest if not keeps(each)]
+    return (changing or rest) if fed else []
+
+
+def _reads_only(each: Made, known: set[int]) -> bool:
+    taken = [one for one in torch.utils._pytree.tree_leaves((each.args, each.kwargs))]
+    recipes = [one for one in taken if isinstance(one, Recipe)]
+    return bool(recipes) and all(id(one) in known for one in recipes)
+
+
+def _free(compared: Comparison, some: Sequence[Made]) -> bool:
+    """Whether operations lie between the modules of layers, and in none."""
+    known = [compared.first.nodes.get(id(each)) for each in some]
+    return not any(each.inside for each in known if each)
+
+
+def _near(made: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether numbers are a value's, in its order, but for rounding."""
+    if made.numel() != value.numel() or not made.is_floating_point():
+        return False
+    off = (made.reshape(-1).to(value) - value.reshape(-1)).abs().max()
+    return bool(off <= FINE * value.abs().max())
+
+
+def _with(recipe: Recipe, at: Recipe, given: Recipe, done: dict[int, Recipe]) -> Recipe:
+    """A recipe with another one in the place of one of its operations."""
+    if recipe is at:
+        return given
+    if not isinstance(recipe, Made):
+        return recipe
+    if id(recipe) not in done:
+        args, kwargs = tree_map(
+            lambda each: _with(each, at, given, done) if isinstance(each, Recipe) else each,
+            (recipe.args, recipe.kwargs),
+        )
+        done[id(recipe)] = Made(recipe.func, args, kwargs, recipe.pick)
+    return done[id(recipe)]
+
+
+def _words(
+    before: str, after: str, some: Sequence[Made], value: torch.Tensor, arrived: torch.Tensor
+) -> str:
+    """What the port does on the way."""
+    names = ", ".join(map(spelled, some))
+    words = f"between {before} and {after} the port has {names}, and Caffe's net has nothing there"
+    if any(each.func is hooked for each in some):
+        return f"{words}: it changes the gradient"
+    flat = arrived.detach().reshape(-1).to(value)
+    if torch.equal(flat, value.reshape(-1)):
+        return words
+    if value.ndim == 4 and torch.equal(flat, value.permute(0, 2, 3, 1).reshape(-1)):
+        return f"{words}: the values reach {after} in another order, channels last"
+    if torch.equal(flat.sort().values, value.reshape(-1).sort().values):
+        return f"{words}: the values reach {after} in another order"
+    return words
