@@ -56,6 +56,7 @@ from caffe_parity.whole.port import (
 from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
+from caffe_parity.whole.rivals import ORDER
 from caffe_parity.whole.stacked import sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values, in_turn
 from caffe_parity.whole.weights import Weights, of_port, weights_of
@@ -548,7 +549,8 @@ class Comparison:
                 continue
             findings = way or findings
             blamed = self._reasons.blamed(part, findings)
-            if findings and 1 < len(blamed) == len(part.steps):
+            known = findings and findings[0].cause == ORDER
+            if findings and not known and 1 < len(blamed) == len(part.steps):
                 told = f"{self._reasons.together(part)}: {findings[0].words}"
                 findings[0] = replace(findings[0], words=told)
             found.append(Judgement(part, own, lost, findings, notes, blamed=blamed))
@@ -562,7 +564,7 @@ class Comparison:
         Of what the port does with an input of the net, the findings, which say so.
         """
         codes = {each.code for each in findings}
-        told = [each for each in findings if each.cause in ("setting", "shape")]
+        told = [each for each in findings if each.cause in ("setting", "shape", ORDER)]
         if told or codes.isdisjoint(("forward", "backward")) or self._reasons.settings(part):
             return None
         for each in passages(self, part):
@@ -822,7 +824,7 @@ class Comparison:
                     if grad is not None:
                         total += grad
                 for name, grad in zip(learned, found[len(sent) :], strict=True):
-                    if grad is not None:
+                    if grad is not None and name in part.params:  # else another layer's
                         totals[name] = totals[name] + grad if name in totals else grad
             if part in misshapen:
                 continue

@@ -102,6 +102,11 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as with zeros for the padding, which may be a maximum: Caffe leaves it out",
             partial(_of_zeros, arguments_of(net, step)),
         )
+    if step.type == "LRN":
+        yield Other(
+            "is as scaled to the length 1 over the channels, as by functional.normalize",
+            lambda given: {"top[0]": functional.normalize(given["bottom[0]"])},
+        )
     if step.type == "BatchNorm":
         yield Other(
             "is as with a variance over m - 1: Caffe normalises with that over m",
@@ -228,6 +233,20 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         "is as with the scores for the logarithms of probabilities: no softmax is taken",
         lambda given: {"top[0]": functional.nll_loss(given["bottom[0]"], _labels(given, axis))},
     )
+    for other, change in (
+        (f"{classes - 1} - {step.bottoms[1]}: the classes are reversed", lambda x: classes - 1 - x),
+        (f"0 for each {step.bottoms[1]}", torch.zeros_like),
+        (f"the samples of {step.bottoms[1]} reversed", lambda x: x.flip(0)),
+    ):
+        yield Other(f"is as with {other}", partial(_with, compute, "bottom[1]", change))
+    yield Other(
+        "is as with a softmax over the batch, not over the classes",
+        lambda given: {
+            "top[0]": functional.nll_loss(
+                given["bottom[0]"].log_softmax(0), _labels(given, axis)
+            )
+        },
+    )
     for shift in (1, -1):
         yield Other(
             f"is as with {step.bottoms[1]} {shift:+d}: Caffe's labels begin at 0",
@@ -260,12 +279,22 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         yield of_weights("is as with the kernel turned by 180 degrees", lambda w: w.flip(2, 3))
         yield of_weights("is as with the kernel's H and W swapped", lambda w: w.transpose(2, 3))
         groups = int(step.fields["group"])
+        if shape[1] == net.values[step.tops[0]].shape[1] and int(step.fields["group"]) == 1:
+            yield of_weights(
+                "is as with the weights' first two axes swapped", lambda w: w.transpose(0, 1)
+            )
         for apart in sorted({groups, shape[1] // groups}) if groups > 1 else ():
             yield Other(
                 "is as with groups of channels that lie apart: Caffe's are neighbours",
                 partial(_with, compute, "bottom[0]", partial(_shuffled, groups=apart)),
             )
     if step.type == "Convolution" and len(shape) == 4:
+        said = arguments_of(net, step)
+        for mode in ("reflect", "replicate", "circular") if any(said["pad"]) else ():
+            yield Other(
+                f"is as with padding_mode {mode}: Caffe pads with zeros",
+                partial(_padded, compute, mode, said),
+            )
         for before, words in ((True, "before the image"), (False, "behind it")):
             yield Other(
                 f"is as with more of the padding {words}: Caffe's is the same on both sides",
@@ -276,6 +305,17 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as with twice the bias",
             lambda given: compute({**given, "blob[1]": 2 * given["blob[1]"]}),
         )
+
+
+def _padded(compute: Compute, mode: str, said: Mapping[str, Any], given: Tensors) -> Tensors:
+    """A convolution of what is padded in another way: of more, in steps, from within."""
+    high, wide = said["pad"]
+    padded = functional.pad(given["bottom[0]"], (wide, wide, high, high), mode=mode)
+    weight, bias = given["blob[0]"], given.get("blob[1]")
+    made = functional.conv2d(
+        padded, weight, bias, said["stride"], 0, said.get("dilation", 1), said.get("groups", 1)
+    )
+    return {"top[0]": made}
 
 
 def _uneven(compute: Compute, stride: Sequence[int], before: bool, given: Tensors) -> Tensors:

@@ -343,11 +343,23 @@ class Port:
             with torch.inference_mode(mode=False), torch.enable_grad():
                 of_run = like.dtype.itemsize < 8  # also what names float32, or has fewer bits
                 dtype = values[value].dtype if of_run else like.dtype
-                made = shaped(values[value], like.shape).to(dtype).clone()
+                made = shaped(values[value], like.shape)
+                if made.numel() != like.numel() and 1 < like.ndim < made.ndim:
+                    made = made.flatten(like.ndim - 1)  # in a port whose own has another size
+                made = made.to(dtype).clone()
             given.put(made, value)
             return made
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
+            base = made._base
+            if made.numel() != math.prod(shapes[value]) and base is not None:
+                put(value, base if base.ndim == len(shapes[value]) else made)  # a flat view of it
+            else:
+                put(value, made)
+            return known(value, made)
+
+        def put(value: str, made: torch.Tensor) -> None:
+            """Takes down what the port makes of a value."""
             own = as_wide(shaped(made, shapes[value]))
             if not torch.is_grad_enabled():
                 seen.without.add(value)
@@ -361,7 +373,6 @@ class Port:
             raw.put(made, value)
             if values is None:
                 given.put(made, value)
-            return known(value, made)
 
         def taken(
             what: str, value: str, tensor: torch.Tensor, call: Call | None = None
@@ -482,6 +493,7 @@ class Port:
                 result = self.run(fed, state)
             except BadRequest as error:
                 seen.failed = error
+                seen.calls += open_calls[-1:]  # which may go on with Caffe's values
                 return seen
             finally:
                 seen.hooks = ops.hooks

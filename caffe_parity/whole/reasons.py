@@ -16,6 +16,7 @@ from caffe_parity.engine.explain import Failure, explain
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, OVERWRITTEN, clamps, differences, is_overwritten
+from caffe_parity.whole.recipe import State, ingredients
 from caffe_parity.whole.rivals import SETTING, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
@@ -78,6 +79,22 @@ class Reasons:
                 bottom = self._compared.matched.steps[call][0].bottoms[0]
                 yield f"the port's {call} reads what {', '.join(made)} makes of {bottom}"
 
+    def _strange(self, part: Part) -> Iterator[str]:
+        """The parameters of other layers that the port computes it with."""
+        recipes = [self._compared.first.recipes.get(top) for top in part.tops]
+        taken = [one for each in recipes if each for one in ingredients(each)]
+        names = dict.fromkeys(one.name for one in taken if isinstance(one, State))
+        others = {
+            name: params[0]
+            for name in names
+            if (params := self._weights.made_of(name)) and not set(params) & set(part.params)
+        }
+        if others and part.params:
+            theirs = ", ".join(part.params)
+            yield f"the port computes it with {', '.join(others)}, which is " + (
+                f"{', '.join(others.values())} of the net, and not {theirs}"
+            )
+
     def finding(
         self, part: Part, name: str, value: Floating, expected: Expected, side: str = ""
     ) -> Finding:
@@ -133,6 +150,8 @@ class Reasons:
             for top in part.tops
             if top in self._compared.first.autocast
         ][:1]
+        if _code(name) == "forward":
+            said += self._strange(part)
         if _code(name) == "backward":
             said += [OVERWRITTEN for step in part.steps if is_overwritten(step)]
         if len(settings) == 1 and not in_front:
