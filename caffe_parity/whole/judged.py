@@ -58,7 +58,7 @@ from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredient
 from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.rivals import ORDER
 from caffe_parity.whole.stacked import sharing, stacked
-from caffe_parity.whole.values import Pairs, by_values, in_turn
+from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 UNCHOSEN = "usual-momentum"
@@ -1097,7 +1097,7 @@ def _matched(
         return Comparison(made, port, matched, weights, left_out)
 
     told = by_values(Comparison(made, port, matched, weights, left_out), build)
-    told = in_turn(told, build)
+    told = crosswise(in_turn(told, build))
     matched, weights, seen = told.matched, told.weights, told.first
     ends = ends_of(made, seen.results, left_out, seen.named)
     weighed = [name for name in made.losses if made.losses[name] != 1]

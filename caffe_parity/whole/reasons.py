@@ -90,9 +90,10 @@ class Reasons:
             if (params := self._weights.made_of(name)) and not set(params) & set(part.params)
         }
         if others and part.params:
-            theirs = ", ".join(part.params)
-            yield f"the port computes it with {', '.join(others)}, which is " + (
-                f"{', '.join(others.values())} of the net, and not {theirs}"
+            are = "is" if len(others) == 1 else "are"
+            yield (
+                f"the port computes it with {', '.join(others)}, which {are} the net's "
+                f"{', '.join(others.values())}, not {', '.join(part.params)}"
             )
 
     def finding(

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,9 @@ ORDER = "order"
 
 SIZES = ("dilation", "kernel_size", "local_size", "offset", "pad", "stride")
 """The fields that a small number is."""
+
+PAIRS = (("kernel_size", "pad"), ("dilation", "pad"), ("pad", "round_mode"))
+"""The fields of which two mistakes can give a top of the right size."""
 
 EPS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 0.0)
 """What is added below a root here and there."""
@@ -192,6 +195,19 @@ def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
                 shown = "left out" if value in (None, []) else _shown(value)
                 own = f"has {_shown(theirs)}" if name in given else "does not say it"
                 yield f"is as with {message}.{name} {shown}; {step.name} {own}", layer
+        for names in [each for each in PAIRS if set(each) <= set(net.messages[kind])]:
+            for both in product(*(_of_pair(name, net.messages[kind][name]) for name in names)):
+                layer = copy.deepcopy(dict(step.said))
+                layer.setdefault(message, {}).update(zip(names, both, strict=True))
+                words = ", ".join(
+                    f"{message}.{name} {_shown(each)}" for name, each in zip(names, both, strict=True)
+                )
+                yield f"is as with {words}", layer
+
+
+def _of_pair(name: str, about: Mapping[str, Any]) -> Sequence[Any]:
+    """Values that a field may have been given by mistake together with another one."""
+    return about["values"] or [[each] if about["repeated"] else each for each in range(6)]
 
 
 def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Iterator[Any]:
