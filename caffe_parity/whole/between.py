@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from caffe_parity.whole.judged import Comparison, Part
 
 FINE = 2.0**-14
-"""Of a value's largest element: what differs by less is only rounded, as far as a try goes."""
+"""Of a value's largest element: what differs by less is only rounded, as far as a try or a cut goes."""
 
 TRIES = 6
 """Ways in which a part may be without something that are tried."""

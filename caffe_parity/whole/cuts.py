@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from caffe_parity.whole.between import FINE
 from caffe_parity.whole.port import Made, Node, close_to
 from caffe_parity.whole.recipe import Value, ingredients, steps_of
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from caffe_parity.whole.golden import Golden
     from caffe_parity.whole.judged import Comparison, Part
     from caffe_parity.whole.port import Call
-
-FINE = 2.0**-14
-"""Of a value's largest element: what differs by less is only rounded, as far as a cut goes."""
 
 TRIES = 32
 """Runs of the port after which what is wrong is not searched further."""

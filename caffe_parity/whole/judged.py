@@ -39,7 +39,7 @@ from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.between import passages
+from caffe_parity.whole.between import FINE, passages
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
@@ -71,6 +71,9 @@ HOMOGENEOUS = ("Concat", "Dropout", "Pooling", "PReLU", "ReLU")
 
 RANDOM = ("Dropout",)
 """The types of layers that draw random numbers in phase TRAIN."""
+
+DROPS = "F.dropout does, unless it gets training=self.training"
+"""Why a port may drop in phase TEST."""
 
 LARGE = 1 << 21
 """Numbers in a net from which on its parts are judged in several processes."""
@@ -314,6 +317,9 @@ class Comparison:
         same = all(same_bits(one.numpy(), other.numpy()) for one, other in pairs)
         if not same:
             return "the port gives other bits when it is watched: it is not the same run"
+        if "" in self.first.drops:
+            why = f": {DROPS}" if self.net.phase == "TEST" else ""
+            return f"the port drops in phase {self.net.phase}, where the net has no Dropout{why}"
         return "" if self._random else self._drawn()
 
     def _drawn(self) -> str:
@@ -404,7 +410,19 @@ class Comparison:
         layout = self.matched.layout
         known = masks if masked else None
         behind = self.net.behind
-        return port.forced(layout, inputs, values, shapes, state, known, looking, behind, wanted)
+        idle = {top: bottom for top, bottom in self._idle.items() if masked}
+        return port.forced(
+            layout, inputs, values, shapes, state, known, looking, behind, wanted, idle
+        )
+
+    @cached_property
+    def _idle(self) -> Mapping[str, str]:
+        """The tops and bottoms of the Dropouts that pass everything on, as in phase TEST."""
+        return {
+            step.tops[0]: step.bottoms[0]
+            for step in self.net.steps
+            if step.type in RANDOM and self.net.phase == "TEST"
+        }
 
     def _judgements(self, processes: int) -> list[Judgement]:
         random = self._random
@@ -537,7 +555,7 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._reasons.finding(part, name, value, expected, side))
             findings += self._frozen(part, [each.tensor for each in findings])
-            findings += [*self._wired(part), *self._also(part)]
+            findings += [*self._wired(part), *self._also(part), *self._dropped(part)]
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
@@ -590,6 +608,13 @@ class Comparison:
         """The net's parameters that the parts of a unit take, or all of it where it has to run."""
         return unit.params if unit.recipes is not None else frozenset(self.net.params)
 
+    def _dropped(self, part: Part) -> Iterator[Finding]:
+        """That the port drops what Caffe's passes on: how often it does is nowhere compared."""
+        for step in part.steps:
+            for top in self.first.drops.intersection(step.tops):
+                words = f"the port drops in phase TEST, where Caffe's {step.name} passes all on: "
+                yield self._reasons.of(step.name, Finding("dropout", words + DROPS, top, "drops"))
+
     def _frozen(self, part: Part, said: Sequence[str]) -> Iterator[Finding]:
         """What the port does not learn, and whose gradient is 0 in Caffe but for rounding."""
         for name in part.params:
@@ -613,24 +638,25 @@ class Comparison:
         alone = all(step.type in RANDOM for step in part.steps) and part.calls
         if not alone:
             why += "; of the layer's name it would be compared"
-        return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
+        blamed = tuple(step.name for step in part.steps if step.type in RANDOM)
+        return Judgement(part, findings=findings, left_out=why, alone=bool(alone), blamed=blamed)
 
     def _kept(self, part: Part) -> Iterator[str]:
         """What a Dropout that takes no mask does otherwise than Caffe's with what it keeps."""
-        if len(part.steps) > 1 or part.name in self.left_out:
+        *before, step = part.steps
+        if step.type not in RANDOM or step.tops != part.tops or step.name in self.left_out:
             return
-        (step,) = part.steps
-        made, taken = self.first.own[part.tops[0]].double(), self.values[part.bottoms[0]].double()
+        made, taken = self.first.own[part.tops[0]].double(), self.values[step.bottoms[0]].double()
+        room = FINE if before else 8 * UNIT_ROUNDOFF
         ratio = float(step.fields["dropout_ratio"])
         kept = (made != 0) & (taken != 0)
         if made.shape != taken.shape or not bool(kept.any()):
             return
         factors = (made / taken)[kept]
         scale = 1 / (1 - ratio)
-        if bool(((factors - scale).abs() > 8 * UNIT_ROUNDOFF * scale).any()):
-            words = (
-                "drops nothing" if torch.equal(made, taken) else "scales what it keeps otherwise"
-            )
+        if bool(((factors - scale).abs() > room * scale).any()):
+            nothing = bool(((made - taken).abs() <= room * taken.abs()).all())
+            words = "drops nothing" if nothing else "scales what it keeps otherwise"
             yield (
                 f"the port {words}: Caffe's {step.name} sets {ratio:g} of the elements to 0, and "
                 f"multiplies the others by {scale:g}"
@@ -1100,7 +1126,9 @@ def _matched(
     told = crosswise(in_turn(told, build))
     matched, weights, seen = told.matched, told.weights, told.first
     ends = ends_of(made, seen.results, left_out, seen.named)
-    weighed = [name for name in made.losses if made.losses[name] != 1]
+    numbers = [each for each in seen.results.values() if each.numel() == 1]
+    is_sum = len(numbers) == 1 < len(made.losses)  # of whatever name
+    weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
     losses = losses_of(made, found.first.numbers, found.losses_between)

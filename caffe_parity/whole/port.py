@@ -155,6 +155,7 @@ class Seen:
         near: how many of the results lie near a value.
         around: the calls of modules that do more behind a module inside, which has the same
             parameters, with the call of that one; of a cell that takes the same.
+        drops: the tops of Dropouts that drop though they are idle in Caffe; "" for none.
         masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
@@ -178,6 +179,7 @@ class Seen:
     reads: dict[Call, set[str]] = field(default_factory=dict)
     near: int = 0
     around: dict[Call, Call] = field(default_factory=dict)
+    drops: set[str] = field(default_factory=set)
     masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
     made_of: dict[Call, list[str]] = field(default_factory=dict)
@@ -312,6 +314,7 @@ class Port:
         looking: bool = False,
         behind: Mapping[str, frozenset[str]] = MappingProxyType({}),
         wanted: Sequence[str] = (),
+        idle: Mapping[str, str] = MappingProxyType({}),
     ) -> Seen:
         """Runs the port with Caffe's values in the places of its own.
 
@@ -325,6 +328,7 @@ class Port:
             looking: whether what is no value of the net is compared with all of them.
             behind: by value of the net, those that it is made of.
             wanted: the values with which the results of operations are compared.
+            idle: the tops of Dropouts that pass everything on, and their bottoms.
         """
         seen = Seen()
         given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
@@ -420,11 +424,21 @@ class Port:
                     return known[top].reshape(tensor.shape)
             return None
 
+        def is_idle(tensor: torch.Tensor) -> bool:
+            """Whether a Dropout must pass a tensor on; which one it may be, is taken down."""
+            free = [top for top in idle if top not in seen.drops]
+            sizes = [top for top in free if math.prod(shapes[top]) == tensor.numel()]
+            near = [top for top in sizes if values and close_to(tensor, {top: values[top]})]
+            if masks is not None and not masks:
+                seen.drops.add(next(iter(near or sizes), ""))
+            return masks is not None and not masks
+
         recorder = Recorder(given.name, state)
         asked = {name: values[name] for name in wanted} if values else {}
         dtypes = {each.dtype for each in state.values()}
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
+        ops.is_idle = is_idle
         ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
         seen.numbers, seen.nodes = ops.numbers, ops.nodes
 
@@ -528,7 +542,8 @@ class _Operations(TorchFunctionMode):
         super().__init__()
         self._dtype = dtype
         self.hooks = 0
-        self.is_inside = lambda: False
+        self.is_inside: Callable[[], bool] = lambda: False
+        self.is_idle: Callable[[torch.Tensor], bool] = lambda _: False
         self.recorder = recorder
         self.nodes: dict[int, Node] = {}
         self._wanted = wanted
@@ -597,7 +612,8 @@ class _Operations(TorchFunctionMode):
         """What a Dropout does, with Caffe's mask where there is one: a call, not yet made."""
         mask = self._mask_for(x) if training and 0 < p < 1 else None
         if mask is None:
-            return functional.dropout, (x, p, training, inplace), {}
+            drops = training and 0 < p < 1 and not self.is_idle(x)
+            return functional.dropout, (x, p, drops, inplace), {}
         self.recorder.put(mask, Fixed(mask))
         scaled = self._recorded(torch.div, self._recorded(torch.Tensor.type_as, mask, x), 1 - p)
         return torch.Tensor.mul_ if inplace else torch.mul, (x, scaled), {}

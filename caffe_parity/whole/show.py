@@ -46,6 +46,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     noted = {_layer(each): each.notes[0] for each in found if each.notes}
     for note in list(noted.values())[:1]:
         said.append(f"note: {note.code}: {_shortened([*noted])}: {note.words}")
+    said += [f"note: {each.code}: {each.words}" for each in compared.returned.notes]
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
@@ -128,6 +129,7 @@ def records(
 ) -> list[Record]:
     """A record for each part, and for what no part computes."""
     phase = compared.net.phase
+    of_losses = compared.returned.notes
     made = []
     for each in found:
         findings, part = [*each.findings], each.name
@@ -137,6 +139,7 @@ def records(
             made.append(Record(net, phase, part, verdict, reason, findings, in_net=_in_net(each)))
             continue
         dull = [name for name, own in each.own.items() if not own.proves]
+        notes = [*each.notes, *(one for one in of_losses if one.tensor in each.part.tops)]
         verdict = "fail" if findings else "unproven" if dull else "pass"
         reason = "; ".join(one.words for one in findings)
         if verdict == "unproven":
@@ -149,7 +152,7 @@ def records(
                 verdict,
                 reason,
                 findings,
-                each.notes,
+                notes,
                 each.own,
                 seconds=seconds / max(len(found), 1),
                 elements=sum(compared.net.values[top].size for top in each.part.tops),
