@@ -44,14 +44,14 @@ class Passage:
 
     Attributes:
         before, after: the layers, or an input of the net.
-        words: what the port does there.
+        does: what the port does there.
         recipes: of the part's tops, without that.
         is_own: whether it is what the second does with an input of the net.
     """
 
     before: str
     after: str
-    words: str
+    does: str
     recipes: Mapping[str, Recipe]
     is_own: bool = False
 
@@ -63,7 +63,12 @@ class Passage:
     def told(self, findings: Sequence[Finding]) -> list[Finding]:
         """What was found of the part, as said of the way."""
         first, *rest = findings
-        return [replace(first, words=f"{self.words}: {first.words}"), *rest]
+        where = f"between {self.before} and {self.after} the port has {self.does}"
+        return [replace(first, words=f"{where}: {first.words}"), *rest]
+
+    def merged(self, other: Passage) -> Passage:
+        """With another way from the same layer, on which the port does the same."""
+        return replace(self, after=f"{self.after}, {other.after}")
 
 
 def passages(compared: Comparison, part: Part) -> Iterator[Passage]:
@@ -93,8 +98,8 @@ def _of(compared: Comparison, part: Part, top: str, root: Recipe) -> Iterator[Pa
             behind = _between(nodes, each)
             if _near(done[id(each)], value) and behind and _free(compared, behind):
                 after = ", ".join(dict.fromkeys(readers))
-                words = _words(net.maker[top].name, after, behind, value, made)
-                yield Passage(net.maker[top].name, after, words, {top: each})
+                does = _does(behind, value, made)
+                yield Passage(net.maker[top].name, after, does, {top: each})
                 break
     for bottom in part.bottoms:
         value = compared.values[bottom]
@@ -102,7 +107,7 @@ def _of(compared: Comparison, part: Part, top: str, root: Recipe) -> Iterator[Pa
         for each in reversed(nodes):
             arrived = done[id(each)]
             inside = steps_of(each)
-            of_it = {one.name for one in ingredients(each)} == {bottom}
+            of_it = {one.name for one in ingredients(each) if isinstance(one, Value)} == {bottom}
             if not of_it or arrived.numel() != value.numel() or not _free(compared, inside):
                 continue
             given: Recipe = Value(bottom, tuple(arrived.shape))
@@ -115,8 +120,8 @@ def _of(compared: Comparison, part: Part, top: str, root: Recipe) -> Iterator[Pa
             if right:
                 maker = net.maker.get(bottom)
                 before = maker.name if maker else bottom
-                words = _words(before, reader.name, inside, value, arrived)
-                yield Passage(before, reader.name, words, {top: other}, maker is None)
+                does = _does(inside, value, arrived)
+                yield Passage(before, reader.name, does, {top: other}, maker is None)
 
 
 def _between(nodes: Sequence[Made], first: Made) -> list[Made]:
@@ -163,19 +168,16 @@ def _with(recipe: Recipe, at: Recipe, given: Recipe, done: dict[int, Recipe]) ->
     return done[id(recipe)]
 
 
-def _words(
-    before: str, after: str, some: Sequence[Made], value: torch.Tensor, arrived: torch.Tensor
-) -> str:
+def _does(some: Sequence[Made], value: torch.Tensor, arrived: torch.Tensor) -> str:
     """What the port does on the way."""
-    names = ", ".join(map(spelled, some))
-    words = f"between {before} and {after} the port has {names}, and Caffe's net has nothing there"
+    words = f"{', '.join(map(spelled, some))}, and Caffe's net nothing"
     if any(each.func is hooked for each in some):
         return f"{words}: it changes the gradient"
     flat = arrived.detach().reshape(-1).to(value)
     if torch.equal(flat, value.reshape(-1)):
         return words
     if value.ndim == 4 and torch.equal(flat, value.permute(0, 2, 3, 1).reshape(-1)):
-        return f"{words}: the values reach {after} in another order, channels last"
+        return f"{words}: the values arrive in another order, channels last"
     if torch.equal(flat.sort().values, value.reshape(-1).sort().values):
-        return f"{words}: the values reach {after} in another order"
+        return f"{words}: the values arrive in another order"
     return words

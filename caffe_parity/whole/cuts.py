@@ -31,16 +31,21 @@ TRIES = 32
 
 def cut(found: Comparison) -> Comparison:
     """The comparison with parts that are as small as the port's operations allow."""
-    for call in [each for each in found.first.made_of if each not in found.matched.through]:
-        found = _better(found, through=found.matched.through | {call})
-    found = _at_operations(found)
+    found = _at_operations(_gone_through(found))
     tries = iter(range(TRIES))
     for call in [each for each in found.matched.steps if _top(found, each) in found.far]:
         if next(tries, None) is not None:
             found = _better(found, opened=found.matched.opened | {call})
-    found = _at_operations(found)
+    found = _gone_through(_at_operations(found))
     while smaller := _before_what_is_right(found, tries):
         found = smaller
+    return found
+
+
+def _gone_through(found: Comparison) -> Comparison:
+    """With calls that take what the port makes of a value, where less speaks against that."""
+    for call in [each for each in found.first.made_of if each not in found.matched.through]:
+        found = _better(found, through=found.matched.through | {call})
     return found
 
 
@@ -72,6 +77,12 @@ def _at_operations(found: Comparison) -> Comparison:
     """Cut where operations make what lies within a part, or what a module should have given."""
     makers = {_top(found, call): call for call in found.matched.steps}
     within = [name for part in found.parts for name in hidden(found, part)]
+    # What the port changes on the way to one of several readers is none of the others'.
+    within += [
+        name
+        for name in found.beyond(FINE).difference(makers)
+        if sum(name in step.bottoms for step in found.net.steps) > 1
+    ]
     wanted = [
         name for name in (*within, *found.far.intersection(makers)) if _alone(found.net, name)
     ]
@@ -108,7 +119,7 @@ def _placed(found: Comparison, at: dict[str, Node], wrong: int = 0) -> Compariso
     other = _changed(
         found,
         ops={
-            **found.matched.ops,
+            **{number: made for number, made in found.matched.ops.items() if made.value not in at},
             **{node.op[0]: Made(name, node.op[1]) for name, node in at.items()},
         },
         opened=found.matched.opened | {makers[name] for name in at if name in makers},

@@ -39,7 +39,7 @@ from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.between import FINE, passages
+from caffe_parity.whole.between import FINE, Passage, passages
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
@@ -150,7 +150,7 @@ class Judgement:
         alone: whether nothing else is left out with it.
         blamed: where something is wrong, the layers that it may be; all, if more is not known.
         between: what is wrong between this part and another; then the part itself is right.
-        is_between: whether it is that.
+        way: where and what that is.
     """
 
     part: Part
@@ -162,7 +162,14 @@ class Judgement:
     alone: bool = True
     blamed: tuple[str, ...] = ()
     between: Judgement | None = None
-    is_between: bool = False
+    way: Passage | None = None
+
+    def joined(self, other: Judgement) -> Judgement:
+        """With what another part found on the way from the same layer."""
+        if not self.way or not other.way:
+            return self
+        way = self.way.merged(other.way)
+        return replace(self, way=way, blamed=(way.name,), own={**self.own, **other.own})
 
     @property
     def name(self) -> str:
@@ -437,7 +444,20 @@ class Comparison:
         if rest:
             found |= {each.part: each for each in self._judged(Unit(tuple(rest)))}
         ordered = [found[part] for part in self.parts]
-        return [one for each in ordered for one in (each, each.between) if one]
+        between: dict[tuple[str, str], Judgement] = {}
+        for each in ordered:
+            if each.between and each.between.way:
+                key = each.between.way.before, each.between.way.does
+                between[key] = between[key].joined(each.between) if key in between else each.between
+        made = []
+        for each in ordered:
+            made.append(each)
+            if each.between and each.between.way:
+                way = each.between.way
+                one = between.pop((way.before, way.does), None)
+                if one and one.way:
+                    made.append(replace(one, findings=one.way.told(one.findings)))
+        return made
 
     def _units(self) -> list[Unit]:
         """The parts that can be repeated alone; what shares parameters is together."""
@@ -598,9 +618,8 @@ class Comparison:
             if not right.findings and each.is_own:
                 return each.told(findings)
             if not right.findings:
-                wrong = Judgement(
-                    part, findings=each.told(findings), blamed=(each.name,), is_between=True
-                )
+                way = replace(each, recipes={})
+                wrong = Judgement(part, findings=findings, blamed=(each.name,), way=way)
                 return replace(right, between=wrong)
         return None
 
@@ -850,7 +869,7 @@ class Comparison:
                     if grad is not None:
                         total += grad
                 for name, grad in zip(learned, found[len(sent) :], strict=True):
-                    if grad is not None and name in part.params:  # else another layer's
+                    if grad is not None and (name in part.params or unit.recipes is None):
                         totals[name] = totals[name] + grad if name in totals else grad
             if part in misshapen:
                 continue
@@ -934,7 +953,6 @@ class Comparison:
     def _also(self, part: Part) -> Iterator[Finding]:
         """What the part sends back to values that its layers do not read."""
         read = {name for step in part.steps for name in step.bottoms} | self.net.constant
-        params = self.params(False)
         for top in part.tops:
             recipe = self.first.recipes.get(top)
             taken = (
@@ -943,18 +961,22 @@ class Comparison:
                 else []
             )
             others = [name for name in dict.fromkeys(taken) if name not in read]
-            if not recipe or not others:
+            strange = self._params_in(recipe).difference(part.params) if recipe else set()
+            learned = [name for name in self.net.learned if name in strange]
+            if not recipe or not [*others, *learned]:
                 continue
             values = {name: self.values[name].clone() for name in taken}
+            params = self.params(True)
             leaves = [values[name].requires_grad_() for name in others]
+            leaves += [params[name] for name in learned]
             made = followed(recipe, values, self._state(params, torch.float32), {})
             if made.numel() != self.net.diffs[top].size:
                 continue
             grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
-            for name, grad in zip(others, grads, strict=True):
+            for name, grad in zip([*others, *learned], grads, strict=True):
                 if grad is not None and bool(grad.any()):
                     words = f"the port's {top} sends a gradient back to {name}, which Caffe's "
-                    words += f"{part.name} does not read"
+                    words += f"{part.name} does not " + ("learn" if name in learned else "read")
                     yield Finding("wiring", words, name)
 
     def _counted(self, part: Part) -> Iterator[Finding]:
@@ -1113,6 +1135,9 @@ def _matched(
         if len(seen.calls) <= len(calls):
             break
         calls, around = seen.calls, seen.around
+    if seen.failed and seen.ops:  # so that all that reads a value between modules has Caffe's
+        matched.ops = dict(seen.ops)
+        seen = Comparison(made, port, matched, weights, left_out).first
     if seen.failed:
         return Comparison(made, port, matched, weights, left_out)
     must_be_there(asked, made, calls, port.modules)
@@ -1140,7 +1165,7 @@ def _matched(
     if rest:
         matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
-    matched.ops = found.first.ops | losses
+    matched.ops = matched.ops | found.first.ops | losses
     found = Comparison(made, port, matched, weights, left_out)
     _must_be_one_call(found)
     return found

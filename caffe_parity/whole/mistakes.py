@@ -28,6 +28,9 @@ FUNCTIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Hardtanh": functional.hardtanh,
     "Softsign": functional.softsign,
     "ReLU6": functional.relu6,
+    "LeakyReLU": functional.leaky_relu,
+    "LeakyReLU (0.1)": partial(functional.leaky_relu, negative_slope=0.1),
+    "LeakyReLU (0.2)": partial(functional.leaky_relu, negative_slope=0.2),
     "GELU": functional.gelu,
     "GELU (approximate='tanh')": partial(functional.gelu, approximate="tanh"),
     "Hardswish": functional.hardswish,
@@ -121,6 +124,14 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             ),
         ):
             yield Other(f"is as {words}", partial(_normalised, net, step, function))
+        for words, function in (
+            ("each sample's", lambda x, shape: functional.instance_norm(x)),
+            ("each sample's, over all channels", functional.layer_norm),
+        ):
+            yield Other(
+                f"is as with statistics that are {words}",
+                partial(_of_samples, function),
+            )
         yield Other(
             "is as with sums for statistics: Caffe divides them by the third blob",
             lambda given: compute({**given, "blob[2]": torch.ones_like(given["blob[2]"])}),
@@ -167,7 +178,30 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                 f"is as with the other sign for {name}",
                 partial(_summed, [-c if i == index else c for i, c in enumerate(coefficients)]),
             )
+            if coefficients[index] != 1:
+                yield Other(
+                    f"is as with coefficient 1 for {name}",
+                    partial(_summed, [1.0 if i == index else c for i, c in enumerate(coefficients)]),
+                )
         yield Other("is the product of the bottoms, not their sum", _multiplied)
+    if step.type == "Eltwise":
+        for words, reduced in (
+            ("mean", lambda x: x.mean(0)),
+            ("smallest", lambda x: x.amin(0)),
+        ):
+            yield Other(
+                f"is the {words} of the bottoms",
+                lambda given, reduced=reduced: {"top[0]": reduced(torch.stack([*given.values()]))},
+            )
+    if step.type == "PReLU":
+        for words, change in (
+            ("the first slope", lambda a: a.flatten()[:1].expand_as(a)),
+            ("the mean of the slopes", lambda a: a.mean().expand_as(a)),
+        ):
+            yield Other(
+                f"is as with {words} for all channels",
+                partial(_with, compute, "blob[0]", change),
+            )
     if step.type in ("Concat", "Eltwise") and len(step.bottoms) <= MOST_ORDERS:
         for order in list(permutations(range(len(step.bottoms))))[1:]:
             names = ", ".join(step.bottoms[index] for index in order)
@@ -192,6 +226,10 @@ def functions(step: Step) -> Iterator[Other]:
         yield Other(
             f"is what PyTorch's CELU makes, and {step.name} is Caffe's ELU",
             partial(_by_function, partial(functional.celu, alpha=alpha)),
+        )
+        yield Other(
+            f"is what PyTorch's LeakyReLU ({alpha:g}) makes, and {step.name} is Caffe's ELU",
+            partial(_by_function, partial(functional.leaky_relu, negative_slope=alpha)),
         )
 
 
@@ -431,6 +469,11 @@ def _without_padding(given: Tensors, step: Step, compute: Compute) -> torch.Tens
     x = given["bottom[0]"]
     sums = compute({"bottom[0]": x})["top[0]"]
     return sums / compute({"bottom[0]": torch.ones_like(x)})["top[0]"]
+
+
+def _of_samples(function: Callable[..., torch.Tensor], given: Tensors) -> Tensors:
+    x = given["bottom[0]"]
+    return {"top[0]": function(x, x.shape[1:])}
 
 
 def _unbiased(given: Tensors, eps: float) -> Tensors:

@@ -394,7 +394,8 @@ class Port:
                     seen.ops.update(within)
                     seen.made_of[call] = []
                     return tensor
-            if is_new and (not came or came in behind.get(value, frozenset())):
+            same = tensor.numel() == math.prod(shapes[value])
+            if is_new and (not came or (same and came in behind.get(value, frozenset()))):
                 seen.ops.update(ops.of(tensor, value))
                 return placed(value, tensor)
             if values is None or _equal(tensor, values[value]):  # a copy of it

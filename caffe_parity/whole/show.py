@@ -97,7 +97,7 @@ def _layer(each: Judgement) -> str:
 
 def _row(each: Judgement) -> tuple[str, ...]:
     part = each.part
-    if each.is_between:
+    if each.way:
         return each.name, "-", "(between modules)", *map(_worst, passes(each.own).values()), ""
     layers = _shortened([step.name for step in part.steps])
     types = _shortened([*dict.fromkeys(step.type for step in part.steps)])
