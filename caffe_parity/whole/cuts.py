@@ -78,11 +78,12 @@ def _at_operations(found: Comparison) -> Comparison:
     makers = {_top(found, call): call for call in found.matched.steps}
     within = [name for part in found.parts for name in hidden(found, part)]
     # What the port changes on the way to one of several readers is none of the others'.
-    within += [
+    changed = [
         name
         for name in found.beyond(FINE).difference(makers)
         if sum(name in step.bottoms for step in found.net.steps) > 1
     ]
+    within += changed
     wanted = [
         name for name in (*within, *found.far.intersection(makers)) if _alone(found.net, name)
     ]
@@ -96,11 +97,11 @@ def _at_operations(found: Comparison) -> Comparison:
             inside = name in seen.recipes and node.recipe in steps_of(seen.recipes[name])
             if not inside or name in read:  # else the rest of the module is no other layer
                 first.setdefault(name, node)
-    together = _placed(found, first)
+    together = _placed(found, first, len(first.keys() & set(changed)))
     if together or len(first) < 2:
         return together or found
     for name, node in first.items():
-        found = _placed(found, {name: node}) or found
+        found = _placed(found, {name: node}, int(name in changed)) or found
     return found
 
 

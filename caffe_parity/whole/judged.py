@@ -356,6 +356,11 @@ class Comparison:
         return [Finding("gradients", words, names, "no-grad")]
 
     @cached_property
+    def _strays(self) -> dict[str, set[str]]:
+        """By part, the parameters of other layers to which it sends a gradient, as found so far."""
+        return {}
+
+    @cached_property
     def _reasons(self) -> Reasons:
         return Reasons(self)
 
@@ -581,6 +586,9 @@ class Comparison:
             notes = [each for each in counted if each.cause == UNCHOSEN]
             lost = {name: inherited[name] for name in names if name in inherited}
             way = None if again else self._passage(unit, part, findings)
+            misled = None if again else self._misled(part, findings)
+            if misled:
+                way = Judgement(part, own, between=misled)
             if isinstance(way, Judgement):
                 between = replace(way.between, own=own) if way.between else None
                 found.append(replace(way, notes=notes, inherited=lost, between=between))
@@ -848,6 +856,7 @@ class Comparison:
         results: Tensors = {}
         misshapen: set[Part] = set()
         own = {name for part in unit.parts for name in part.params}
+        own |= set(params) if unit.recipes is None else set()
         learned = [
             name
             for name in self.net.learned
@@ -869,7 +878,10 @@ class Comparison:
                     if grad is not None:
                         total += grad
                 for name, grad in zip(learned, found[len(sent) :], strict=True):
-                    if grad is not None and (name in part.params or unit.recipes is None):
+                    if grad is not None and name not in part.params:
+                        if bool(grad.any()):  # it is another layer's
+                            self._strays.setdefault(part.name, set()).add(name)
+                    elif grad is not None:
                         totals[name] = totals[name] + grad if name in totals else grad
             if part in misshapen:
                 continue
@@ -941,18 +953,41 @@ class Comparison:
 
     def _wired(self, part: Part) -> Iterator[Finding]:
         """What the part's calls read in place of what Caffe's layers read."""
+        for call, came, value in self._wires(part):
+            other = f"{came}, not {value}" if came else f"something else than {value}"
+            if call in self.first.changed:
+                other += f", {', '.join(self.first.changed[call])} of it"
+            layer = part.steps[0].name
+            words = f"the port's {call} reads {other}, which Caffe's layer {layer} reads"
+            yield self._reasons.of(layer, Finding("wiring", words, value))
+
+    def _wires(self, part: Part) -> Iterator[tuple[Call, str, str]]:
+        """By call that reads something else than its layer: what, and what the layer reads."""
+        calls = {f"the port's {call}": call for call in part.calls}
         for what, came, value in self.first.wired:
-            if what in [f"the port's {call}" for call in part.calls]:
-                other = f"{came}, not {value}" if came else f"something else than {value}"
-                call = next(each for each in part.calls if what == f"the port's {each}")
-                if call in self.first.made_of:
-                    other += f", {', '.join(self.first.made_of[call])} of it"
-                words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
-                yield self._reasons.of(part.steps[0].name, Finding("wiring", words, value))
+            if what in calls:
+                yield calls[what], came, value
+
+    def _misled(self, part: Part, findings: Sequence[Finding]) -> Judgement | None:
+        """What is wrong in front of a part that is right, where that is all; None for what is not.
+
+        With an input of the net a port does what belongs to the layer that reads it.
+        """
+        wires = [*self._wires(part)]
+        inside = {each.code for each in findings} != {"wiring"} or len(findings) != len(wires)
+        if inside or len(wires) != 1:
+            return None
+        call, came, value = wires[0]
+        if came or value in self.net.inputs or call not in self.first.changed:
+            return None
+        does = f"{', '.join(self.first.changed[call])}, and Caffe's net nothing"
+        way = Passage(self.net.maker[value].name, part.steps[0].name, does, {})
+        return Judgement(part, findings=findings, blamed=(way.name,), way=way)
 
     def _also(self, part: Part) -> Iterator[Finding]:
         """What the part sends back to values that its layers do not read."""
         read = {name for step in part.steps for name in step.bottoms} | self.net.constant
+        params = self.params(False)
         for top in part.tops:
             recipe = self.first.recipes.get(top)
             taken = (
@@ -961,23 +996,23 @@ class Comparison:
                 else []
             )
             others = [name for name in dict.fromkeys(taken) if name not in read]
-            strange = self._params_in(recipe).difference(part.params) if recipe else set()
-            learned = [name for name in self.net.learned if name in strange]
-            if not recipe or not [*others, *learned]:
+            if not recipe or not others:
                 continue
             values = {name: self.values[name].clone() for name in taken}
-            params = self.params(True)
             leaves = [values[name].requires_grad_() for name in others]
-            leaves += [params[name] for name in learned]
             made = followed(recipe, values, self._state(params, torch.float32), {})
             if made.numel() != self.net.diffs[top].size:
                 continue
             grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
-            for name, grad in zip([*others, *learned], grads, strict=True):
+            for name, grad in zip(others, grads, strict=True):
                 if grad is not None and bool(grad.any()):
                     words = f"the port's {top} sends a gradient back to {name}, which Caffe's "
-                    words += f"{part.name} does not " + ("learn" if name in learned else "read")
+                    words += f"{part.name} does not read"
                     yield Finding("wiring", words, name)
+        for name in sorted(self._strays.get(part.name, ())):
+            words = f"the port's {part.tops[-1]} sends a gradient back to {name}, which Caffe's "
+            words += f"{part.name} does not learn"
+            yield Finding("wiring", words, name)
 
     def _counted(self, part: Part) -> Iterator[Finding]:
         """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.

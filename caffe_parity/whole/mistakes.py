@@ -184,15 +184,6 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                     partial(_summed, [1.0 if i == index else c for i, c in enumerate(coefficients)]),
                 )
         yield Other("is the product of the bottoms, not their sum", _multiplied)
-    if step.type == "Eltwise":
-        for words, reduced in (
-            ("mean", lambda x: x.mean(0)),
-            ("smallest", lambda x: x.amin(0)),
-        ):
-            yield Other(
-                f"is the {words} of the bottoms",
-                lambda given, reduced=reduced: {"top[0]": reduced(torch.stack([*given.values()]))},
-            )
     if step.type == "PReLU":
         for words, change in (
             ("the first slope", lambda a: a.flatten()[:1].expand_as(a)),
@@ -208,6 +199,15 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             yield Other(
                 f"is as with the bottoms of {step.name} in the order {names}",
                 partial(_reordered, compute, order),
+            )
+    if step.type == "Eltwise":
+        for words, reduced in (
+            ("mean", lambda x: x.mean(0)),
+            ("smallest", lambda x: x.amin(0)),
+        ):
+            yield Other(
+                f"is the {words} of the bottoms",
+                lambda given, reduced=reduced: {"top[0]": reduced(torch.stack([*given.values()]))},
             )
     if step.type == "Crop":
         yield Other("is as with the crop in the middle", lambda given: _centred(given))

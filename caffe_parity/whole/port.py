@@ -34,6 +34,7 @@ from caffe_parity.whole.recipe import (
     Fixed,
     Recipe,
     Recorder,
+    Value,
     ingredients,
     keeps,
     steps_of,
@@ -161,6 +162,7 @@ class Seen:
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
         made_of: by call that took what the port made of the value that Caffe's layer reads, and of
             nothing else: the operations that did, in order.
+        changed: the same, also where the port's own parameters come in.
         without: the values that it made without gradients, as under torch.no_grad().
         nodes: the operations, by the id of the recipe of what they made.
         hooks: how often it asked for the gradient of a tensor on the way.
@@ -183,6 +185,7 @@ class Seen:
     masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
     made_of: dict[Call, list[str]] = field(default_factory=dict)
+    changed: dict[Call, list[str]] = field(default_factory=dict)
     without: set[str] = field(default_factory=set)
     nodes: dict[int, Node] = field(default_factory=dict)
     hooks: int = 0
@@ -404,6 +407,8 @@ class Port:
                 return known(value, tensor)
             came = came or _as_an_image(tensor, values[value], value)
             recipe = recorder.of(tensor)
+            if call and not came and recipe and _values_in(recipe) == {value}:
+                seen.changed[call] = _written(recipe)
             if call and not came and recipe and _names_in(recipe) == {value}:
                 seen.made_of[call] = _written(recipe)
                 if call in layout.through or tensor.numel() != values[value].numel():
@@ -731,6 +736,11 @@ def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
 def _names_in(recipe: Recipe) -> set[str]:
     """The values and the state that a recipe takes."""
     return {each.name for each in ingredients(recipe)}
+
+
+def _values_in(recipe: Recipe) -> set[str]:
+    """The values that a recipe takes."""
+    return {each.name for each in ingredients(recipe) if isinstance(each, Value)}
 
 
 def _written(recipe: Recipe) -> list[str]:
