@@ -398,7 +398,7 @@ RESIDUAL = (
     ("changes", "named"),
     [
         ({}, set()),
-        ({"detached": ".detach()"}, {"Eltwise-h"}),
+        ({"detached": ".detach()"}, {"ReLU-d -> Eltwise-h"}),
         ({"times": " * 2"}, {"SoftmaxWithLoss-loss"}),
     ],
     ids=["right", "detached", "twice"],

@@ -356,6 +356,15 @@ class Comparison:
         return [Finding("gradients", words, names, "no-grad")]
 
     @cached_property
+    def _owned(self) -> Mapping[int, set[str]]:
+        """By layer, its parameters, and those that it shares with others."""
+        own = {step.index: set(step.params) for step in self.net.steps}
+        for step in self.net.steps:
+            for other in sharing(self.net, step) if step.params else ():
+                own[other.index] |= set(step.params)
+        return own
+
+    @cached_property
     def _strays(self) -> dict[str, set[str]]:
         """By part, the parameters of other layers to which it sends a gradient, as found so far."""
         return {}
@@ -878,7 +887,7 @@ class Comparison:
                     if grad is not None:
                         total += grad
                 for name, grad in zip(learned, found[len(sent) :], strict=True):
-                    if grad is not None and name not in part.params:
+                    if grad is not None and not any(name in self._owned[s.index] for s in part.steps):
                         if bool(grad.any()):  # it is another layer's
                             self._strays.setdefault(part.name, set()).add(name)
                     elif grad is not None:

@@ -178,7 +178,7 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                 f"is as with the other sign for {name}",
                 partial(_summed, [-c if i == index else c for i, c in enumerate(coefficients)]),
             )
-            if coefficients[index] != 1:
+            if coefficients[index] != 1 and sum(each != 1 for each in coefficients) > 1:
                 yield Other(
                     f"is as with coefficient 1 for {name}",
                     partial(_summed, [1.0 if i == index else c for i, c in enumerate(coefficients)]),

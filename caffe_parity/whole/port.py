@@ -565,19 +565,20 @@ class _Operations(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.dropout and not self._paused:
-            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         if self._paused:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
+        if func is functional.dropout:
+            func, args, kwargs = self._with_mask(*args, **kwargs)
         if func in (torch.Tensor.register_hook, torch.Tensor.retain_grad):
             return self._hooked(func, *args)
         func, (args, kwargs) = recipes.in_precision(func, (args, kwargs), self._dtype)
-        made = self.recorder.before(func, args, kwargs or {})
-        result = func(*args, **(kwargs or {}))
+        made = self.recorder.before(func, args, kwargs)
+        result = recipes.of_run(func(*args, **kwargs), (args, kwargs), self._dtype)
         self.recorder.after(made, result)
         name = getattr(func, "__name__", "")
         if not self._at:
-            self._follow(name, result, args, kwargs or {})
+            self._follow(name, result, args, kwargs)
         several = type(result) in (tuple, list)  # of chunk, split, unbind
         same = {id(each) for each in tree_leaves((args, kwargs))}  # which it wrote into
         floats = [each for each in (result if several else [result]) if _is_float(each)]

@@ -186,6 +186,15 @@ def in_precision(func: Callable[..., Any], inputs: Any, dtype: torch.dtype) -> A
     return func, tree_map(lambda each: dtype if each is torch.float32 else each, inputs)
 
 
+def of_run(result: Any, inputs: Any, dtype: torch.dtype) -> Any:
+    """What an operation makes of no tensor, such as zeros, in the precision of the run."""
+    made = isinstance(result, torch.Tensor) and result.dtype == torch.float32
+    if not made or dtype == torch.float32:
+        return result
+    fed = any(isinstance(each, torch.Tensor) for each in tree_flatten(inputs)[0])
+    return result if fed else result.to(dtype)
+
+
 def version(tensor: torch.Tensor) -> int:
     """Another number once somebody has written into it; of inference mode PyTorch counts none."""
     return 0 if tensor.is_inference() else tensor._version
@@ -222,7 +231,7 @@ def followed(
                 return recipe.tensor
             inputs = tree_map(tensor, (recipe.args, recipe.kwargs))
             func, (args, kwargs) = in_precision(recipe.func, inputs, dtype)
-            result = func(*args, **kwargs)
+            result = of_run(func(*args, **kwargs), inputs, dtype)
             done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
         return done[id(recipe)]
 

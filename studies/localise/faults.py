@@ -132,7 +132,7 @@ def _of_lenet() -> Iterator[Fault]:
         "lenet",
         "half precision",
         "ip2",
-        FORWARD,
+        ALL,
         "bits",
         after("ip2", lambda y: y.to(torch.bfloat16).to(y)),
     )
@@ -247,7 +247,12 @@ def _of_resnet() -> Iterator[Fault]:
         put("pool5", lambda m: nn.AdaptiveMaxPool2d(1)),
     )
     yield fault(
-        "resnet", "the wrong branch", "res2a_branch1", "wiring", "something else", _wrong_branch
+        "resnet",
+        "the wrong branch",
+        "conv1_relu -> res2a_branch1",
+        "wiring",
+        "mul(1.5), and Caffe's net nothing",
+        _wrong_branch,
     )
     yield fault(
         "resnet", "half of the gradient", "fc", BACKWARD, "half of", before("fc", slope(0.5))

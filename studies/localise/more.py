@@ -177,17 +177,21 @@ def _resnet() -> Iterator[Fault]:
     )
     yield of(
         "a branch that is detached",
-        "res2a",
+        "scale2a_branch2a -> res2a",
         BACKWARD,
         "detached",
         added(lambda a, b: a + 0.5 * b.detach()),
     )
     yield of(
-        "a relu in place too early", "res2a", BOTH, "", added(lambda a, b: a.relu_() + 0.5 * b)
+        "a relu in place too early",
+        "res2a_branch1 -> res2a",
+        BOTH,
+        "the port has relu",
+        added(lambda a, b: a.relu_() + 0.5 * b),
     )
     yield of(
         "a shortcut that is detached",
-        "res2a_branch1",
+        "conv1_relu -> res2a_branch1",
         BACKWARD,
         "detached",
         _forward(_resnet_forward, short=Tensor.detach),
@@ -234,14 +238,14 @@ def _inception() -> Iterator[Fault]:
     of = partial(fault, "inception")
     yield of(
         "an auxiliary branch that is detached",
-        "aux/pool",
+        "inc/output -> aux/pool",
         BACKWARD,
         "detached",
         _forward(_inception_forward, aux=Tensor.detach),
     )
     yield of(
         "a branch that is detached",
-        "inc/output",
+        "inc/relu_1x1 -> inc/output",
         BACKWARD,
         "detached",
         _forward(_inception_forward, first=Tensor.detach),
