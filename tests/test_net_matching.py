@@ -458,4 +458,4 @@ def test_a_hook_on_a_parameter_is_part_of_the_port(
     hook = "\n        self.a.weight.register_hook(lambda gradient: 3 * gradient)\n"
     Path("port.py").write_text(text.replace("nn.Conv2d(2, 4, 3)\n", f"nn.Conv2d(2, 4, 3){hook}"))
     assert main(["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]) == 1
-    assert "gradient of a[0] is 3 times what it should be" in capsys.readouterr().out
+    assert "gradient of Convolution-a[0] is 3 times what it should be" in capsys.readouterr().out

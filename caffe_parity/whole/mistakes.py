@@ -277,14 +277,12 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         (f"the samples of {step.bottoms[1]} reversed", lambda x: x.flip(0)),
     ):
         yield Other(f"is as with {other}", partial(_with, compute, "bottom[1]", change))
-    yield Other(
-        "is as with a softmax over the batch, not over the classes",
-        lambda given: {
-            "top[0]": functional.nll_loss(
-                given["bottom[0]"].log_softmax(0), _labels(given, axis)
+    for other in range(net.values[step.bottoms[0]].ndim):
+        if other != axis:
+            yield Other(
+                f"is as with a softmax over axis {other}, not over the classes",
+                partial(_softmax_over, compute, other, axis, step.fields.get("ignore_label")),
             )
-        },
-    )
     for shift in (1, -1):
         yield Other(
             f"is as with {step.bottoms[1]} {shift:+d}: Caffe's labels begin at 0",
@@ -314,6 +312,19 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             lambda w: w.reshape(w.shape[::-1]).t(),
         )
     else:
+        size = net.values[step.tops[0]].shape[2:]
+        for mode, more in (
+            ("nearest", {}),
+            ("bilinear", {"align_corners": True}),
+            ("bilinear", {"align_corners": False}),
+            ("bicubic", {"align_corners": False}),
+        ):
+            if step.type == "Deconvolution" and len(size) == 2:
+                words = ", ".join([f"mode={mode}", *(f"{k}={v}" for k, v in more.items())])
+                yield Other(
+                    f"is what functional.interpolate makes with {words}",
+                    partial(_interpolated, size, mode, more),
+                )
         yield of_weights("is as with the kernel turned by 180 degrees", lambda w: w.flip(2, 3))
         yield of_weights("is as with the kernel's H and W swapped", lambda w: w.transpose(2, 3))
         groups = int(step.fields["group"])
@@ -343,6 +354,12 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as with twice the bias",
             lambda given: compute({**given, "blob[1]": 2 * given["blob[1]"]}),
         )
+
+
+def _interpolated(
+    size: Sequence[int], mode: str, more: Mapping[str, Any], given: Tensors
+) -> Tensors:
+    return {"top[0]": functional.interpolate(given["bottom[0]"], tuple(size), mode=mode, **more)}
 
 
 def _padded(compute: Compute, mode: str, said: Mapping[str, Any], given: Tensors) -> Tensors:
@@ -384,6 +401,23 @@ def _labels(given: Tensors, axis: int) -> torch.Tensor:
     shape = list(given["bottom[0]"].shape)
     del shape[axis]
     return given["bottom[1]"].reshape(shape).long()
+
+
+def _softmax_over(
+    compute: Compute, other: int, axis: int, ignored: int | None, given: Tensors
+) -> Tensors:
+    """The loss of logarithms that are normalised over another axis, divided as Caffe's is."""
+    index = -100 if ignored is None else ignored
+    right, tried = (
+        functional.nll_loss(
+            given["bottom[0]"].log_softmax(each).movedim(axis, 1),
+            _labels(given, axis),
+            ignore_index=index,
+            reduction="sum",
+        )
+        for each in (axis, other)
+    )
+    return {"top[0]": tried * (compute(given)["top[0]"] / right).detach()}
 
 
 def _relabelled(compute: Compute, shift: int, classes: int, given: Tensors) -> Tensors:
