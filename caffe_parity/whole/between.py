@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._pytree import tree_map
@@ -113,7 +113,7 @@ def _of(compared: Comparison, part: Part, top: str, root: Recipe) -> Iterator[Pa
             given: Recipe = Value(bottom, tuple(arrived.shape))
             if not arrived.is_floating_point():
                 given = Made(torch.Tensor.to, (given, arrived.dtype), {})
-            other = _with(root, each, given, {})
+            other = _with(root, each, given)
             with torch.no_grad():
                 right = _near(followed(other, values, compared.state(), {}), compared.values[top])
             inside = [one for one in inside if not keeps(one)] or inside
@@ -153,19 +153,18 @@ def _near(made: torch.Tensor, value: torch.Tensor) -> bool:
     return bool(off <= FINE * value.abs().max())
 
 
-def _with(recipe: Recipe, at: Recipe, given: Recipe, done: dict[int, Recipe]) -> Recipe:
+def _with(recipe: Recipe, at: Recipe, given: Recipe) -> Recipe:
     """A recipe with another one in the place of one of its operations."""
-    if recipe is at:
-        return given
-    if not isinstance(recipe, Made):
-        return recipe
-    if id(recipe) not in done:
-        args, kwargs = tree_map(
-            lambda each: _with(each, at, given, done) if isinstance(each, Recipe) else each,
-            (recipe.args, recipe.kwargs),
-        )
-        done[id(recipe)] = Made(recipe.func, args, kwargs, recipe.pick)
-    return done[id(recipe)]
+    done = {id(at): given}
+
+    def new(each: Any) -> Any:
+        return done.get(id(each), each)
+
+    for each in steps_of(recipe):
+        if each is not at:
+            args, kwargs = tree_map(new, (each.args, each.kwargs))
+            done[id(each)] = Made(each.func, args, kwargs, each.pick)
+    return done.get(id(recipe), recipe)
 
 
 def _does(some: Sequence[Made], value: torch.Tensor, arrived: torch.Tensor) -> str:

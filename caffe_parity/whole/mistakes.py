@@ -159,6 +159,12 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                     "top[0]": compute(_turned(given, _batch_first))["top[0]"].transpose(0, 1)
                 },
             )
+        yield Other(
+            "is as with the sequence backwards, and what it makes of it, too",
+            lambda given: compute(_turned(given, _backwards)),
+        )
+    if step.type == "LSTM" and len(step.params) == len(step.bottoms) + 1 == 3:
+        yield from _cells(step)
     if step.type == "LSTM":
         yield Other(
             "is as with the gates in the order i, f, g, o: Caffe's is i, f, o, g",
@@ -212,6 +218,59 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
     if step.type == "Crop":
         yield Other("is as with the crop in the middle", lambda given: _centred(given))
     yield from _losses(net, step, compute)
+
+
+def _cells(step: Step) -> Iterator[Other]:
+    """Mistakes with the formula of an LSTM."""
+    cont = step.bottoms[1]
+    for words, changes in (
+        (f"where {cont} does not set the cell to 0", {"kept": (True, False)}),
+        (f"where {cont} does not set the output to 0", {"kept": (False, True)}),
+        ("without the tanh of the cell", {"squash": lambda c: c}),
+        ("with 1 added to the forget gate", {"forget": 1.0}),
+        ("with a hard sigmoid", {"gate": functional.hardsigmoid}),
+        ("with a cell that is detached from step to step", {"detached": True}),
+        *(
+            (f"with the gates in the order {', '.join(order)}: Caffe's is i, f, o, g", {"order": order})
+            for order in [*permutations("ifog")][1:]
+        ),
+    ):
+        yield Other(f"is as {words}", partial(_lstm, **changes))
+
+
+def _lstm(
+    given: Tensors,
+    order: Sequence[str] = "ifog",
+    kept: tuple[bool, bool] = (True, True),
+    squash: Callable[[torch.Tensor], torch.Tensor] = torch.tanh,
+    gate: Callable[[torch.Tensor], torch.Tensor] = torch.sigmoid,
+    forget: float = 0.0,
+    detached: bool = False,
+) -> Tensors:
+    """What a loop over the formula of an LSTM makes.
+
+    Args:
+        given: the bottoms and blobs.
+        order: of the gates.
+        kept: whether `cont` is multiplied with the output, and with the cell.
+        squash: of the cell.
+        gate: of the gates.
+        forget: what is added to the forget gate.
+        detached: whether no gradient goes from step to step through the cell.
+    """
+    x, bias, weight = (given[f"blob[{index}]"] for index in range(3))
+    steps = given["bottom[0]"].flatten(2) @ x.t() + bias
+    h = c = steps.new_zeros(steps.shape[1], weight.shape[1])
+    made = []
+    for step, cont in zip(steps, given["bottom[1]"].unsqueeze(-1), strict=True):
+        sums = step + (h * cont if kept[0] else h) @ weight.t()
+        of = dict(zip(order, sums.chunk(4, 1), strict=True))
+        before = c * cont if kept[1] else c
+        c = gate(of["f"] + forget) * before + gate(of["i"]) * of["g"].tanh()
+        c = c.detach() if detached else c
+        h = gate(of["o"]) * squash(c)
+        made.append(h)
+    return {"top[0]": torch.stack(made)}
 
 
 def functions(step: Step) -> Iterator[Other]:

@@ -235,6 +235,8 @@ def followed(
             done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
         return done[id(recipe)]
 
+    for each in steps_of(recipe):
+        make(each)
     return make(recipe)
 
 
@@ -242,22 +244,24 @@ def ingredients(recipe: Recipe) -> Iterator[Value | State]:
     """The values and the state that a recipe takes."""
     if isinstance(recipe, (Value, State)):
         yield recipe
-    if not isinstance(recipe, Made):
-        return
-    for each in tree_flatten((recipe.args, recipe.kwargs))[0]:
-        if isinstance(each, Recipe):
-            yield from ingredients(each)
+    for made in steps_of(recipe):
+        for each in tree_flatten((made.args, made.kwargs))[0]:
+            if isinstance(each, (Value, State)):
+                yield each
 
 
 def steps_of(recipe: Recipe) -> list[Made]:
     """The operations of a recipe, each once, in an order in which they can run."""
     found: dict[int, Made] = {}
-
-    def add(each: Any) -> None:
-        if isinstance(each, Made) and id(each) not in found:
-            for one in tree_flatten((each.args, each.kwargs))[0]:
-                add(one)
+    waiting: list[tuple[Any, bool]] = [(recipe, False)]  # a loop over time is deep
+    while waiting:
+        each, is_known = waiting.pop()
+        if not isinstance(each, Made) or id(each) in found:
+            continue
+        if is_known:
             found[id(each)] = each
-
-    add(recipe)
+            continue
+        waiting.append((each, True))
+        inside = tree_flatten((each.args, each.kwargs))[0]
+        waiting += [(one, False) for one in reversed(inside) if isinstance(one, Made)]
     return list(found.values())
