@@ -101,27 +101,33 @@ def _of(compared: Comparison, part: Part, top: str, root: Recipe) -> Iterator[Pa
                 does = _does(behind, value, made)
                 yield Passage(net.maker[top].name, after, does, {top: each})
                 break
+    found: dict[str, list[tuple[Made, Recipe]]] = {}
     for bottom in part.bottoms:
         value = compared.values[bottom]
-        reader = next(step for step in part.steps if bottom in step.bottoms)
         for each in reversed(nodes):
             arrived = done[id(each)]
-            inside = steps_of(each)
             of_it = {one.name for one in ingredients(each) if isinstance(one, Value)} == {bottom}
-            if not of_it or arrived.numel() != value.numel() or not _free(compared, inside):
-                continue
-            given: Recipe = Value(bottom, tuple(arrived.shape))
-            if not arrived.is_floating_point():
-                given = Made(torch.Tensor.to, (given, arrived.dtype), {})
-            other = _with(root, each, given)
-            with torch.no_grad():
-                right = _near(followed(other, values, compared.state(), {}), compared.values[top])
-            inside = [one for one in inside if not keeps(one)] or inside
-            if right:
-                maker = net.maker.get(bottom)
-                before = maker.name if maker else bottom
-                does = _does(inside, value, arrived)
-                yield Passage(before, reader.name, does, {top: other}, maker is None)
+            same = of_it and arrived.numel() == value.numel()
+            if same and _free(compared, steps_of(each)):
+                given: Recipe = Value(bottom, tuple(arrived.shape))
+                if not arrived.is_floating_point():
+                    given = Made(torch.Tensor.to, (given, arrived.dtype), {})
+                found.setdefault(bottom, []).append((each, given))
+    ways = [{bottom: each} for bottom, some in found.items() for each in some]
+    ways += [{bottom: some[0] for bottom, some in found.items()}] if len(found) > 1 else []
+    for way in ways:
+        other = _with(root, {id(each): given for each, given in way.values()})
+        with torch.no_grad():
+            right = _near(followed(other, values, compared.state(), {}), compared.values[top])
+        if not right:
+            continue
+        makers = [net.maker[bottom].name if bottom in net.maker else bottom for bottom in way]
+        readers = [step.name for step in part.steps if not set(way).isdisjoint(step.bottoms)]
+        bottom, (each, _) = next(iter(way.items()))
+        inside = [one for one in steps_of(each) if not keeps(one)] or steps_of(each)
+        does = _does(inside, compared.values[bottom], done[id(each)])
+        is_own = not set(way) <= set(net.maker)
+        yield Passage(", ".join(makers), ", ".join(readers), does, {top: other}, is_own)
 
 
 def _between(nodes: Sequence[Made], first: Made) -> list[Made]:
@@ -153,15 +159,15 @@ def _near(made: torch.Tensor, value: torch.Tensor) -> bool:
     return bool(off <= FINE * value.abs().max())
 
 
-def _with(recipe: Recipe, at: Recipe, given: Recipe) -> Recipe:
-    """A recipe with another one in the place of one of its operations."""
-    done = {id(at): given}
+def _with(recipe: Recipe, given: Mapping[int, Recipe]) -> Recipe:
+    """A recipe with others in the place of some of its operations, by their ids."""
+    done = dict(given)
 
     def new(each: Any) -> Any:
         return done.get(id(each), each)
 
     for each in steps_of(recipe):
-        if each is not at:
+        if id(each) not in given:
             args, kwargs = tree_map(new, (each.args, each.kwargs))
             done[id(each)] = Made(each.func, args, kwargs, each.pick)
     return done.get(id(recipe), recipe)

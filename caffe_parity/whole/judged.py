@@ -775,7 +775,16 @@ class Comparison:
         if not made.intersection(self.net.outputs).issubset(part.tops):
             return [*part.tops]
         sent = [part.sent(each) for each in part.bottoms]
-        return [*part.tops, *sent, *(GRADIENT + each for each in part.params)]
+        learned = [each for each in part.params if each not in self._unlearned]
+        return [*part.tops, *sent, *(GRADIENT + each for each in learned)]
+
+    @cached_property
+    def _unlearned(self) -> frozenset[str]:
+        """The parameters of layers that the port computes without gradients, which it is told."""
+        known = self.first.without
+        parts = [part for part in self.parts if known.issuperset(part.tops)]
+        names = (self._owned[step.index] for part in parts for step in part.steps)
+        return frozenset().union(*names)
 
     def _expected(self, unit: Unit) -> Expected:
         """What each part makes of Caffe's values, and how far float32 may be from that."""

@@ -163,6 +163,7 @@ class Seen:
         made_of: by call that took what the port made of the value that Caffe's layer reads, and of
             nothing else: the operations that did, in order.
         changed: the same, also where the port's own parameters come in.
+        changes: the value of which a call takes that.
         without: the values that it made without gradients, as under torch.no_grad().
         nodes: the operations, by the id of the recipe of what they made.
         hooks: how often it asked for the gradient of a tensor on the way.
@@ -186,6 +187,7 @@ class Seen:
     wired: list[tuple[str, str, str]] = field(default_factory=list)
     made_of: dict[Call, list[str]] = field(default_factory=dict)
     changed: dict[Call, list[str]] = field(default_factory=dict)
+    changes: dict[Call, str] = field(default_factory=dict)
     without: set[str] = field(default_factory=set)
     nodes: dict[int, Node] = field(default_factory=dict)
     hooks: int = 0
@@ -409,6 +411,7 @@ class Port:
             recipe = recorder.of(tensor)
             if call and not came and recipe and _values_in(recipe) == {value}:
                 seen.changed[call] = _written(recipe)
+                seen.changes[call] = value
             if call and not came and recipe and _names_in(recipe) == {value}:
                 seen.made_of[call] = _written(recipe)
                 if call in layout.through or tensor.numel() != values[value].numel():
@@ -715,16 +718,18 @@ def _as_an_image(tensor: torch.Tensor, value: torch.Tensor, name: str) -> str:
         return ""
     made, own = tensor.detach().reshape(value.shape).double(), value.detach().double()
     for order, words in ((own, ""), (own.flip(1), " with its channels reversed (RGB for BGR)")):
-        near = 2.0**-20 * float(order.abs().max())
-        if torch.equal(made, order):
-            return f"{name}{words}"
-        offset = (made - order).mean((0, 2, 3), keepdim=True)
-        if torch.all((made - order - offset).abs() <= near):
-            added = ", ".join(f"{float(each):.6g}" for each in offset.flatten())
-            return f"{name}{words} and {added} added (the mean?)"
-        factor = (made * order).sum() / (order * order).sum()
-        if torch.all((made - factor * order).abs() <= abs(factor) * near):
-            return f"{name}{words} times {float(factor):.6g} (the scale?)"
+        means = [each.mean((0, 2, 3), keepdim=True) for each in (made, order)]
+        one, other = made - means[0], order - means[1]
+        factor = (one * other).sum() / (other * other).sum()
+        factor = factor.round() if abs(factor - 1) < NEAR**2 else factor
+        offset = means[0] - factor * means[1]
+        near = 2.0**-20 * (made.abs().max() + (factor * order).abs().max())
+        if not bool((one - factor * other).abs().max() <= near):
+            continue
+        scaled = f" times {float(factor):.6g} (the scale?)" if factor != 1 else ""
+        added = ", ".join(f"{float(each):.6g}" for each in offset.flatten())
+        shifted = f" and {added} added (the mean?)" if bool(offset.abs().max() > near) else ""
+        return f"{name}{words}{scaled}{shifted}"
     return ""
 
 

@@ -76,7 +76,9 @@ class Reasons:
             made = self._compared.first.made_of.get(call)
             is_step = isinstance(self._port.modules[call.module], torch.nn.RNNCellBase)
             if made and not is_step:
-                bottom = self._compared.matched.steps[call][0].bottoms[0]
+                bottom = self._compared.first.changes.get(
+                    call, self._compared.matched.steps[call][0].bottoms[0]
+                )
                 yield f"the port's {call} reads what {', '.join(made)} makes of {bottom}"
 
     def _strange(self, part: Part) -> Iterator[str]:
