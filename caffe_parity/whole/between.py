@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from caffe_parity.contract import Finding
 from caffe_parity.whole.port import spelled
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from caffe_parity.whole.judged import Comparison, Part
 
 FINE = 2.0**-14
-"""Of a value's largest element: what differs by less is only rounded, as far as a try or a cut goes."""
+"""Of a value's largest element: less than that is rounding, as far as tries and cuts go."""
 
 TRIES = 6
 """Ways in which a part may be without something that are tried."""
@@ -140,7 +140,7 @@ def _between(nodes: Sequence[Made], first: Made) -> list[Made]:
 
 
 def _reads_only(each: Made, known: set[int]) -> bool:
-    taken = [one for one in torch.utils._pytree.tree_leaves((each.args, each.kwargs))]
+    taken = tree_leaves((each.args, each.kwargs))
     recipes = [one for one in taken if isinstance(one, Recipe)]
     return bool(recipes) and all(id(one) in known for one in recipes)
 

@@ -42,7 +42,7 @@ from caffe_parity.progress import PROGRESS
 from caffe_parity.whole.between import FINE, Passage, passages
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
-from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
+from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there, near
 from caffe_parity.whole.port import (
     Call,
     Port,
@@ -624,7 +624,9 @@ class Comparison:
             return None
         for each in passages(self, part):
             recipes = {
-                top: one for one_part in unit.parts for top in one_part.tops
+                top: one
+                for one_part in unit.parts
+                for top in one_part.tops
                 if (one := self.first.recipes.get(top))
             }
             if len(recipes) < sum(len(one.tops) for one in unit.parts):
@@ -896,7 +898,9 @@ class Comparison:
                     if grad is not None:
                         total += grad
                 for name, grad in zip(learned, found[len(sent) :], strict=True):
-                    if grad is not None and not any(name in self._owned[s.index] for s in part.steps):
+                    if grad is not None and not any(
+                        name in self._owned[s.index] for s in part.steps
+                    ):
                         if bool(grad.any()):  # it is another layer's
                             self._strays.setdefault(part.name, set()).add(name)
                     elif grad is not None:
@@ -1204,8 +1208,9 @@ def _matched(
     told = crosswise(in_turn(told, build))
     matched, weights, seen = told.matched, told.weights, told.first
     ends = ends_of(made, seen.results, left_out, seen.named)
-    numbers = [each for each in seen.results.values() if each.numel() == 1]
-    is_sum = len(numbers) == 1 < len(made.losses)  # of whatever name
+    numbers = {key: float(one) for key, one in seen.results.items() if one.numel() == 1}
+    alone = [name for name, one in numbers.items() if name in made.losses and near(made, name, one)]
+    is_sum = len(numbers) == 1 < len(made.losses) and not alone  # of whatever name
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)

@@ -353,6 +353,12 @@ CLOSE = 1e-3
 decides nothing but where the port is looked at."""
 
 
+def near(net: Golden, name: str | int, value: float) -> bool:
+    """Whether a number may be a loss of the net's."""
+    loss = float(net.values[str(name)].reshape(-1)[0])
+    return abs(value - loss) <= CLOSE * abs(loss)
+
+
 def losses_of(
     net: Golden, numbers: Sequence[Number], known: Mapping[str, frozenset[str]]
 ) -> dict[int, Made]:
@@ -368,11 +374,10 @@ def losses_of(
         made = [each for each in numbers if each.behind == behind]
         if not made:
             continue
-        value = float(net.values[name].reshape(-1)[0])
-        near = [each for each in made if abs(each.value - value) <= CLOSE * abs(value)]
-        best = near[0] if near else made[-1]  # where it has its weight
+        alike = [each for each in made if near(net, name, each.value)]
+        best = alike[0] if alike else made[-1]  # where it has its weight
         number, operation = best.op
-        found[number] = Made(name, operation, 1.0 if near else net.losses[name])
+        found[number] = Made(name, operation, 1.0 if alike else net.losses[name])
     return found
 
 

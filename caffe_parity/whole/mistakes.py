@@ -124,13 +124,16 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             ),
         ):
             yield Other(f"is as {words}", partial(_normalised, net, step, function))
-        for words, function in (
-            ("each sample's", lambda x, shape: functional.instance_norm(x)),
-            ("each sample's, over all channels", functional.layer_norm),
+        for words, normalised in (
+            ("each sample's", lambda x, eps: functional.instance_norm(x, eps=eps)),
+            (
+                "each sample's, over all channels",
+                lambda x, eps: functional.layer_norm(x, x.shape[1:], eps=eps),
+            ),
         ):
             yield Other(
                 f"is as with statistics that are {words}",
-                partial(_of_samples, function),
+                partial(_of_samples, normalised, float(step.fields["eps"])),
             )
         yield Other(
             "is as with sums for statistics: Caffe divides them by the third blob",
@@ -187,7 +190,9 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             if coefficients[index] != 1 and sum(each != 1 for each in coefficients) > 1:
                 yield Other(
                     f"is as with coefficient 1 for {name}",
-                    partial(_summed, [1.0 if i == index else c for i, c in enumerate(coefficients)]),
+                    partial(
+                        _summed, [1.0 if i == index else c for i, c in enumerate(coefficients)]
+                    ),
                 )
         yield Other("is the product of the bottoms, not their sum", _multiplied)
     if step.type == "PReLU":
@@ -207,14 +212,8 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                 partial(_reordered, compute, order),
             )
     if step.type == "Eltwise":
-        for words, reduced in (
-            ("mean", lambda x: x.mean(0)),
-            ("smallest", lambda x: x.amin(0)),
-        ):
-            yield Other(
-                f"is the {words} of the bottoms",
-                lambda given, reduced=reduced: {"top[0]": reduced(torch.stack([*given.values()]))},
-            )
+        yield Other("is the mean of the bottoms", lambda given: _reduced(given, torch.mean))
+        yield Other("is the smallest of the bottoms", lambda given: _reduced(given, torch.amin))
     if step.type == "Crop":
         yield Other("is as with the crop in the middle", lambda given: _centred(given))
     yield from _losses(net, step, compute)
@@ -223,18 +222,18 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
 def _cells(step: Step) -> Iterator[Other]:
     """Mistakes with the formula of an LSTM."""
     cont = step.bottoms[1]
-    for words, changes in (
+    tried: list[tuple[str, dict[str, Any]]] = [
         (f"where {cont} does not set the cell to 0", {"kept": (True, False)}),
         (f"where {cont} does not set the output to 0", {"kept": (False, True)}),
         ("without the tanh of the cell", {"squash": lambda c: c}),
         ("with 1 added to the forget gate", {"forget": 1.0}),
         ("with a hard sigmoid", {"gate": functional.hardsigmoid}),
         ("with a cell that is detached from step to step", {"detached": True}),
-        *(
-            (f"with the gates in the order {', '.join(order)}: Caffe's is i, f, o, g", {"order": order})
-            for order in [*permutations("ifog")][1:]
-        ),
-    ):
+    ]
+    for order in [*permutations("ifog")][1:]:
+        named = f"with the gates in the order {', '.join(order)}: Caffe's is i, f, o, g"
+        tried.append((named, {"order": order}))
+    for words, changes in tried:
         yield Other(f"is as {words}", partial(_lstm, **changes))
 
 
@@ -336,11 +335,11 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         (f"the samples of {step.bottoms[1]} reversed", lambda x: x.flip(0)),
     ):
         yield Other(f"is as with {other}", partial(_with, compute, "bottom[1]", change))
-    for other in range(net.values[step.bottoms[0]].ndim):
-        if other != axis:
+    for over in range(net.values[step.bottoms[0]].ndim):
+        if over != axis:
             yield Other(
-                f"is as with a softmax over axis {other}, not over the classes",
-                partial(_softmax_over, compute, other, axis, step.fields.get("ignore_label")),
+                f"is as with a softmax over axis {over}, not over the classes",
+                partial(_softmax_over, compute, over, axis, step.fields.get("ignore_label")),
             )
     for shift in (1, -1):
         yield Other(
@@ -520,6 +519,10 @@ def _summed(coefficients: Sequence[float], given: Tensors) -> Tensors:
     return {"top[0]": torch.stack(terms).sum(0)}
 
 
+def _reduced(given: Tensors, function: Callable[..., torch.Tensor]) -> Tensors:
+    return {"top[0]": function(torch.stack([*given.values()]), 0)}
+
+
 def _multiplied(given: Tensors) -> Tensors:
     return {"top[0]": torch.stack([*given.values()]).prod(0)}
 
@@ -564,9 +567,8 @@ def _without_padding(given: Tensors, step: Step, compute: Compute) -> torch.Tens
     return sums / compute({"bottom[0]": torch.ones_like(x)})["top[0]"]
 
 
-def _of_samples(function: Callable[..., torch.Tensor], given: Tensors) -> Tensors:
-    x = given["bottom[0]"]
-    return {"top[0]": function(x, x.shape[1:])}
+def _of_samples(function: Callable[..., torch.Tensor], eps: float, given: Tensors) -> Tensors:
+    return {"top[0]": function(given["bottom[0]"], eps)}
 
 
 def _unbiased(given: Tensors, eps: float) -> Tensors:

@@ -147,7 +147,6 @@ class Recorder:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
                 self.put(each, recipe)
 
-
     def hook(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> None:
         """Takes down that the port has a hook on the gradient of a tensor."""
         recipe = self.of(tensor)
@@ -173,7 +172,7 @@ def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.T
     """A tensor with a hook on its gradient, which what reads the tensor elsewhere has not."""
     made = tensor.view_as(tensor)
     if made.requires_grad:
-        made.register_hook(hook)
+        made.register_hook(hook)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -214,7 +213,6 @@ def followed(
         state: the port's parameters and buffers.
         done: what was made before, by recipe; what is made here is put there.
     """
-
     floats = (each.dtype for some in (values, state) for each in some.values())
     dtype = torch.float64 if torch.float64 in floats else torch.float32
 

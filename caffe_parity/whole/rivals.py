@@ -84,7 +84,10 @@ def rivals(
             yield rival(SETTING + step.name, other.words, steps, chosen)
     for one, two in pairwise(steps):
         if one.tops == two.bottoms and len(one.bottoms) == len(two.tops) == 1:
-            swapped = replace(two, bottoms=one.bottoms), replace(one, bottoms=one.tops, tops=two.tops)
+            swapped = (
+                replace(two, bottoms=one.bottoms),
+                replace(one, bottoms=one.tops, tops=two.tops),
+            )
             first = replace(swapped[0], tops=one.tops)
             some = [{one: first, two: swapped[1]}.get(each, each) for each in steps]
             words = f"is as with {two.name} ({two.type}) before {one.name} ({one.type})"
@@ -200,7 +203,8 @@ def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
                 layer = copy.deepcopy(dict(step.said))
                 layer.setdefault(message, {}).update(zip(names, both, strict=True))
                 words = ", ".join(
-                    f"{message}.{name} {_shown(each)}" for name, each in zip(names, both, strict=True)
+                    f"{message}.{name} {_shown(each)}"
+                    for name, each in zip(names, both, strict=True)
                 )
                 yield f"is as with {words}", layer
 

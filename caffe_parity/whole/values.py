@@ -76,7 +76,9 @@ def crosswise(found: Comparison) -> Comparison:
         apart = order.get(before, -1) <= order.get(behind, -1)
         if apart or first.type != second.type or not first.params:
             continue
-        shapes = [[found.net.params[name].shape for name in each.params] for each in (first, second)]
+        shapes = [
+            [found.net.params[name].shape for name in each.params] for each in (first, second)
+        ]
         if shapes[0] != shapes[1]:
             continue
         other = replace(found.matched, steps={**steps, one: steps[two], two: steps[one]})
