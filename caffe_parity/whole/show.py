@@ -33,8 +33,8 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
         step = compared.matched.steps[call][0]
         said.append(f"  matched by {how}: {step.name} = {call}")
     for name, how in compared.weights.loose.items():
-        param = compared.weights.places[name].params[0]
-        said.append(f"  matched by {how}: {param} = {name}")
+        params = compared.weights.places[name].params
+        said.append(f"  matched by {how}: {params[0] if params else 'zeros'} = {name}")
     said += [f"  one batch in the port: {', '.join(layers)}" for layers in net.stacked]
     for each in found:
         if each.left_out:
