@@ -50,6 +50,7 @@ whole suite takes 63 MiB. So only a layer that leaks, or keeps large arrays, get
 """
 
 SPIN = 2e-4  # seconds of looking for an answer before sleeping: to be woken takes some 2e-5
+MOST_VIEWS = 256  # of the shared file, that are kept: to make one takes as long as a small copy
 
 LINE_LIMIT = 2_000
 """Characters of a line; Caffe's list of its layer types has about 1,000."""
@@ -153,6 +154,7 @@ class _Process:
         os.set_blocking(self.replies, False)
         self.exit_watch = os.pidfd_open(self.process.pid)
         self._area: mmap.mmap | None = None
+        self._views: dict[tuple[int, ...], Array32] = {}
         self.sent = 0  # bytes of the last message
         self.end = weakref.finalize(
             self,
@@ -173,11 +175,10 @@ class _Process:
         Raises:
             TimeoutError: it did not take it for that long.
         """
-        body = json.dumps(message).encode()
+        body = _encode(message).encode()
         data = struct.pack(">I", len(body)) + body
         deadline = time.monotonic() + seconds
-        self.sent = 0
-        watch = _watched({self.requests: select.POLLOUT, self.exit_watch: select.POLLIN})
+        self.sent, watch = 0, None
         while True:
             try:
                 written = os.write(self.requests, data)
@@ -189,6 +190,8 @@ class _Process:
             data = data[written:]
             if not data:
                 return
+            events = {self.requests: select.POLLOUT, self.exit_watch: select.POLLIN}
+            watch = watch or _watched(events)
             ready = _ready(watch, deadline - time.monotonic())
             if not ready:
                 raise TimeoutError
@@ -203,11 +206,11 @@ class _Process:
             _NotAnAnswer: it was no message of the protocol.
         """
         deadline = time.monotonic() + seconds
-        data = self._soon()
+        data, watch = self._soon(), None
         # A child that the layer forked may hold the pipe open, so its end is no proof; nor is it
         # when it comes: a layer may have closed the pipe and run on.
-        watch = _watched({self.replies: select.POLLIN, self.exit_watch: select.POLLIN})
         while len(data) < 4 or len(data) < 4 + _length(data):
+            watch = watch or _watched({self.replies: select.POLLIN, self.exit_watch: select.POLLIN})
             left = deadline - time.monotonic()
             ready = _ready(watch, min(1.0, left))
             if self.replies in ready:
@@ -244,16 +247,24 @@ class _Process:
         Raises:
             OSError: there is no memory for so long a file.
         """
+        found = self._views.get((offset, *shape))
+        if found is not None:
+            return found
         count = math.prod(shape)
         end = offset + 4 * count
         if not count:
             return np.empty(shape, np.float32)
+        if len(self._views) >= MOST_VIEWS:
+            self._views.clear()
         if self._area is None or len(self._area) < end:
             size = os.fstat(self.arrays).st_size
             if end > size:  # allocated now, so that a lack of memory is an error and no SIGBUS
                 os.posix_fallocate(self.arrays, size, end - size)
             self._area = mmap.mmap(self.arrays, max(size, end))
-        return np.frombuffer(self._area, np.float32, count, offset).reshape(shape)
+            self._views.clear()  # they would keep the old one
+        view = np.frombuffer(self._area, np.float32, count, offset).reshape(shape)
+        self._views[(offset, *shape)] = view
+        return view
 
     @property
     def unread(self) -> bool:
@@ -273,6 +284,9 @@ class _Process:
         text = os.pread(self.log, size - start, start).decode(errors="replace")
         os.ftruncate(self.log, 0)
         return ("[...]\n" if start else "") + text
+
+
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 def _length(data: bytes) -> int:
@@ -473,21 +487,18 @@ class Caffe:
     def _laid_out(self, ops: Sequence[Op]) -> dict[str, Any]:
         """The request with each array written to the shared file and replaced by its place."""
         assert self._process is not None
-        arrays = [op["array"] for op in ops if "array" in op]
         places: dict[int, dict[str, Any]] = {}
-        free = 0
-        for array in arrays:
-            if id(array) not in places:
-                places[id(array)] = {"offset": free, "shape": list(array.shape)}
-                free += -(-4 * array.size // ALIGNMENT) * ALIGNMENT
-        for array in {id(array): array for array in arrays}.values():
-            self._process.view(places[id(array)]["offset"], array.shape)[...] = array
-        return {
-            "free": free,
-            "ops": [
-                {**op, "array": places[id(op["array"])]} if "array" in op else op for op in ops
-            ],
-        }
+        free, sent = 0, []
+        for op in ops:
+            if "array" in op:
+                array = op["array"]
+                if id(array) not in places:
+                    self._process.view(free, array.shape)[...] = array
+                    places[id(array)] = {"offset": free, "shape": array.shape}
+                    free += -(-4 * array.size // ALIGNMENT) * ALIGNMENT
+                op = {**op, "array": places[id(array)]}
+            sent.append(op)
+        return {"free": free, "ops": sent}
 
     def _typed(self, error: Mapping[str, Any]) -> CaffeError:
         assert self._process is not None

@@ -28,7 +28,7 @@ import warnings
 import numpy as np
 
 ALIGNMENT = 64  # bytes; a cache line, and enough for every vector instruction
-MOST_KNOWN = 64  # nets whose text is kept, each in an open file
+MOST_KNOWN = 64  # nets whose text is kept, each in an open file; requests that are kept decoded
 SPIN = 1e-4  # seconds of looking for a request before sleeping: to be woken takes some 2e-5
 
 
@@ -104,10 +104,7 @@ class Modules:
         self.changed = None  # whose layers have changed them
 
     def remember(self):
-        """Takes down what has been imported since the last call, and who set what for all."""
-        now = habits()
-        if now != self.habits:
-            self.habits, self.changed = now, self.layers
+        """Takes down what has been imported since the last call, before a file can change."""
         if len(sys.modules) == self.count:
             return
         self.count = len(sys.modules)
@@ -115,6 +112,12 @@ class Modules:
             file = getattr(sys.modules[name], "__file__", None)
             if file:
                 self.found[name] = file, stamp(file)
+
+    def look(self):
+        """Takes down whose layers have set what holds for all."""
+        now = habits()
+        if now != self.habits:
+            self.habits, self.changed = now, self.layers
 
     def search(self, path, names):
         """Looks for the modules of these names in these folders, and in none of a net before.
@@ -166,6 +169,26 @@ def stamp(file):
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+class Request:
+    """A request and its reply; both often come again as they are, with other numbers in the arrays.
+
+    Attributes:
+        free: the place behind its arrays.
+        calls: its ops, as methods and arguments.
+        reply: the last reply to it, and the message that it makes.
+    """
+
+    def __init__(self, free, calls):
+        self.free, self.calls = free, calls
+        self.reply = None, b""
+
+    def packed(self, reply):
+        """The message that a reply makes."""
+        if reply != self.reply[0]:
+            self.reply = reply, packed(reply)
+        return self.reply[1]
+
+
 class Worker:
     """One net at a time, and one method for each op."""
 
@@ -176,6 +199,8 @@ class Worker:
         self.solver = None
         self.sources = {}  # input -> the blob that its data is written to
         self.losses = []
+        self.last = 0  # the number of the net's last layer
+        self.numbers = {}  # blob -> its number, by which pycaffe finds it faster than by its name
         self.weights = {}  # top -> its loss weight
         self.written = []  # the blobs whose diffs a backward writes
         self.libraries = {}  # path -> the library, None if it cannot be told to pause; its types
@@ -185,13 +210,34 @@ class Worker:
         self.upstream = {}  # top -> the diff that was set
         self.said = {}  # layer -> its LayerParameter
         self.known = {}  # text and edits -> the net that they make
+        self.requests = {}  # a request's message -> the request
         self.modules = Modules()
         self.pid = os.getpid()
 
+    def answer(self, message):
+        """The message that answers one."""
+        if message not in self.requests:
+            if len(self.requests) >= MOST_KNOWN:
+                self.requests.pop(next(iter(self.requests)))
+            said = json.loads(message.decode())
+            self.requests[message] = Request(said["free"], [self.call(op) for op in said["ops"]])
+        request = self.requests[message]
+        return request.packed(self.run(request))
+
+    def call(self, op):
+        """The method of an op, and its arguments."""
+        method = getattr(self, "op_" + str(op.get("op")), None)
+        if method is None:
+            return self.unknown, {"name": op.get("op")}
+        return method, {k: v for k, v in op.items() if k != "op"}
+
+    def unknown(self, name):
+        raise RequestError("unknown op %r" % name)
+
     def run(self, request):
-        self.arrays.free = request["free"]
+        self.arrays.free = request.free
         try:
-            return self.results(request)
+            return self.results(request.calls)
         finally:
             self.net = self.solver = None
             self.given = {}
@@ -203,14 +249,11 @@ class Worker:
                     library.caffe_parity_use(0)
             self.in_use = []
 
-    def results(self, request):
+    def results(self, calls):
         results = []
-        for index, op in enumerate(request["ops"]):
-            method = getattr(self, "op_" + str(op.get("op")), None)
+        for index, (method, arguments) in enumerate(calls):
             try:
-                if method is None:
-                    raise RequestError("unknown op %r" % op.get("op"))
-                result = method(**{k: v for k, v in op.items() if k != "op"}) or {}
+                result = method(**arguments) or {}
             except BaseException as error:  # a layer may raise SystemExit, too
                 self.leave_if_forked()
                 return {"error": described(error, index)}
@@ -259,20 +302,18 @@ class Worker:
 
     def op_net(self, text, edits=None, path=()):
         prepared = self.prepared(text, edits, path)
-        phase = self.caffe.TEST if in_test(prepared.proto) else self.caffe.TRAIN
-        self.net = self.caffe.Net(prepared.path, phase)
+        self.net = self.caffe.Net(prepared.path, getattr(self.caffe, prepared.phase))
         self.said = prepared.layers
         weights = edits.get("weights") if edits else None
-        saved = self.with_weights(weights) if weights else set()
-        named = [name for name in self.net.params if name in saved]
-        others = sorted(saved - set(named))
+        named, others = self.with_weights(weights) if weights else ([], [])
         return dict(self.described_net(prepared), named=named, others=others)
 
     def with_weights(self, file):
-        """Copies parameters from a .caffemodel; returns the layers that it has some for."""
+        """Copies parameters from a .caffemodel; returns the layers that get some, and others."""
         saved = read_weights(file)
         self.net.copy_from(file)
-        return saved
+        named = [name for name in self.net.params if name in saved]
+        return named, sorted(saved - set(named))
 
     def op_solver(self, solver, text, edits=None, path=()):
         parameter = solver_parameter(solver)
@@ -287,7 +328,7 @@ class Worker:
         """The net with its edits; its Python layers can be imported from now on."""
         self.net = self.solver = None
         self.given = {}
-        key = text, json.dumps(edits or {}, sort_keys=True)
+        key = text, edits and json.dumps(edits, sort_keys=True)
         if key not in self.known:
             if len(self.known) >= MOST_KNOWN:
                 self.known.pop(next(iter(self.known))).close()
@@ -299,8 +340,7 @@ class Worker:
         return prepared
 
     def described_net(self, prepared):
-        counts = [[layer, len(blobs)] for layer, blobs in self.net.params.items()]
-        self.written, said = prepared.said(self.net, counts)
+        self.written, self.last, self.numbers, said = prepared.said(self.net, self.in_use)
         return said
 
     def op_describe(self, text, fed=(), phase="TRAIN"):
@@ -320,7 +360,7 @@ class Worker:
             "transforms": transforms(message("NetParameter", text, "net"), phase),
             "losses": list(weights_of(proto)),
             "weights": weights_of(proto),
-            "phase": "TEST" if in_test(proto) else "TRAIN",
+            "phase": phase_of(proto),
             "undriven": sorted(undriven(proto)),
             "no_backward": sorted(no_backward(proto)),
             "indicators": [
@@ -415,17 +455,16 @@ class Worker:
     def op_fill_diff(self, blob, value):
         self.set_upstream(blob, value)
 
+    # pycaffe's own forward and backward also read the outputs and the inputs' diffs, from a GPU
+    # over its bus, and look for the names of both.
+
     def op_forward(self, layer=None):
-        if layer is None:
-            self.net.forward()
-        else:
-            self.net._forward(layer, layer)
+        first, last = (0, self.last) if layer is None else (layer, layer)
+        self.net._forward(first, last)
 
     def op_backward(self, layer=None):
-        if layer is None:
-            self.net.backward()
-        else:
-            self.net._backward(layer, layer)
+        last, first = (self.last, 0) if layer is None else (layer, layer)
+        self.net._backward(last, first)
 
     def op_seed(self, seed):
         self.caffe.set_random_seed(seed)
@@ -521,11 +560,9 @@ class Worker:
         return {"free": free.value, "total": total.value}
 
     def op_time(self, budget):
-        last = len(self.net.layers) - 1
-
-        def once():  # pycaffe's own backward also reads the inputs' diffs, from a GPU over its bus
-            self.net._forward(0, last)
-            self.net._backward(last, 0)
+        def once():
+            self.op_forward()
+            self.op_backward()
 
         measure = gpu_seconds if "--gpu" in sys.argv else cpu_seconds
         warm = min(measure(once) for _ in range(2))
@@ -558,10 +595,9 @@ class Worker:
     def blob(self, name):
         if self.net is None:
             raise RequestError("there is no net yet")
-        blobs = self.net.blobs
-        if name not in blobs:
-            raise RequestError("the net has no blob %r; it has %s" % (name, list(blobs)))
-        return blobs[name]
+        if name not in self.numbers:
+            raise RequestError("the net has no blob %r; it has %s" % (name, list(self.numbers)))
+        return self.net._blobs[self.numbers[name]]
 
 
 def write(name, blob, value):
@@ -622,19 +658,24 @@ class Prepared(File):
         added = weights_of(parsed(edits["append"])) if "append" in edits else {}
         weights = {k: each for k, each in weights_of(self.proto).items() if k not in added}
         self.where = sources, losses, weights
-        self.text = printed(self.proto)
         self.layers = {layer.name: layer for layer in self.proto.layer}
         layers = [each for each in self.proto.layer if each.type == "Python"]
         self.modules = sorted({x.python_param.module for x in layers if not is_keeper(x)})
+        self.phase = phase_of(self.proto)
         self.found = {}
-        super().__init__(self.text)
+        super().__init__(printed(self.proto))
 
-    def said(self, net, counts):
-        """The blobs whose diffs a backward writes, and what is said of the net.
+    def said(self, net, loaded):
+        """What a backward writes, the last layer's number, those of all blobs, and what is said.
 
-        A Python layer may have another number of parameters, each time that it is built.
+        A Python layer may have another number of parameters, each time that it is built, and one
+        that is loaded another than Caffe's own of that type.
         """
-        key = str(counts)
+        key, counts = "", []
+        if self.modules or loaded or key not in self.found:
+            counts = [[layer, len(blobs)] for layer, blobs in net.params.items()]
+        if self.modules or loaded:
+            key = str(counts)
         if key not in self.found:
             sources, losses, _ = self.where
             ours = {name + "_bias" for name, blob in sources.items() if blob != name}
@@ -644,9 +685,9 @@ class Prepared(File):
                 "params": [[k, i] for k, count in counts if k not in ours for i in range(count)],
                 "owned": [each for each in owned(self.proto, net) if each[0] not in ours],
                 "kept": [[k, i] for k in keep_statistics(self.proto) for i in range(3)],
-                "text": self.text,
             }
-            self.found[key] = written(self.proto, net), said
+            numbers = {name: number for number, name in enumerate(net._blob_names)}
+            self.found[key] = written(self.proto, net), len(net.layers) - 1, numbers, said
         return self.found[key]
 
 
@@ -969,9 +1010,9 @@ PHASES = ("TRAIN", "TEST")
 """In the order of caffe.proto's enum."""
 
 
-def in_test(proto):
-    """Whether a net that was parsed is of phase TEST."""
-    return proto.state.HasField("phase") and PHASES[proto.state.phase] == "TEST"
+def phase_of(proto):
+    """The phase of a net that was parsed, by its name."""
+    return PHASES[proto.state.phase] if proto.state.HasField("phase") else "TRAIN"
 
 
 def included(layer, state, phase):
@@ -1382,28 +1423,29 @@ def described(error, index):
     }
 
 
-def read_exactly(descriptor, count):
-    """That many bytes, or None at the end of the pipe."""
-    data = b""
-    while len(data) < count:
-        piece = os.read(descriptor, count - len(data))
+def receive(descriptor):
+    """The next message, without its length, or None at the end of the pipe.
+
+    There is but one in the pipe: the next comes when this one is answered.
+    """
+    data, end = b"", 4
+    while len(data) < end:
+        piece = os.read(descriptor, 1 << 16)
         if not piece:
             return None
         data += piece
-    return data
+        if end == 4 <= len(data):
+            end += struct.unpack(">I", data[:4])[0]
+    return data[4:]
 
 
-def receive(descriptor):
-    head = read_exactly(descriptor, 4)
-    if head is None:
-        return None
-    body = read_exactly(descriptor, struct.unpack(">I", head)[0])
-    return None if body is None else json.loads(body.decode())
+def packed(reply):
+    """A reply as a message."""
+    body = json.dumps(reply, separators=(",", ":")).encode()
+    return struct.pack(">I", len(body)) + body
 
 
-def send(descriptor, message):
-    body = json.dumps(message).encode()
-    data = struct.pack(">I", len(body)) + body
+def send(descriptor, data):
     while data:
         data = data[os.write(descriptor, data) :]
 
@@ -1592,7 +1634,7 @@ def main():
             caffe.set_mode_cpu()
             mode = {"mode": "cpu"}
     except BaseException as error:
-        send(replies, {"error": described(error, None)})
+        send(replies, packed({"error": described(error, None)}))
         return
     greeting = {
         "caffe": getattr(caffe, "__version__", "unknown"),
@@ -1604,7 +1646,7 @@ def main():
     }
     greeting.update(mode)
     beginning = Beginning(growth)
-    send(replies, greeting)
+    send(replies, packed(greeting))
     worker = Worker(caffe, Arrays(arrays))
     watch = select.poll()
     watch.register(requests, select.POLLIN)
@@ -1616,7 +1658,8 @@ def main():
         request = receive(requests)
         if request is None:
             return
-        send(replies, worker.run(request))
+        send(replies, worker.answer(request))
+        worker.modules.look()
     os._exit(0)  # the client sees that the next request was not read, and starts another process
 
 
