@@ -73,8 +73,11 @@ def crosswise(found: Comparison) -> Comparison:
     best = found
     for (one, (first, *_)), (two, (second, *_)) in combinations(steps.items(), 2):
         before, behind = (one, two) if first.index < second.index else (two, one)
-        apart = order.get(before, -1) <= order.get(behind, -1)
-        if apart or first.type != second.type or not first.params:
+        right = order.get(before, -1) <= order.get(behind, -1)
+        if right or first.type != second.type or not first.params or not found.doubts:
+            continue
+        top, other_top = steps[before][-1].tops[0], steps[behind][-1].tops[0]
+        if top not in found.net.behind[other_top]:
             continue
         shapes = [
             [found.net.params[name].shape for name in each.params] for each in (first, second)
