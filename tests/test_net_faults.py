@@ -441,6 +441,27 @@ def test_a_loss_may_be_returned_without_its_weight(
     assert all("returns loss without Caffe's loss_weight 0.7" in each for each in notes)
 
 
+def test_a_batch_norm_that_is_folded_into_numbers_is_unproven(caffe: Caffe) -> None:
+    """Whose they are: the port's. Where its forward makes them of Caffe's, it agrees."""
+    model: Any = PORTS["block"]()
+    model.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+    del model.bn1
+    rewritten(("self.bn1(self.conv1(data))", "self.conv1(data)"))(model)
+    _, records = compared_with("block", model, "TEST")
+    assert [each.case for each in records if not each.agrees] == ["conv1, bn1, scale1"]
+    assert not any(each.wrong for each in records)
+    model = PORTS["block"]()
+    rewritten(
+        (
+            "self.bn1(self.conv1(data))",
+            "functional.conv2d(data, self.conv1.weight * (self.bn1.weight / (self.bn1.running_var "
+            "+ self.bn1.eps).sqrt()).view(-1, 1, 1, 1), self.bn1.bias - self.bn1.running_mean * "
+            "self.bn1.weight / (self.bn1.running_var + self.bn1.eps).sqrt(), padding=1)",
+        )
+    )(model)
+    assert said("block", model) == {}
+
+
 def test_a_sum_of_losses_may_have_the_name_of_one(caffe: Caffe) -> None:
     """It must have their weights all the same."""
     model = PORTS["inception"]()

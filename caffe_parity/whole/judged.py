@@ -761,6 +761,13 @@ class Comparison:
                 f"Caffe's numbers; as the weight and bias of a module, or in the layers' order, "
                 "they would"
             )
+            norms = [step.name for step in left if step.type == "BatchNorm"]
+            if norms and len(left) > len(norms):
+                found[part] = (
+                    f"the port's {ported} seem to be those of {', '.join(s.name for s in left)} in "
+                    "one (folded), and are the port's own numbers, not made of Caffe's; a port "
+                    "whose forward folds those of its modules is compared behind the last layer"
+                )
         return found
 
     @cached_property

@@ -124,6 +124,10 @@ def match(
         call = found.call_of(owner) if owner else None
         if call:
             pair(step, call.module, "what they share")
+    for call, (step, *_) in [*found.steps.items()]:
+        if _is_folded(net, step, modules[call.module], modules, found):
+            del found.steps[call], found.how[call]
+            left.append(step)
     _with_scales(net, left, modules, found)
     _by_weights(net, left, calls, modules, found, guess)
     _with_scales(net, left, modules, found)
@@ -311,6 +315,25 @@ def _by_kind(
 def _has_own(module: torch.nn.Module, kinds: Any = torch.nn.Module) -> bool:
     """Whether a module of these kinds has parameters of its own."""
     return isinstance(module, kinds) and any(True for _ in module.parameters(False))
+
+
+def _is_folded(
+    net: Golden,
+    step: Step,
+    module: torch.nn.Module,
+    modules: Mapping[str, torch.nn.Module],
+    found: Matched,
+) -> bool:
+    """Whether a module has a bias that the layer has not, and its BatchNorm no module at all.
+
+    Then its numbers are made of those of both, and whoever made them knows how.
+    """
+    behind = [each for each in net.steps if step.tops[0] in each.bottoms]
+    if len(step.params) != 1 or [each.type for each in behind] != ["BatchNorm"]:
+        return False
+    free = {name for name, each in modules.items() if isinstance(each, TAKES_SCALE)}
+    free -= {call.module for call in found.steps}
+    return getattr(module, "bias", None) is not None and not free and not found.call_of(behind[0])
 
 
 def _scale_behind(net: Golden, step: Step) -> Step | None:
