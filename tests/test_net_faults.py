@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
+from caffe_parity.engine.random_rounding import expect
 from caffe_parity.report.record import Record, read
 from studies.localise.__main__ import compared_with
+from studies.localise.edits import rewritten
 from studies.localise.ports import NETS, PORTS, Inception, LeNet, Siamese
+from tests.net_text import input_layer
+from tests.public_nets import layer
 
 
 def said(name: str, model: nn.Module, phase: str = "TEST") -> dict[str, str]:
@@ -409,3 +413,158 @@ def test_a_gradient_to_what_the_layer_does_not_read_is_told(caffe: Caffe) -> Non
     found = said("lenet", Leaking())
     assert set(found) == {"relu1"}
     assert "sends a gradient back to conv1, which Caffe's relu1 does not read" in found["relu1"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "noted"),
+    [
+        ("0.7 * bare", False),
+        ("{'loss': 0.7 * bare}", False),
+        ("bare", True),
+        ("{'loss': bare}", True),
+        ("(x, bare)", True),
+        ("{'fc8': x, 'total': bare}", True),
+    ],
+)
+def test_a_loss_may_be_returned_without_its_weight(
+    caffe: Caffe, returned: str, noted: bool
+) -> None:
+    """As Caffe's blob has it; that it is so is said."""
+    model = PORTS["caffenet"]()
+    loss = "return 0.7 * functional.cross_entropy(x, label.long())"
+    new = f"bare = functional.cross_entropy(x, label.long())\n    return {returned}"
+    rewritten((loss, new))(model)
+    _, records = compared_with("caffenet", model, "TEST")
+    assert words_of(records) == {}
+    notes = [one.words for each in records for one in each.notes]
+    assert [*map(bool, notes)] == [True] * noted
+    assert all("returns loss without Caffe's loss_weight 0.7" in each for each in notes)
+
+
+def test_a_batch_norm_that_is_folded_into_numbers_is_unproven(caffe: Caffe) -> None:
+    """Whose they are: the port's. Where its forward makes them of Caffe's, it agrees."""
+    model: Any = PORTS["block"]()
+    model.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+    del model.bn1
+    rewritten(("self.bn1(self.conv1(data))", "self.conv1(data)"))(model)
+    _, records = compared_with("block", model, "TEST")
+    assert [each.case for each in records if not each.agrees] == ["conv1, bn1, scale1"]
+    assert not any(each.wrong for each in records)
+    model = PORTS["block"]()
+    rewritten(
+        (
+            "self.bn1(self.conv1(data))",
+            "functional.conv2d(data, self.conv1.weight * (self.bn1.weight / (self.bn1.running_var "
+            "+ self.bn1.eps).sqrt()).view(-1, 1, 1, 1), self.bn1.bias - self.bn1.running_mean * "
+            "self.bn1.weight / (self.bn1.running_var + self.bn1.eps).sqrt(), padding=1)",
+        )
+    )(model)
+    assert said("block", model) == {}
+
+
+def test_a_sum_of_losses_may_have_the_name_of_one(caffe: Caffe) -> None:
+    """It must have their weights all the same."""
+    model = PORTS["inception"]()
+    rewritten(("main + 0.3 * aux", "{'loss': main + 0.3 * aux}"))(model)
+    assert said("inception", model) == {}
+    model = PORTS["inception"]()
+    rewritten(("main + 0.3 * aux", "{'loss': main + aux}"))(model)
+    assert set(said("inception", model)) == {"total aux/loss"}
+
+
+def test_a_port_may_name_float32_and_make_constants(caffe: Caffe) -> None:
+    """Which are of the precision of the run, that is float64 where a bound is derived."""
+    model = PORTS["caffenet"]()
+    rewritten(("self.fc8(x)", "self.fc8(x.to(torch.float32) @ torch.eye(10)).float()"))(model)
+    assert said("caffenet", model) == {}
+
+
+LOOP = """
+import torch
+from torch import nn
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name, *shape in {parameters}:
+            setattr(self, name, nn.Parameter(torch.zeros(*shape)))
+
+    def forward(self, data, cont):
+        h = c = torch.zeros(data.shape[1], 4)
+        made = []
+        for x, keep in zip(data, cont.unsqueeze(-1)):
+            gates = x @ self.{x}.t() + self.{bias} + (keep * h) @ self.{h}.t()
+            {order} = gates.chunk(4, 1)
+            c = f.sigmoid() * ({kept}c) + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            made.append(h)
+        return torch.stack(made)
+"""
+
+OWN = {
+    "parameters": [("weight", 16, 5), ("bias", 16), ("inner", 16, 4)],
+    "x": "weight",
+    "bias": "bias",
+    "h": "inner",
+    "order": "i, f, o, g",
+    "kept": "keep * ",
+}
+TORCH = {
+    "parameters": [
+        ("weight_ih", 16, 5),
+        ("weight_hh", 16, 4),
+        ("bias_ih", 16),
+        ("bias_hh", 16),
+    ],
+    "x": "weight_ih",
+    "bias": "bias_ih + self.bias_hh",
+    "h": "weight_hh",
+    "order": "i, f, g, o",
+    "kept": "keep * ",
+}
+
+
+@pytest.mark.parametrize(
+    ("loop", "words"),
+    [
+        (OWN, ""),
+        (TORCH, ""),
+        (OWN | {"order": "f, i, o, g"}, "the gates in the order f, i, o, g"),
+        (OWN | {"kept": ""}, "where cont does not set the cell to 0"),
+    ],
+)
+def test_parameters_that_a_loop_takes_are_filled(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    loop: Mapping[str, Any],
+    words: str,
+) -> None:
+    """In Caffe's order of the gates, or of the names of PyTorch's; in time linear in the steps."""
+    said_of = 'num_output: 4 weight_filler { type: "uniform" min: -0.6 max: 0.6 }'
+    text = input_layer("data", 12, 3, 5) + input_layer("cont", 12, 3)
+    text += layer("lstm", "LSTM", "data cont", "lstm", f"recurrent_param {{ {said_of} }}")
+    Path("net.prototxt").write_text(text)
+    Path("port.py").write_text(LOOP.format(**loop))
+    arguments = ["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]
+    assert main([*arguments, "--data", "cont=binary"]) == bool(words)
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_what_upsampling_moves_has_a_bound_of_rounding(mode: str, axes: int) -> None:
+    """Which element each is, is no matter of rounding."""
+
+    def made(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = given["x"].detach().requires_grad_()
+        y = nn.functional.interpolate(x, scale_factor=2.5, mode=mode)
+        (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        return {"y": y.detach(), "gradient:x": grad}
+
+    torch.manual_seed(0)
+    found = expect(
+        made, {"x": torch.randn(2, 3, *[5] * axes, dtype=torch.float64)}, set(), frozenset()
+    )
+    for name, worst in found.bound.worst.items():
+        assert worst.max() <= 2.0**-16 * abs(found.truth[name]).max()

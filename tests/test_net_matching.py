@@ -292,7 +292,9 @@ class Port(nn.Module):
     [
         ("*inputs", "inputs[0]", "y", 0, "agrees"),
         ("data", "data", "None", 1, "nothing that the port returns is a tensor"),
-        ("data", "data.double().float()", "y", 2, "it must run in float64 as well"),
+        ("data", "data.double().float()", "y", 0, "agrees"),
+        ("data", "data @ torch.eye(6)", "y", 0, "agrees"),
+        ("data", "data @ EYE", "y", 2, "it must run in float64 as well"),
     ],
 )
 def test_what_a_port_takes_and_returns(
@@ -307,7 +309,8 @@ def test_what_a_port_takes_and_returns(
 ) -> None:
     """Any inputs, as a wrapper takes them; nothing; a precision that it has chosen itself."""
     Path("net.prototxt").write_text(input_layer("data", 2, 2, 6, 6) + _conv("data", "a", 4, 3))
-    Path("port.py").write_text(RETURNS.format(takes=takes, x=x, made=made))
+    text = RETURNS.format(takes=takes, x=x, made=made)
+    Path("port.py").write_text(f"import torch\n{text}\nEYE = torch.eye(6)\n")
     assert main(["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]) == status
     assert words in "".join(capsys.readouterr())
 
@@ -446,13 +449,13 @@ def test_a_loss_of_several_that_is_wrong(
     assert {each.case for each in read(Path("found.json")).results if each.wrong} == named
 
 
-def test_a_hook_on_a_gradient_is_refused(
+def test_a_hook_on_a_parameter_is_part_of_the_port(
     caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is the port's parameter's, and the comparison has Caffe's in its place."""
+    """It runs where Caffe's parameter stands in the place of the port's."""
     Path("net.prototxt").write_text(input_layer("data", 2, 2, 6, 6) + _conv("data", "a", 4, 3))
     text = RETURNS.format(takes="data", x="data", made="y")
     hook = "\n        self.a.weight.register_hook(lambda gradient: 3 * gradient)\n"
     Path("port.py").write_text(text.replace("nn.Conv2d(2, 4, 3)\n", f"nn.Conv2d(2, 4, 3){hook}"))
-    assert main(["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]) == 2
-    assert "a.weight has a hook on its gradient" in capsys.readouterr().err
+    assert main(["net", "net.prototxt", "--port", "port.py:Port", "--phase", "TEST"]) == 1
+    assert "gradient of Convolution-a[0] is 3 times what it should be" in capsys.readouterr().out

@@ -92,7 +92,12 @@ _ADDED = {
     aten.avg_pool3d_backward.default,
     aten._adaptive_avg_pool2d_backward.default,
     aten.upsample_bilinear2d_backward.default,
+    aten.upsample_nearest1d_backward.default,
     aten.upsample_nearest2d_backward.default,
+    aten.upsample_nearest3d_backward.default,
+    aten._upsample_nearest_exact1d_backward.default,
+    aten._upsample_nearest_exact2d_backward.default,
+    aten._upsample_nearest_exact3d_backward.default,
 }
 """Operations that may add up several elements of an argument in one of the result."""
 
@@ -119,8 +124,9 @@ _EXACT = set(
     new_empty new_empty_strided new_full new_ones new_zeros ones ones_like permute relu repeat
     reshape resize round scalar_tensor scatter select select_backward select_scatter sgn sign
     slice slice_backward slice_scatter sort split split_with_sizes squeeze stack t to topk
-    transpose tril triu trunc unbind unfold unsqueeze view where zero_ zeros zeros_like
-    _reshape_alias _to_copy _unsafe_view
+    transpose tril triu trunc unbind unfold unsqueeze upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d view where zero_ zeros zeros_like _reshape_alias _to_copy _unsafe_view
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
     """.split()  # noqa: SIM905  # 80 names one below the other are no easier to read
 )
 """Operations that move or choose numbers, or that are exact: nothing to round."""

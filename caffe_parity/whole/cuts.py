@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from caffe_parity.whole.between import FINE
 from caffe_parity.whole.port import Made, Node, close_to
 from caffe_parity.whole.recipe import Value, ingredients, steps_of
 
@@ -24,25 +25,27 @@ if TYPE_CHECKING:
     from caffe_parity.whole.judged import Comparison, Part
     from caffe_parity.whole.port import Call
 
-FINE = 2.0**-14
-"""Of a value's largest element: what differs by less is only rounded, as far as a cut goes."""
-
 TRIES = 32
 """Runs of the port after which what is wrong is not searched further."""
 
 
 def cut(found: Comparison) -> Comparison:
     """The comparison with parts that are as small as the port's operations allow."""
-    for call in [each for each in found.first.made_of if each not in found.matched.through]:
-        found = _better(found, through=found.matched.through | {call})
-    found = _at_operations(found)
+    found = _at_operations(_gone_through(found))
     tries = iter(range(TRIES))
     for call in [each for each in found.matched.steps if _top(found, each) in found.far]:
         if next(tries, None) is not None:
             found = _better(found, opened=found.matched.opened | {call})
-    found = _at_operations(found)
+    found = _gone_through(_at_operations(found))
     while smaller := _before_what_is_right(found, tries):
         found = smaller
+    return found
+
+
+def _gone_through(found: Comparison) -> Comparison:
+    """With calls that take what the port makes of a value, where less speaks against that."""
+    for call in [each for each in found.first.made_of if each not in found.matched.through]:
+        found = _better(found, through=found.matched.through | {call})
     return found
 
 
@@ -74,6 +77,13 @@ def _at_operations(found: Comparison) -> Comparison:
     """Cut where operations make what lies within a part, or what a module should have given."""
     makers = {_top(found, call): call for call in found.matched.steps}
     within = [name for part in found.parts for name in hidden(found, part)]
+    # What the port changes on the way to one of several readers is none of the others'.
+    changed = [
+        name
+        for name in found.beyond(FINE).difference(makers)
+        if sum(name in step.bottoms for step in found.net.steps) > 1
+    ]
+    within += changed
     wanted = [
         name for name in (*within, *found.far.intersection(makers)) if _alone(found.net, name)
     ]
@@ -87,11 +97,11 @@ def _at_operations(found: Comparison) -> Comparison:
             inside = name in seen.recipes and node.recipe in steps_of(seen.recipes[name])
             if not inside or name in read:  # else the rest of the module is no other layer
                 first.setdefault(name, node)
-    together = _placed(found, first)
+    together = _placed(found, first, len(first.keys() & set(changed)))
     if together or len(first) < 2:
         return together or found
     for name, node in first.items():
-        found = _placed(found, {name: node}) or found
+        found = _placed(found, {name: node}, int(name in changed)) or found
     return found
 
 
@@ -104,20 +114,26 @@ def _placed(found: Comparison, at: dict[str, Node], wrong: int = 0) -> Compariso
         wrong: how many of the results may be something else.
     """
     taken = {number: made.value for number, made in found.matched.ops.items()}
-    if not at or any(taken.get(node.op[0], name) != name for name, node in at.items()):
+    for name, node in at.items():
+        other = taken.get(node.op[0], name)  # may be wrong, in a port without the layers between
+        skipped = name in node.alike and name in found.net.behind.get(other, ())
+        free = skipped and other in found.beyond(FINE)
+        if other != name and not free:
+            return None
+    if not at:
         return None
     makers = {_top(found, call): call for call in found.matched.steps}
-    other = _changed(
+    tried = _changed(
         found,
         ops={
-            **found.matched.ops,
+            **{number: made for number, made in found.matched.ops.items() if made.value not in at},
             **{node.op[0]: Made(name, node.op[1]) for name, node in at.items()},
         },
         opened=found.matched.opened | {makers[name] for name in at if name in makers},
     )
-    good = other.first.failed is None and all(name in other.first.own for name in at)
+    good = tried.first.failed is None and all(name in tried.first.own for name in at)
     most = found.doubts + wrong - (not makers.keys().isdisjoint(at))
-    return other if good and other.doubts <= most and not _stray(other, [*at]) else None
+    return tried if good and tried.doubts <= most and not _stray(tried, [*at]) else None
 
 
 def _stray(found: Comparison, cuts: Sequence[str]) -> bool:
@@ -137,9 +153,12 @@ def _stray(found: Comparison, cuts: Sequence[str]) -> bool:
 
 
 def _alone(net: Golden, name: str) -> bool:
-    """Whether no other value of the net is the same but for rounding, as behind an idle Dropout."""
+    """Whether no other value is the same but for rounding, except those that it is made of.
+
+    As the value behind an idle Dropout, which is what that reads.
+    """
     values = {other: torch.from_numpy(each) for other, each in net.values.items()}
-    return close_to(values[name], values) == {name}
+    return close_to(values[name], values) - {name} <= net.behind[name]
 
 
 def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison | None:

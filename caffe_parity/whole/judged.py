@@ -39,15 +39,26 @@ from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
+from caffe_parity.whole.between import FINE, Passage, passages
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
-from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there
-from caffe_parity.whole.port import Call, Port, Seen, Tensors, gradients, results_of, shaped
+from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there, near
+from caffe_parity.whole.port import (
+    Call,
+    Port,
+    Seen,
+    Tensors,
+    as_wide,
+    gradients,
+    results_of,
+    shaped,
+)
 from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
+from caffe_parity.whole.rivals import ORDER
 from caffe_parity.whole.stacked import sharing, stacked
-from caffe_parity.whole.values import Pairs, by_values, in_turn
+from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 UNCHOSEN = "usual-momentum"
@@ -63,6 +74,8 @@ RANDOM = ("Dropout",)
 
 CHOOSES = ("ArgMax",)
 """The types of layers that only choose: what they are fed is Caffe's to the bit, ties as well."""
+DROPS = "F.dropout does, unless it gets training=self.training"
+"""Why a port may drop in phase TEST."""
 
 LARGE = 1 << 21
 """Numbers in a net from which on its parts are judged in several processes."""
@@ -140,6 +153,8 @@ class Judgement:
         blamed: where something is wrong, the layers that it may be; all, if more is not known.
         undefined: that Caffe's net itself computes something else than its layer alone, as the
             port does.
+        between: what is wrong between this part and another; then the part itself is right.
+        way: where and what that is.
     """
 
     part: Part
@@ -151,6 +166,15 @@ class Judgement:
     alone: bool = True
     blamed: tuple[str, ...] = ()
     undefined: Finding | None = None
+    between: Judgement | None = None
+    way: Passage | None = None
+
+    def joined(self, other: Judgement) -> Judgement:
+        """With what another part found on the way from the same layer."""
+        if not self.way or not other.way:
+            return self
+        way = self.way.merged(other.way)
+        return replace(self, way=way, blamed=(way.name,), own={**self.own, **other.own})
 
     @property
     def name(self) -> str:
@@ -307,9 +331,10 @@ class Comparison:
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
         model = self.port.in_precision(torch.float32)
-        state = self._state(self.params(False), torch.float32)
+        hooks = bool(self.first.hooks)  # which PyTorch has only where there are gradients
+        state = self._state(self.params(hooks), torch.float32)
         inputs = {name: self.values[name] for name in self.net.inputs}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.set_grad_enabled(hooks), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a Dropout
             try:
                 alone = results_of(model.run(dict(inputs), state))
@@ -317,9 +342,14 @@ class Comparison:
                 return str(error)
             torch.manual_seed(0)
             watched = self.run(model, None, self.params(False), masked=False).results
-        same = all(same_bits(alone[key].numpy(), each.numpy()) for key, each in watched.items())
+        pairs = [(alone[key], each) for key, each in watched.items()]
+        pairs = [(as_wide(one.detach()), as_wide(other.detach())) for one, other in pairs]
+        same = all(same_bits(one.numpy(), other.numpy()) for one, other in pairs)
         if not same:
             return "the port gives other bits when it is watched: it is not the same run"
+        if "" in self.first.drops:
+            why = f": {DROPS}" if self.net.phase == "TEST" else ""
+            return f"the port drops in phase {self.net.phase}, where the net has no Dropout{why}"
         return "" if self._random else self._drawn()
 
     def _drawn(self) -> str:
@@ -347,6 +377,20 @@ class Comparison:
             "Caffe's net does both"
         )
         return [Finding("gradients", words, names, "no-grad")]
+
+    @cached_property
+    def _owned(self) -> Mapping[int, set[str]]:
+        """By layer, its parameters, and those that it shares with others."""
+        own = {step.index: set(step.params) for step in self.net.steps}
+        for step in self.net.steps:
+            for other in sharing(self.net, step) if step.params else ():
+                own[other.index] |= set(step.params)
+        return own
+
+    @cached_property
+    def _strays(self) -> dict[str, set[str]]:
+        """By part, the parameters of other layers to which it sends a gradient, as found so far."""
+        return {}
 
     @cached_property
     def _reasons(self) -> Reasons:
@@ -384,6 +428,10 @@ class Comparison:
         made = {name: torch.from_numpy(each) for name, each in self.net.params.items()}
         return {name: each.clone().requires_grad_(grad) for name, each in made.items()}
 
+    def state(self) -> Tensors:
+        """The port's parameters and buffers in float32, with Caffe's numbers; a copy."""
+        return self._state(self.params(False), torch.float32)
+
     def _state(self, params: Tensors, dtype: torch.dtype) -> Tensors:
         return self.weights.state(of_port(self.port.model), params, dtype)
 
@@ -406,7 +454,19 @@ class Comparison:
         layout = self.matched.layout
         known = masks if masked else None
         behind = self.net.behind
-        return port.forced(layout, inputs, values, shapes, state, known, looking, behind, wanted)
+        idle = {top: bottom for top, bottom in self._idle.items() if masked}
+        return port.forced(
+            layout, inputs, values, shapes, state, known, looking, behind, wanted, idle
+        )
+
+    @cached_property
+    def _idle(self) -> Mapping[str, str]:
+        """The tops and bottoms of the Dropouts that pass everything on, as in phase TEST."""
+        return {
+            step.tops[0]: step.bottoms[0]
+            for step in self.net.steps
+            if step.type in RANDOM and self.net.phase == "TEST"
+        }
 
     def _judgements(self, processes: int) -> list[Judgement]:
         random = self._random
@@ -420,7 +480,21 @@ class Comparison:
         rest = [part for part in self.parts if part not in found]
         if rest:
             found |= {each.part: each for each in self._judged(Unit(tuple(rest)))}
-        return [found[part] for part in self.parts]
+        ordered = [found[part] for part in self.parts]
+        between: dict[tuple[str, str], Judgement] = {}
+        for each in ordered:
+            if each.between and each.between.way:
+                key = each.between.way.before, each.between.way.does
+                between[key] = between[key].joined(each.between) if key in between else each.between
+        made = []
+        for each in ordered:
+            made.append(each)
+            if each.between and each.between.way:
+                way = each.between.way
+                one = between.pop((way.before, way.does), None)
+                if one and one.way:
+                    made.append(replace(one, findings=one.way.told(one.findings)))
+        return made
 
     def _units(self) -> list[Unit]:
         """The parts that can be repeated alone; what shares parameters is together."""
@@ -485,7 +559,10 @@ class Comparison:
 
     def _restored(self, unit: Unit, judged: Sequence[Judgement]) -> list[Judgement]:
         """Judgements that may have come from another process, of this one's parts."""
-        return [replace(each, part=part) for each, part in zip(judged, unit.parts, strict=True)]
+        return [
+            replace(each, part=part, between=each.between and replace(each.between, part=part))
+            for each, part in zip(judged, unit.parts, strict=True)
+        ]
 
     def _judged_alone(self, unit: Unit) -> tuple[list[Judgement], bytes]:
         """What is found of the parts of a unit, and a digest of what they make in float32."""
@@ -502,8 +579,16 @@ class Comparison:
                 made.update(np.ascontiguousarray(value).data)
         return made.digest()
 
-    def _judged(self, unit: Unit, ported: Mapping[str, Floating] | None = None) -> list[Judgement]:
-        """What is found of the parts of a unit; `ported` is what they make in float32."""
+    def _judged(
+        self, unit: Unit, ported: Mapping[str, Floating] | None = None, again: bool = False
+    ) -> list[Judgement]:
+        """What is found of the parts of a unit.
+
+        Args:
+            unit: the parts.
+            ported: what they make in float32.
+            again: whether it is a try without something, which the port has.
+        """
         expected, actual = self._expected(unit), self._actual
         ported = self._ported() if ported is None else ported
         inherited = self._inherited(expected)
@@ -527,17 +612,70 @@ class Comparison:
                     if not agreement.agrees:
                         findings.append(self._reasons.finding(part, name, value, expected, side))
             findings += self._frozen(part, [each.tensor for each in findings])
-            findings += [*self._wired(part), *self._also(part), *self._emptied(part)]
+            findings += [*self._wired(part), *self._also(part)]
+            findings += [*self._emptied(part), *self._dropped(part)]
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
             lost = {name: inherited[name] for name in names if name in inherited}
+            way = None if again else self._passage(unit, part, findings)
+            misled = None if again else self._misled(part, findings)
+            if misled:
+                way = Judgement(part, own, between=misled)
+            if isinstance(way, Judgement):
+                between = replace(way.between, own=own) if way.between else None
+                found.append(replace(way, notes=notes, inherited=lost, between=between))
+                continue
+            findings = way or findings
             blamed = self._reasons.blamed(part, findings)
-            if findings and 1 < len(blamed) == len(part.steps):
+            known = findings and findings[0].cause == ORDER
+            if findings and not known and 1 < len(blamed) == len(part.steps):
                 told = f"{self._reasons.together(part)}: {findings[0].words}"
                 findings[0] = replace(findings[0], words=told)
             found.append(Judgement(part, own, lost, findings, notes, blamed=blamed))
         return found
+
+    def _passage(
+        self, unit: Unit, part: Part, findings: Sequence[Finding]
+    ) -> Judgement | list[Finding] | None:
+        """The part that is right, and what is wrong before or behind it; None for neither.
+
+        Of what the port does with an input of the net, the findings, which say so.
+        """
+        codes = {each.code for each in findings}
+        told = [each for each in findings if each.cause in ("setting", "shape", ORDER)]
+        if told or codes.isdisjoint(("forward", "backward")) or self._reasons.settings(part):
+            return None
+        for each in passages(self, part):
+            recipes = {
+                top: one
+                for one_part in unit.parts
+                for top in one_part.tops
+                if (one := self.first.recipes.get(top))
+            }
+            if len(recipes) < sum(len(one.tops) for one in unit.parts):
+                return None
+            other = Unit(unit.parts, {**recipes, **each.recipes}, self._params_of(unit))
+            judged = self._judged(other, self._run_in_float32(other), again=True)
+            right = judged[unit.parts.index(part)]
+            if not right.findings and each.is_own:
+                return each.told(findings)
+            if not right.findings:
+                way = replace(each, recipes={})
+                wrong = Judgement(part, findings=findings, blamed=(each.name,), way=way)
+                return replace(right, between=wrong)
+        return None
+
+    def _params_of(self, unit: Unit) -> frozenset[str]:
+        """The net's parameters that the parts of a unit take, or all of it where it has to run."""
+        return unit.params if unit.recipes is not None else frozenset(self.net.params)
+
+    def _dropped(self, part: Part) -> Iterator[Finding]:
+        """That the port drops what Caffe's passes on: how often it does is nowhere compared."""
+        for step in part.steps:
+            for top in self.first.drops.intersection(step.tops):
+                words = f"the port drops in phase TEST, where Caffe's {step.name} passes all on: "
+                yield self._reasons.of(step.name, Finding("dropout", words + DROPS, top, "drops"))
 
     def _frozen(self, part: Part, said: Sequence[str]) -> Iterator[Finding]:
         """What the port does not learn, and whose gradient is 0 in Caffe but for rounding."""
@@ -570,24 +708,25 @@ class Comparison:
         alone = all(step.type in RANDOM for step in part.steps) and part.calls
         if not alone:
             why += "; of the layer's name it would be compared"
-        return Judgement(part, findings=findings, left_out=why, alone=bool(alone))
+        blamed = tuple(step.name for step in part.steps if step.type in RANDOM)
+        return Judgement(part, findings=findings, left_out=why, alone=bool(alone), blamed=blamed)
 
     def _kept(self, part: Part) -> Iterator[str]:
         """What a Dropout that takes no mask does otherwise than Caffe's with what it keeps."""
-        if len(part.steps) > 1 or part.name in self.left_out:
+        *before, step = part.steps
+        if step.type not in RANDOM or step.tops != part.tops or step.name in self.left_out:
             return
-        (step,) = part.steps
-        made, taken = self.first.own[part.tops[0]].double(), self.values[part.bottoms[0]].double()
+        made, taken = self.first.own[part.tops[0]].double(), self.values[step.bottoms[0]].double()
+        room = FINE if before else 8 * UNIT_ROUNDOFF
         ratio = float(step.fields["dropout_ratio"])
         kept = (made != 0) & (taken != 0)
         if made.shape != taken.shape or not bool(kept.any()):
             return
         factors = (made / taken)[kept]
         scale = 1 / (1 - ratio)
-        if bool(((factors - scale).abs() > 8 * UNIT_ROUNDOFF * scale).any()):
-            words = (
-                "drops nothing" if torch.equal(made, taken) else "scales what it keeps otherwise"
-            )
+        if bool(((factors - scale).abs() > room * scale).any()):
+            nothing = bool(((made - taken).abs() <= room * taken.abs()).all())
+            words = "drops nothing" if nothing else "scales what it keeps otherwise"
             yield (
                 f"the port {words}: Caffe's {step.name} sets {ratio:g} of the elements to 0, and "
                 f"multiplies the others by {scale:g}"
@@ -677,6 +816,13 @@ class Comparison:
                 f"Caffe's numbers; as the weight and bias of a module, or in the layers' order, "
                 "they would"
             )
+            norms = [step.name for step in left if step.type == "BatchNorm"]
+            if norms and len(left) > len(norms):
+                found[part] = (
+                    f"the port's {ported} seem to be those of {', '.join(s.name for s in left)} in "
+                    "one (folded), and are the port's own numbers, not made of Caffe's; a port "
+                    "whose forward folds those of its modules is compared behind the last layer"
+                )
         return found
 
     @cached_property
@@ -693,7 +839,16 @@ class Comparison:
         if not made.intersection(self.net.outputs).issubset(part.tops):
             return [*part.tops]
         sent = [part.sent(each) for each in part.bottoms]
-        return [*part.tops, *sent, *(GRADIENT + each for each in part.params)]
+        learned = [each for each in part.params if each not in self._unlearned]
+        return [*part.tops, *sent, *(GRADIENT + each for each in learned)]
+
+    @cached_property
+    def _unlearned(self) -> frozenset[str]:
+        """The parameters of layers that the port computes without gradients, which it is told."""
+        known = self.first.without
+        parts = [part for part in self.parts if known.issuperset(part.tops)]
+        names = (self._owned[step.index] for part in parts for step in part.steps)
+        return frozenset().union(*names)
 
     def _expected(self, unit: Unit) -> Expected:
         """What each part makes of Caffe's values, and how far float32 may be from that."""
@@ -787,6 +942,7 @@ class Comparison:
         results: Tensors = {}
         misshapen: set[Part] = set()
         own = {name for part in unit.parts for name in part.params}
+        own |= set(params) if unit.recipes is None else set()
         learned = [
             name
             for name in self.net.learned
@@ -808,7 +964,12 @@ class Comparison:
                     if grad is not None:
                         total += grad
                 for name, grad in zip(learned, found[len(sent) :], strict=True):
-                    if grad is not None:
+                    if grad is not None and not any(
+                        name in self._owned[s.index] for s in part.steps
+                    ):
+                        if bool(grad.any()):  # it is another layer's
+                            self._strays.setdefault(part.name, set()).add(name)
+                    elif grad is not None:
                         totals[name] = totals[name] + grad if name in totals else grad
             if part in misshapen:
                 continue
@@ -880,14 +1041,36 @@ class Comparison:
 
     def _wired(self, part: Part) -> Iterator[Finding]:
         """What the part's calls read in place of what Caffe's layers read."""
+        for call, came, value in self._wires(part):
+            other = f"{came}, not {value}" if came else f"something else than {value}"
+            if call in self.first.changed:
+                other += f", {', '.join(self.first.changed[call])} of it"
+            layer = part.steps[0].name
+            words = f"the port's {call} reads {other}, which Caffe's layer {layer} reads"
+            yield self._reasons.of(layer, Finding("wiring", words, value))
+
+    def _wires(self, part: Part) -> Iterator[tuple[Call, str, str]]:
+        """By call that reads something else than its layer: what, and what the layer reads."""
+        calls = {f"the port's {call}": call for call in part.calls}
         for what, came, value in self.first.wired:
-            if what in [f"the port's {call}" for call in part.calls]:
-                other = f"{came}, not {value}" if came else f"something else than {value}"
-                call = next(each for each in part.calls if what == f"the port's {each}")
-                if call in self.first.made_of:
-                    other += f", {', '.join(self.first.made_of[call])} of it"
-                words = f"{what} reads {other}, which Caffe's layer {part.steps[0].name} reads"
-                yield self._reasons.of(part.steps[0].name, Finding("wiring", words, value))
+            if what in calls:
+                yield calls[what], came, value
+
+    def _misled(self, part: Part, findings: Sequence[Finding]) -> Judgement | None:
+        """What is wrong in front of a part that is right, where that is all; None for what is not.
+
+        With an input of the net a port does what belongs to the layer that reads it.
+        """
+        wires = [*self._wires(part)]
+        inside = {each.code for each in findings} != {"wiring"} or len(findings) != len(wires)
+        if inside or len(wires) != 1:
+            return None
+        call, came, value = wires[0]
+        if came or value in self.net.inputs or call not in self.first.changed:
+            return None
+        does = f"{', '.join(self.first.changed[call])}, and Caffe's net nothing"
+        way = Passage(self.net.maker[value].name, part.steps[0].name, does, {})
+        return Judgement(part, findings=findings, blamed=(way.name,), way=way)
 
     def _also(self, part: Part) -> Iterator[Finding]:
         """What the part sends back to values that its layers do not read."""
@@ -914,6 +1097,10 @@ class Comparison:
                     words = f"the port's {top} sends a gradient back to {name}, which Caffe's "
                     words += f"{part.name} does not read"
                     yield Finding("wiring", words, name)
+        for name in sorted(self._strays.get(part.name, ())):
+            words = f"the port's {part.tops[-1]} sends a gradient back to {name}, which Caffe's "
+            words += f"{part.name} does not learn"
+            yield Finding("wiring", words, name)
 
     def _counted(self, part: Part) -> Iterator[Finding]:
         """What a forward makes of the statistics of a BatchNorm, where it is not what Caffe's does.
@@ -1037,15 +1224,12 @@ def comparison(
                 f"the port's {name} is {said}, and is compared in float32, as Caffe computes: make "
                 "the port in float32, and convert it once it is proved"
             )
-        if each._backward_hooks:
-            raise BadRequest(
-                f"the port's {name} has a hook on its gradient, which is not run where Caffe's "
-                "parameter stands in its place: what it does belongs in the forward, or it goes"
-            )
     made = golden(net, case, phase, given, drawn)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
     port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
+    for own, each in zip(port.model.parameters(), model.parameters(), strict=True):
+        own._backward_hooks = each._backward_hooks  # which a copy has not
     found = _matched(made, port, asked, left_out)
     batches = found.batches
     others = [
@@ -1074,6 +1258,9 @@ def _matched(
         if len(seen.calls) <= len(calls):
             break
         calls, around = seen.calls, seen.around
+    if seen.failed and seen.ops:  # so that all that reads a value between modules has Caffe's
+        matched.ops = dict(seen.ops)
+        seen = Comparison(made, port, matched, weights, left_out).first
     if seen.failed:
         return Comparison(made, port, matched, weights, left_out)
     must_be_there(asked, made, calls, port.modules)
@@ -1084,10 +1271,13 @@ def _matched(
         return Comparison(made, port, matched, weights, left_out)
 
     told = by_values(Comparison(made, port, matched, weights, left_out), build)
-    told = in_turn(told, build)
+    told = crosswise(in_turn(told, build))
     matched, weights, seen = told.matched, told.weights, told.first
     ends = ends_of(made, seen.results, left_out, seen.named)
-    weighed = [name for name in made.losses if made.losses[name] != 1]
+    numbers = {key: float(one) for key, one in seen.results.items() if one.numel() == 1}
+    alone = [name for name, one in numbers.items() if name in made.losses and near(made, name, one)]
+    is_sum = len(numbers) == 1 < len(made.losses) and not alone  # of whatever name
+    weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
     losses = losses_of(made, found.first.numbers, found.losses_between)
@@ -1099,7 +1289,7 @@ def _matched(
     if rest:
         matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
-    matched.ops = found.first.ops | losses
+    matched.ops = matched.ops | found.first.ops | losses
     found = Comparison(made, port, matched, weights, left_out)
     _must_be_one_call(found)
     return found

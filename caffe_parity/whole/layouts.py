@@ -99,10 +99,8 @@ def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | Non
 def of_functions(step: Step) -> list[tuple[Held, bool]]:
     """What the tensors are made of that a function takes for a layer, and which of them learn.
 
-    None of a recurrent layer's, whose gates a function may want in any order.
+    Of a recurrent layer's with the gates in Caffe's order; see `of_cell`.
     """
-    if step.type in ("LSTM", "RNN"):
-        return []
     if step.type == "BatchNorm":
         return [(Held((name, step.params[2]), DIVIDED), False) for name in step.params[:2]]
     turned = bool(step.fields.get("transpose"))
@@ -110,6 +108,22 @@ def of_functions(step: Step) -> list[tuple[Held, bool]]:
         (Held((name,), TURNED if turned and not number else AS_IT_IS), True)
         for number, name in enumerate(step.params)
     ]
+
+
+def of_cell(step: Step, ending: str) -> Mapping[str, Held]:
+    """What tensors are made of that have the names of a recurrent module's, and its gates' order.
+
+    Args:
+        step: an LSTM or an RNN.
+        ending: of the names: "_l0" or "".
+    """
+    way = GATES if step.type == "LSTM" else AS_IT_IS
+    return {
+        f"weight_ih{ending}": Held((step.params[0],), way),
+        f"weight_hh{ending}": Held((step.params[2],), way),
+        f"bias_ih{ending}": Held((step.params[1],), way),
+        f"bias_hh{ending}": Held((), NOTHING),
+    }
 
 
 def _pairs(
@@ -121,12 +135,9 @@ def _pairs(
     if len(inner) == 1:
         prefix = f"{inner[0]}." if inner[0] else ""
         ending = "_l0" if f"{prefix}weight_ih_l0" in own else ""
-        way = GATES if step.type == "LSTM" else AS_IT_IS
-        yield f"{prefix}weight_ih{ending}", Held((params[0],), way)
-        yield f"{prefix}weight_hh{ending}", Held((params[2],), way)
-        if f"{prefix}bias_ih{ending}" in own:
-            yield f"{prefix}bias_ih{ending}", Held((params[1],), way)
-            yield f"{prefix}bias_hh{ending}", Held((), NOTHING)
+        for name, each in of_cell(step, ending).items():
+            if name.startswith("weight") or f"{prefix}bias_ih{ending}" in own:
+                yield prefix + name, each
         rest = [name for name in own if not name.startswith(prefix + "weight_")]
         rest = [name for name in rest if not name.startswith(prefix + "bias_")] if prefix else []
         yield from zip(rest, (Held((name,)) for name in params[3:]), strict=False)

@@ -124,6 +124,10 @@ def match(
         call = found.call_of(owner) if owner else None
         if call:
             pair(step, call.module, "what they share")
+    for call, (step, *_) in [*found.steps.items()]:
+        if _is_folded(net, step, modules[call.module], modules, found):
+            del found.steps[call], found.how[call]
+            left.append(step)
     _with_scales(net, left, modules, found)
     _by_weights(net, left, calls, modules, found, guess)
     _with_scales(net, left, modules, found)
@@ -313,6 +317,25 @@ def _has_own(module: torch.nn.Module, kinds: Any = torch.nn.Module) -> bool:
     return isinstance(module, kinds) and any(True for _ in module.parameters(False))
 
 
+def _is_folded(
+    net: Golden,
+    step: Step,
+    module: torch.nn.Module,
+    modules: Mapping[str, torch.nn.Module],
+    found: Matched,
+) -> bool:
+    """Whether a module has a bias that the layer has not, and its BatchNorm no module at all.
+
+    Then its numbers are made of those of both, and whoever made them knows how.
+    """
+    behind = [each for each in net.steps if step.tops[0] in each.bottoms]
+    if len(step.params) != 1 or [each.type for each in behind] != ["BatchNorm"]:
+        return False
+    free = {name for name, each in modules.items() if isinstance(each, TAKES_SCALE)}
+    free -= {call.module for call in found.steps}
+    return getattr(module, "bias", None) is not None and not free and not found.call_of(behind[0])
+
+
 def _scale_behind(net: Golden, step: Step) -> Step | None:
     """The Scale that alone reads what a BatchNorm makes."""
     readers = [each for each in net.steps if step.tops[0] in each.bottoms]
@@ -353,6 +376,12 @@ CLOSE = 1e-3
 decides nothing but where the port is looked at."""
 
 
+def near(net: Golden, name: str | int, value: float) -> bool:
+    """Whether a number may be a loss of the net's."""
+    loss = float(net.values[str(name)].reshape(-1)[0])
+    return abs(value - loss) <= CLOSE * abs(loss)
+
+
 def losses_of(
     net: Golden, numbers: Sequence[Number], known: Mapping[str, frozenset[str]]
 ) -> dict[int, Made]:
@@ -368,11 +397,10 @@ def losses_of(
         made = [each for each in numbers if each.behind == behind]
         if not made:
             continue
-        value = float(net.values[name].reshape(-1)[0])
-        near = [each for each in made if abs(each.value - value) <= CLOSE * abs(value)]
-        best = near[0] if near else made[-1]  # where it has its weight
+        alike = [each for each in made if near(net, name, each.value)]
+        best = alike[0] if alike else made[-1]  # where it has its weight
         number, operation = best.op
-        found[number] = Made(name, operation, 1.0 if near else net.losses[name])
+        found[number] = Made(name, operation, 1.0 if alike else net.losses[name])
     return found
 
 

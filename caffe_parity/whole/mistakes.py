@@ -28,6 +28,9 @@ FUNCTIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Hardtanh": functional.hardtanh,
     "Softsign": functional.softsign,
     "ReLU6": functional.relu6,
+    "LeakyReLU": functional.leaky_relu,
+    "LeakyReLU (0.1)": partial(functional.leaky_relu, negative_slope=0.1),
+    "LeakyReLU (0.2)": partial(functional.leaky_relu, negative_slope=0.2),
     "GELU": functional.gelu,
     "GELU (approximate='tanh')": partial(functional.gelu, approximate="tanh"),
     "Hardswish": functional.hardswish,
@@ -102,6 +105,11 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as with zeros for the padding, which may be a maximum: Caffe leaves it out",
             partial(_of_zeros, arguments_of(net, step)),
         )
+    if step.type == "LRN":
+        yield Other(
+            "is as scaled to the length 1 over the channels, as by functional.normalize",
+            lambda given: {"top[0]": functional.normalize(given["bottom[0]"])},
+        )
     if step.type == "BatchNorm":
         yield Other(
             "is as with a variance over m - 1: Caffe normalises with that over m",
@@ -116,6 +124,17 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             ),
         ):
             yield Other(f"is as {words}", partial(_normalised, net, step, function))
+        for words, normalised in (
+            ("each sample's", lambda x, eps: functional.instance_norm(x, eps=eps)),
+            (
+                "each sample's, over all channels",
+                lambda x, eps: functional.layer_norm(x, x.shape[1:], eps=eps),
+            ),
+        ):
+            yield Other(
+                f"is as with statistics that are {words}",
+                partial(_of_samples, normalised, float(step.fields["eps"])),
+            )
         yield Other(
             "is as with sums for statistics: Caffe divides them by the third blob",
             lambda given: compute({**given, "blob[2]": torch.ones_like(given["blob[2]"])}),
@@ -143,6 +162,12 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                     "top[0]": compute(_turned(given, _batch_first))["top[0]"].transpose(0, 1)
                 },
             )
+        yield Other(
+            "is as with the sequence backwards, and what it makes of it, too",
+            lambda given: compute(_turned(given, _backwards)),
+        )
+    if step.type == "LSTM" and len(step.params) == len(step.bottoms) + 1 == 3:
+        yield from _cells(step)
     if step.type == "LSTM":
         yield Other(
             "is as with the gates in the order i, f, g, o: Caffe's is i, f, o, g",
@@ -162,7 +187,23 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                 f"is as with the other sign for {name}",
                 partial(_summed, [-c if i == index else c for i, c in enumerate(coefficients)]),
             )
+            if coefficients[index] != 1 and sum(each != 1 for each in coefficients) > 1:
+                yield Other(
+                    f"is as with coefficient 1 for {name}",
+                    partial(
+                        _summed, [1.0 if i == index else c for i, c in enumerate(coefficients)]
+                    ),
+                )
         yield Other("is the product of the bottoms, not their sum", _multiplied)
+    if step.type == "PReLU":
+        for words, change in (
+            ("the first slope", lambda a: a.flatten()[:1].expand_as(a)),
+            ("the mean of the slopes", lambda a: a.mean().expand_as(a)),
+        ):
+            yield Other(
+                f"is as with {words} for all channels",
+                partial(_with, compute, "blob[0]", change),
+            )
     if step.type in ("Concat", "Eltwise") and len(step.bottoms) <= MOST_ORDERS:
         for order in list(permutations(range(len(step.bottoms))))[1:]:
             names = ", ".join(step.bottoms[index] for index in order)
@@ -170,9 +211,65 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
                 f"is as with the bottoms of {step.name} in the order {names}",
                 partial(_reordered, compute, order),
             )
+    if step.type == "Eltwise":
+        yield Other("is the mean of the bottoms", lambda given: _reduced(given, torch.mean))
+        yield Other("is the smallest of the bottoms", lambda given: _reduced(given, torch.amin))
     if step.type == "Crop":
         yield Other("is as with the crop in the middle", lambda given: _centred(given))
     yield from _losses(net, step, compute)
+
+
+def _cells(step: Step) -> Iterator[Other]:
+    """Mistakes with the formula of an LSTM."""
+    cont = step.bottoms[1]
+    tried: list[tuple[str, dict[str, Any]]] = [
+        (f"where {cont} does not set the cell to 0", {"kept": (True, False)}),
+        (f"where {cont} does not set the output to 0", {"kept": (False, True)}),
+        ("without the tanh of the cell", {"squash": lambda c: c}),
+        ("with 1 added to the forget gate", {"forget": 1.0}),
+        ("with a hard sigmoid", {"gate": functional.hardsigmoid}),
+        ("with a cell that is detached from step to step", {"detached": True}),
+    ]
+    for order in [*permutations("ifog")][1:]:
+        named = f"with the gates in the order {', '.join(order)}: Caffe's is i, f, o, g"
+        tried.append((named, {"order": order}))
+    for words, changes in tried:
+        yield Other(f"is as {words}", partial(_lstm, **changes))
+
+
+def _lstm(
+    given: Tensors,
+    order: Sequence[str] = "ifog",
+    kept: tuple[bool, bool] = (True, True),
+    squash: Callable[[torch.Tensor], torch.Tensor] = torch.tanh,
+    gate: Callable[[torch.Tensor], torch.Tensor] = torch.sigmoid,
+    forget: float = 0.0,
+    detached: bool = False,
+) -> Tensors:
+    """What a loop over the formula of an LSTM makes.
+
+    Args:
+        given: the bottoms and blobs.
+        order: of the gates.
+        kept: whether `cont` is multiplied with the output, and with the cell.
+        squash: of the cell.
+        gate: of the gates.
+        forget: what is added to the forget gate.
+        detached: whether no gradient goes from step to step through the cell.
+    """
+    x, bias, weight = (given[f"blob[{index}]"] for index in range(3))
+    steps = given["bottom[0]"].flatten(2) @ x.t() + bias
+    h = c = steps.new_zeros(steps.shape[1], weight.shape[1])
+    made = []
+    for step, cont in zip(steps, given["bottom[1]"].unsqueeze(-1), strict=True):
+        sums = step + (h * cont if kept[0] else h) @ weight.t()
+        of = dict(zip(order, sums.chunk(4, 1), strict=True))
+        before = c * cont if kept[1] else c
+        c = gate(of["f"] + forget) * before + gate(of["i"]) * of["g"].tanh()
+        c = c.detach() if detached else c
+        h = gate(of["o"]) * squash(c)
+        made.append(h)
+    return {"top[0]": torch.stack(made)}
 
 
 def functions(step: Step) -> Iterator[Other]:
@@ -187,6 +284,10 @@ def functions(step: Step) -> Iterator[Other]:
         yield Other(
             f"is what PyTorch's CELU makes, and {step.name} is Caffe's ELU",
             partial(_by_function, partial(functional.celu, alpha=alpha)),
+        )
+        yield Other(
+            f"is what PyTorch's LeakyReLU ({alpha:g}) makes, and {step.name} is Caffe's ELU",
+            partial(_by_function, partial(functional.leaky_relu, negative_slope=alpha)),
         )
 
 
@@ -228,6 +329,18 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         "is as with the scores for the logarithms of probabilities: no softmax is taken",
         lambda given: {"top[0]": functional.nll_loss(given["bottom[0]"], _labels(given, axis))},
     )
+    for other, change in (
+        (f"{classes - 1} - {step.bottoms[1]}: the classes are reversed", lambda x: classes - 1 - x),
+        (f"0 for each {step.bottoms[1]}", torch.zeros_like),
+        (f"the samples of {step.bottoms[1]} reversed", lambda x: x.flip(0)),
+    ):
+        yield Other(f"is as with {other}", partial(_with, compute, "bottom[1]", change))
+    for over in range(net.values[step.bottoms[0]].ndim):
+        if over != axis:
+            yield Other(
+                f"is as with a softmax over axis {over}, not over the classes",
+                partial(_softmax_over, compute, over, axis, step.fields.get("ignore_label")),
+            )
     for shift in (1, -1):
         yield Other(
             f"is as with {step.bottoms[1]} {shift:+d}: Caffe's labels begin at 0",
@@ -257,15 +370,38 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             lambda w: w.reshape(w.shape[::-1]).t(),
         )
     else:
+        size = net.values[step.tops[0]].shape[2:]
+        for mode, more in (
+            ("nearest", {}),
+            ("bilinear", {"align_corners": True}),
+            ("bilinear", {"align_corners": False}),
+            ("bicubic", {"align_corners": False}),
+        ):
+            if step.type == "Deconvolution" and len(size) == 2:
+                words = ", ".join([f"mode={mode}", *(f"{k}={v}" for k, v in more.items())])
+                yield Other(
+                    f"is what functional.interpolate makes with {words}",
+                    partial(_interpolated, size, mode, more),
+                )
         yield of_weights("is as with the kernel turned by 180 degrees", lambda w: w.flip(2, 3))
         yield of_weights("is as with the kernel's H and W swapped", lambda w: w.transpose(2, 3))
         groups = int(step.fields["group"])
+        if shape[1] == net.values[step.tops[0]].shape[1] and int(step.fields["group"]) == 1:
+            yield of_weights(
+                "is as with the weights' first two axes swapped", lambda w: w.transpose(0, 1)
+            )
         for apart in sorted({groups, shape[1] // groups}) if groups > 1 else ():
             yield Other(
                 "is as with groups of channels that lie apart: Caffe's are neighbours",
                 partial(_with, compute, "bottom[0]", partial(_shuffled, groups=apart)),
             )
     if step.type == "Convolution" and len(shape) == 4:
+        said = arguments_of(net, step)
+        for mode in ("reflect", "replicate", "circular") if any(said["pad"]) else ():
+            yield Other(
+                f"is as with padding_mode {mode}: Caffe pads with zeros",
+                partial(_padded, compute, mode, said),
+            )
         for before, words in ((True, "before the image"), (False, "behind it")):
             yield Other(
                 f"is as with more of the padding {words}: Caffe's is the same on both sides",
@@ -276,6 +412,23 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as with twice the bias",
             lambda given: compute({**given, "blob[1]": 2 * given["blob[1]"]}),
         )
+
+
+def _interpolated(
+    size: Sequence[int], mode: str, more: Mapping[str, Any], given: Tensors
+) -> Tensors:
+    return {"top[0]": functional.interpolate(given["bottom[0]"], tuple(size), mode=mode, **more)}
+
+
+def _padded(compute: Compute, mode: str, said: Mapping[str, Any], given: Tensors) -> Tensors:
+    """A convolution of what is padded in another way: of more, in steps, from within."""
+    high, wide = said["pad"]
+    padded = functional.pad(given["bottom[0]"], (wide, wide, high, high), mode=mode)
+    weight, bias = given["blob[0]"], given.get("blob[1]")
+    made = functional.conv2d(
+        padded, weight, bias, said["stride"], 0, said.get("dilation", 1), said.get("groups", 1)
+    )
+    return {"top[0]": made}
 
 
 def _uneven(compute: Compute, stride: Sequence[int], before: bool, given: Tensors) -> Tensors:
@@ -306,6 +459,23 @@ def _labels(given: Tensors, axis: int) -> torch.Tensor:
     shape = list(given["bottom[0]"].shape)
     del shape[axis]
     return given["bottom[1]"].reshape(shape).long()
+
+
+def _softmax_over(
+    compute: Compute, other: int, axis: int, ignored: int | None, given: Tensors
+) -> Tensors:
+    """The loss of logarithms that are normalised over another axis, divided as Caffe's is."""
+    index = -100 if ignored is None else ignored
+    right, tried = (
+        functional.nll_loss(
+            given["bottom[0]"].log_softmax(each).movedim(axis, 1),
+            _labels(given, axis),
+            ignore_index=index,
+            reduction="sum",
+        )
+        for each in (axis, other)
+    )
+    return {"top[0]": tried * (compute(given)["top[0]"] / right).detach()}
 
 
 def _relabelled(compute: Compute, shift: int, classes: int, given: Tensors) -> Tensors:
@@ -347,6 +517,10 @@ def _batch_first(x: torch.Tensor) -> torch.Tensor:
 def _summed(coefficients: Sequence[float], given: Tensors) -> Tensors:
     terms = [c * given[f"bottom[{index}]"] for index, c in enumerate(coefficients)]
     return {"top[0]": torch.stack(terms).sum(0)}
+
+
+def _reduced(given: Tensors, function: Callable[..., torch.Tensor]) -> Tensors:
+    return {"top[0]": function(torch.stack([*given.values()]), 0)}
 
 
 def _multiplied(given: Tensors) -> Tensors:
@@ -391,6 +565,10 @@ def _without_padding(given: Tensors, step: Step, compute: Compute) -> torch.Tens
     x = given["bottom[0]"]
     sums = compute({"bottom[0]": x})["top[0]"]
     return sums / compute({"bottom[0]": torch.ones_like(x)})["top[0]"]
+
+
+def _of_samples(function: Callable[..., torch.Tensor], eps: float, given: Tensors) -> Tensors:
+    return {"top[0]": function(given["bottom[0]"], eps)}
 
 
 def _unbiased(given: Tensors, eps: float) -> Tensors:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,13 +23,23 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from caffe_parity.contract import BadRequest, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.engine.functions import place_of, result_of
 from caffe_parity.guest import ends_the_run, running
 from caffe_parity.whole import recipe as recipes
-from caffe_parity.whole.recipe import Fixed, Recipe, Recorder, ingredients, steps_of, version
+from caffe_parity.whole.recipe import (
+    Fixed,
+    Recipe,
+    Recorder,
+    Value,
+    ingredients,
+    keeps,
+    steps_of,
+    version,
+)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -102,12 +113,14 @@ class Node:
         size: how many numbers it made.
         alike: the values of the net that these are but for rounding, of those that were asked for.
         recipe: how it was made.
+        inside: whether a module made it that computes a layer.
     """
 
     op: tuple[int, str]
     size: int
     alike: frozenset[str]
     recipe: Recipe
+    inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,13 +156,18 @@ class Seen:
         near: how many of the results lie near a value.
         around: the calls of modules that do more behind a module inside, which has the same
             parameters, with the call of that one; of a cell that takes the same.
+        drops: the tops of Dropouts that drop though they are idle in Caffe; "" for none.
         masked: the Dropouts that took Caffe's mask, by their tops.
         wired: which call took something else than the value that Caffe's layer reads: the call in
             words, the value that it took, "" for one that is none, and the one that Caffe reads.
         made_of: by call that took what the port made of the value that Caffe's layer reads, and of
             nothing else: the operations that did, in order.
+        changed: the same, also where the port's own parameters come in.
+        changes: the value of which a call takes that.
         without: the values that it made without gradients, as under torch.no_grad().
         nodes: the operations, by the id of the recipe of what they made.
+        hooks: how often it asked for the gradient of a tensor on the way.
+        autocast: the values that it made under torch.autocast, and the precision of that.
     """
 
     own: Tensors = field(default_factory=dict)
@@ -164,11 +182,16 @@ class Seen:
     reads: dict[Call, set[str]] = field(default_factory=dict)
     near: int = 0
     around: dict[Call, Call] = field(default_factory=dict)
+    drops: set[str] = field(default_factory=set)
     masked: set[str] = field(default_factory=set)
     wired: list[tuple[str, str, str]] = field(default_factory=list)
     made_of: dict[Call, list[str]] = field(default_factory=dict)
+    changed: dict[Call, list[str]] = field(default_factory=dict)
+    changes: dict[Call, str] = field(default_factory=dict)
     without: set[str] = field(default_factory=set)
     nodes: dict[int, Node] = field(default_factory=dict)
+    hooks: int = 0
+    autocast: dict[str, str] = field(default_factory=dict)
 
 
 RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
@@ -296,6 +319,7 @@ class Port:
         looking: bool = False,
         behind: Mapping[str, frozenset[str]] = MappingProxyType({}),
         wanted: Sequence[str] = (),
+        idle: Mapping[str, str] = MappingProxyType({}),
     ) -> Seen:
         """Runs the port with Caffe's values in the places of its own.
 
@@ -309,6 +333,7 @@ class Port:
             looking: whether what is no value of the net is compared with all of them.
             behind: by value of the net, those that it is made of.
             wanted: the values with which the results of operations are compared.
+            idle: the tops of Dropouts that pass everything on, and their bottoms.
         """
         seen = Seen()
         given, raw = _Names(), _Names()  # what the port goes on with, and what it made itself
@@ -325,14 +350,31 @@ class Port:
             if values is None:
                 return like
             with torch.inference_mode(mode=False), torch.enable_grad():
-                made = shaped(values[value], like.shape).to(like.dtype).clone()
+                of_run = like.dtype.itemsize < 8  # also what names float32, or has fewer bits
+                dtype = values[value].dtype if of_run else like.dtype
+                made = shaped(values[value], like.shape)
+                if made.numel() != like.numel() and 1 < like.ndim < made.ndim:
+                    made = made.flatten(like.ndim - 1)  # in a port whose own has another size
+                made = made.to(dtype).clone()
             given.put(made, value)
             return made
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
-            own = shaped(made, shapes[value])
+            base = made._base
+            if made.numel() != math.prod(shapes[value]) and base is not None:
+                put(value, base if base.ndim == len(shapes[value]) else made)  # a flat view of it
+            else:
+                put(value, made)
+            return known(value, made)
+
+        def put(value: str, made: torch.Tensor) -> None:
+            """Takes down what the port makes of a value."""
+            own = as_wide(shaped(made, shapes[value]))
             if not torch.is_grad_enabled():
                 seen.without.add(value)
+            if torch.is_autocast_enabled("cpu"):
+                dtype = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.")
+                seen.autocast[value] = dtype
             seen.own[value] = own.clone() if values is None else own  # the port may write into it
             recipe = ops.recorder.of(made)
             if recipe:
@@ -340,7 +382,6 @@ class Port:
             raw.put(made, value)
             if values is None:
                 given.put(made, value)
-            return known(value, made)
 
         def taken(
             what: str, value: str, tensor: torch.Tensor, call: Call | None = None
@@ -358,7 +399,8 @@ class Port:
                     seen.ops.update(within)
                     seen.made_of[call] = []
                     return tensor
-            if is_new and (not came or came in behind.get(value, frozenset())):
+            same = tensor.numel() == math.prod(shapes[value])
+            if is_new and (not came or (same and came in behind.get(value, frozenset()))):
                 seen.ops.update(ops.of(tensor, value))
                 return placed(value, tensor)
             if values is None or _equal(tensor, values[value]):  # a copy of it
@@ -367,6 +409,9 @@ class Port:
                 return known(value, tensor)
             came = came or _as_an_image(tensor, values[value], value)
             recipe = recorder.of(tensor)
+            if call and not came and recipe and _values_in(recipe) == {value}:
+                seen.changed[call] = _written(recipe)
+                seen.changes[call] = value
             if call and not came and recipe and _names_in(recipe) == {value}:
                 seen.made_of[call] = _written(recipe)
                 if call in layout.through or tensor.numel() != values[value].numel():
@@ -388,9 +433,22 @@ class Port:
                     return known[top].reshape(tensor.shape)
             return None
 
+        def is_idle(tensor: torch.Tensor) -> bool:
+            """Whether a Dropout must pass a tensor on; which one it may be, is taken down."""
+            free = [top for top in idle if top not in seen.drops]
+            sizes = [top for top in free if math.prod(shapes[top]) == tensor.numel()]
+            near = [top for top in sizes if values and close_to(tensor, {top: values[top]})]
+            if masks is not None and not masks:
+                seen.drops.add(next(iter(near or sizes), ""))
+            return masks is not None and not masks
+
         recorder = Recorder(given.name, state)
         asked = {name: values[name] for name in wanted} if values else {}
-        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked)
+        dtypes = {each.dtype for each in state.values()}
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
+        ops.is_idle = is_idle
+        ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
         seen.numbers, seen.nodes = ops.numbers, ops.nodes
 
         def before(name: str, args: Any) -> Any:
@@ -458,7 +516,10 @@ class Port:
                 result = self.run(fed, state)
             except BadRequest as error:
                 seen.failed = error
+                seen.calls += open_calls[-1:]  # which may go on with Caffe's values
                 return seen
+            finally:
+                seen.hooks = ops.hooks
         seen.results = results_of(result)
         for key, each in [*seen.results.items()]:
             seen.named[key] = given.name(each) or raw.name(each)
@@ -485,8 +546,13 @@ class _Operations(TorchFunctionMode):
         name_of: Callable[[torch.Tensor], str],
         recorder: Recorder,
         wanted: Tensors,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
+        self._dtype = dtype
+        self.hooks = 0
+        self.is_inside: Callable[[], bool] = lambda: False
+        self.is_idle: Callable[[torch.Tensor], bool] = lambda _: False
         self.recorder = recorder
         self.nodes: dict[int, Node] = {}
         self._wanted = wanted
@@ -502,16 +568,20 @@ class _Operations(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, int, str]] = {}  # keeps them: an id is no other's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.dropout and not self._paused:
-            func, args, kwargs = self._with_mask(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         if self._paused:
-            return func(*args, **(kwargs or {}))
-        made = self.recorder.before(func, args, kwargs or {})
-        result = func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
+        if func is functional.dropout:
+            func, args, kwargs = self._with_mask(*args, **kwargs)
+        if func in (torch.Tensor.register_hook, torch.Tensor.retain_grad):
+            return self._hooked(func, *args)
+        func, (args, kwargs) = recipes.in_precision(func, (args, kwargs), self._dtype)
+        made = self.recorder.before(func, args, kwargs)
+        result = recipes.of_run(func(*args, **kwargs), (args, kwargs), self._dtype)
         self.recorder.after(made, result)
         name = getattr(func, "__name__", "")
         if not self._at:
-            self._follow(name, result, args, kwargs or {})
+            self._follow(name, result, args, kwargs)
         several = type(result) in (tuple, list)  # of chunk, split, unbind
         same = {id(each) for each in tree_leaves((args, kwargs))}  # which it wrote into
         floats = [each for each in (result if several else [result]) if _is_float(each)]
@@ -519,10 +589,18 @@ class _Operations(TorchFunctionMode):
             recipe = self.recorder.made(each)
             if recipe and id(each) not in same:
                 alike = frozenset(close_to(each, self._wanted))
-                self.nodes[id(recipe)] = Node((number, name), each.numel(), alike, recipe)
+                inside = self.is_inside()
+                self.nodes[id(recipe)] = Node((number, name), each.numel(), alike, recipe, inside)
         if several:
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
+
+    def _hooked(self, func: Any, tensor: torch.Tensor, *hook: Any) -> Any:
+        """What a port does with a tensor's gradient, which not every run has."""
+        self.hooks += 1
+        for each in hook:
+            self.recorder.hook(tensor, each)
+        return func(tensor, *hook) if tensor.requires_grad else RemovableHandle(OrderedDict())
 
     def _follow(self, name: str, result: Any, args: Any, kwargs: Any) -> None:
         """Takes down which values of the net a result was made of."""
@@ -544,7 +622,8 @@ class _Operations(TorchFunctionMode):
         """What a Dropout does, with Caffe's mask where there is one: a call, not yet made."""
         mask = self._mask_for(x) if training and 0 < p < 1 else None
         if mask is None:
-            return functional.dropout, (x, p, training, inplace), {}
+            drops = training and 0 < p < 1 and not self.is_idle(x)
+            return functional.dropout, (x, p, drops, inplace), {}
         self.recorder.put(mask, Fixed(mask))
         scaled = self._recorded(torch.div, self._recorded(torch.Tensor.type_as, mask, x), 1 - p)
         return torch.Tensor.mul_ if inplace else torch.mul, (x, scaled), {}
@@ -594,9 +673,9 @@ class _Operations(TorchFunctionMode):
         What is detached is the value already, and may be read with its gradient, too.
         """
         recipe, node = self.recorder.made(tensor), None
-        while isinstance(recipe, recipes.Made) and recipe.args and _keeps(recipe):
+        while isinstance(recipe, recipes.Made) and recipe.args and keeps(recipe, ["detach"]):
             below = recipe.args[0]
-            if recipe.func.__name__ not in SHAPES:
+            if recipe.func.__name__ not in recipes.SHAPES:
                 node = self.nodes.get(id(below))
             recipe = below
         if node:
@@ -606,15 +685,6 @@ class _Operations(TorchFunctionMode):
             if made and _same_order(tensor, each):
                 return {made[1]: Made(value, made[2])}
         return {}
-
-
-SHAPES = ("flatten", "reshape", "unsqueeze", "squeeze", "view")
-"""The operations that change a tensor's shape alone."""
-
-
-def _keeps(recipe: recipes.Made) -> bool:
-    """Whether an operation gives the numbers that it takes, in their order."""
-    return getattr(recipe.func, "__name__", "") in (*SHAPES, "detach", "clone", "contiguous")
 
 
 class _Names:
@@ -648,16 +718,18 @@ def _as_an_image(tensor: torch.Tensor, value: torch.Tensor, name: str) -> str:
         return ""
     made, own = tensor.detach().reshape(value.shape).double(), value.detach().double()
     for order, words in ((own, ""), (own.flip(1), " with its channels reversed (RGB for BGR)")):
-        near = 2.0**-20 * float(order.abs().max())
-        if torch.equal(made, order):
-            return f"{name}{words}"
-        offset = (made - order).mean((0, 2, 3), keepdim=True)
-        if torch.all((made - order - offset).abs() <= near):
-            added = ", ".join(f"{float(each):.6g}" for each in offset.flatten())
-            return f"{name}{words} and {added} added (the mean?)"
-        factor = (made * order).sum() / (order * order).sum()
-        if torch.all((made - factor * order).abs() <= abs(factor) * near):
-            return f"{name}{words} times {float(factor):.6g} (the scale?)"
+        means = [each.mean((0, 2, 3), keepdim=True) for each in (made, order)]
+        one, other = made - means[0], order - means[1]
+        factor = (one * other).sum() / (other * other).sum()
+        factor = factor.round() if abs(factor - 1) < NEAR**2 else factor
+        offset = means[0] - factor * means[1]
+        near = 2.0**-20 * (made.abs().max() + (factor * order).abs().max())
+        if not bool((one - factor * other).abs().max() <= near):
+            continue
+        scaled = f" times {float(factor):.6g} (the scale?)" if factor != 1 else ""
+        added = ", ".join(f"{float(each):.6g}" for each in offset.flatten())
+        shifted = f" and {added} added (the mean?)" if bool(offset.abs().max() > near) else ""
+        return f"{name}{words}{scaled}{shifted}"
     return ""
 
 
@@ -672,17 +744,28 @@ def _names_in(recipe: Recipe) -> set[str]:
     return {each.name for each in ingredients(recipe)}
 
 
+def _values_in(recipe: Recipe) -> set[str]:
+    """The values that a recipe takes."""
+    return {each.name for each in ingredients(recipe) if isinstance(each, Value)}
+
+
 def _written(recipe: Recipe) -> list[str]:
     """The operations of a recipe, in order, with what they take beside tensors."""
-    found = []
-    for each in steps_of(recipe):
-        given = [str(one) for one in each.args if isinstance(one, (int, float, str, list, tuple))]
-        given += [
-            f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, (int, float, str))
-        ]
-        name = getattr(each.func, "__name__", "").strip("_")
-        found.append(f"{name}({', '.join(given)})" if given else name)
-    return found
+    return [*map(spelled, steps_of(recipe))]
+
+
+def spelled(each: recipes.Made) -> str:
+    """An operation, with what it takes beside tensors."""
+    if each.func is recipes.hooked:
+        return "a hook on the gradient"
+    given = [str(one) for one in each.args if isinstance(one, SHOWN)]
+    given += [f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, SHOWN)]
+    name = getattr(each.func, "__name__", "").strip("_")
+    return f"{name}({', '.join(given)})" if given else name
+
+
+SHOWN = (int, float, str, list, tuple, torch.dtype)
+"""What is shown of what an operation takes."""
 
 
 def results_of(result: Any) -> dict[str | int, torch.Tensor]:
@@ -762,6 +845,11 @@ def close_to(tensor: torch.Tensor, values: Tensors) -> set[str]:
             if bool((flat - other).abs().max() <= NEAR * other.abs().max()):
                 found.add(name)
     return found
+
+
+def as_wide(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, in float32 where it has fewer bits: NumPy has no bfloat16."""
+    return tensor.float() if _is_float(tensor) and tensor.dtype.itemsize < 4 else tensor
 
 
 def _is_float(value: Any) -> bool:

@@ -16,6 +16,7 @@ from caffe_parity.engine.explain import Failure, explain
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
+from caffe_parity.whole.recipe import State, ingredients
 from caffe_parity.whole.rivals import SETTING, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
@@ -75,8 +76,27 @@ class Reasons:
             made = self._compared.first.made_of.get(call)
             is_step = isinstance(self._port.modules[call.module], torch.nn.RNNCellBase)
             if made and not is_step:
-                bottom = self._compared.matched.steps[call][0].bottoms[0]
+                bottom = self._compared.first.changes.get(
+                    call, self._compared.matched.steps[call][0].bottoms[0]
+                )
                 yield f"the port's {call} reads what {', '.join(made)} makes of {bottom}"
+
+    def _strange(self, part: Part) -> Iterator[str]:
+        """The parameters of other layers that the port computes it with."""
+        recipes = [self._compared.first.recipes.get(top) for top in part.tops]
+        taken = [one for each in recipes if each for one in ingredients(each)]
+        names = dict.fromkeys(one.name for one in taken if isinstance(one, State))
+        others = {
+            name: params[0]
+            for name in names
+            if (params := self._weights.made_of(name)) and not set(params) & set(part.params)
+        }
+        if others and part.params:
+            are = "is" if len(others) == 1 else "are"
+            yield (
+                f"the port computes it with {', '.join(others)}, which {are} the net's "
+                f"{', '.join(others.values())}, not {', '.join(part.params)}"
+            )
 
     def finding(
         self, part: Part, name: str, value: Floating, expected: Expected, side: str = ""
@@ -128,6 +148,13 @@ class Reasons:
                 words = "; ".join(filter(None, [learned, words]))
         said = [words, *(CLAMP for step in part.steps if clamps(step, self._net)), *in_front]
         said += chain.from_iterable(settings.values())
+        said += [
+            f"the port computes it under torch.autocast, in {self._compared.first.autocast[top]}"
+            for top in part.tops
+            if top in self._compared.first.autocast
+        ][:1]
+        if _code(name) == "forward":
+            said += self._strange(part)
         if len(settings) == 1 and not in_front:
             layer = layer or next(iter(settings))
         return self.of(layer, Finding(_code(name), side + "; ".join(said), name, cause))

@@ -2,14 +2,14 @@
 
 A port that runs tells PyTorch's own dispatch what it does. What it does between two places whose
 values are known is taken down, and can be repeated alone, in another precision, on other numbers.
-What may not be the same the next time is not taken down: a number that went through Python, a
-precision that is named, what runs without gradients. Whoever repeats a recipe holds its result
+What may not be the same the next time is not taken down: a number that went through Python, what
+runs under autocast. Whoever repeats a recipe holds its result
 against the port's, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,22 @@ class Made:
     pick: int | None = None
 
 
-Recipe = Value | State | Fixed | Made
+@dataclass(frozen=True)
+class Without:
+    """An operation that runs without gradients."""
 
-CONSTANT = Made(torch.tensor, (), {})
-"""Stands for an operation that makes a tensor of no other, in a precision that is named."""
+    func: Callable[..., Any]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.func, "__name__", "")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.func(*args, **kwargs)
+
+
+Recipe = Value | State | Fixed | Made
 
 
 class Recorder:
@@ -89,6 +101,11 @@ class Recorder:
         """What makes a tensor; None where that is not known."""
         if self._leaked:
             return None
+        found = below = self.made(tensor)
+        while isinstance(below, Made) and below.args and keeps(below):
+            below = below.args[0]
+        if isinstance(below, Made) and below.func is hooked:
+            return found
         name = self._named(tensor)
         if name:
             return Value(name, tuple(tensor.shape))
@@ -107,20 +124,17 @@ class Recorder:
 
     def before(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Made | None:
         """An operation that is about to run."""
-        self._leaked |= getattr(func, "__name__", "") in LEAKS
-        if self._leaked or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        if getattr(func, "__name__", "") in LEAKS:
+            self._leaked = True
+        if self._leaked or torch.is_autocast_enabled("cpu"):
             return None
-        leaves, _ = tree_flatten((args, kwargs))
-        if any(isinstance(each, torch.dtype) for each in leaves):
-            fixed = not any(isinstance(each, torch.Tensor) for each in leaves)
-            return CONSTANT if fixed else None
         made = tree_map(
             lambda each: (self.of(each) or _UNKNOWN) if isinstance(each, torch.Tensor) else each,
             (args, kwargs),
         )
         if any(each is _UNKNOWN for each in tree_flatten(made)[0]):
             return None
-        return Made(func, *made)
+        return Made(func if torch.is_grad_enabled() else Without(func), *made)
 
     def after(self, made: Made | None, result: Any) -> None:
         """What it has given."""
@@ -129,11 +143,55 @@ class Recorder:
             if not isinstance(each, torch.Tensor):
                 continue
             self._made.pop(id(each), None)
-            if made is CONSTANT:  # in whatever precision the port runs
-                self.put(each, Made(torch.clone, (Fixed(each.clone()),), {}))
-            elif made is not None:
+            if made is not None:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
                 self.put(each, recipe)
+
+    def hook(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> None:
+        """Takes down that the port has a hook on the gradient of a tensor."""
+        recipe = self.of(tensor)
+        if recipe is not None:
+            self.put(tensor, Made(hooked, (recipe, hook), {}))
+
+
+SHAPES = ("flatten", "reshape", "unsqueeze", "squeeze", "view")
+"""The operations that change a tensor's shape alone."""
+
+
+def keeps(recipe: Made, more: Sequence[str] = ()) -> bool:
+    """Whether an operation gives the numbers that it takes, in their order, with their gradient.
+
+    Args:
+        recipe: what it makes.
+        more: further operations that count as such.
+    """
+    return getattr(recipe.func, "__name__", "") in (*SHAPES, "clone", "contiguous", *more)
+
+
+def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.Tensor:
+    """A tensor with a hook on its gradient, which what reads the tensor elsewhere has not."""
+    made = tensor.view_as(tensor)
+    if made.requires_grad:
+        made.register_hook(hook)  # type: ignore[no-untyped-call]
+    return made
+
+
+def in_precision(func: Callable[..., Any], inputs: Any, dtype: torch.dtype) -> Any:
+    """An operation, and what it takes: where it names float32, the precision of the run."""
+    if dtype == torch.float32:
+        return func, inputs
+    if func is torch.Tensor.float:
+        func = torch.Tensor.double
+    return func, tree_map(lambda each: dtype if each is torch.float32 else each, inputs)
+
+
+def of_run(result: Any, inputs: Any, dtype: torch.dtype) -> Any:
+    """What an operation makes of no tensor, such as zeros, in the precision of the run."""
+    made = isinstance(result, torch.Tensor) and result.dtype == torch.float32
+    if not made or dtype == torch.float32:
+        return result
+    fed = any(isinstance(each, torch.Tensor) for each in tree_flatten(inputs)[0])
+    return result if fed else result.to(dtype)
 
 
 def version(tensor: torch.Tensor) -> int:
@@ -155,42 +213,53 @@ def followed(
         state: the port's parameters and buffers.
         done: what was made before, by recipe; what is made here is put there.
     """
+    floats = (each.dtype for some in (values, state) for each in some.values())
+    dtype = torch.float64 if torch.float64 in floats else torch.float32
 
     def tensor(each: Any) -> Any:
-        return followed(each, values, state, done) if isinstance(each, Recipe) else each
+        return make(each) if isinstance(each, Recipe) else each
 
-    if id(recipe) not in done:
-        if isinstance(recipe, Value):
-            return values[recipe.name].reshape(recipe.shape).clone()
-        if isinstance(recipe, State):
-            return state[recipe.name]
-        if isinstance(recipe, Fixed):
-            return recipe.tensor
-        result = recipe.func(*tree_map(tensor, recipe.args), **tree_map(tensor, recipe.kwargs))
-        done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
-    return done[id(recipe)]
+    def make(recipe: Recipe) -> torch.Tensor:
+        if id(recipe) not in done:
+            if isinstance(recipe, Value):
+                return values[recipe.name].reshape(recipe.shape).clone()
+            if isinstance(recipe, State):
+                return state[recipe.name]
+            if isinstance(recipe, Fixed):
+                return recipe.tensor
+            inputs = tree_map(tensor, (recipe.args, recipe.kwargs))
+            func, (args, kwargs) = in_precision(recipe.func, inputs, dtype)
+            result = of_run(func(*args, **kwargs), inputs, dtype)
+            done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
+        return done[id(recipe)]
+
+    for each in steps_of(recipe):
+        make(each)
+    return make(recipe)
 
 
 def ingredients(recipe: Recipe) -> Iterator[Value | State]:
     """The values and the state that a recipe takes."""
     if isinstance(recipe, (Value, State)):
         yield recipe
-    if not isinstance(recipe, Made):
-        return
-    for each in tree_flatten((recipe.args, recipe.kwargs))[0]:
-        if isinstance(each, Recipe):
-            yield from ingredients(each)
+    for made in steps_of(recipe):
+        for each in tree_flatten((made.args, made.kwargs))[0]:
+            if isinstance(each, (Value, State)):
+                yield each
 
 
 def steps_of(recipe: Recipe) -> list[Made]:
     """The operations of a recipe, each once, in an order in which they can run."""
     found: dict[int, Made] = {}
-
-    def add(each: Any) -> None:
-        if isinstance(each, Made) and id(each) not in found:
-            for one in tree_flatten((each.args, each.kwargs))[0]:
-                add(one)
+    waiting: list[tuple[Any, bool]] = [(recipe, False)]  # a loop over time is deep
+    while waiting:
+        each, is_known = waiting.pop()
+        if not isinstance(each, Made) or id(each) in found:
+            continue
+        if is_known:
             found[id(each)] = each
-
-    add(recipe)
+            continue
+        waiting.append((each, True))
+        inside = tree_flatten((each.args, each.kwargs))[0]
+        waiting += [(one, False) for one in reversed(inside) if isinstance(one, Made)]
     return list(found.values())

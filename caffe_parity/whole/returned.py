@@ -35,6 +35,7 @@ class Returned:
     def __init__(self, compared: Comparison) -> None:
         self._compared = compared
         self._net, self._seen = compared.net, compared.first
+        self._bare: dict[str | int | None, str] = {}  # the loss that a result is, and no sum
 
     def findings(self) -> list[Finding]:
         """What is wrong with what the port returns: nothing of the net, or not the loss of it.
@@ -55,6 +56,24 @@ class Returned:
                 words = f"the port's result {key} {tuple(each.shape)} is none of the net's values"
                 found.append(Finding("result", words, str(key), "unknown"))
         return found + [one for findings, _ in self._summed.values() for one in findings]
+
+    @cached_property
+    def notes(self) -> list[Finding]:
+        """The losses that the port returns as Caffe's blob holds them, without their weight."""
+        if hasattr(type(self._compared.port.model), ADDS_UP):
+            return []
+        named = [name for key, name in self._seen.named.items() if key not in self._summed]
+        alone = [name for key in self._summed if (name := self._bare.get(key))]
+        return [
+            Finding(
+                "loss-weight",
+                f"the port returns {name} without Caffe's loss_weight {self._net.losses[name]:g}, "
+                "as the blob has it: what learns from it has to multiply by that",
+                name,
+            )
+            for name in dict.fromkeys([*named, *alone])
+            if self._net.losses.get(name, 1) != 1
+        ]
 
     @property
     def missing(self) -> list[str]:
@@ -132,6 +151,11 @@ class Returned:
         rounding = 4 * (len(terms) + 1) * UNIT_ROUNDOFF * (sum(map(abs, terms)) + abs(more))
         unlearned = sum(self._net.losses[name] * sizes[name] for name in wanted if not often[name])
         findings = []
+        [bare, *others] = [name for name, own in often.items() if own] or [""]
+        is_one = abs(often.get(bare, 0) - 1) <= 4 * UNIT_ROUNDOFF and not others
+        if is_one and len(often) == 1 and not behind and abs(more) <= rounding:
+            self._bare[key] = bare
+            return [], [*wanted]
         for name, own in often.items():
             weight = self._net.losses[name]
             if abs(own - weight) > 4 * UNIT_ROUNDOFF * abs(weight):

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,19 @@ from caffe_parity.ports.layers import PORTS
 from caffe_parity.whole.fields import said_of
 from caffe_parity.whole.golden import Golden, Step
 from caffe_parity.whole.mistakes import ALIKE, Compute, Other, functions, mistakes
+from caffe_parity.whole.port import shaped
 
 SETTING = "setting of "
 """How the code of a rival begins that says which of the layers is another."""
+
+ORDER = "order"
+"""The code of a rival whose layers run in another order."""
+
+SIZES = ("dilation", "kernel_size", "local_size", "offset", "pad", "stride")
+"""The fields that a small number is."""
+
+PAIRS = (("kernel_size", "pad"), ("dilation", "pad"), ("pad", "round_mode"))
+"""The fields of which two mistakes can give a top of the right size."""
 
 EPS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 0.0)
 """What is added below a root here and there."""
@@ -55,20 +67,31 @@ def rivals(
     if None in known.values():
         return
     right = _tried(net, steps, known, tops, bottoms, key)
+
+    def rival(code: str, words: str, some: Sequence[Step], chosen: Mapping[int, Any]) -> Rival:
+        # Where it changes nothing, as of a parameter that layers share, it explains nothing.
+        predicted = {
+            name: each
+            for name, each in _tried(net, some, chosen, tops, bottoms, key).items()
+            if name in right and not np.array_equal(each, right[name])
+        }
+        words = words.replace("{", "{{").replace("}", "}}")
+        return Rival(code, "{tensor} " + words, predicted, dict.fromkeys(predicted, 0.0))
+
     for step in steps:
         for other in others(net, step):
             chosen = {**known, step.index: other.compute}
-            predicted = _tried(net, steps, chosen, tops, bottoms, key)
-            # Where it changes nothing, as of a parameter that layers share, it explains nothing.
-            predicted = {
-                name: each
-                for name, each in predicted.items()
-                if name in right and not np.array_equal(each, right[name])
-            }
-            words = other.words.replace("{", "{{").replace("}", "}}")
-            yield Rival(
-                SETTING + step.name, "{tensor} " + words, predicted, dict.fromkeys(predicted, 0.0)
+            yield rival(SETTING + step.name, other.words, steps, chosen)
+    for one, two in pairwise(steps):
+        if one.tops == two.bottoms and len(one.bottoms) == len(two.tops) == 1:
+            swapped = (
+                replace(two, bottoms=one.bottoms),
+                replace(one, bottoms=one.tops, tops=two.tops),
             )
+            first = replace(swapped[0], tops=one.tops)
+            some = [{one: first, two: swapped[1]}.get(each, each) for each in steps]
+            words = f"is as with {two.name} ({two.type}) before {one.name} ({one.type})"
+            yield rival(ORDER, words, some, known)
 
 
 def _tried(*arguments: Any) -> dict[str, Any]:
@@ -97,7 +120,7 @@ def _made(
             given["mask"] = torch.from_numpy(net.masks[step.tops[0]]).double()
         found = chosen[step.index](given)
         made |= {
-            name: found[f"top[{index}]"].reshape(net.values[name].shape)
+            name: shaped(found[f"top[{index}]"], net.values[name].shape)
             for index, name in enumerate(step.tops)
             if f"top[{index}]" in found
         }
@@ -175,10 +198,26 @@ def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
                 shown = "left out" if value in (None, []) else _shown(value)
                 own = f"has {_shown(theirs)}" if name in given else "does not say it"
                 yield f"is as with {message}.{name} {shown}; {step.name} {own}", layer
+        for names in [each for each in PAIRS if set(each) <= set(net.messages[kind])]:
+            for both in product(*(_of_pair(name, net.messages[kind][name]) for name in names)):
+                layer = copy.deepcopy(dict(step.said))
+                layer.setdefault(message, {}).update(zip(names, both, strict=True))
+                words = ", ".join(
+                    f"{message}.{name} {_shown(each)}"
+                    for name, each in zip(names, both, strict=True)
+                )
+                yield f"is as with {words}", layer
+
+
+def _of_pair(name: str, about: Mapping[str, Any]) -> Sequence[Any]:
+    """Values that a field may have been given by mistake together with another one."""
+    return about["values"] or [[each] if about["repeated"] else each for each in range(6)]
 
 
 def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Iterator[Any]:
     """Those that a field may have been given by mistake; None for unset."""
+    if name in SIZES:
+        yield from ([each] if about["repeated"] else each for each in range(8))
     if about["repeated"]:
         yield from [None] if theirs else []
     elif about["values"]:

@@ -33,8 +33,8 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
         step = compared.matched.steps[call][0]
         said.append(f"  matched by {how}: {step.name} = {call}")
     for name, how in compared.weights.loose.items():
-        param = compared.weights.places[name].params[0]
-        said.append(f"  matched by {how}: {param} = {name}")
+        params = compared.weights.places[name].params
+        said.append(f"  matched by {how}: {params[0] if params else 'zeros'} = {name}")
     said += [f"  one batch in the port: {', '.join(layers)}" for layers in net.stacked]
     for each in found:
         if each.left_out:
@@ -49,6 +49,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     noted = {_layer(each): each.notes[0] for each in found if each.notes}
     for note in list(noted.values())[:1]:
         said.append(f"note: {note.code}: {_shortened([*noted])}: {note.words}")
+    said += [f"note: {each.code}: {each.words}" for each in compared.returned.notes]
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
@@ -99,6 +100,8 @@ def _layer(each: Judgement) -> str:
 
 def _row(each: Judgement) -> tuple[str, ...]:
     part = each.part
+    if each.way:
+        return each.name, "-", "(between modules)", *map(_worst, passes(each.own).values()), ""
     layers = _shortened([step.name for step in part.steps])
     types = _shortened([*dict.fromkeys(step.type for step in part.steps)])
     calls = _shortened([*map(str, part.calls)]) or "(between modules)"
@@ -129,6 +132,7 @@ def records(
 ) -> list[Record]:
     """A record for each part, and for what no part computes."""
     phase = compared.net.phase
+    of_losses = compared.returned.notes
     made = []
     for each in found:
         findings, part = [*each.findings, *([each.undefined] if each.undefined else [])], each.name
@@ -138,6 +142,7 @@ def records(
             made.append(Record(net, phase, part, verdict, reason, findings, in_net=_in_net(each)))
             continue
         dull = [name for name, own in each.own.items() if not own.proves]
+        notes = [*each.notes, *(one for one in of_losses if one.tensor in each.part.tops)]
         verdict = "fail" if each.findings else "unproven" if dull or each.undefined else "pass"
         reason = "; ".join(one.words for one in findings)
         if verdict == "unproven" and dull:
@@ -150,7 +155,7 @@ def records(
                 verdict,
                 reason,
                 findings,
-                each.notes,
+                notes,
                 each.own,
                 seconds=seconds / max(len(found), 1),
                 elements=sum(compared.net.values[top].size for top in each.part.tops),

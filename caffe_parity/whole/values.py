@@ -9,7 +9,8 @@ reads a blob of the net.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import permutations
+from dataclasses import replace
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
 from caffe_parity.whole.golden import Step
@@ -60,6 +61,31 @@ def in_turn(found: Comparison, build: Build) -> Comparison:
         pairs = {step: call for step, call in pairs.items() if call not in taken} | more
         found = build(tuple(pairs.items()), True)
         best = min(best, found, key=lambda each: each.doubts)
+    return best
+
+
+def crosswise(found: Comparison) -> Comparison:
+    """Another match where modules of two layers run the other way round: each with its parameters.
+
+    What the first computes in the port is the second layer's place, with the first one's weights.
+    """
+    steps, order = found.matched.steps, {call: n for n, call in enumerate(found.first.calls)}
+    best = found
+    for (one, (first, *_)), (two, (second, *_)) in combinations(steps.items(), 2):
+        before, behind = (one, two) if first.index < second.index else (two, one)
+        right = order.get(before, -1) <= order.get(behind, -1)
+        if right or first.type != second.type or not first.params or not found.doubts:
+            continue
+        top, other_top = steps[before][-1].tops[0], steps[behind][-1].tops[0]
+        if top not in found.net.behind[other_top]:
+            continue
+        shapes = [
+            [found.net.params[name].shape for name in each.params] for each in (first, second)
+        ]
+        if shapes[0] != shapes[1]:
+            continue
+        other = replace(found.matched, steps={**steps, one: steps[two], two: steps[one]})
+        best = min(best, replace(found, matched=other), key=lambda each: each.doubts)
     return best
 
 

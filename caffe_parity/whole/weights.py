@@ -12,9 +12,10 @@ import torch
 from caffe_parity.contract import Finding, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.layouts import TURNED, Held, held, of_functions
+from caffe_parity.whole.layouts import TURNED, Held, held, of_cell, of_functions
 from caffe_parity.whole.matching import Matched, fits, plain
 from caffe_parity.whole.port import Call, Tensors
+from caffe_parity.whole.recipe import hooked
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ class Weights:
             if not learns(own[name]):  # and a module may write into a buffer
                 value = value.detach().clone()
             made[name] = value.reshape(own[name].shape)
+            for hook in (own[name]._backward_hooks or {}).values():
+                made[name] = hooked(made[name], hook)
         return made
 
 
@@ -163,10 +166,21 @@ def _loose(net: Golden, steps: Sequence[Step], free: Tensors) -> Mapping[str, tu
     Where the port has as many as those layers, all of whose shapes fit, in their order; else those
     whose shape no other has, on either side.
     """
+    found: dict[str, tuple[Held, str]] = {}
+    for step in [each for each in steps if each.type in ("LSTM", "RNN")]:
+        for first in [name for name in free if name.endswith(("weight_ih", "weight_ih_l0"))]:
+            stem, _, ending = first.rpartition("weight_ih")
+            named = {stem + name: each for name, each in of_cell(step, ending).items()}
+            if named.keys() <= free.keys() - found.keys() and all(
+                _goes(net, each, tuple(free[name].shape)) for name, each in named.items()
+            ):
+                found |= {name: (each, "their names") for name, each in named.items()}
+                steps = [each for each in steps if each is not step]
+                break
+    free = {name: each for name, each in free.items() if name not in found}
     blobs = [of_functions(step) for step in steps]
     wanted = [[each for each, learned in some if learned] for some in blobs]
     kept = [[each for each, learned in some if not learned] for some in blobs]
-    found: dict[str, tuple[Held, str]] = {}
     for some, is_parameter in ((wanted, True), (kept, False)):
         needed = [one for each in some for one in each]
         own = {
@@ -189,6 +203,8 @@ def _loose(net: Golden, steps: Sequence[Step], free: Tensors) -> Mapping[str, tu
 
 
 def _goes(net: Golden, each: Held, shape: Shape) -> bool:
+    if not each.params:  # zeros
+        return True
     return alike(net.params[each.params[0]].shape, shape[::-1] if each.way == TURNED else shape)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from studies.localise.between import between
 from studies.localise.edits import (
     ALL,
     BACKWARD,
@@ -24,10 +25,11 @@ from studies.localise.edits import (
     fault,
     instead,
     put,
+    rewritten,
     slope,
 )
 from studies.localise.more import more
-from studies.localise.ports import Lstm, ResNet
+from studies.localise.ports import Lstm
 
 BATCHES = 1 / (1 - float(torch.tensor(0.999)))
 """How many batches the sums of a BatchNorm's statistics come to, of `moving_average_fraction`."""
@@ -43,6 +45,7 @@ def faults() -> Iterator[Fault]:
     yield from _of_autoencoder()
     yield from _of_lstm()
     yield from more()
+    yield from between()
 
 
 def _of_lenet() -> Iterator[Fault]:
@@ -132,7 +135,7 @@ def _of_lenet() -> Iterator[Fault]:
         "lenet",
         "half precision",
         "ip2",
-        FORWARD,
+        ALL,
         "bits",
         after("ip2", lambda y: y.to(torch.bfloat16).to(y)),
     )
@@ -247,7 +250,12 @@ def _of_resnet() -> Iterator[Fault]:
         put("pool5", lambda m: nn.AdaptiveMaxPool2d(1)),
     )
     yield fault(
-        "resnet", "the wrong branch", "res2a_branch1", "wiring", "something else", _wrong_branch
+        "resnet",
+        "the wrong branch",
+        "conv1_relu -> res2a_branch1",
+        "wiring",
+        "mul(1.5), and Caffe's net nothing",
+        _wrong_branch,
     )
     yield fault(
         "resnet", "half of the gradient", "fc", BACKWARD, "half of", before("fc", slope(0.5))
@@ -266,7 +274,7 @@ def _of_resnet() -> Iterator[Fault]:
         "prob",
         BOTH,
         "the logarithm of what a Softmax makes",
-        instead("", _log),
+        rewritten(("softmax(1)", "softmax(1).log()")),
     )
     yield fault(
         "resnet",
@@ -274,7 +282,12 @@ def _of_resnet() -> Iterator[Fault]:
         "conv1_relu",
         BOTH,
         "without the layer conv1_relu",
-        instead("", _no_relu),
+        rewritten(
+            (
+                "functional.relu(self.bn_conv1(self.conv1(data)))",
+                "self.bn_conv1(self.conv1(data))",
+            )
+        ),
     )
     yield fault(
         "resnet",
@@ -315,19 +328,6 @@ def _wrong_branch(model: nn.Module) -> None:
     model.get_submodule("res2a_branch1").register_forward_pre_hook(
         lambda m, args: (args[0] * 1.5,), prepend=True
     )
-
-
-def _log(model: Any, data: Tensor) -> Tensor:
-    return ResNet.forward(model, data).log()
-
-
-def _no_relu(model: Any, data: Tensor) -> Tensor:
-    model.train()
-    x = model.bn_conv1(model.conv1(data))
-    y = model.bn2a_branch2a(model.res2a_branch2a(x))
-    x = functional.relu(model.res2a_branch1(x) + 0.5 * y)
-    probabilities: Tensor = model.fc(model.pool5(x).flatten(1)).softmax(1)
-    return probabilities
 
 
 def _of_inception() -> Iterator[Fault]:
@@ -373,7 +373,7 @@ def _of_inception() -> Iterator[Fault]:
         "total aux/loss",
         "total",
         "the loss weight of aux/loss is 0.3, the port adds it with 0.5",
-        instead("", _another_weight),
+        rewritten(("0.3 * aux", "0.5 * aux")),
     )
     yield fault(
         "inception",
@@ -389,7 +389,7 @@ def _of_inception() -> Iterator[Fault]:
         "inc/output",
         BOTH,
         "in the order inc/1x1, inc/proj, inc/3x3",
-        instead("", _another_order),
+        rewritten(("cat(parts", "cat([parts[0], parts[2], parts[1]]")),
     )
     yield fault(
         "inception", "stride of the pooling", "pool2", FORWARD, "stride", changed("pool2", stride=3)
@@ -427,37 +427,8 @@ def _of_inception() -> Iterator[Fault]:
         "inc/relu_1x1",
         BOTH,
         "relu_param.negative_slope 0.1",
-        instead("", _leaky),
+        rewritten(("self.inc_1x1(x).relu()", "functional.leaky_relu(self.inc_1x1(x), 0.1)")),
     )
-
-
-def _joined(model: Any, data: Tensor, label: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    x = torch.cat(list(parts), 1)
-    aux = model.aux_loss(model.aux_fc(model.aux_pool(x).flatten(1)), label.long())
-    loss: Tensor = model.loss(model.fc(model.pool2(x).flatten(1)), label.long()) + 0.3 * aux
-    return loss
-
-
-def _another_weight(model: Any, data: Tensor, label: Tensor) -> Tensor:
-    x = model.norm0(data)
-    one, three = model.inc_1x1(x).relu(), model.inc_3x3(x).relu()
-    x = torch.cat([one, three, model.inc_proj(model.inc_pool(x))], 1)
-    aux = model.aux_loss(model.aux_fc(model.aux_pool(x).flatten(1)), label.long())
-    loss: Tensor = model.loss(model.fc(model.pool2(x).flatten(1)), label.long()) + 0.5 * aux
-    return loss
-
-
-def _another_order(model: Any, data: Tensor, label: Tensor) -> Tensor:
-    x = model.norm0(data)
-    one, three = model.inc_1x1(x).relu(), model.inc_3x3(x).relu()
-    return _joined(model, data, label, [one, model.inc_proj(model.inc_pool(x)), three])
-
-
-def _leaky(model: Any, data: Tensor, label: Tensor) -> Tensor:
-    x = model.norm0(data)
-    one = functional.leaky_relu(model.inc_1x1(x), 0.1)
-    three = model.inc_3x3(x).relu()
-    return _joined(model, data, label, [one, three, model.inc_proj(model.inc_pool(x))])
 
 
 def _of_fcn() -> Iterator[Fault]:

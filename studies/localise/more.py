@@ -23,6 +23,7 @@ from studies.localise.edits import (
     fault,
     instead,
     put,
+    rewritten,
 )
 from studies.localise.ports import Contrastive, Lstm
 
@@ -33,11 +34,6 @@ def more() -> Iterator[Fault]:
     yield from _resnet()
     yield from _inception()
     yield from _others()
-
-
-def _forward(function: Callable[..., Tensor], **values: Any) -> Edit:
-    """Gives the port another forward."""
-    return lambda model: bound(model, partial(function, **values))
 
 
 def _convolved(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -55,10 +51,20 @@ def _lenet() -> Iterator[Fault]:
         "conv2",
         ALL,
         "more of the padding before",
-        _forward(_lenet_forward, pad=(2, 0, 2, 0)),
+        rewritten(
+            (
+                "self.conv2(self.pool1(self.conv1(data)))",
+                "functional.conv2d(functional.pad(self.pool1(self.conv1(data)), (2, 0, 2, 0)), "
+                "self.conv2.weight, self.conv2.bias, groups=2)",
+            )
+        ),
     )
     yield of(
-        "no activation", "relu1", BOTH, "without the layer", _forward(_lenet_forward, act=False)
+        "no activation",
+        "relu1",
+        BOTH,
+        "without the layer",
+        rewritten(("self.relu1(self.ip1(x.flatten(1)))", "self.ip1(x.flatten(1))")),
     )
     yield of("groups of another order", "conv2", ALL, "lie apart", instead("conv2", _interleaved))
     yield of(
@@ -144,16 +150,6 @@ def _lenet() -> Iterator[Fault]:
     )
 
 
-def _lenet_forward(
-    self: Any, data: Tensor, label: Tensor, pad: Any = (1, 1, 1, 1), act: bool = True
-) -> Tensor:
-    x = functional.pad(self.pool1(self.conv1(data)), pad)
-    x = functional.conv2d(x, self.conv2.weight, self.conv2.bias, groups=2)
-    x = self.ip1(self.pool2(x).flatten(1))
-    x = self.drop1(self.relu1(x) if act else x)
-    return self.loss(self.ip2(x), label.long())  # type: ignore[no-any-return]
-
-
 def _interleaved(module: Any, x: Tensor) -> Tensor:
     x = x.reshape(len(x), 2, 3, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
     return functional.conv2d(x, module.weight, module.bias, padding=1, groups=2)
@@ -162,42 +158,54 @@ def _interleaved(module: Any, x: Tensor) -> Tensor:
 def _resnet() -> Iterator[Fault]:
     of = partial(fault, "resnet")
 
-    def added(function: Callable[[Tensor, Tensor], Tensor]) -> Edit:
-        return _forward(_resnet_forward, add=function)
+    def added(words: str) -> Edit:
+        return rewritten(("self.res2a_branch1(x) + self.coefficient * y", words))
 
-    yield of("a difference", "res2a", BOTH, "other sign for", added(lambda a, b: a - 0.5 * b))
-    yield of("a product", "res2a", BOTH, "the product", added(torch.mul))
-    yield of("a maximum", "res2a", BOTH, "operation MAX", added(torch.maximum))
+    yield of(
+        "a difference", "res2a", BOTH, "other sign for", added("self.res2a_branch1(x) - 0.5 * y")
+    )
+    yield of("a product", "res2a", BOTH, "the product", added("self.res2a_branch1(x) * y"))
+    yield of(
+        "a maximum",
+        "res2a",
+        BOTH,
+        "operation MAX",
+        added("torch.maximum(self.res2a_branch1(x), y)"),
+    )
     yield of(
         "the coefficient of the other",
         "res2a",
         BOTH,
         "in the order",
-        added(lambda a, b: 0.5 * a + b),
+        added("0.5 * self.res2a_branch1(x) + y"),
     )
     yield of(
         "a branch that is detached",
-        "res2a",
+        "scale2a_branch2a -> res2a",
         BACKWARD,
         "detached",
-        added(lambda a, b: a + 0.5 * b.detach()),
+        added("self.res2a_branch1(x) + 0.5 * y.detach()"),
     )
     yield of(
-        "a relu in place too early", "res2a", BOTH, "", added(lambda a, b: a.relu_() + 0.5 * b)
+        "a relu in place too early",
+        "res2a_branch1 -> res2a",
+        BOTH,
+        "the port has relu",
+        added("self.res2a_branch1(x).relu_() + 0.5 * y"),
     )
     yield of(
         "a shortcut that is detached",
-        "res2a_branch1",
+        "conv1_relu -> res2a_branch1",
         BACKWARD,
         "detached",
-        _forward(_resnet_forward, short=Tensor.detach),
+        rewritten(("res2a_branch1(x)", "res2a_branch1(x.detach())")),
     )
     yield of(
         "no relu behind the sum",
         "res2a_relu",
         BOTH,
         "without the layer",
-        _forward(_resnet_forward, last=lambda x: x),
+        rewritten(("functional.relu(self.res2a_branch1(x)", "(self.res2a_branch1(x)")),
     )
     yield of(
         "a sum over the plane",
@@ -211,40 +219,25 @@ def _resnet() -> Iterator[Fault]:
         "bn_conv1;bn2a_branch2a",
         ALL,
         "use_global_stats true",
-        _forward(_resnet_forward, train=False),
+        rewritten(("self.train()", "self.eval()")),
     )
-
-
-def _resnet_forward(
-    self: Any,
-    data: Tensor,
-    add: Callable[[Tensor, Tensor], Tensor] = lambda a, b: a + 0.5 * b,
-    short: Callable[[Tensor], Tensor] = lambda x: x,
-    last: Callable[[Tensor], Tensor] = functional.relu,
-    train: bool = True,
-) -> Tensor:
-    self.train(train)
-    x = functional.relu(self.bn_conv1(self.conv1(data)))
-    a = self.res2a_branch1(short(x))
-    x = last(add(a, self.bn2a_branch2a(self.res2a_branch2a(x))))
-    return self.fc(self.pool5(x).flatten(1)).softmax(1)  # type: ignore[no-any-return]
 
 
 def _inception() -> Iterator[Fault]:
     of = partial(fault, "inception")
     yield of(
         "an auxiliary branch that is detached",
-        "aux/pool",
+        "inc/output -> aux/pool",
         BACKWARD,
         "detached",
-        _forward(_inception_forward, aux=Tensor.detach),
+        rewritten(("self.aux_pool(x)", "self.aux_pool(x.detach())")),
     )
     yield of(
         "a branch that is detached",
-        "inc/output",
+        "inc/relu_1x1 -> inc/output",
         BACKWARD,
         "detached",
-        _forward(_inception_forward, first=Tensor.detach),
+        rewritten(("self.inc_1x1(x).relu()", "self.inc_1x1(x).relu().detach()")),
     )
     yield of(
         "zeros for padding",
@@ -260,44 +253,29 @@ def _inception() -> Iterator[Fault]:
         "result aux/loss",
         "unmatched",
         "does not return it",
-        _forward(_inception_forward, both=lambda a, b: {"loss": a}),
+        rewritten(("main + 0.3 * aux", '{"loss": main}')),
     )
     yield of(
         "a loss that is detached",
         "total aux/loss",
         "total",
         "it is detached",
-        _forward(_inception_forward, both=lambda a, b: a + 0.3 * b.detach()),
+        rewritten(("0.3 * aux", "0.3 * aux.detach()")),
     )
     yield of(
         "a penalty in the loss",
         "total",
         "total",
         "to the net's losses",
-        _forward(_inception_forward, both=lambda a, b: a + 0.3 * b + 0.01),
+        rewritten(("0.3 * aux", "0.3 * aux + 0.01")),
     )
     yield of(
         "no gradients at all",
         "gradients",
         "gradients",
         "without gradients",
-        lambda m: bound(m, torch.no_grad()(_inception_forward)),
+        lambda m: bound(m, torch.no_grad()(type(m).forward)),
     )
-
-
-def _inception_forward(
-    self: Any,
-    data: Tensor,
-    label: Tensor,
-    first: Callable[[Tensor], Tensor] = lambda x: x,
-    aux: Callable[[Tensor], Tensor] = lambda x: x,
-    both: Callable[[Tensor, Tensor], Any] = lambda a, b: a + 0.3 * b,
-) -> Any:
-    x = self.norm0(data)
-    parts = [first(self.inc_1x1(x).relu()), self.inc_3x3(x).relu(), self.inc_proj(self.inc_pool(x))]
-    x = torch.cat(parts, 1)
-    side = self.aux_loss(self.aux_fc(self.aux_pool(aux(x)).flatten(1)), label.long())
-    return both(self.loss(self.fc(self.pool2(x).flatten(1)), label.long()), side)
 
 
 def _others() -> Iterator[Fault]:
@@ -320,7 +298,7 @@ def _others() -> Iterator[Fault]:
     )
     yield fault("autoencoder", "L1Loss", "l2", BOTH, "L1Loss", put("l2", lambda m: nn.L1Loss()))
     yield fault(
-        "autoencoder", "cubes", "power", BOTH, "power_param.power 3", lambda m: bound(m, _cubed)
+        "autoencoder", "cubes", "power", BOTH, "power_param.power 3", rewritten(("** 2", "** 3"))
     )
     yield fault(
         "fcn",
@@ -376,12 +354,6 @@ def _others() -> Iterator[Fault]:
         "batch first",
         instead("lstm", lambda m, x, c: Lstm.forward(m, x.transpose(0, 1), c.t()).transpose(0, 1)),
     )
-
-
-def _cubed(self: Any, data: Tensor, target: Tensor) -> Tensor:
-    decoded = self.decode(self.squash(self.code(data.flatten(1))))
-    power = (self.shift + 0.5 * self.out(decoded)) ** 3
-    return self.entropy(decoded, target.flatten(1)) + 0.25 * self.l2(power, data.flatten(1))  # type: ignore[no-any-return]
 
 
 def _column(x: Tensor) -> Tensor:

@@ -241,6 +241,58 @@ class Recurrent(nn.Module):
         return functional.cross_entropy(self.fc(x).flatten(0, 1), label.flatten().long())
 
 
+class CaffeNet(nn.Module):
+    """What has no parameters is a function; the loss has a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, stride=2)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1, groups=2)
+        self.conv3 = nn.Conv2d(6, 6, 3, padding=1)
+        self.conv4 = nn.Conv2d(6, 6, 3, padding=1)
+        self.fc6 = nn.Linear(96, 10)
+        self.fc7 = nn.Linear(10, 10)
+        self.fc8 = nn.Linear(10, 5)
+
+    def forward(self, data: Tensor, label: Tensor) -> Tensor:
+        """The loss, with its weight."""
+        x = functional.relu(self.conv1(data))
+        x = functional.local_response_norm(x, 5, alpha=0.1, beta=0.75)
+        x = functional.relu(self.conv2(x))
+        x = functional.relu(self.conv3(x))
+        x = functional.relu(self.conv4(x))
+        x = functional.max_pool2d(x, 3, 2, ceil_mode=True)
+        x = functional.relu(self.fc6(x.flatten(1)))
+        x = functional.dropout(x, 0.3, self.training)
+        x = functional.relu(self.fc7(x))
+        x = self.fc8(x)
+        return 0.7 * functional.cross_entropy(x, label.long())
+
+
+class Block(nn.Module):
+    """Branches that meet in sums, a concatenation, and a slice; statistics by phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(6, momentum=1e-3)
+        self.conv2a = nn.Conv2d(6, 6, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(6, eps=1e-3, momentum=1e-3)
+        self.prelu2 = nn.PReLU(6)
+        self.conv3 = nn.Conv2d(8, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, data: Tensor, label: Tensor) -> Tensor:
+        """The loss."""
+        x = functional.relu(self.bn1(self.conv1(data)))
+        x = functional.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True)
+        y = self.prelu2(self.bn2(self.conv2a(x)))
+        both = torch.cat([0.5 * x - y, x], 1)
+        one, other = both[:, :4], both[:, 4:]
+        x = torch.maximum(one, functional.elu(self.conv3(other), 0.7)).mean((2, 3))
+        return functional.cross_entropy(self.fc(x), label.long())
+
+
 PORTS: dict[str, Callable[[], nn.Module]] = {
     "lenet": LeNet,
     "resnet": ResNet,
@@ -249,11 +301,15 @@ PORTS: dict[str, Callable[[], nn.Module]] = {
     "siamese": Siamese,
     "autoencoder": Autoencoder,
     "lstm": Recurrent,
+    "caffenet": CaffeNet,
+    "block": Block,
 }
 """By the name of the net."""
 
 DATA: dict[str, dict[str, str]] = {
     "lenet": {"label": "int:0,4"},
+    "block": {"label": "int:0,4"},
+    "caffenet": {"label": "int:0,4"},
     "inception": {"label": "int:0,3"},
     "fcn": {"label": "int:0,2"},
     "siamese": {"sim": "int:0,1"},
