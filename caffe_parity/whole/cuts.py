@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from caffe_parity.whole.between import FINE
@@ -167,7 +168,10 @@ def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison
         for top in found.beyond(FINE).intersection(part.tops):
             recipe = found.first.recipes.get(top)
             known = [found.first.nodes.get(id(each)) for each in steps_of(recipe)] if recipe else []
+            value = found.net.values[top]
             for name in reversed(hidden(found, part)):
+                if np.array_equal(found.net.values[name], value):  # which an idle Dropout passes on
+                    continue
                 size = found.net.values[name].size
                 for node in reversed([each for each in known if each and each.size == size]):
                     if next(tries, None) is None:

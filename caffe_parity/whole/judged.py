@@ -724,7 +724,7 @@ class Comparison:
             return
         factors = (made / taken)[kept]
         scale = 1 / (1 - ratio)
-        if bool(((factors - scale).abs() > room * scale).any()):
+        if not bool(((factors - scale).abs() <= room * scale).all()):
             nothing = bool(((made - taken).abs() <= room * taken.abs()).all())
             words = "drops nothing" if nothing else "scales what it keeps otherwise"
             yield (
@@ -1274,7 +1274,9 @@ def _matched(
     told = crosswise(in_turn(told, build))
     matched, weights, seen = told.matched, told.weights, told.first
     ends = ends_of(made, seen.results, left_out, seen.named)
-    numbers = {key: float(one) for key, one in seen.results.items() if one.numel() == 1}
+    numbers = {
+        key: float(one.detach()) for key, one in seen.results.items() if one.numel() == 1
+    }
     alone = [name for name, one in numbers.items() if name in made.losses and near(made, name, one)]
     is_sum = len(numbers) == 1 < len(made.losses) and not alone  # of whatever name
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]

@@ -16,7 +16,7 @@ from caffe_parity.engine.explain import Failure, explain
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
-from caffe_parity.whole.recipe import State, ingredients
+from caffe_parity.whole.recipe import State, Within, ingredients, steps_of
 from caffe_parity.whole.rivals import SETTING, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
@@ -81,6 +81,17 @@ class Reasons:
                 )
                 yield f"the port's {call} reads what {', '.join(made)} makes of {bottom}"
 
+    def _cast(self, part: Part) -> Iterator[str]:
+        """That the port computes the part under autocast."""
+        seen = self._compared.first
+        known = [each for top in part.tops if (each := seen.recipes.get(top))]
+        functions = [step.func for each in known for step in steps_of(each)]
+        casts = [each.autocast for each in functions if isinstance(each, Within) and each.autocast]
+        names = [str(each).removeprefix("torch.") for each in casts]
+        names += [seen.autocast[top] for top in part.tops if top in seen.autocast]
+        for name in names[:1]:
+            yield f"the port computes it under torch.autocast, in {name}"
+
     def _strange(self, part: Part) -> Iterator[str]:
         """The parameters of other layers that the port computes it with."""
         recipes = [self._compared.first.recipes.get(top) for top in part.tops]
@@ -106,9 +117,9 @@ class Reasons:
         Args:
             part: whose tensor it is.
             name: of it.
-            value: Caffe's.
-            expected: the port's.
-            side: what is said first.
+            value: Caffe's, or the port's in float32.
+            expected: the port's in float64.
+            side: what is said first of the port in float32, which then is the one that is wrong.
         """
         truth = expected.truth[name]
         words, cause, layer = "", "", ""
@@ -120,8 +131,9 @@ class Reasons:
             cause = "shape"
         else:
             # Caffe is what the port must be: the explanation says what the port does instead.
-            ported = np.asarray(as_float32(truth), np.float64)
-            swapped = replace(expected, truth={name: value.astype(np.float64).reshape(truth.shape)})
+            computed = value.astype(np.float64).reshape(truth.shape)
+            ported = computed if side else np.asarray(as_float32(truth), np.float64)
+            swapped = replace(expected, truth={name: truth if side else computed})
             failure = Failure(
                 tensor=name,
                 name=_spoken(name),
@@ -148,11 +160,7 @@ class Reasons:
                 words = "; ".join(filter(None, [learned, words]))
         said = [words, *(CLAMP for step in part.steps if clamps(step, self._net)), *in_front]
         said += chain.from_iterable(settings.values())
-        said += [
-            f"the port computes it under torch.autocast, in {self._compared.first.autocast[top]}"
-            for top in part.tops
-            if top in self._compared.first.autocast
-        ][:1]
+        said += self._cast(part)
         if _code(name) == "forward":
             said += self._strange(part)
         if len(settings) == 1 and not in_front:

@@ -2,15 +2,14 @@
 
 A port that runs tells PyTorch's own dispatch what it does. What it does between two places whose
 values are known is taken down, and can be repeated alone, in another precision, on other numbers.
-What may not be the same the next time is not taken down: a number that went through Python, what
-runs under autocast. Whoever repeats a recipe holds its result
-against the port's, bit for bit.
+What may not be the same the next time is not taken down: a number that went through Python. Whoever
+repeats a recipe holds its result against the port's, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,17 +65,29 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Without:
-    """An operation that runs without gradients."""
+class Within:
+    """An operation that runs without gradients, or under autocast.
+
+    Attributes:
+        func: the operation.
+        learns: whether it has gradients.
+        autocast: the precision of that; None without it.
+    """
 
     func: Callable[..., Any]
+    learns: bool
+    autocast: torch.dtype | None
 
     @property
     def __name__(self) -> str:
         return getattr(self.func, "__name__", "")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad():
+        is_cast = self.autocast is not None
+        with (
+            torch.set_grad_enabled(self.learns and torch.is_grad_enabled()),
+            torch.autocast("cpu", self.autocast, enabled=is_cast),
+        ):
             return self.func(*args, **kwargs)
 
 
@@ -126,7 +137,7 @@ class Recorder:
         """An operation that is about to run."""
         if getattr(func, "__name__", "") in LEAKS:
             self._leaked = True
-        if self._leaked or torch.is_autocast_enabled("cpu"):
+        if self._leaked:
             return None
         made = tree_map(
             lambda each: (self.of(each) or _UNKNOWN) if isinstance(each, torch.Tensor) else each,
@@ -134,7 +145,9 @@ class Recorder:
         )
         if any(each is _UNKNOWN for each in tree_flatten(made)[0]):
             return None
-        return Made(func if torch.is_grad_enabled() else Without(func), *made)
+        learns = torch.is_grad_enabled()
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return Made(func if learns and dtype is None else Within(func, learns, dtype), *made)
 
     def after(self, made: Made | None, result: Any) -> None:
         """What it has given."""
@@ -182,6 +195,8 @@ def in_precision(func: Callable[..., Any], inputs: Any, dtype: torch.dtype) -> A
         return func, inputs
     if func is torch.Tensor.float:
         func = torch.Tensor.double
+    if isinstance(func, Within) and func.func is torch.Tensor.float:
+        func = replace(func, func=torch.Tensor.double)
     return func, tree_map(lambda each: dtype if each is torch.float32 else each, inputs)
 
 

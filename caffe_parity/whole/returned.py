@@ -158,12 +158,12 @@ class Returned:
             return [], [*wanted]
         for name, own in often.items():
             weight = self._net.losses[name]
-            if abs(own - weight) > 4 * UNIT_ROUNDOFF * abs(weight):
+            if not abs(own - weight) <= 4 * UNIT_ROUNDOFF * abs(weight):  # nor is a NaN
                 words = f"the loss weight of {name} is {weight:g}, {what} adds it with {own:g}"
                 if not own and abs(more - unlearned) <= rounding:
                     words = f"{what} adds the loss {name} without its gradient: it is detached"
                 findings.append(Finding("total", words, name, "loss-weight"))
-        if not findings and (behind or abs(more) > rounding):
+        if not findings and (behind or not abs(more) <= rounding):
             words = f"{what} adds {more:.6g} to the net's losses"
             words += f", made of {', '.join([*behind][:MOST])}" if behind else ""
             findings.append(Finding("total", words, "", "more"))
