@@ -568,3 +568,65 @@ def test_what_upsampling_moves_has_a_bound_of_rounding(mode: str, axes: int) -> 
     )
     for name, worst in found.bound.worst.items():
         assert worst.max() <= 2.0**-16 * abs(found.truth[name]).max()
+
+
+FUNCTIONS = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name, *shape in [("one", 4, 3, 3, 3), ("six", 9, 64), ("seven", 5, 9), ("bias", 5)]:
+            setattr(self, name, nn.Parameter(torch.zeros(*shape)))
+
+    def forward(self, data, label):
+        x = functional.conv2d(data, self.one)
+        x = functional.local_response_norm(x, 3, alpha=0.3, beta=0.75, k=2.0)
+        x = functional.relu(functional.linear(x.flatten(1), self.six))
+        x = functional.dropout(x, 0.4, self.training)
+        x = functional.linear(x, self.seven) + self.bias
+        return 0.3 * functional.cross_entropy(x, label.long())
+"""
+
+OF_FUNCTIONS = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 3 dim: 3 dim: 6 dim: 6 } } }
+layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 3 } } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 4 kernel_size: 3 bias_term: false weight_filler { type: "xavier" } } }
+layer { name: "norm1" type: "LRN" bottom: "conv1" top: "norm1"
+  lrn_param { local_size: 3 alpha: 0.3 beta: 0.75 k: 2 } }
+layer { name: "fc6" type: "InnerProduct" bottom: "norm1" top: "fc6"
+  inner_product_param { num_output: 9 bias_term: false weight_filler { type: "xavier" } } }
+layer { name: "relu6" type: "ReLU" bottom: "fc6" top: "fc6" }
+layer { name: "drop6" type: "Dropout" bottom: "fc6" top: "fc6" dropout_param { dropout_ratio: 0.4 } }
+layer { name: "fc7" type: "InnerProduct" bottom: "fc6" top: "fc7"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc7" bottom: "label" top: "loss" loss_weight: 0.3 }
+"""  # noqa: E501
+
+CAST = (
+    "with torch.autocast('cpu', torch.bfloat16): x = functional.linear(x, self.seven, self.bias)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("", "", "agrees, "),
+        ("k=2.0", "k=1.0", "disagrees: norm1, "),
+        ("x.flatten(1)", "x.flip(2).flatten(1)", "disagrees: norm1 -> fc6, "),
+        ("x = functional.linear(x, self.seven) + self.bias\n", CAST, "fc7: the port in float32: "),
+        ("label.long())", "label.long()) * float('nan')", "the port adds it with nan"),
+    ],
+)
+def test_a_port_of_functions_before_an_idle_dropout(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+) -> None:
+    """What the Dropout passes on, and a sum before a bias of 0 is added, are values twice."""
+    Path("net.prototxt").write_text(OF_FUNCTIONS)
+    Path("port.py").write_text(FUNCTIONS.replace(old, new))
+    command = ["net", "net.prototxt", "--port", "port.py:Port", "--data", "label=int:0,4"]
+    assert main([*command, "--phase", "TEST"]) == (1 if new else 0)
+    assert words in capsys.readouterr().out

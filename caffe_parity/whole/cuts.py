@@ -19,7 +19,7 @@ import torch
 
 from caffe_parity.whole.between import FINE
 from caffe_parity.whole.port import Made, Node, close_to
-from caffe_parity.whole.recipe import Value, ingredients, steps_of
+from caffe_parity.whole.recipe import State, Value, ingredients, steps_of
 
 if TYPE_CHECKING:
     from caffe_parity.whole.golden import Golden
@@ -93,17 +93,29 @@ def _at_operations(found: Comparison) -> Comparison:
     read = {name for step in found.net.steps for name in step.bottoms}
     seen = found.ops_like(wanted)
     first: dict[str, Node] = {}
+    takes_all: set[str] = set()
     for node in sorted(seen.nodes.values(), key=lambda node: node.op):
-        for name in node.alike:
+        for name in node.alike - takes_all:
             inside = name in seen.recipes and node.recipe in steps_of(seen.recipes[name])
-            if not inside or name in read:  # else the rest of the module is no other layer
-                first.setdefault(name, node)
+            if inside and name not in read:  # the rest of the module is no other layer
+                continue
+            has_all = _takes_all(found, name, node)
+            if has_all or name not in first:  # a bias of 0 is added to what is the value already
+                first[name] = node
+            takes_all |= {name} if has_all else set()
     together = _placed(found, first, len(first.keys() & set(changed)))
     if together or len(first) < 2:
         return together or found
     for name, node in first.items():
         found = _placed(found, {name: node}, int(name in changed)) or found
     return found
+
+
+def _takes_all(found: Comparison, name: str, node: Node) -> bool:
+    """Whether a result is made with all parameters of the layer whose value it may be."""
+    taken = [each.name for each in ingredients(node.recipe) if isinstance(each, State)]
+    known = {param for each in taken for param in found.weights.made_of(each)}
+    return known.issuperset(found.weights.known.intersection(found.net.maker[name].params))
 
 
 def _placed(found: Comparison, at: dict[str, Node], wrong: int = 0) -> Comparison | None:

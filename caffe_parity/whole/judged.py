@@ -869,7 +869,7 @@ class Comparison:
         """What each part makes of Caffe's values in float32."""
         run = self._runner(unit, torch.float32)
         found = self._evaluated(unit, run, self._given(unit, torch.float32))
-        return {name: each.numpy() for name, each in found.items()}
+        return {name: as_wide(each).numpy() for name, each in found.items()}
 
     def _given(self, unit: Unit, dtype: torch.dtype) -> Tensors:
         """What the parts of a unit are fed with: values, parameters and top diffs."""
@@ -1274,9 +1274,7 @@ def _matched(
     told = crosswise(in_turn(told, build))
     matched, weights, seen = told.matched, told.weights, told.first
     ends = ends_of(made, seen.results, left_out, seen.named)
-    numbers = {
-        key: float(one.detach()) for key, one in seen.results.items() if one.numel() == 1
-    }
+    numbers = {key: float(one.detach()) for key, one in seen.results.items() if one.numel() == 1}
     alone = [name for name, one in numbers.items() if name in made.losses and near(made, name, one)]
     is_sum = len(numbers) == 1 < len(made.losses) and not alone  # of whatever name
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
