@@ -574,8 +574,8 @@ def expect(
         truth[name] = torch.zeros_like(truth[name])
     rest = {name for name in truth.keys() - zero if _is_rounding(truth[name], deviations[name])}
     others = {name: deviations[name].clone() for name in rest if name.startswith(GRADIENT)}
-    for _ in range(runs if others and signed else 0):
-        other = signed(source)
+    several = range(runs) if others else ()
+    for other in (signed(source) for _ in several) if signed else ():
         exact = other(dict(inputs))
         with RandomRounding(source, running, Known(inputs.values())):
             results = other(dict(inputs))
