@@ -615,7 +615,6 @@ CAST = (
     ("old", "new", "words"),
     [
         ("", "", "agrees, "),
-        ("k=2.0", "k=1.0", "disagrees: norm1, "),
         ("x.flatten(1)", "x.flip(2).flatten(1)", "disagrees: norm1 -> fc6, "),
         ("x = functional.linear(x, self.seven) + self.bias\n", CAST, "fc7: the port in float32: "),
         ("label.long())", "label.long()) * float('nan')", "the port adds it with nan"),
