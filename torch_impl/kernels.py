@@ -259,7 +259,7 @@ def _kernels(target: str) -> Kernels | NoKernels:
     except NoKernels as reason:
         return reason
     except (OSError, AttributeError) as error:
-        return NoKernels(f"the kernels cannot be loaded: {error}")
+        return NoKernels(_not_loaded(library, error))
 
 
 def kernels(target: str) -> Kernels:
@@ -299,15 +299,28 @@ def straight() -> Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor | No
         return None  # for a reason that fused.py says
     try:
         library = build(STRAIGHT)
+    except NoKernels as reason:
+        return _slower(str(reason))
+    try:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         addresses = [ctypes.cast(each, _POINTER) for each in found.run.values()]
         ctypes.CDLL(str(library)).channel_sum_use(*addresses)
-    except (NoKernels, OSError, AttributeError) as reason:
-        words = "channel_sum_euclidean_loss is called through Python, not C++: the same numbers, in"
-        warnings.warn(f"{words} more time: {reason}", RuntimeWarning, stacklevel=3)
-        return None
+    except (OSError, AttributeError) as error:
+        return _slower(_not_loaded(library, error))
     loss: Callable[..., Any] = torch.ops.caffe_parity.channel_sum_euclidean_loss_straight.default
     return loss
+
+
+def _not_loaded(library: Path, error: Exception) -> str:
+    return f"{library} cannot be loaded; delete it, to have it built anew: {error}"
+
+
+def _slower(why: str) -> None:
+    """Says that an eager call is not in C++."""
+    words = (
+        "channel_sum_euclidean_loss is called through Python, not C++: the same numbers, in more"
+    )
+    warnings.warn(f"{words} time: {why}", RuntimeWarning, stacklevel=4)
 
 
 def no_compiler() -> str | None:
