@@ -26,7 +26,7 @@ from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, BadRequest
 from caffe_parity.engine import data
 from caffe_parity.engine.compare import compare, wrong
 from caffe_parity.engine.functions import Tensors
-from caffe_parity.engine.random_rounding import as_inputs, expect
+from caffe_parity.engine.random_rounding import Evaluate, Source, as_inputs, expect
 from caffe_parity.engine.sides import Sides
 from caffe_parity.engine.structure import structure_of
 from caffe_parity.layer import Layer
@@ -741,6 +741,38 @@ def test_a_gradient_that_cancels_is_compared(scale: float) -> None:
     assert wrong(GRADIENT + "x", np.array([0.01], np.float32) / scale, expected).all()
     found = compare(GRADIENT + "x", np.array([1e-8], np.float32), expected)
     assert (found.compared, found.proves) == (1, True)
+
+
+@pytest.mark.parametrize("gradient", [(-0.5816408, 0.5848188), (1.2295009, -1.2255560)])
+def test_a_gradient_that_is_all_rounding_may_round_in_another_form(
+    gradient: tuple[float, float],
+) -> None:
+    """That of two numbers made to -1 and 1 is 0: autograd takes a mean last, Caffe's MVN first."""
+    above = torch.tensor(gradient, dtype=torch.float32)
+    x = torch.tensor([-2.2501411, -2.2385499])
+
+    def of(upstream: torch.Tensor) -> Evaluate:
+        def normalised(inputs: Tensors) -> Tensors:
+            given = inputs["x"].detach().requires_grad_()
+            centred = given - given.mean()
+            top = centred / (centred.square().mean().sqrt() + 1e-9)
+            return {GRADIENT + "x": torch.autograd.grad(top, given, upstream.double())[0]}
+
+        return normalised
+
+    def signed(source: Source) -> Evaluate:
+        return of(above.where(source.whole(above.shape).ge(0), -above))
+
+    expected = expect(of(above), {"x": x.double()}, set(), signed=signed)
+    centred = x - x.mean()
+    root = centred.square().mean().sqrt()
+    top = centred / root
+    caffe = (above - above.mean() - top * (above * top).mean()) / root
+    assert not wrong(GRADIENT + "x", caffe.numpy(), expected).any()
+    assert not compare(GRADIENT + "x", caffe.numpy(), expected).proves
+    assert wrong(GRADIENT + "x", (above / root).numpy(), expected).all()
+    alone = expect(of(above), {"x": x.double()}, set())
+    assert wrong(GRADIENT + "x", caffe.numpy(), alone).any()
 
 
 def test_a_saturated_gradient_is_not_zero_everywhere() -> None:

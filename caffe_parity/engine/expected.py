@@ -25,7 +25,14 @@ from caffe_parity.contract import (
 from caffe_parity.engine import truths
 from caffe_parity.engine.functions import Evaluation, Tensors, with_params
 from caffe_parity.engine.plan import upstreams
-from caffe_parity.engine.random_rounding import RUNS, as_inputs, expect
+from caffe_parity.engine.random_rounding import (
+    RUNS,
+    Evaluate,
+    Source,
+    as_inputs,
+    expect,
+    other_signs,
+)
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.layer import Layer
 from caffe_parity.report.bits import digest
@@ -137,7 +144,8 @@ def _expected(
     def rounded(upstream: Arrays | None) -> Expected:
         weights = None if upstream is None else as_inputs(upstream)
         called = partial(_called, reference, weights)
-        return expect(called, tensors, fixed, structure.running, runs)
+        signed = partial(_signed, reference, weights) if weights else None
+        return expect(called, tensors, fixed, structure.running, runs, signed)
 
     first = rounded(ups[0])
     if not structure.is_loss:
@@ -150,6 +158,11 @@ def _called(
     reference: Evaluation, upstream: Tensors | None, inputs: Tensors
 ) -> dict[str, torch.Tensor]:
     return reference(inputs, upstream)
+
+
+def _signed(reference: Evaluation, upstream: Tensors, source: Source) -> Evaluate:
+    """The reference for gradients from above of the same size, with random signs."""
+    return partial(_called, reference, other_signs(upstream, source))
 
 
 def _whole(case: Case, inputs: Arrays) -> Arrays:

@@ -518,6 +518,7 @@ def expect(
     fixed: set[str],
     running: frozenset[float] = frozenset(),
     runs: int = RUNS,
+    signed: Callable[[Source], Evaluate] | None = None,
 ) -> Expected:
     """Runs a reference as it is, under random rounding, and with its inputs moved a little.
 
@@ -531,6 +532,7 @@ def expect(
         fixed: inputs that are labels, which nothing rounds.
         running: the exponents of the net's LRN layers across channels.
         runs: how many times it is rounded.
+        signed: makes the reference for gradients from above of the same size and other signs.
 
     Returns:
         truth and bound by result; what is at a kink has no finite bound.
@@ -567,11 +569,21 @@ def expect(
         if value.numel() and value.abs().max() <= CANCELS * deviations[name].max() < torch.inf
     }
     nothing = {name for name in cancelling if _is_nothing(truth[name], deviations[name])}
-    for name in _zero_elsewhere(evaluate, inputs, fixed, source, nothing, deviations):
+    zero = _zero_elsewhere(evaluate, inputs, fixed, source, nothing, deviations)
+    for name in zero:
         truth[name] = torch.zeros_like(truth[name])
+    rest = {name for name in truth.keys() - zero if _is_rounding(truth[name], deviations[name])}
+    others = {name: deviations[name].clone() for name in rest if name.startswith(GRADIENT)}
+    several = range(runs) if others else ()
+    for other in (signed(source) for _ in several) if signed else ():
+        exact = other(dict(inputs))
+        with RandomRounding(source, running, Known(inputs.values())):
+            results = other(dict(inputs))
+        _widen(others, {name: results[name] for name in others}, exact)
     bound, kinks = {}, {}
     for name, value in truth.items():
         deviation = torch.maximum(deviations[name], _usual(deviations[name], runs < RUNS))
+        deviation = torch.maximum(deviation, others.get(name, deviation))
         limit = MARGIN * deviation + 2 * UNIT_ROUNDOFF * value.abs() + SMALLEST_SUBNORMAL
         if name.startswith(GRADIENT):
             largest = _largest(value)
@@ -618,6 +630,24 @@ def _zero_elsewhere(
 
 def _is_nothing(value: torch.Tensor, deviation: torch.Tensor) -> bool:
     return bool(torch.all(value.abs() <= NOTHING * deviation.max()))
+
+
+def _is_rounding(value: torch.Tensor, deviation: torch.Tensor) -> bool:
+    """Whether all that is left of a tensor is rounding, so that nothing of it will be proved.
+
+    What cancels in it depends on how the formula is written, and on the gradients from above. That
+    of two numbers, made to -1 and 1, is 0: Caffe's MVN rounds either by itself, and autograd, which
+    subtracts a mean at the end, by what both add to, as good as 0 where these gradients are a and
+    -a. With all signs of them the bound is that of either form.
+    """
+    return bool(deviation.any()) and not bool(torch.any(value.abs() > MARGIN * deviation))
+
+
+def other_signs(tensors: Tensors, source: Source) -> Tensors:
+    """The tensors with random signs."""
+    return {
+        name: each.where(source.whole(each.shape).ge(0), -each) for name, each in tensors.items()
+    }
 
 
 def _fractions(like: torch.Tensor, source: Source) -> torch.Tensor:

@@ -375,7 +375,7 @@ class _View:
         return f"{count} elements of {self.name}'s diff are never written"
 
     def _ignores_top_diff(self, added: bool, unwritten: Bools) -> bool:
-        """Whether every upstream gradient gives the same bits, where the truth differs.
+        """Whether every upstream gradient gives the same bits, where no number is right for all.
 
         Diffs that are added to are compared where all of them held 1 before, those of which some
         elements are not written in the others.
@@ -391,13 +391,16 @@ class _View:
         said = [each[np.isfinite(each)] for each in values]
         if any(np.all(said[0] == each) for each in nothing):
             return False
-        differs = any(
-            not np.array_equal(asked[0].truth[self.tensor], each.truth[self.tensor], equal_nan=True)
-            for each in asked[1:]
-        )
+        differs = any(self._exclude(asked[0], each) for each in asked[1:])
         return differs and all(
             np.array_equal(values[0], each, equal_nan=True) for each in values[1:]
         )
+
+    def _exclude(self, one: Expected, other: Expected) -> bool:
+        """Whether what is right for one upstream gradient is wrong for another, of some element."""
+        with np.errstate(invalid="ignore"):
+            between = np.abs(one.truth[self.tensor] - other.truth[self.tensor])
+        return bool(np.any(between > one.bound.worst[self.tensor] + other.bound.worst[self.tensor]))
 
     def _for_other_top_diffs(self) -> Iterator[Finding]:
         """What is wrong at another top diff than the first, with the explanation that predicts it.

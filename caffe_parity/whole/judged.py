@@ -36,7 +36,7 @@ from caffe_parity.contract import (
 from caffe_parity.engine.caffe_net import CaffeNet
 from caffe_parity.engine.compare import compare, same_bits
 from caffe_parity.engine.processes import spread, useful
-from caffe_parity.engine.random_rounding import expect
+from caffe_parity.engine.random_rounding import Evaluate, Source, expect, other_signs
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
 from caffe_parity.whole.between import FINE, Passage, passages
@@ -863,7 +863,13 @@ class Comparison:
         if unit.recipes is None:  # all of the port runs, and what the others have reaches no part
             fixed |= {name for name in given if name.startswith("param ")} - own
         evaluate = partial(self._evaluated, unit, self._runner(unit, torch.float64))
-        return expect(evaluate, given, fixed & set(given), self.net.running)
+        diffs = {name: each for name, each in given.items() if name.startswith("diff ")}
+
+        def signed(source: Source) -> Evaluate:
+            other = other_signs(diffs, source)
+            return lambda inputs: evaluate({**inputs, **other})
+
+        return expect(evaluate, given, fixed & set(given), self.net.running, signed=signed)
 
     def _run_in_float32(self, unit: Unit) -> Mapping[str, Floating]:
         """What each part makes of Caffe's values in float32."""
