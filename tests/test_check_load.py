@@ -305,7 +305,9 @@ def test_two_libraries_that_replace_a_type_may_differ_in_their_tops(tmp_path: Pa
         for tops in (1, 2, 1):
             source = tmp_path / f"twin{tops}.cpp"
             source.write_text(TWIN.replace("TOPS", str(tops)))
-            library = str(plugin.build(caffe.interpreter.root, [source]))
+            root = caffe.interpreter.root
+            assert root
+            library = str(plugin.build(root, [source]))
             *_, loss = caffe.request([{"op": "load", "library": library}, *ops])
             found.append(loss["array"].tolist())
     assert found == [3.0, 3.0, 3.0]

@@ -300,13 +300,15 @@ def straight() -> Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor | No
     try:
         library = build(STRAIGHT)
     except NoKernels as reason:
-        return _slower(str(reason))
+        _slower(str(reason))
+        return None
     try:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         addresses = [ctypes.cast(each, _POINTER) for each in found.run.values()]
         ctypes.CDLL(str(library)).channel_sum_use(*addresses)
     except (OSError, AttributeError) as error:
-        return _slower(_not_loaded(library, error))
+        _slower(_not_loaded(library, error))
+        return None
     loss: Callable[..., Any] = torch.ops.caffe_parity.channel_sum_euclidean_loss_straight.default
     return loss
 
