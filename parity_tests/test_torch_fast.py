@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -246,6 +248,49 @@ def test_a_zero_without_memory_is_read_as_zero() -> None:
         assert not found.any()
 
 
+@each_way
+def test_saved_tensors_may_come_back_in_another_order_or_type() -> None:
+    """As hooks on saved tensors give them: with other strides, or as float32 of a float64."""
+    x1, x2 = integers(4, 3, 2, 5, dtype=torch.float64)
+    expected = gradients(channel_sum.loss(x1, x2), x1, x2)
+    for hooks in ((lambda x: x.mT.contiguous(), lambda x: x.mT), (torch.Tensor.float, lambda x: x)):
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            loss = fused_channel_sum_euclidean_loss(x1, x2)
+        assert are_equal(gradients(loss, x1, x2), expected)
+
+
+@each_way
+def test_tangents_are_carried_on() -> None:
+    """Forward-mode derivatives: of the loss, and of a gradient by that of the loss's weight."""
+    x1, x2 = integers(4, 3, 2, 5, channels=2, dtype=torch.float64)
+    check = partial(torch.autograd.gradcheck, check_forward_ad=True, check_backward_ad=False)
+    assert check(fused_channel_sum_euclidean_loss, (x1, x2))
+    loss, one = fused_channel_sum_euclidean_loss(x1, x2), torch.ones((), dtype=torch.float64)
+    with forward_ad.dual_level():
+        weight = forward_ad.make_dual(one, 3 * one)  # type: ignore[no-untyped-call]
+        found = torch.autograd.grad(loss, (x1, x2), weight)
+        for each in found:
+            primal, tangent = forward_ad.unpack_dual(each)  # type: ignore[no-untyped-call]
+            assert tangent is not None and torch.equal(tangent, 3 * primal)
+
+
+@each_way
+@pytest.mark.parametrize("shape", [(2, 3, 0), (2, 0, 3), (2, 0, 0)], ids=str)
+def test_nothing_has_a_gradient_of_its_shape(shape: tuple[int, ...]) -> None:
+    """No positions, or no channels, written or expanded."""
+    for expanded in (False, True):
+        x1, x2 = (torch.ones(shape, requires_grad=True) for _ in range(2))
+        loss = fused_channel_sum_euclidean_loss(x1, x2, expanded=expanded)
+        assert [x.shape for x in gradients(loss, x1, x2)] == [(), shape, shape]
+
+
+@each_way
+def test_a_sparse_tensor_is_refused() -> None:
+    """By its name, and not by what PyTorch says of its memory."""
+    with pytest.raises(TypeError, match="sparse_coo"):
+        fused_channel_sum_euclidean_loss(torch.ones(2, 3).to_sparse(), torch.ones(2, 3))
+
+
 def chained(expanded: bool, compiled: bool, dtype: torch.dtype) -> list[torch.Tensor]:
     """The gradients behind an elementwise operation and a convolution, and of what came before.
 
@@ -340,6 +385,30 @@ def test_torch_fast_is_the_kernels_or_says_why(monkeypatch: pytest.MonkeyPatch) 
         kernels.straight.cache_clear()
         fused._fall_back.cache_clear()
     assert are_equal(found, gradients(channel_sum.loss(x1, x2), x1, x2))
+
+
+@pytest.mark.parametrize("fault", ["refused", "broken"])
+def test_a_call_through_python_says_why(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, where the C++ of the calls is refused or cannot be loaded; the numbers are the same."""
+    source = tmp_path / "straight.cpp"
+    source.write_text("int broken = undefined_name;\n")
+    if fault == "broken":
+        monkeypatch.setattr(kernels, "build", lambda target: source)
+    assert isinstance(kernels._kernels("cpu"), kernels.CpuKernels)
+    monkeypatch.setattr(kernels, "STRAIGHT_SOURCE", source)
+    kernels.straight.cache_clear()
+    x1, x2 = integers(4, 3, 2, 5)
+    why = "undefined_name" if fault == "refused" else "straight.cpp.*delete it"
+    try:
+        with pytest.warns(RuntimeWarning, match=f"through Python, not C.*{why}"):
+            fused_channel_sum_euclidean_loss(x1, x2)
+        with warnings.catch_warnings(action="error"):
+            loss = fused_channel_sum_euclidean_loss(x1, x2)
+    finally:
+        kernels.straight.cache_clear()
+    assert are_equal(gradients(loss, x1, x2), gradients(channel_sum.loss(x1, x2), x1, x2))
 
 
 def test_built_once_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caffe_parity.caffe import install, plugin
-from caffe_parity.caffe.client import Caffe
+from caffe_parity.caffe.client import Caffe, Op
 from caffe_parity.caffe.compile import compile_with, toolchain
 from caffe_parity.caffe.drop_in import Plan
 from caffe_parity.caffe.interpreter import Interpreter, find
@@ -260,3 +260,54 @@ def test_what_a_compiler_says_of_a_forks_source_has_advice(said: str, advice: st
     """One sentence that says what is in the way and what to do; none where nothing is known."""
     given = plugin.advice_on(f"a.cpp: In function:\n{said}\n")
     assert advice in given if advice else given == ""
+
+
+ABSVAL = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 3 } } }
+layer { name: "a" type: "AbsVal" bottom: "x" top: "a" }
+layer { name: "b" type: "Reduction" bottom: "a" top: "b" loss_weight: 1 }
+"""
+
+TWIN = """
+#include <vector>
+#include "caffe/layers/absval_layer.hpp"
+namespace caffe {
+template <typename Dtype> class Twin : public Layer<Dtype> {
+ public:
+  explicit Twin(const LayerParameter& param) : Layer<Dtype>(param) {}
+  virtual bool AutoTopBlobs() const { return true; }
+  virtual int MinTopBlobs() const { return TOPS; }
+  virtual void Reshape(const vector<Blob<Dtype>*>& bottom, const vector<Blob<Dtype>*>& top) {
+    for (int i = 0; i < TOPS; ++i) { top[i]->ReshapeLike(*bottom[0]); }
+  }
+  virtual void Forward_cpu(const vector<Blob<Dtype>*>& bottom, const vector<Blob<Dtype>*>& top) {
+    for (int i = 0; i < TOPS; ++i) {
+      caffe_set(top[i]->count(), Dtype(i + 1), top[i]->mutable_cpu_data());
+    }
+  }
+  virtual void Backward_cpu(const vector<Blob<Dtype>*>&, const vector<bool>&,
+      const vector<Blob<Dtype>*>&) {}
+};
+INSTANTIATE_CLASS(Twin);
+template <typename Dtype> shared_ptr<Layer<Dtype> > Create(const LayerParameter& param) {
+  return shared_ptr<Layer<Dtype> >(new Twin<Dtype>(param));
+}
+REGISTER_LAYER_CREATOR(AbsVal, Create);
+}
+"""
+
+
+def test_two_libraries_that_replace_a_type_may_differ_in_their_tops(tmp_path: Path) -> None:
+    """One makes a top that the net does not name, so each blob behind it has another number."""
+    ops: list[Op] = [{"op": "net", "text": ABSVAL}, {"op": "forward"}, {"op": "loss"}]
+    found = []
+    with Caffe(find(), timeout=20) as caffe:
+        for tops in (1, 2, 1):
+            source = tmp_path / f"twin{tops}.cpp"
+            source.write_text(TWIN.replace("TOPS", str(tops)))
+            root = caffe.interpreter.root
+            assert root
+            library = str(plugin.build(root, [source]))
+            *_, loss = caffe.request([{"op": "load", "library": library}, *ops])
+            found.append(loss["array"].tolist())
+    assert found == [3.0, 3.0, 3.0]

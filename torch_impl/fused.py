@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from torch_impl.kernels import (
     TYPES,
@@ -188,7 +188,7 @@ class _Straight(Function):
             return _differentiate(ctx, weight, d_gradient)  # a backward of the backward
         (d,) = ctx.saved_tensors
         compute = _compute_both
-        if not _is_plain(weight):
+        if not (_is_plain(weight) and _is_plain(d)):
             compute = _plain_backward if _is_transformed(weight) else _dispatch_both
         return (*_gradients(ctx, d, weight, compute), None)
 
@@ -198,13 +198,17 @@ def _is_transformed(x: torch.Tensor) -> bool:
 
     Or x is several at once, as `torch.autograd.grad` with `is_grads_batched` has it.
     """
-    active = torch._C._are_functorch_transforms_active()
-    return active or torch._C._functorch.is_legacy_batchedtensor(x)
+    return _is_opaque() or torch._C._functorch.is_legacy_batchedtensor(x)
+
+
+def _is_opaque() -> bool:
+    """Whether a transform of torch.func is at work, or tensors have tangents."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _is_plain(x: torch.Tensor) -> bool:
     """Whether memory holds the numbers of a tensor as they are, and nobody traces it."""
-    if type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack():
+    if type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack() or _is_opaque():
         return False
     return not torch._C._dispatch_keys(x).raw_repr() & ~_KEYS
 
@@ -244,10 +248,10 @@ def fused_channel_sum_euclidean_loss(
 
     Raises:
         ValueError: the shapes differ in another axis than 1, or the batch is empty.
-        TypeError: the types or the devices differ, or the type is none of the two.
+        TypeError: the types or the devices differ, the type is none of the two, or one is sparse.
         RuntimeError: CUDA refuses.
     """
-    eager = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    eager = not torch.compiler.is_compiling() and not _is_opaque()
     if eager and type(x1) in _PLAIN and type(x2) in _PLAIN and x1.is_cpu:
         in_cpp = straight()
         found = in_cpp and in_cpp(x1, x2, expanded)
@@ -260,12 +264,13 @@ def fused_channel_sum_euclidean_loss(
         raise ValueError(f"x1 {tuple(shape1)} and x2 {tuple(shape2)} do not fit, or are empty")
     if x1.dtype not in TYPES or x1.dtype != x2.dtype:
         x1, x2 = _in_full(x1), _in_full(x2)
-    if x1.dtype not in TYPES or x1.dtype != x2.dtype or x1.device != x2.device:
+    alike = x1.dtype == x2.dtype and x1.device == x2.device
+    if x1.dtype not in TYPES or not alike or {x1.layout, x2.layout} != {torch.strided}:
         raise TypeError(
-            "x1 and x2 must both be float32 or both float64, on one device; got "
-            f"{x1.dtype} on {x1.device} and {x2.dtype} on {x2.device}"
+            "x1 and x2 must both be float32 or both float64, dense and on one device; got "
+            f"{x1.dtype}, {x1.layout} on {x1.device} and {x2.dtype}, {x2.layout} on {x2.device}"
         )
-    if torch._C._are_functorch_transforms_active():
+    if _is_opaque():
         return _plain_forward(x1, x2)[0]
     run = _Straight.apply if eager and _is_plain(x1) and _is_plain(x2) else _forward
     loss: torch.Tensor = run(x1, x2, expanded)[0]  # type: ignore[no-untyped-call]

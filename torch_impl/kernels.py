@@ -9,9 +9,11 @@ bits every time, on either.
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -93,7 +95,7 @@ def build(target: str) -> Path:
         raise NoKernels("no nvcc" if kind == "torch-cuda" else "no C++ compiler (g++ or clang++)")
     try:
         content = source.read_bytes() + against.read_bytes()
-        key = repr((content, flags, _run([program, "--version"])))
+        key = repr((content, flags, platform.machine(), _run([program, "--version"])))
         name = f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         library = _cache_folder() / name
         if not library.exists():
@@ -155,7 +157,7 @@ class CpuKernels:
         self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
     ) -> list[torch.Tensor | None]:
         """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
-        d = d.contiguous()
+        d = as_written(d, weight)
         diffs = empty_diffs(d, channels, wanted)
         addresses = [None if each is None else each.data_ptr() for each in diffs]
         self.run["backward", d.dtype](
@@ -196,7 +198,7 @@ class CudaKernels:
         self, d: torch.Tensor, weight: torch.Tensor, channels: Sequence[int], wanted: Sequence[bool]
     ) -> list[torch.Tensor | None]:
         """The gradients of (N, C1, S...) and (N, C2, S...); None for one that is not wanted."""
-        d, weight = d.contiguous(), weight.contiguous()
+        d, weight = as_written(d, weight), weight.contiguous()
         diffs = empty_diffs(d, channels, wanted)
         extents = (d.shape[0], *channels, d.shape[1:].numel())
         self._launch("backward", extents, d, weight, *diffs)
@@ -229,6 +231,11 @@ def empty_outputs(x1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x1.new_empty(()), x1.new_empty((n, *positions))
 
 
+def as_written(d: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The d that forward made: a hook on saved tensors may give it in another order or type."""
+    return d.to(weight.dtype).contiguous()
+
+
 def with_channels(d: torch.Tensor, channels: int) -> tuple[int, ...]:
     """The shape of an input with so many channels."""
     n, *positions = d.shape
@@ -252,7 +259,7 @@ def _kernels(target: str) -> Kernels | NoKernels:
     except NoKernels as reason:
         return reason
     except (OSError, AttributeError) as error:
-        return NoKernels(f"the kernels cannot be loaded: {error}")
+        return NoKernels(_not_loaded(library, error))
 
 
 def kernels(target: str) -> Kernels:
@@ -287,16 +294,35 @@ def straight() -> Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor | No
 
     It says None of what another way must take, or refuse.
     """
+    found = _kernels(CPU)
+    if not isinstance(found, CpuKernels):
+        return None  # for a reason that fused.py says
     try:
-        found, library = kernels(CPU), build(STRAIGHT)
-        assert isinstance(found, CpuKernels)
+        library = build(STRAIGHT)
+    except NoKernels as reason:
+        _slower(str(reason))
+        return None
+    try:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         addresses = [ctypes.cast(each, _POINTER) for each in found.run.values()]
         ctypes.CDLL(str(library)).channel_sum_use(*addresses)
-    except (NoKernels, OSError, AttributeError):
-        return None  # through Python, then: the same numbers
+    except (OSError, AttributeError) as error:
+        _slower(_not_loaded(library, error))
+        return None
     loss: Callable[..., Any] = torch.ops.caffe_parity.channel_sum_euclidean_loss_straight.default
     return loss
+
+
+def _not_loaded(library: Path, error: Exception) -> str:
+    return f"{library} cannot be loaded; delete it, to have it built anew: {error}"
+
+
+def _slower(why: str) -> None:
+    """Says that an eager call is not in C++."""
+    words = (
+        "channel_sum_euclidean_loss is called through Python, not C++: the same numbers, in more"
+    )
+    warnings.warn(f"{words} time: {why}", RuntimeWarning, stacklevel=4)
 
 
 def no_compiler() -> str | None:

@@ -25,12 +25,14 @@ Kernel kernels[2][2];  // of float, of double: forward, backward
 
 bool IsDouble(const Tensor& x) { return x.scalar_type() == at::kDouble; }
 
-// Whether memory holds the numbers of a tensor as they are, and nobody traces it.
+// Whether memory holds the numbers of a tensor as they are, without a tangent,
+// and nobody traces it.
 bool IsPlain(const Tensor& x) {
   static const c10::DispatchKeySet known({c10::DispatchKey::CPU,
       c10::DispatchKey::ADInplaceOrView, c10::DispatchKey::AutogradCPU,
       c10::DispatchKey::AutocastCPU});
   return !(x.key_set().raw_repr() & ~known.raw_repr())
+      && !x._fw_grad(/*level=*/0).defined()
       && !c10::impl::TorchDispatchModeTLS::any_modes_set();
 }
 
@@ -67,14 +69,14 @@ struct Straight : torch::autograd::Function<Straight> {
 
   static variable_list backward(AutogradContext* ctx,
       const variable_list& gradients) {
-    const Tensor d = ctx->get_saved_variables()[0];
+    Tensor d = ctx->get_saved_variables()[0];
     const Tensor& weight = gradients[0];
     const Sizes channels = ctx->saved_data[""].toIntVector();
     const bool expanded = channels[2];
     variable_list found(3);  // `expanded` has none
     if (!weight.defined() && !gradients[1].defined()) { return found; }
     if (!weight.defined() || gradients[1].defined()
-        || at::GradMode::is_enabled() || !IsPlain(weight)) {
+        || at::GradMode::is_enabled() || !IsPlain(weight) || !IsPlain(d)) {
       for (int i = 0; i < 2; ++i) {
         if (ctx->needs_input_grad(i)) {
           const Tensor one = Gradient(d, weight, gradients[1], i == 1)
@@ -84,6 +86,8 @@ struct Straight : torch::autograd::Function<Straight> {
       }
       return found;
     }
+    // A hook on saved tensors may give them back in another order or type.
+    d = d.to(weight.scalar_type()).contiguous();
     int64_t written[2];
     void* to[2] = {nullptr, nullptr};
     for (int i = 0; i < 2; ++i) {
@@ -97,7 +101,9 @@ struct Straight : torch::autograd::Function<Straight> {
         written[1], d.numel() / d.size(0), d.const_data_ptr(),
         weight.const_data_ptr(), to[0], to[1]);
     for (int i = 0; expanded && i < 2; ++i) {
-      if (to[i]) { found[i] = found[i].expand(WithChannels(d, channels[i])); }
+      if (found[i].defined()) {
+        found[i] = found[i].expand(WithChannels(d, channels[i]));
+      }
     }
     return found;
   }

@@ -668,14 +668,14 @@ class Prepared(File):
     def said(self, net, loaded):
         """What a backward writes, the last layer's number, those of all blobs, and what is said.
 
-        A Python layer may have another number of parameters, each time that it is built, and one
-        that is loaded another than Caffe's own of that type.
+        A Python layer may have another number of parameters, each time that it is built. One that
+        is loaded may, or have other tops, than that type has in Caffe or in another library.
         """
         key, counts = "", []
         if self.modules or loaded or key not in self.found:
             counts = [[layer, len(blobs)] for layer, blobs in net.params.items()]
         if self.modules or loaded:
-            key = str(counts)
+            key = str((counts, loaded))
         if key not in self.found:
             sources, losses, _ = self.where
             ours = {name + "_bias" for name, blob in sources.items() if blob != name}
