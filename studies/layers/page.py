@@ -246,9 +246,11 @@ def text() -> str:
     counted = counts()
     rows += [_row(port, counted.get(port.type)) for port in PORTS.values()]
     total = sum(each["agree"] for each in counted.values())
+    drawn = min((each["drawn"] for each in counted.values()), default=0)
     lines = [
         HEAD.replace("MUTANTS", str(len(MUTANTS)))
         .replace("CASES", f"{total:,}")
+        .replace("DRAWN", f"{drawn:,}")
         .replace("ENOUGH", f"{ENOUGH:g}")
         .replace("WHEN", _when(counted)),
         *rows,
