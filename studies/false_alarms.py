@@ -181,9 +181,9 @@ class Net:
     def _request(self, folder: Path) -> request.Request:
         said, python = TABLE[self.name], folder / f"{self.name}.py"
         return request.Request(
-            str(folder / f"{self.name}.prototxt"),
-            f"{python}:net",
-            f"{python}:port" if "def port(" in python.read_text() else None,
+            net=str(folder / f"{self.name}.prototxt"),
+            reference=f"{python}:net",
+            port=f"{python}:port" if "def port(" in python.read_text() else None,
             data=tuple(said.get("data", {}).items()),
             grad=tuple(said["grad"]) if "grad" in said else None,
             cases=self.cases,

@@ -227,6 +227,12 @@ def _keys() -> int:
 _KEYS = _keys()
 
 
+def _said(x: torch.Tensor) -> str:
+    """The type and the device of a tensor, and its layout if it is not dense."""
+    layout = "" if x.layout == torch.strided else f", {x.layout}"
+    return f"{x.dtype}{layout} on {x.device}"
+
+
 def fused_channel_sum_euclidean_loss(
     x1: torch.Tensor, x2: torch.Tensor, *, expanded: bool = False
 ) -> torch.Tensor:
@@ -268,7 +274,7 @@ def fused_channel_sum_euclidean_loss(
     if x1.dtype not in TYPES or not alike or {x1.layout, x2.layout} != {torch.strided}:
         raise TypeError(
             "x1 and x2 must both be float32 or both float64, dense and on one device; got "
-            f"{x1.dtype}, {x1.layout} on {x1.device} and {x2.dtype}, {x2.layout} on {x2.device}"
+            f"{_said(x1)} and {_said(x2)}"
         )
     if _is_opaque():
         return _plain_forward(x1, x2)[0]

@@ -277,10 +277,10 @@ def caffe_for(options: argparse.Namespace) -> Iterator[Path]:
 def request_of(options: argparse.Namespace, port: str | None = None) -> Request:
     """The request that the options make."""
     return Request(
-        options.net,
-        "",
-        port,
-        tuple(options.bottom),
+        net=options.net,
+        reference="",
+        port=port,
+        bottoms=tuple(options.bottom),
         data=tuple(options.data),
         inputs=options.inputs,
         path=tuple(options.path),

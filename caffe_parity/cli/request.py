@@ -28,7 +28,7 @@ CHANGES = 40
 """Of the lines that --py2 converts, those that are shown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What is to be checked.
 

@@ -328,7 +328,7 @@ class Worker:
         """The net with its edits; its Python layers can be imported from now on."""
         self.net = self.solver = None
         self.given = {}
-        key = text, edits and json.dumps(edits, sort_keys=True)
+        key = text, json.dumps(edits, sort_keys=True) if edits else ""
         if key not in self.known:
             if len(self.known) >= MOST_KNOWN:
                 self.known.pop(next(iter(self.known))).close()
