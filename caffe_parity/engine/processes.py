@@ -8,6 +8,7 @@ accelerator, whose backward does not outlive one.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -37,6 +38,13 @@ def useful() -> int:
     return 1 if alone else min(torch.get_num_threads(), MOST)
 
 
+def _give_back() -> None:
+    """Gives freed memory back to the system: each copy would make it its own by using it again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
 @contextlib.contextmanager
 def spread(
     work: Callable[[int], Result], order: Sequence[int], processes: int
@@ -53,6 +61,7 @@ def spread(
         BadRequest: a copy ended without an answer.
     """
     context = multiprocessing.get_context("fork")
+    _give_back()
     copies: dict[Connection, BaseProcess] = {}
     try:
         for _ in range(min(processes, len(order))):
