@@ -134,12 +134,19 @@ def _about(port: Ported) -> list[str]:
 def _fills(port: Ported) -> str:
     """The options that fill the holes; "" where there are none of them."""
     layers = {layer.name: layer for net in port.nets.values() for layer in net.layers}
-    found = [layers[name] for name in port.holes if layers[name].bottoms]
+    found = [layers[name] for name in port.holes if not _is_data(layers[name])]
     unknown = {each.type == "Python" for each in found if each.hole}
     options = ["--load LAYER.cpp --proto FORK.proto"] * (False in unknown)
     options += ["--path FOLDER"] * (True in unknown)
     options += dict.fromkeys(f"--layer {_key(each)}=FILE.py:OBJECT" for each in found)
+    data = [layers[name] for name in port.holes if _is_data(layers[name])]
+    options += [f"--bottom {top}=N,..." for each in data for top in each.tops]
     return " ".join(options)
+
+
+def _is_data(layer: Declared) -> bool:
+    """Whether a layer makes its tops of nothing, so that they can be inputs."""
+    return bool(layer.tops) and not layer.bottoms
 
 
 def _key(layer: Declared) -> str:
@@ -159,7 +166,11 @@ def _verdict(port: Ported, report: Report, words: str) -> str:
     """The last line: proved, or what is not."""
     if port.holes:
         names = ", ".join(port.holes)
-        return f"not proved: {len(port.holes)} without a counterpart: {names}; --layer fills them"
+        how = [each for each in ("--layer", "--bottom") if f"{each} " in _fills(port)]
+        return (
+            f"not proved: {len(port.holes)} without a counterpart: {names}; "
+            f"{' and '.join(how)} fill{'s' * (len(how) == 1)} them"
+        )
     if report.status:
         return f"not proved: {words}"
     return f"proved{words.removeprefix('agrees')}"

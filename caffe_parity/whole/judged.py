@@ -1231,7 +1231,7 @@ def comparison(
                 "the port in float32, and convert it once it is proved"
             )
     made = golden(net, case, phase, given, drawn)
-    if sum(each.size for each in made.values.values()) > LARGE:
+    if sum(each.size for some in (made.values, made.params) for each in some.values()) > LARGE:
         SESSION.close()  # its memory is as large
     port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
     for own, each in zip(port.model.parameters(), model.parameters(), strict=True):

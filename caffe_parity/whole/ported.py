@@ -227,7 +227,7 @@ def _nets(
         loaded = net.request(loads) if loads else []
         types = [*net.caffe.start()["layers"], *net.made.types]
         types += [kind for each in loaded for kind in each["types"]]
-        odd = unknown(net.prototxt(case), messages, types, missing)
+        odd = unknown(net.prototxt(case), messages, types, missing, bool(request.weights))
         net = replace(net, text=lambda _: odd.text)
     refusals: list[Exception] = []
     for phase in PHASES:
@@ -236,7 +236,8 @@ def _nets(
             continue
         first = _case(request, shapes, {})
         try:
-            nets[phase] = declared(net, first, phase, messages, odd)
+            known = {name: each for one in nets.values() for name, each in one.params.items()}
+            nets[phase] = declared(net, first, phase, messages, odd).sharing(known)
         except (BadRequest, VariantFailure) as error:
             stages = stages_of(net.prototxt(case))
             if "Unknown bottom blob" in str(error) and stages and not request.stages:
@@ -257,8 +258,8 @@ def _nets(
         small[phase] = _case(request, _few(request, shapes), kinds)
     if refusals and not nets:
         raise refusals[0]
-    if not nets:
-        raise BadRequest(f"{request.net}: it has a layer that computes in neither phase")
+    if not any(each.layers for each in nets.values()):
+        raise BadRequest(f"{request.net}: it has no layer that computes, so nothing can be ported")
     return nets, cases, small, odd, net
 
 
