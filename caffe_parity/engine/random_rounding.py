@@ -672,7 +672,9 @@ def _is_rounding(value: torch.Tensor, deviation: torch.Tensor) -> bool:
     subtracts a mean at the end, by what both add to, as good as 0 where these gradients are a and
     -a. With all signs of them the bound is that of either form.
     """
-    return bool(deviation.any()) and not bool(torch.any(value.abs() > MARGIN * deviation))
+    return bool(deviation.any()) and not any(
+        bool(torch.any(each.abs() > MARGIN * most)) for each, most in _stretches(value, deviation)
+    )
 
 
 def other_signs(tensors: Tensors, source: Source) -> Tensors:
