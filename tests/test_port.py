@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
 from caffe_parity.whole.judged import Comparison
+from caffe_parity.whole.recipe import Made, Value, followed
 from studies.localise.ports import NETS as FOLDER
 from tests.net_text import input_layer
 from tests.public_nets import NETS, conv, data, ends, inner, layer, norm, pool, relu, unknown
@@ -95,7 +98,7 @@ def test_a_net_that_was_ported_agrees(caffe: Caffe, folder: Path) -> None:
 def test_each_part_of_a_port_is_repeated_alone(
     caffe: Caffe, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also behind a BatchNorm in TRAIN, and where an average divides by a constant."""
+    """Also behind a BatchNorm in TRAIN, an average by a constant, and a loss's Function."""
     whole: list[str] = []
     judge = Comparison._judged
 
@@ -106,9 +109,26 @@ def test_each_part_of_a_port_is_repeated_alone(
     monkeypatch.setattr(Comparison, "_judged", told)
     text = input_layer("data", 2, 3, 8, 8) + conv("data", "conv", 4, "kernel_size: 3")
     text += norm("conv") + relu("conv") + pool("conv", "pool", "pool: AVE kernel_size: 3 stride: 2")
-    (folder / "net.prototxt").write_text(text + inner("pool", "fc", 3))
+    text += inner("pool", "fc", 3) + input_layer("label", 2)
+    (folder / "net.prototxt").write_text(
+        text + layer("loss", "SoftmaxWithLoss", "fc label", "loss")
+    )
     assert port("net.prototxt") == 0
     assert not whole
+
+
+def test_a_recipe_that_was_followed_keeps_no_tensor() -> None:
+    """A cycle would keep them until the garbage is collected: gigabytes, of VGG-16."""
+    gc.disable()
+    try:
+        values = {"x": torch.ones(2)}
+        kept = weakref.ref(values["x"])
+        recipe = Made(torch.neg, (Made(torch.relu, (Value("x", (2,)),), {}),), {})
+        assert followed(recipe, values, {}, {}).tolist() == [-1, -1]
+        del values
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 FILLED = ("--layer", "Python=fills.py:Euclidean")

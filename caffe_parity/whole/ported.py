@@ -331,8 +331,8 @@ def _shapes(
 OTHERS = "; --bottom says other ones"
 """How what is told of an assumed shape ends."""
 
-MANY, EACH = 30_000_000, 150
-"""Parameters of which it is told what they take, and the bytes for each that CaffeNet took."""
+MANY, EACH = 30_000_000, 85
+"""Parameters of which it is told what they take, and the bytes for each that VGG-16 took."""
 
 
 def with_assumed(request: Request, net: CaffeNet) -> tuple[Request, list[str]]:
