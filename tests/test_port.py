@@ -359,6 +359,9 @@ def test_each_phase_has_inputs_of_its_own(
         out = capsys.readouterr().out
         assert out.count("layers\n") == phases
         assert ("not in phase TEST, in which Caffe cannot build it" in out) == (phases == 1)
+    net.write_text(text)  # of --bottom there is one, for both phases
+    assert port("net.prototxt", "--bottom", "data=6,3,2,2") == 0
+    assert last(capsys).startswith("proved in phase TRAIN alone, ")
 
 
 def test_labels_have_as_many_samples_as_data(

@@ -164,6 +164,8 @@ def _hole(net: str, name: str, words: str) -> Record:
 
 def _verdict(port: Ported, report: Report, words: str) -> str:
     """The last line: proved, or what is not."""
+    from caffe_parity.whole.ported import NOT_IN
+
     if port.holes:
         names = ", ".join(port.holes)
         how = [each for each in ("--layer", "--bottom") if f"{each} " in _fills(port)]
@@ -173,4 +175,6 @@ def _verdict(port: Ported, report: Report, words: str) -> str:
         )
     if report.status:
         return f"not proved: {words}"
-    return f"proved{words.removeprefix('agrees')}"
+    left_out = any(each.startswith(NOT_IN) for each in port.told)
+    alone = f" in phase {port.phases[0]} alone" if left_out else ""
+    return f"proved{alone}{words.removeprefix('agrees')}"

@@ -244,11 +244,11 @@ def _nets(
                 names = ", ".join(stages)
                 words = f"--stage says one of the stages that rules name: {names}"
                 error = BadRequest(f"{error}; {words}")
-            if "Unknown bottom blob" not in str(error):
+            if "Unknown bottom blob" not in str(error) and not request.bottoms:
                 assumed = [each for each in told if each.endswith(OTHERS)]
                 raise BadRequest("; ".join([str(error), *assumed])) from error
             refusals.append(error)
-            told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
+            told.append(f"{NOT_IN} {phase}, in which Caffe cannot build it: {error}")
             continue
         kinds = nets[phase].kinds
         words = f"not in {request.weights}, so as their fillers: {', '.join(nets[phase].filled)}"
@@ -327,6 +327,9 @@ def _shapes(
         raise BadRequest("; ".join([how_to_feed(request.net, unshaped), *holes]))
     return shapes
 
+
+NOT_IN = "not in phase"
+"""How what is told of a phase that is left out begins."""
 
 OTHERS = "; --bottom says other ones"
 """How what is told of an assumed shape ends."""

@@ -182,7 +182,7 @@ class Recorder:
         try:
             yield
         finally:
-            torch.autograd.Function.apply = plain
+            torch.autograd.Function.apply = plain  # type: ignore[method-assign]
 
     def hook(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> None:
         """Takes down that the port has a hook on the gradient of a tensor."""
