@@ -54,7 +54,7 @@ from caffe_parity.whole.port import (
     shaped,
 )
 from caffe_parity.whole.reasons import BIASED, Reasons
-from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
+from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.rivals import ORDER
 from caffe_parity.whole.stacked import sharing, stacked
@@ -324,9 +324,24 @@ class Comparison:
     @property
     def unmatched(self) -> list[Step]:
         """The layers that no part computes, and that it may not do without."""
+        return [step for step in self._uncomputed if step.name not in self.without]
+
+    @cached_property
+    def without(self) -> frozenset[str]:
+        """What is left out of the comparison: what was asked for, and what only that reads."""
+        left = {step.index: step for step in self._uncomputed}
+        found = {*self.left_out} - {step.name for step in self.net.steps if step.index not in left}
+        for step in reversed(left.values()):
+            reads = [each.name for each in self.net.steps if set(each.bottoms) & set(step.tops)]
+            if reads and found.issuperset(reads):
+                found.add(step.name)
+        return frozenset(found)
+
+    @cached_property
+    def _uncomputed(self) -> list[Step]:
+        """The layers that no part computes."""
         known = {step.index for part in self.parts for step in part.steps}
-        left = [step for step in self.net.steps if step.index not in known and step.tops]
-        return [step for step in left if step.name not in self.left_out]
+        return [step for step in self.net.steps if step.index not in known and step.tops]
 
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
@@ -367,16 +382,23 @@ class Comparison:
     def without_gradients(self) -> list[Finding]:
         """That the port computes some layers, or all, where nothing can be learned."""
         known = self.first.without
-        parts = [part for part in self.parts if known.issuperset(part.tops)]
+        left = [part for part in self.parts if known.issuperset(part.tops)]
+        parts = [part for part in left if self._is_taught(part)]
         if not parts:
             return []
-        names = ", ".join(part.name for part in parts) if len(parts) < len(self.parts) else ""
+        names = ", ".join(part.name for part in parts) if len(left) < len(self.parts) else ""
         words = (
             f"the port computes {names or 'every layer'} without gradients, as under "
             "torch.no_grad() or torch.inference_mode(): nothing is sent back or learned there, and "
             "Caffe's net does both"
         )
         return [Finding("gradients", words, names, "no-grad")]
+
+    def _is_taught(self, part: Part) -> bool:
+        """Whether Caffe sends anything back or learns there: not where `loss_weight` is 0."""
+        sent = [self._sent.get(part.sent(name)) for name in part.bottoms]
+        sent += [self.net.param_diffs[name] for name in part.params if name in self.net.learned]
+        return any(each is not None and each.any() for each in sent)
 
     @cached_property
     def _owned(self) -> Mapping[int, set[str]]:
@@ -407,7 +429,7 @@ class Comparison:
         cut = {*self.first.own, *self.net.inputs}
         found = {}
         for name in self.net.losses:
-            if name not in self.first.own and self.net.maker[name].name not in self.left_out:
+            if name not in self.first.own:
                 read = {each for step in self.behind(name, cut) for each in read_by(step)}
                 found[name] = frozenset(read & cut)
         return found
@@ -916,7 +938,7 @@ class Comparison:
                     top: shaped(followed(recipe, values, state, done), self.net.values[top].shape)
                     for top, recipe in recipes.items()
                 }
-            except RuntimeError as error:  # such as of two precisions that the port mixes
+            except RAISED as error:  # such as of two precisions that the port mixes
                 raise BadRequest(
                     f"the port cannot be evaluated: {error}; it must run in {dtype} as well, and "
                     "in copies".replace("torch.", "")
@@ -1264,8 +1286,9 @@ def _matched(
         if len(seen.calls) <= len(calls):
             break
         calls, around = seen.calls, seen.around
-    if seen.failed and seen.ops:  # so that all that reads a value between modules has Caffe's
-        matched.ops = dict(seen.ops)
+    while seen.failed and not matched.ops.keys() >= seen.ops.keys():
+        matched.ops |= seen.ops  # so that all that reads a value between modules has Caffe's
+        matched.partial = True
         seen = Comparison(made, port, matched, weights, left_out).first
     if seen.failed:
         return Comparison(made, port, matched, weights, left_out)
@@ -1286,7 +1309,7 @@ def _matched(
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
-    losses = losses_of(made, found.first.numbers, found.losses_between)
+    losses = losses_of(made, found.first.numbers, found.losses_between, left_out)
     known = {*matched.ends.values(), *found.first.own}
     rest = {key: name for key, name in ends.items() if name not in known}
     known |= {each.value for each in losses.values()}
@@ -1295,7 +1318,7 @@ def _matched(
     if rest:
         matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
-    matched.ops = matched.ops | found.first.ops | losses
+    matched.ops, matched.partial = matched.ops | found.first.ops | losses, False
     found = Comparison(made, port, matched, weights, left_out)
     _must_be_one_call(found)
     return found

@@ -96,12 +96,14 @@ class Layout:
         ends: the value that each result is, by the result's name or number.
         ops: what the operations between modules make, by an operation's number in a run.
         through: the calls that go on with what the port made of the values that they take.
+        partial: whether there may be more of those operations, which a run has to show yet.
     """
 
     calls: Mapping[Call, Place]
     ends: Mapping[str | int, str]
     ops: Mapping[int, Made]
     through: frozenset[Call] = frozenset()
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -416,6 +418,11 @@ class Port:
                 seen.made_of[call] = _written(recipe)
                 if call in layout.through or tensor.numel() != values[value].numel():
                     return tensor
+            place = layout.calls.get(call) if call else None
+            names = _names_in(recipe) if recipe else set()
+            if place and tensor.numel() != math.prod(shapes[value]) and value in names:
+                if names <= set(place.bottoms):  # of several, side by side
+                    return tensor
             seen.wired.append((what, came, value))
             return known(value, tensor)
 
@@ -447,6 +454,7 @@ class Port:
         dtypes = {each.dtype for each in state.values()}
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
+        ops.looks = layout.partial or not layout.ops
         ops.is_idle = is_idle
         ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
         seen.numbers, seen.nodes = ops.numbers, ops.nodes
@@ -524,11 +532,12 @@ class Port:
         for key, each in [*seen.results.items()]:
             seen.named[key] = given.name(each) or raw.name(each)
             seen.near += bool(looking and values is not None and close_to(each, values))
-            if key in layout.ends and not seen.named[key]:
-                is_new = layout.ends[key] not in seen.own
-                made = taken(f"the port's result {key}", layout.ends[key], each)
+            end = layout.ends.get(key, "")
+            if end and (not seen.named[key] or seen.named[key] in behind.get(end, ())):
+                is_new = end not in seen.own
+                made = taken(f"the port's result {key}", end, each)
                 seen.results[key] = made if is_new else each
-                seen.named[key] = layout.ends[key]
+                seen.named[key] = end
         return seen
 
 
@@ -551,6 +560,7 @@ class _Operations(TorchFunctionMode):
         super().__init__()
         self._dtype = dtype
         self.hooks = 0
+        self.looks = True  # for what operations make that no place is known of
         self.is_inside: Callable[[], bool] = lambda: False
         self.is_idle: Callable[[torch.Tensor], bool] = lambda _: False
         self.recorder = recorder
@@ -580,7 +590,7 @@ class _Operations(TorchFunctionMode):
         result = recipes.of_run(func(*args, **kwargs), (args, kwargs), self._dtype)
         self.recorder.after(made, result)
         name = getattr(func, "__name__", "")
-        if not self._at:
+        if self.looks:
             self._follow(name, result, args, kwargs)
         several = type(result) in (tuple, list)  # of chunk, split, unbind
         same = {id(each) for each in tree_leaves((args, kwargs))}  # which it wrote into
@@ -647,7 +657,7 @@ class _Operations(TorchFunctionMode):
                 return self._placed(made.value, result)
             placed = self._placed(made.value, self._recorded(torch.div, result, made.factor))
             return self._recorded(torch.mul, placed, made.factor)
-        if not self._at:
+        if self.looks:
             self._made[id(result)] = result, number, name
         return result
 
