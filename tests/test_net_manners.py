@@ -1,4 +1,4 @@
-"""`parity net` on ports in the manner of public repositories: right ones agree, faults are named."""
+"""`parity net` on ports in the manner of public repositories: right ones and faults."""
 
 from __future__ import annotations
 

@@ -420,9 +420,9 @@ class Port:
                     return tensor
             place = layout.calls.get(call) if call else None
             names = _names_in(recipe) if recipe else set()
-            if place and tensor.numel() != math.prod(shapes[value]) and value in names:
-                if names <= set(place.bottoms):  # of several, side by side
-                    return tensor
+            joined = place and value in names <= set(place.bottoms)  # of several, side by side
+            if joined and tensor.numel() != math.prod(shapes[value]):
+                return tensor
             seen.wired.append((what, came, value))
             return known(value, tensor)
 
