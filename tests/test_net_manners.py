@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
@@ -254,3 +255,58 @@ def test_heads_and_a_loss_over_a_mask(
     out = capsys.readouterr().out
     assert out.splitlines()[-1].startswith(last), out
     assert status == (last != "agrees")
+
+
+FORMS = """
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, data):
+        return {made}
+
+def scripted():
+    return torch.jit.trace(Port(), torch.rand(2, 3, 3, 3))
+
+def compiled():
+    return torch.compile(Port())
+
+def parallel():
+    return nn.DataParallel(Port())
+
+def normed():
+    model = Port()
+    nn.utils.weight_norm(model.conv)
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "status", "words"),
+    [
+        ("self.conv(data)", "scripted", 2, "the port is TorchScript"),
+        ("self.conv(data)", "compiled", 0, "agrees"),
+        ("self.conv(data)", "parallel", 0, "agrees"),
+        ("self.conv(data)", "normed", 2, "the port cannot be copied: "),
+        ("data, [{'heat': self.conv(data)}]", "Port", 0, "agrees"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_how_a_port_is_wrapped(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    made: str,
+    name: str,
+    status: int,
+    words: str,
+) -> None:
+    """What is compiled runs as it is written; what cannot be watched is refused in words."""
+    net = input_layer("data", 2, 3, 3, 3) + _conv("data", "heat", 4)
+    (folder / "net.prototxt").write_text(net)
+    (folder / "wrapped.py").write_text(HEAD + FORMS.format(made=made))
+    try:
+        arguments = ["net.prototxt", "--port", f"wrapped.py:{name}", "--phase", "TEST"]
+        assert main(["net", *arguments]) == status
+    finally:
+        if name == "compiled":
+            torch.compiler.set_stance("default")
+    assert words in "".join(capsys.readouterr())

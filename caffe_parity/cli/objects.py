@@ -132,6 +132,9 @@ def module(spec: str) -> torch.nn.Module:
             "class, or a function without arguments that makes it; `parity check` compares "
             "functions"
         )
+    wrapped = torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel
+    while isinstance(model, wrapped):
+        model = model.module
     return model
 
 

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -1252,10 +1253,11 @@ def comparison(
                 f"the port's {name} is {said}, and is compared in float32, as Caffe computes: make "
                 "the port in float32, and convert it once it is proved"
             )
+    copied = _copied(model)
     made = golden(net, case, phase, given, drawn)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
-    port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
+    port = Port(copied.train(phase == "TRAIN"), made.inputs)
     for own, each in zip(port.model.parameters(), model.parameters(), strict=True):
         own._backward_hooks = each._backward_hooks  # which a copy has not
     found = _matched(made, port, asked, left_out)
@@ -1267,6 +1269,25 @@ def comparison(
     if found.first.failed:
         raise BadRequest(_other_shapes(made, found.first) + str(found.first.failed))
     return cut(found)
+
+
+def _copied(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a port that can be watched: what it compiles runs as it is written.
+
+    Raises:
+        BadRequest: it is TorchScript, or PyTorch cannot copy it.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise BadRequest(
+            "the port is TorchScript, and nothing can be watched inside: give the nn.Module of "
+            "which torch.jit has made it"
+        )
+    if "torch._dynamo" in sys.modules:  # which torch.compile loads
+        torch.compiler.set_stance("force_eager")
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise BadRequest(f"the port cannot be copied: {error}") from error
 
 
 def _matched(

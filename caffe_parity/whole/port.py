@@ -14,7 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -779,14 +779,28 @@ SHOWN = (int, float, str, list, tuple, torch.dtype)
 
 
 def results_of(result: Any) -> dict[str | int, torch.Tensor]:
-    """The tensors that a port returns, by name where it returns a dict, else by number."""
+    """The tensors that a port returns, by name where it returns a dict, else by number.
+
+    Of what is nested, such as `(heat, fields), losses`, by the path to it: "0.1".
+    """
     if isinstance(result, torch.Tensor):
         result = [result]
-    if isinstance(result, (tuple, list)):
-        result = dict(enumerate(result))
-    if not isinstance(result, Mapping):
-        return {}
-    return {key: each for key, each in result.items() if isinstance(each, torch.Tensor)}
+    found: dict[str | int, torch.Tensor] = {}
+    for key, each in _items(result):
+        if isinstance(each, torch.Tensor):
+            found[key] = each
+        elif _items(each):
+            found |= {f"{key}.{inner}": one for inner, one in results_of(each).items()}
+    return found
+
+
+def _items(result: Any) -> list[tuple[Any, Any]]:
+    """What is in a container, by name or number; [] of what is none."""
+    if is_dataclass(result) and not isinstance(result, (type, Mapping)):
+        result = vars(result)
+    if isinstance(result, Mapping):
+        return [*result.items()]
+    return [*enumerate(result)] if isinstance(result, (tuple, list)) else []
 
 
 def gradients(
