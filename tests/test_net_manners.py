@@ -258,6 +258,8 @@ def test_heads_and_a_loss_over_a_mask(
 
 
 FORMS = """
+        from torch.utils.checkpoint import checkpoint
+        globals()["checkpoint"] = checkpoint
         self.conv = nn.Conv2d(3, 4, 1)
 
     def forward(self, data):
@@ -271,6 +273,11 @@ def compiled():
 
 def parallel():
     return nn.DataParallel(Port())
+
+def lazy():
+    model = Port()
+    model.conv = nn.LazyConv2d(4, 1)
+    return model
 
 def normed():
     model = Port()
@@ -287,6 +294,9 @@ def normed():
         ("self.conv(data)", "parallel", 0, "agrees"),
         ("self.conv(data)", "normed", 2, "the port cannot be copied: "),
         ("data, [{'heat': self.conv(data)}]", "Port", 0, "agrees"),
+        ("checkpoint(self.conv, data, use_reentrant=False)", "Port", 2, "call the function itself"),
+        ("torch.vmap(self.conv)(data)", "Port", 2, "call it on the whole batch"),
+        ("self.conv(data)", "lazy", 2, "conv.weight has no shape before it runs"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -310,3 +320,19 @@ def test_how_a_port_is_wrapped(
         if name == "compiled":
             torch.compiler.set_stance("default")
     assert words in "".join(capsys.readouterr())
+
+
+def test_groups_that_are_forgotten_without_names(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left on both sides belongs together: its shapes that differ are what is wrong."""
+    net = input_layer("data", 2, 4, 5, 5) + _conv("data", "a", 6, "kernel_size: 3")
+    net += layer("ReLU", "a", "a") + _conv("a", "b", 4, "kernel_size: 1 group: 2")
+    net += layer("ReLU", "b", "b") + _conv("b", "c", 3)
+    convs = "nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1)"
+    port = f"        self.features = nn.Sequential({convs})\n"
+    port += "    def forward(self, x):\n        return self.features(x)\n"
+    assert _ends(folder, net, port, "--phase", "TEST") == 1
+    out = capsys.readouterr().out
+    assert "Conv2d has groups 1, Caffe's Convolution 2" in out
+    assert "disagrees: Convolution-b, parameters features.2, " in out

@@ -133,9 +133,8 @@ def module(spec: str) -> torch.nn.Module:
             "functions"
         )
     wrapped = torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel
-    while isinstance(model, wrapped):
-        model = model.module
-    return model
+    inner: torch.nn.Module = model.module if isinstance(model, wrapped) else model
+    return inner
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -1246,6 +1246,7 @@ def comparison(
         BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
         NoCaffe, InstallError: there is no Caffe.
     """
+    copied = _copied(model)
     for name, each in model.named_parameters():
         if each.is_floating_point() and each.dtype.itemsize < 4:
             said = str(each.dtype).removeprefix("torch.")
@@ -1253,7 +1254,6 @@ def comparison(
                 f"the port's {name} is {said}, and is compared in float32, as Caffe computes: make "
                 "the port in float32, and convert it once it is proved"
             )
-    copied = _copied(model)
     made = golden(net, case, phase, given, drawn)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
@@ -1267,7 +1267,8 @@ def comparison(
     ]
     found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
     if found.first.failed:
-        raise BadRequest(_other_shapes(made, found.first) + str(found.first.failed))
+        told = "".join(f"; --map says {layer}={name}" for layer, name in asked.items())
+        raise BadRequest(f"{_other_shapes(made, found.first)}{found.first.failed}{told}")
     return cut(found)
 
 
@@ -1282,6 +1283,12 @@ def _copied(model: torch.nn.Module) -> torch.nn.Module:
             "the port is TorchScript, and nothing can be watched inside: give the nn.Module of "
             "which torch.jit has made it"
         )
+    for name, each in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(each):
+            raise BadRequest(
+                f"the port's {name} has no shape before it runs: give it one, or run it once on "
+                "the net's inputs"
+            )
     if "torch._dynamo" in sys.modules:  # which torch.compile loads
         torch.compiler.set_stance("force_eager")
     try:

@@ -255,11 +255,14 @@ def _by_weights(
     for type_, kinds in HOLDERS.items() if guess else ():
         alone = [step for step in steps if step.type == type_]
         only = [call for call in free if isinstance(modules[call.module], kinds)]
-        if len(alone) == len(only) == 1:  # and if its parameters do not fit, that is what is wrong
-            pair(alone[0], only[0], "order")
+        if not len(alone) == len(only) == 1:
+            continue
+        if not _is_folded(net, alone[0], modules[only[0].module], modules, found):
+            pair(alone[0], only[0], "order")  # if its parameters do not fit, that is what is wrong
 
 
 HOLDERS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
+    "Convolution": (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d),
     "Deconvolution": (torch.nn.modules.conv._ConvTransposeNd,),
     "Embed": (torch.nn.Embedding,),
     "InnerProduct": (torch.nn.Linear,),

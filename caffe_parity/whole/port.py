@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -200,6 +201,12 @@ RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
 """The modules whose call may be a step of what the module around it does."""
 
 
+RECOMPUTES = (
+    "the port's backward computes its forward again (torch.utils.checkpoint), which cannot be "
+    "watched: call the function itself"
+)
+
+
 class Port:
     """A model that is watched.
 
@@ -236,7 +243,8 @@ class Port:
                 return self.model(*args, **(named or {}))
             return torch.func.functional_call(self.model, state, args, named or {})
 
-        return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
+        with torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTES):
+            return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
 
     def total_of(self, results: Mapping[str | int, torch.Tensor]) -> torch.Tensor:
         """What its method `total` makes of what it returned.
@@ -468,6 +476,11 @@ class Port:
             counts[name] = call.number + 1
             open_calls.append(call)
             place = layout.calls.get(call)
+            if any(isinstance(each, torch.Tensor) and is_wrapped(each) for each in args):
+                raise RuntimeError(
+                    f"the port calls {call} inside of torch.func (vmap, grad), where nothing can "
+                    "be watched: call it on the whole batch"
+                )
             if args and _is_float(args[0]) and args[0].ndim:
                 seen.lengths[call] = len(args[0])
             if name in self.nested:
