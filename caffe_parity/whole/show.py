@@ -225,7 +225,7 @@ def verdict(report: Report, seconds: float) -> str:
         said = f"unproven: {', '.join(dict.fromkeys(weak))}"
     else:
         said = "agrees" if report.agrees else "nothing was compared"
-    made = [each for each in report.results if each.tensors]
+    made = [each for each in report.results if each.tensors or each.verdict in ("pass", "fail")]
     numbers = sum(own.compared for each in made for own in each.tensors.values())
     without = [each.case for each in report.results if each.reason == WITHOUT]
     left_out = f", without {', '.join(dict.fromkeys(without))}" if without else ""
