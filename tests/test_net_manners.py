@@ -124,10 +124,45 @@ def test_what_an_lstm_reads_once(
     assert words in capsys.readouterr().out
 
 
-def test_a_size_that_is_wrong_leaves_what_joins_behind_it_alone(
-    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+ONE_BY_ONE = """
+        for each in self.layers:
+            x = torch.cat([x, each(x)], 1)
+        return self.last(x)
+"""
+ALL_AT_ONCE = """
+        found = [x]
+        for each in self.layers:
+            found.append(each(torch.cat(found, 1)))
+        return self.last(torch.cat(found, 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("joined", "old", "new", "last"),
+    [
+        (ONE_BY_ONE, "True", "False", "disagrees: Pooling-p, 9 comparisons"),
+        (ALL_AT_ONCE, "", "", "agrees, 9 comparisons"),
+        (
+            ALL_AT_ONCE,
+            "last(torch.cat(found, 1))",
+            "last(torch.cat(found[::-1], 1))",
+            "disagrees: C",
+        ),
+    ],
+)
+def test_what_a_dense_net_joins(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    joined: str,
+    old: str,
+    new: str,
+    last: str,
 ) -> None:
-    """As in a DenseNet, where every Concat reads what the one before has made."""
+    """Every Concat reads what the one before has made; a port may join all that there is at once.
+
+    A size that is wrong leaves what joins behind it alone.
+    """
     net = input_layer("data", 2, 3, 6, 6) + _conv("data", "a", 4)
     net += layer("Pooling", "a", "p", "pooling_param { kernel_size: 3 stride: 2 }")
     for number, before in enumerate(("p", "c0", "c1")):
@@ -140,13 +175,11 @@ def test_a_size_that_is_wrong_leaves_what_joins_behind_it_alone(
         self.last = nn.Conv2d(16, 3, 1)
 
     def forward(self, data):
-        x = F.max_pool2d(self.first(data), 3, 2)
-        for each in self.layers:
-            x = torch.cat([x, each(x)], 1)
-        return self.last(x)
+        x = F.max_pool2d(self.first(data), 3, 2, ceil_mode=True)
 """
-    assert _ends(folder, net, port, "--phase", "TEST") == 1
-    assert "disagrees: Pooling-p, 9 comparisons" in capsys.readouterr().out
+    port = (port + joined.lstrip("\n")).replace(old or "none", new)
+    assert _ends(folder, net, port, "--phase", "TEST") == (last[0] == "d")
+    assert capsys.readouterr().out.splitlines()[-1].startswith(last)
 
 
 AUXILIARY = """

@@ -58,7 +58,7 @@ from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.rivals import ORDER
-from caffe_parity.whole.stacked import sharing, stacked
+from caffe_parity.whole.stacked import joined, sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
@@ -1266,6 +1266,13 @@ def comparison(
         _matched(each, port, asked, left_out) for step in batches for each in stacked(made, step)
     ]
     found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
+    recipes = found.first.recipes.items()
+    values = {
+        name: {each.name for each in ingredients(recipe) if isinstance(each, Value)}
+        for name, recipe in recipes
+    }
+    one = joined(found.net, values)
+    found = found if one is found.net else _matched(one, port, asked, left_out)
     if found.first.failed:
         told = "".join(f"; --map says {layer}={name}" for layer, name in asked.items())
         raise BadRequest(f"{_other_shapes(made, found.first)}{found.first.failed}{told}")

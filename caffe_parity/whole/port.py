@@ -696,8 +696,12 @@ class _Operations(TorchFunctionMode):
         What is detached is the value already, and may be read with its gradient, too.
         """
         recipe, node = self.recorder.made(tensor), None
-        while isinstance(recipe, recipes.Made) and recipe.args and keeps(recipe, ["detach"]):
-            below = recipe.args[0]
+        while isinstance(recipe, recipes.Made) and recipe.args:
+            below, is_alone = recipe.args[0], False
+            if recipe.func is torch.cat and len(below) == 1:  # of one
+                (below,), is_alone = below, True
+            if not is_alone and not keeps(recipe, ["detach"]):
+                break
             if recipe.func.__name__ not in recipes.SHAPES:
                 node = self.nodes.get(id(below))
             recipe = below
