@@ -117,6 +117,17 @@ def test_each_part_of_a_port_is_repeated_alone(
     assert not whole
 
 
+def test_all_weights_of_a_recurrent_layer_are_drawn(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no filler makes them: of 0 nothing goes back to the input that does not change."""
+    text = input_layer("x", 1, 3, 4) + input_layer("cont", 1, 3) + input_layer("image", 3, 5)
+    said = "recurrent_param { num_output: 2 }"
+    (folder / "net.prototxt").write_text(text + layer("l", "LSTM", "x cont image", "y", said))
+    assert port("net.prototxt") == 0
+    assert "nothing of" not in capsys.readouterr().out
+
+
 def test_a_recipe_that_was_followed_keeps_no_tensor() -> None:
     """A cycle would keep them until the garbage is collected: gigabytes, of VGG-16."""
     gc.disable()
