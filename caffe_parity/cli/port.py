@@ -103,8 +103,9 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         for phase in port.phases:  # of one phase nothing is kept, which for VGG is gigabytes
             records += _compared(port, phase)
     report = Report("port", about, chosen, show.proved_in_either(records))
-    dull = (each for each in report.results if each.reason.startswith("nothing of "))
-    say([f"unproven in phase {each.variant}: {each.case}: {each.reason}" for each in dull])
+    for each in report.results:
+        if each.reason.startswith("nothing of "):
+            say([f"unproven in phase {each.variant}: {each.case}: {each.reason}"])
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
     certify(options, port, report, words)
     return report, words
