@@ -41,8 +41,14 @@ FUNCTIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """What people put in the place of such a layer, by the module's name in PyTorch."""
 
+WEIGHED = ("Convolution", "Deconvolution", "InnerProduct")
+"""The types of layers that multiply with weights."""
+
 SMOOTHED = (0.1, 0.2, 0.05, 0.01)
 """What `label_smoothing` often is."""
+
+SETTING = "setting of "
+"""How the code of a rival begins that says which of the layers is another."""
 
 CLASSES = 64
 """Of as many classes and fewer, every one is tried as a label."""
@@ -58,10 +64,12 @@ class Other:
     Attributes:
         words: what is said of a tensor: "is as with lrn_param.alpha 0.02".
         compute: computes it.
+        code: how the code of the rival begins.
     """
 
     words: str
     compute: Compute
+    code: str = SETTING
 
 
 def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
@@ -272,6 +280,31 @@ def _lstm(
     return {"top[0]": torch.stack(made)}
 
 
+def scaled(
+    step: Step, compute: Compute
+) -> Iterator[tuple[str, float, Callable[[float], Compute]]]:
+    """Mistakes with a number in them: the words for it, Caffe's number, and what it makes."""
+
+    def blob(index: int) -> Callable[[float], Compute]:
+        name = f"blob[{index}]"
+        return lambda number: partial(_with, compute, name, lambda each: number * each)
+
+    if step.type in (*WEIGHED, "Scale"):
+        yield "is as with the weights times {:g}", 1.0, blob(0)
+    if step.type in (*WEIGHED, "Scale") and len(step.params) > 1:
+        yield "is as with the bias times {:g}", 1.0, blob(1)
+    if step.type == "Eltwise" and step.fields["operation"] == "SUM":
+        coefficients = list(step.fields["coeff"]) or [1.0] * len(step.bottoms)
+        for index, name in enumerate(step.bottoms):
+            words = f"is as with coefficient {{:g}} for {name}"
+            rest = coefficients[:index], coefficients[index + 1 :]
+
+            def of(number: float, rest: Any = rest) -> Compute:
+                return partial(_summed, [*rest[0], number, *rest[1]])
+
+            yield words, coefficients[index], of
+
+
 def functions(step: Step) -> Iterator[Other]:
     """What PyTorch has in the place of a layer of the same form."""
     for name, other in FUNCTIONS.items() if step.type in ALIKE else ():
@@ -358,7 +391,7 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
 def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
     """Mistakes with a layer's weights, its bias, and where a convolution begins."""
     shape = net.values[step.bottoms[0]].shape
-    if step.type not in ("Convolution", "Deconvolution", "InnerProduct"):
+    if step.type not in WEIGHED:
         return
 
     def of_weights(words: str, change: Change) -> Other:

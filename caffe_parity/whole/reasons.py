@@ -12,12 +12,12 @@ import torch
 
 from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, Expected, Finding, Floating
 from caffe_parity.engine.compare import as_float32, fits, wrong
-from caffe_parity.engine.explain import Failure, explain
+from caffe_parity.engine.explain import Explanation, Failure, explain
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.recipe import State, Within, ingredients, steps_of
-from caffe_parity.whole.rivals import SETTING, rivals
+from caffe_parity.whole.rivals import rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
 
@@ -40,6 +40,9 @@ class Reasons:
         self._net, self._port = compared.net, compared.port
         self._weights = compared.weights
         self._layers: dict[Finding, str] = {}
+        self._winners: dict[Part, Rival] = {}  # what has explained a tensor of a part
+        self._last: Rival | None = None
+        self._exact: Rival | None = None
 
     def blamed(self, part: Part, findings: Sequence[Finding]) -> tuple[str, ...]:
         """The layers of a part that are wrong: all of them where none alone is known to be."""
@@ -148,13 +151,21 @@ class Reasons:
                 is_loss=part.steps[-1].type.endswith("Loss"),
                 rivals=lambda: chain(
                     self._rivals(part, name),
-                    () if settings and not in_front else self._others(part),
+                    ()
+                    if settings and not in_front
+                    else self._others(part, side, expected, failure),
                 ),
             )
+            self._last = self._exact = None
             found = explain(failure)
+            winner = self._last
+            if winner is None or found.code != winner.code:
+                winner = self._exact
+            if winner is not None:
+                self._winners[part] = winner
+                found = Explanation(winner.code, winner.words.format(tensor=failure.name))
             words, cause = found.words + self._gates(part, name, value, expected), found.code
-            cause, _, layer = cause.partition(SETTING)
-            cause = "setting" if layer else cause
+            cause, _, layer = cause.partition(" of ")
             if _code(name) == "parameter":
                 learned = self.learned(name.removeprefix(GRADIENT), cause == "zero")
                 words = "; ".join(filter(None, [learned, words]))
@@ -215,9 +226,26 @@ class Reasons:
         gates = [gate for gate, each in zip("ifog", parts, strict=True) if np.any(each)]
         return f"; of the gates i, f, o, g in {', '.join(gates)}" if len(gates) < 4 else ""
 
-    def _others(self, part: Part) -> Iterator[Rival]:
-        """What the part would make if one of its layers were another."""
-        return rivals(self._net, part.steps, part.tops, part.bottoms, part.sent)
+    def _others(
+        self, part: Part, side: str, expected: Expected, failure: Failure
+    ) -> Iterator[Rival]:
+        """What the part would make if one of its layers were another; first what explained more.
+
+        An error that is smaller than what explanations need is explained by what makes the same in
+        float64: all but a thousandth of it.
+        """
+        truth = None if side else expected.truth
+        known = [self._winners[part]] if part in self._winners else []
+        found = rivals(self._net, part.steps, part.tops, part.bottoms, part.sent, truth)
+        for each in chain(known, found):
+            made = each.predicted.get(failure.tensor)
+            if truth and made is not None and self._exact is None:
+                own = truth[failure.tensor]
+                off = np.abs(made.reshape(own.shape) - own).max(initial=0.0)
+                if 1024 * off <= np.abs(failure.expected - own).max(initial=0.0):
+                    self._exact = each
+            self._last = each
+            yield each
 
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
         """What the part would make without its bias."""
