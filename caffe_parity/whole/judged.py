@@ -1279,8 +1279,12 @@ def _matched(
     told = by_values(Comparison(made, port, matched, weights, left_out), build)
     told = crosswise(in_turn(told, build))
     matched, weights, seen = told.matched, told.weights, told.first
-    ends = ends_of(made, seen.results, left_out, seen.named)
     numbers = {key: float(one.detach()) for key, one in seen.results.items() if one.numel() == 1}
+    named = dict(seen.named)
+    for key, one in numbers.items():
+        like = [name for name, weight in made.losses.items() if _is_loss(made, name, weight, one)]
+        named[key] = named[key] or (like[0] if len(like) == 1 < len(numbers) else "")
+    ends = ends_of(made, seen.results, left_out, named)
     alone = [name for name, one in numbers.items() if name in made.losses and near(made, name, one)]
     is_sum = len(numbers) == 1 < len(made.losses) and not alone  # of whatever name
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
@@ -1299,6 +1303,11 @@ def _matched(
     found = Comparison(made, port, matched, weights, left_out)
     _must_be_one_call(found)
     return found
+
+
+def _is_loss(net: Golden, name: str, weight: float, number: float) -> bool:
+    """Whether a number may be a loss, or that with its weight."""
+    return near(net, name, number) or near(net, name, number / weight)
 
 
 def _must_be_one_call(found: Comparison) -> None:

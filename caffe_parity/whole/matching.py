@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -397,10 +398,16 @@ def losses_of(
         made = [each for each in numbers if each.behind == behind]
         if not made:
             continue
+        weight = net.losses[name]
         alike = [each for each in made if near(net, name, each.value)]
-        best = alike[0] if alike else made[-1]  # where it has its weight
-        number, operation = best.op
-        found[number] = Made(name, operation, 1.0 if alike else net.losses[name])
+        whole = [each for each in made if near(net, name, each.value / weight)]
+        weighed = [  # what is weighed next, whatever it is
+            one
+            for one, two in pairwise(made)
+            if abs(two.value - weight * one.value) <= CLOSE * abs(two.value)
+        ]
+        number, operation = (alike or whole or weighed[-1:] or made[-1:])[0].op
+        found[number] = Made(name, operation, weight if whole and not alike else 1.0)
     return found
 
 

@@ -645,8 +645,9 @@ class _Operations(TorchFunctionMode):
         if made and made.name == name:
             if made.factor == 1:
                 return self._placed(made.value, result)
-            placed = self._placed(made.value, self._recorded(torch.div, result, made.factor))
-            return self._recorded(torch.mul, placed, made.factor)
+            own = self._recorded(torch.div, result, made.factor)
+            placed = self._placed(made.value, own)
+            return result if placed is own else self._recorded(torch.mul, placed, made.factor)
         if not self._at:
             self._made[id(result)] = result, number, name
         return result

@@ -16,8 +16,9 @@ from caffe_parity.engine.explain import Explanation, Failure, explain
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
+from caffe_parity.whole.mistakes import normaliser
 from caffe_parity.whole.recipe import State, Within, ingredients, steps_of
-from caffe_parity.whole.rivals import rivals
+from caffe_parity.whole.rivals import FINE, misshapen, right, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
 
@@ -130,8 +131,17 @@ class Reasons:
         in_front = [*self._in_front(part)]
         if not fits(name, value.shape, truth.shape):
             words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
-            words += rounded_sizes(name, value, expected)
+            rounded = rounded_sizes(name, value, expected)
             cause = "shape"
+            known = not (side or settings or name not in part.tops)
+            known = known and (not rounded or self._rounds_up(part))
+            other = (
+                misshapen(self._net, part.steps, part.bottoms, name, truth) if known else None
+            )
+            if other:
+                rounded = f": {other.words.format(tensor='it')}"
+                layer = other.code.partition(" of ")[2]
+            words += rounded
         else:
             # Caffe is what the port must be: the explanation says what the port does instead.
             computed = value.astype(np.float64).reshape(truth.shape)
@@ -165,6 +175,9 @@ class Reasons:
                 self._winners[part] = winner
                 found = Explanation(winner.code, winner.words.format(tensor=failure.name))
             words, cause = found.words + self._gates(part, name, value, expected), found.code
+            divided = "" if side else self._divided(part, name, value, expected)
+            if divided:
+                words, cause = f"{failure.name} {divided}", f"normaliser of {part.steps[-1].name}"
             cause, _, layer = cause.partition(" of ")
             if _code(name) == "parameter":
                 learned = self.learned(name.removeprefix(GRADIENT), cause == "zero")
@@ -177,6 +190,28 @@ class Reasons:
         if len(settings) == 1 and not in_front:
             layer = layer or next(iter(settings))
         return self.of(layer, Finding(_code(name), side + "; ".join(said), name, cause))
+
+    def _rounds_up(self, part: Part) -> bool:
+        """Whether the port asks PyTorch to round a size up."""
+        recipes = [self._compared.first.recipes.get(top) for top in part.tops]
+        nodes = [one for each in recipes if each for one in steps_of(each)]
+        return any(one.kwargs.get("ceil_mode") for one in nodes)
+
+    def _divided(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
+        """What the port divides a loss by, where that is all; for its gradients, too."""
+        loss, [top, *others] = part.steps[-1], part.tops
+        truth = expected.truth
+        is_loss = loss.type.endswith("Loss") and not others and loss.tops[:1] == (top,)
+        if not is_loss or np.size(truth[top]) != 1 or top not in self._net.losses:
+            return ""
+        made = right(self._net, part.steps, part.bottoms).get(top)
+        if made is None or not float(made):
+            return ""
+        factor = float(np.ravel(truth[top])[0]) / float(made)
+        off = np.abs(truth[name] - factor * value.astype(np.float64).reshape(truth[name].shape))
+        if off.max(initial=0.0) > FINE * np.abs(truth[name]).max(initial=0.0):
+            return ""
+        return normaliser(self._net, loss, factor)
 
     def of(self, layer: str, finding: Finding) -> Finding:
         """Notes which layer a finding is about, by its name; "" for any of the part's."""

@@ -53,8 +53,9 @@ USUAL = (1.0, 0.0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 2.0, 3.0)
 STEPS = 16
 """Of a search for a number."""
 
-EXACT = 2.0**-40
-"""Of the largest element: what a port in float64 is no further from is the same formula."""
+EXACT, FINE = 2.0**-40, 2.0**-20
+"""Of the largest element: what a port in float64 is no further from is the same formula; in which
+numbers may be Caffe's in float32."""
 
 Fit = Callable[[Callable[[float], Compute | None], float], float | None]
 """From what a layer computes with a number, and Caffe's number, to the port's, or None."""
@@ -116,6 +117,45 @@ def rivals(
             some = [{one: first, two: swapped[1]}.get(each, each) for each in steps]
             words = f"is as with {two.name} ({two.type}) before {one.name} ({one.type})"
             yield rival(ORDER, words, some, known)
+
+
+def misshapen(
+    net: Golden, steps: Sequence[Step], bottoms: Sequence[str], top: str, truth: Floating
+) -> Rival | None:
+    """What gives a top in another shape, as the port does.
+
+    Args:
+        net: the net.
+        steps: the layers, in order.
+        bottoms: the values that they take.
+        top: one that they give.
+        truth: the port's, in float64.
+    """
+    known = {step.index: _as_said(net, step) for step in steps}
+    if None in known.values() or not truth.size:
+        return None
+    for step in steps:
+        for other in others(net, step):
+            chosen = {**known, step.index: other.compute}
+            try:
+                made = _forward(net, steps, chosen, bottoms)[top].numpy()
+            except Exception:  # another setting need not fit the shapes
+                continue
+            near = made.shape == truth.shape and np.abs(made - truth).max() <= FINE * np.abs(
+                truth
+            ).max(initial=0.0)
+            if near:
+                words = other.words.replace("{", "{{").replace("}", "}}")
+                return Rival(other.code + step.name, "{tensor} " + words, {}, {})
+    return None
+
+
+def right(
+    net: Golden, steps: Sequence[Step], bottoms: Sequence[str]
+) -> Mapping[str, torch.Tensor]:
+    """What layers make in float64; nothing where the catalogue has no counterpart of one."""
+    known = {step.index: _as_said(net, step) for step in steps}
+    return {} if None in known.values() else _forward(net, steps, known, bottoms)
 
 
 def _of(truth: Mapping[str, Floating], tops: Sequence[str]) -> Any:

@@ -49,7 +49,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     noted = {_layer(each): each.notes[0] for each in found if each.notes}
     for note in list(noted.values())[:1]:
         said.append(f"note: {note.code}: {_shortened([*noted])}: {note.words}")
-    said += [f"note: {each.code}: {each.words}" for each in compared.returned.notes]
+    said += [f"note: {each.code}: {each.words}" for each in _unweighted(compared, found)]
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
@@ -94,6 +94,12 @@ def _of_the_whole(compared: Comparison) -> list[Finding]:
     return [*first, *compared.returned.findings(), *whole]
 
 
+def _unweighted(compared: Comparison, found: Sequence[Judgement]) -> list[Finding]:
+    """The losses that are right but for their weight."""
+    wrong = {one.tensor for each in found for one in each.findings}
+    return [each for each in compared.returned.notes if each.tensor not in wrong]
+
+
 def _layer(each: Judgement) -> str:
     return each.name
 
@@ -132,7 +138,7 @@ def records(
 ) -> list[Record]:
     """A record for each part, and for what no part computes."""
     phase = compared.net.phase
-    of_losses = compared.returned.notes
+    of_losses = _unweighted(compared, found)
     made = []
     for each in found:
         findings, part = [*each.findings, *([each.undefined] if each.undefined else [])], each.name
