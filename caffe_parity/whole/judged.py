@@ -1290,7 +1290,7 @@ def _matched(
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
-    losses = losses_of(made, found.first.numbers, found.losses_between)
+    losses = losses_of(made, found.first.numbers, found.losses_between, len(numbers) == 1)
     known = {*matched.ends.values(), *found.first.own}
     rest = {key: name for key, name in ends.items() if name not in known}
     known |= {each.value for each in losses.values()}

@@ -58,6 +58,9 @@ CLASSES = 64
 SAME = 2.0**-40
 """Of a factor in float64: less is rounding."""
 
+COUNTED = ("is divided by", "is a sum")
+"""How it begins what a loss is divided by."""
+
 MOST_ORDERS = 4
 """Bottoms of which every order is tried: 23 others."""
 
@@ -290,9 +293,7 @@ def _lstm(
     return {"top[0]": torch.stack(made)}
 
 
-def scaled(
-    step: Step, compute: Compute
-) -> Iterator[tuple[str, float, Callable[[float], Compute]]]:
+def scaled(step: Step, compute: Compute) -> Iterator[tuple[str, float, Callable[[float], Compute]]]:
     """Mistakes with a number in them: the words for it, Caffe's number, and what it makes."""
 
     def blob(index: int) -> Callable[[float], Compute]:
@@ -398,13 +399,14 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         )
 
 
-def normaliser(net: Golden, step: Step, factor: float) -> str:
+def normaliser(net: Golden, step: Step, factor: float, same: float = SAME) -> str:
     """What a loss is divided by that is some times Caffe's, in words; "" for no count of it.
 
     Args:
         net: the net.
         step: the loss.
-        factor: how often the port's is Caffe's, as float64 has it.
+        factor: how often the port's is Caffe's.
+        same: of the factor, what is rounding.
     """
     try:
         said = arguments_of(net, step)
@@ -434,20 +436,20 @@ def normaliser(net: Golden, step: Step, factor: float) -> str:
         names = [name for name, each in tried.items() if each == number and name not in ("", "2")]
         return " = ".join([str(number), *names[:2]])
 
-    of_it = [each for each in tried.values() if abs(each - own) <= SAME * each]
+    of_it = [each for each in tried.values() if abs(each - own) <= same * each]
     if of_it and of_it[0] != theirs:
         mode = next((name for name, each in modes.items() if each == of_it[0]), "")
         also = f", as with normalization {mode}" if mode and "normalization" in said else ""
         if step.type == "EuclideanLoss" and of_it[0] == n * c * s:
             also = ", as MSELoss does"
-        does = f"is divided by {shown(of_it[0])}" if of_it[0] != 1 else "is a sum, not divided"
+        does = f"{COUNTED[0]} {shown(of_it[0])}" if of_it[0] != 1 else f"{COUNTED[1]}, not divided"
         missing = ": the half is missing" if 2 * of_it[0] == theirs and halved else ""
         return f"{does}{also}; Caffe's {step.type} divides by {shown(theirs)}{missing}"
     for base in (2, 10):
-        if abs(factor * np.log(base) - 1) <= SAME:
+        if abs(factor * np.log(base) - 1) <= same:
             return f"has logarithms to the base {base}; Caffe's are natural"
     simple = Fraction(factor).limit_denominator(CLASSES)
-    if simple not in (0, 1, -1) and abs(float(simple) - factor) <= SAME * abs(factor):
+    if simple not in (0, 1, -1) and abs(float(simple) - factor) <= same * abs(factor):
         return f"is {simple} times Caffe's, which divides by {shown(theirs)}"
     return ""
 

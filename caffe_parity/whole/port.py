@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -442,12 +443,20 @@ class Port:
                 seen.drops.add(next(iter(near or sizes), ""))
             return masks is not None and not masks
 
+        learned = {name for name, each in self.model.named_parameters() if each.requires_grad}
+
+        def learns(tensor: torch.Tensor) -> bool:
+            """Whether a tensor would have a gradient in a training: this run may have none."""
+            recipe = recorder.of(tensor) if torch.is_grad_enabled() else None
+            return recipe is not None and recipes.learns(recipe, inputs, learned)
+
         recorder = Recorder(given.name, state)
         asked = {name: values[name] for name in wanted} if values else {}
         dtypes = {each.dtype for each in state.values()}
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
         ops.is_idle = is_idle
+        ops.learns = learns
         ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
         seen.numbers, seen.nodes = ops.numbers, ops.nodes
 
@@ -553,6 +562,7 @@ class _Operations(TorchFunctionMode):
         self.hooks = 0
         self.is_inside: Callable[[], bool] = lambda: False
         self.is_idle: Callable[[torch.Tensor], bool] = lambda _: False
+        self.learns: Callable[[torch.Tensor], bool] = lambda _: False
         self.recorder = recorder
         self.nodes: dict[int, Node] = {}
         self._wanted = wanted
@@ -569,8 +579,13 @@ class _Operations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._paused:
+        if self._paused or _called_by() == APPLY:  # which only runs with gradients have
             return func(*args, **kwargs)
+        if getattr(func, "__self__", None) is torch.Tensor.requires_grad:
+            if _called_by().startswith("torch."):
+                return func(*args, **kwargs)
+            known = func(*args, **kwargs)
+            return self.learns(*args) if known is False else known
         if func is functional.dropout:
             func, args, kwargs = self._with_mask(*args, **kwargs)
         if func in (torch.Tensor.register_hook, torch.Tensor.retain_grad):
@@ -707,6 +722,15 @@ class _Names:
         return ""
 
 
+APPLY = "torch.autograd.function"
+"""Where PyTorch makes a view of what a Function, such as a module's backward hook, hands through."""
+
+
+def _called_by() -> str:
+    """The module in whose code an operation was called that a mode sees."""
+    return str(sys._getframe(2).f_globals.get("__name__", ""))
+
+
 def _same_order(tensor: torch.Tensor, base: torch.Tensor) -> bool:
     if tensor is base:
         return True
@@ -762,6 +786,8 @@ def spelled(each: recipes.Made) -> str:
     given = [str(one) for one in each.args if isinstance(one, SHOWN)]
     given += [f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, SHOWN)]
     name = getattr(each.func, "__name__", "").strip("_")
+    if name == "get":  # of an attribute, such as data
+        name = getattr(getattr(each.func, "__self__", None), "__name__", name)
     return f"{name}({', '.join(given)})" if given else name
 
 

@@ -135,9 +135,7 @@ class Reasons:
             cause = "shape"
             known = not (side or settings or name not in part.tops)
             known = known and (not rounded or self._rounds_up(part))
-            other = (
-                misshapen(self._net, part.steps, part.bottoms, name, truth) if known else None
-            )
+            other = misshapen(self._net, part.steps, part.bottoms, name, truth) if known else None
             if other:
                 rounded = f": {other.words.format(tensor='it')}"
                 layer = other.code.partition(" of ")[2]

@@ -8,7 +8,7 @@ repeats a recipe holds its result against the port's, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,6 +187,32 @@ def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.T
     if made.requires_grad:
         made.register_hook(hook)  # type: ignore[no-untyped-call]
     return made
+
+
+def learns(recipe: Recipe, inputs: Container[str], learned: Container[str]) -> bool:
+    """Whether a gradient goes on from what a recipe makes.
+
+    Args:
+        recipe: the recipe.
+        inputs: the values without one.
+        learned: the state that has one.
+    """
+    done: dict[int, bool] = {}
+
+    def known(each: Any) -> bool:
+        if isinstance(each, Value):
+            return each.name not in inputs
+        if isinstance(each, State):
+            return each.name in learned
+        return done.get(id(each), False)
+
+    for each in steps_of(recipe):
+        stops = isinstance(each.func, Within) and not each.func.learns
+        stops = stops or getattr(each.func, "__name__", "") in ("detach", "detach_")
+        stops = stops or getattr(each.func, "__self__", None) is torch.Tensor.data
+        leaves = tree_flatten((each.args, each.kwargs))[0]
+        done[id(each)] = not stops and any(map(known, leaves))
+    return known(recipe)
 
 
 def in_precision(func: Callable[..., Any], inputs: Any, dtype: torch.dtype) -> Any:

@@ -150,9 +150,7 @@ def misshapen(
     return None
 
 
-def right(
-    net: Golden, steps: Sequence[Step], bottoms: Sequence[str]
-) -> Mapping[str, torch.Tensor]:
+def right(net: Golden, steps: Sequence[Step], bottoms: Sequence[str]) -> Mapping[str, torch.Tensor]:
     """What layers make in float64; nothing where the catalogue has no counterpart of one."""
     known = {step.index: _as_said(net, step) for step in steps}
     return {} if None in known.values() else _forward(net, steps, known, bottoms)
@@ -180,7 +178,9 @@ def _fitted(made: Callable[[float], Any], truth: Any, start: float) -> float | N
             size, steepest = float(slope @ slope), float(np.abs(slope).max())
             if not 0 < size < np.inf:
                 return None
-            room = EXACT * largest / steepest + 2 * UNIT_ROUNDOFF * abs(number)  # a float32 in Caffe
+            room = EXACT * largest / steepest + 2 * UNIT_ROUNDOFF * abs(
+                number
+            )  # a float32 in Caffe
             if np.abs(off).max() <= room * steepest:
                 return None if abs(number - start) <= 2 * room else _shortest(number, room)
             number -= float(slope @ off) / size
