@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from caffe_parity.whole.between import FINE
+from caffe_parity.whole.between import FINE, right_without
 from caffe_parity.whole.port import Made, Node, close_to
 from caffe_parity.whole.recipe import State, Value, ingredients, steps_of
+from caffe_parity.whole.rivals import explained
 
 if TYPE_CHECKING:
     from caffe_parity.whole.golden import Golden
@@ -189,6 +190,18 @@ def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison
                     if next(tries, None) is None:
                         return None
                     other = _placed(found, {name: node}, 1)
-                    if other and top not in other.beyond(FINE):
+                    if other and (top not in other.beyond(FINE) or _known(other, name, top)):
                         return other
     return None
+
+
+def _known(found: Comparison, name: str, top: str) -> bool:
+    """Whether what is wrong behind a cut has a cause of its own, beside what is wrong before it."""
+    behind = next(part for part in found.parts if top in part.tops)
+    before = next(part for part in found.parts if name in part.tops)
+    if behind is before:
+        return False
+    if right_without(found, behind, top):
+        return True
+    own = found.first.own[top].double().numpy()
+    return explained(found.net, behind.steps, behind.bottoms, top, own)

@@ -39,7 +39,7 @@ from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import Evaluate, Source, expect, other_signs
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.between import FINE, Passage, passages
+from caffe_parity.whole.between import FINE, Passage, passages, stripped
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there, near
@@ -65,6 +65,12 @@ UNCHOSEN = "usual-momentum"
 """The cause of what is no error of a port, since PyTorch's own default is all that is behind it."""
 
 USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
+
+KNOWN = ("setting", ORDER)
+"""The causes that say what a layer of a part is in the port."""
+
+MOST_LEFT = 1024
+"""So many times less an explanation leaves open without what is wrong besides."""
 
 HOMOGENEOUS = ("Concat", "Dropout", "Pooling", "PReLU", "ReLU")
 """The types of layers that multiply a channel by what it is multiplied by before."""
@@ -628,7 +634,7 @@ class Comparison:
                 continue
             findings = way or findings
             blamed = self._reasons.blamed(part, findings)
-            known = findings and findings[0].cause == ORDER
+            known = findings and findings[0].cause in KNOWN
             if findings and not known and 1 < len(blamed) == len(part.steps):
                 told = f"{self._reasons.together(part)}: {findings[0].words}"
                 findings[0] = replace(findings[0], words=told)
@@ -643,10 +649,17 @@ class Comparison:
         Of what the port does with an input of the net, the findings, which say so.
         """
         codes = {each.code for each in findings}
-        told = [each for each in findings if each.cause in ("setting", "shape", ORDER)]
-        if told or codes.isdisjoint(("forward", "backward")) or self._reasons.settings(part):
+        told = [each for each in findings if each.cause in (*KNOWN, "shape")]
+        rest = self._reasons.rest.get(part, 0.0) / MOST_LEFT
+        if (
+            (told and not rest)
+            or codes.isdisjoint(("forward", "backward"))
+            or self._reasons.settings(part)
+        ):
             return None
-        for each in passages(self, part):
+        ways = [(each, False) for each in (() if told else passages(self, part))]
+        ways += [(each, True) for each in stripped(self, part)]
+        for each, beside in ways:
             recipes = {
                 top: one
                 for one_part in unit.parts
@@ -660,8 +673,18 @@ class Comparison:
             right = judged[unit.parts.index(part)]
             if not right.findings and each.is_own:
                 return each.told(findings)
-            if not right.findings:
+            known = beside and right.findings and right.findings[0].cause in KNOWN
+            if known and told:  # which may leave less open without what is on the way
+                known = self._reasons.rest.get(part, np.inf) <= rest or (
+                    bool(strange) and all(one.cause in KNOWN for one in right.findings)
+                )
+            if not right.findings or known:
                 way = replace(each, recipes={})
+                goes = {"forward": "it changes what goes on", "backward": "and what is sent back"}
+                if known:  # which is what was found of both
+                    findings = [
+                        replace(one, words=goes[one.code]) for one in findings if one.code in goes
+                    ]
                 wrong = Judgement(part, findings=findings, blamed=(each.name,), way=way)
                 return replace(right, between=wrong)
         return None

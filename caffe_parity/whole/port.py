@@ -723,7 +723,7 @@ class _Names:
 
 
 APPLY = "torch.autograd.function"
-"""Where PyTorch makes a view of what a Function, such as a module's backward hook, hands through."""
+"""Where PyTorch makes a view of what a Function hands through, as a module's backward hook is."""
 
 
 def _called_by() -> str:

@@ -18,7 +18,7 @@ from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.mistakes import normaliser
 from caffe_parity.whole.recipe import State, Within, ingredients, steps_of
-from caffe_parity.whole.rivals import FINE, misshapen, right, rivals
+from caffe_parity.whole.rivals import AND, FINE, explained, right, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
 
@@ -42,6 +42,7 @@ class Reasons:
         self._weights = compared.weights
         self._layers: dict[Finding, str] = {}
         self._winners: dict[Part, Rival] = {}  # what has explained a tensor of a part
+        self.rest: dict[Part, float] = {}  # by part, what the explanation of a top leaves open
         self._last: Rival | None = None
         self._exact: Rival | None = None
 
@@ -49,7 +50,7 @@ class Reasons:
         """The layers of a part that are wrong: all of them where none alone is known to be."""
         known = {each: self._layers.get(each, "") for each in findings if each.code != "parameter"}
         forward = [name for each, name in known.items() if each.code == "forward"]
-        names = {*known.values()} - {""}
+        names = {name for each in known.values() for name in each.split(AND)} - {""}
         if not known:
             learned = {each.tensor.removeprefix(GRADIENT) for each in findings}
             names = {step.name for step in part.steps if not learned.isdisjoint(step.params)}
@@ -135,7 +136,7 @@ class Reasons:
             cause = "shape"
             known = not (side or settings or name not in part.tops)
             known = known and (not rounded or self._rounds_up(part))
-            other = misshapen(self._net, part.steps, part.bottoms, name, truth) if known else None
+            other = explained(self._net, part.steps, part.bottoms, name, truth) if known else None
             if other:
                 rounded = f": {other.words.format(tensor='it')}"
                 layer = other.code.partition(" of ")[2]
@@ -171,6 +172,9 @@ class Reasons:
                 winner = self._exact
             if winner is not None:
                 self._winners[part] = winner
+                made = winner.predicted.get(name)
+                if made is not None and name in part.tops:
+                    self.rest[part] = float(np.abs(made.reshape(truth.shape) - truth).max())
                 found = Explanation(winner.code, winner.words.format(tensor=failure.name))
             words, cause = found.words + self._gates(part, name, value, expected), found.code
             divided = "" if side else self._divided(part, name, value, expected)

@@ -115,7 +115,7 @@ class Recorder:
         found = below = self.made(tensor)
         while isinstance(below, Made) and below.args and keeps(below):
             below = below.args[0]
-        if isinstance(below, Made) and below.func is hooked:
+        if isinstance(below, Made) and (below.func is hooked or stops(below)):
             return found
         name = self._named(tensor)
         if name:
@@ -189,6 +189,14 @@ def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.T
     return made
 
 
+def stops(made: Made) -> bool:
+    """Whether no gradient goes through an operation."""
+    if isinstance(made.func, Within) and not made.func.learns:
+        return True
+    is_data = getattr(made.func, "__self__", None) is torch.Tensor.data
+    return is_data or getattr(made.func, "__name__", "") in ("detach", "detach_")
+
+
 def learns(recipe: Recipe, inputs: Container[str], learned: Container[str]) -> bool:
     """Whether a gradient goes on from what a recipe makes.
 
@@ -207,11 +215,8 @@ def learns(recipe: Recipe, inputs: Container[str], learned: Container[str]) -> b
         return done.get(id(each), False)
 
     for each in steps_of(recipe):
-        stops = isinstance(each.func, Within) and not each.func.learns
-        stops = stops or getattr(each.func, "__name__", "") in ("detach", "detach_")
-        stops = stops or getattr(each.func, "__self__", None) is torch.Tensor.data
         leaves = tree_flatten((each.args, each.kwargs))[0]
-        done[id(each)] = not stops and any(map(known, leaves))
+        done[id(each)] = not stops(each) and any(map(known, leaves))
     return known(recipe)
 
 

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise, permutations, product
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from caffe_parity.whole.mistakes import (
     SETTING,
     Compute,
     Other,
+    Tensors,
     functions,
     mistakes,
     scaled,
@@ -37,6 +38,9 @@ from caffe_parity.whole.port import shaped
 
 FACTOR = "factor of "
 """The same of a rival that may as well lie on the way to the layer."""
+
+AND = " and "
+"""What is between the names of two layers of which one rival is."""
 
 ORDER = "order"
 """The code of a rival whose layers run in another order."""
@@ -107,6 +111,13 @@ def rivals(
         for other in others(net, step, fit):
             chosen = {**known, step.index: other.compute}
             yield rival(other.code + step.name, other.words, steps, chosen)
+    for gone, step in permutations(steps, 2):
+        if not _may_be_gone(net, gone):
+            continue
+        for other in others(net, step):
+            words = f"{_without(gone)}, and {other.words}"
+            chosen = {**known, gone.index: _passed_on, step.index: other.compute}
+            yield rival(f"{SETTING}{gone.name}{AND}{step.name}", words, steps, chosen)
     for one, two in pairwise(steps):
         if one.tops == two.bottoms and len(one.bottoms) == len(two.tops) == 1:
             swapped = (
@@ -119,32 +130,30 @@ def rivals(
             yield rival(ORDER, words, some, known)
 
 
-def misshapen(
-    net: Golden, steps: Sequence[Step], bottoms: Sequence[str], top: str, truth: Floating
+def explained(
+    net: Golden, steps: Sequence[Step], bottoms: Sequence[str], top: str, made: Floating
 ) -> Rival | None:
-    """What gives a top in another shape, as the port does.
+    """What makes a top as the port does, which may have another shape than Caffe's.
 
     Args:
         net: the net.
         steps: the layers, in order.
         bottoms: the values that they take.
         top: one that they give.
-        truth: the port's, in float64.
+        made: the port's.
     """
     known = {step.index: _as_said(net, step) for step in steps}
-    if None in known.values() or not truth.size:
+    if None in known.values() or not made.size:
         return None
+    room = FINE * np.abs(made).max()
     for step in steps:
         for other in others(net, step):
             chosen = {**known, step.index: other.compute}
             try:
-                made = _forward(net, steps, chosen, bottoms)[top].numpy()
+                found = _forward(net, steps, chosen, bottoms)[top].numpy()
             except Exception:  # another setting need not fit the shapes
-                continue
-            near = made.shape == truth.shape and np.abs(made - truth).max() <= FINE * np.abs(
-                truth
-            ).max(initial=0.0)
-            if near:
+                found = np.zeros(0)
+            if found.shape == made.shape and np.abs(found - made).max() <= room:
                 words = other.words.replace("{", "{{").replace("}", "}}")
                 return Rival(other.code + step.name, "{tensor} " + words, {}, {})
     return None
@@ -278,6 +287,20 @@ def _as_said(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> 
     return partial(evaluated, calls)
 
 
+def _may_be_gone(net: Golden, step: Step) -> bool:
+    """Whether a net without a layer has the same shapes."""
+    same = net.values[step.bottoms[0]].shape == net.values[step.tops[0]].shape
+    return same and len(step.bottoms) == len(step.tops) == 1
+
+
+def _without(step: Step) -> str:
+    return f"is as without the layer {step.name} ({step.type})"
+
+
+def _passed_on(given: Tensors) -> Tensors:
+    return {"top[0]": given["bottom[0]"]}
+
+
 def others(net: Golden, step: Step, fit: Fit = lambda make, start: None) -> Iterator[Other]:
     """What a layer may be taken for, the likeliest first.
 
@@ -290,12 +313,8 @@ def others(net: Golden, step: Step, fit: Fit = lambda make, start: None) -> Iter
     if compute is None:
         return
     yield from mistakes(net, step, compute)
-    same = net.values[step.bottoms[0]].shape == net.values[step.tops[0]].shape
-    if same and len(step.bottoms) == 1:
-        yield Other(
-            f"is as without the layer {step.name} ({step.type})",
-            lambda given: {"top[0]": given["bottom[0]"]},
-        )
+    if _may_be_gone(net, step):
+        yield Other(_without(step), _passed_on)
     for words, said in _settings(net, step, fit):
         other = _as_said(net, step, said)
         if other is not None:
