@@ -651,8 +651,9 @@ class Comparison:
         codes = {each.code for each in findings}
         told = [each for each in findings if each.cause in (*KNOWN, "shape")]
         rest = self._reasons.rest.get(part, 0.0) / MOST_LEFT
+        strange = [each for each in findings if each.cause not in (*KNOWN, "shape")]
         if (
-            (told and not rest)
+            (told and not rest and not strange)
             or codes.isdisjoint(("forward", "backward"))
             or self._reasons.settings(part)
         ):
@@ -669,23 +670,30 @@ class Comparison:
             if len(recipes) < sum(len(one.tops) for one in unit.parts):
                 return None
             other = Unit(unit.parts, {**recipes, **each.recipes}, self._params_of(unit))
-            judged = self._judged(other, self._run_in_float32(other), again=True)
+            try:
+                judged = self._judged(other, self._run_in_float32(other), again=True)
+            except BadRequest:  # what is left out may be needed
+                continue
             right = judged[unit.parts.index(part)]
             if not right.findings and each.is_own:
                 return each.told(findings)
-            known = beside and right.findings and right.findings[0].cause in KNOWN
-            if known and told:  # which may leave less open without what is on the way
-                known = self._reasons.rest.get(part, np.inf) <= rest or (
-                    bool(strange) and all(one.cause in KNOWN for one in right.findings)
-                )
+            known = bool(beside and right.findings and right.findings[0].cause in KNOWN)
+            seen = findings  # of what is on the way
+            if known and told:  # which may leave less open without that
+                closer = bool(rest) and self._reasons.rest.get(part, np.inf) <= rest
+                seen = findings if closer else strange
+                known = closer or all(one.cause in KNOWN for one in right.findings)
             if not right.findings or known:
                 way = replace(each, recipes={})
-                goes = {"forward": "it changes what goes on", "backward": "and what is sent back"}
+                goes = {
+                    "forward": "it changes what goes on",
+                    "backward": "it changes what is sent back",
+                }
                 if known:  # which is what was found of both
-                    findings = [
-                        replace(one, words=goes[one.code]) for one in findings if one.code in goes
-                    ]
-                wrong = Judgement(part, findings=findings, blamed=(each.name,), way=way)
+                    seen = [replace(one, words=goes[one.code]) for one in seen if one.code in goes]
+                if not seen:
+                    continue
+                wrong = Judgement(part, findings=seen, blamed=(each.name,), way=way)
                 return replace(right, between=wrong)
         return None
 

@@ -205,12 +205,23 @@ class Port:
     Args:
         model: takes the net's inputs by name or in their order; it is copied, never changed.
         inputs: the names of those that it gets.
+        backward: by module, its backward hooks: before its gradient, and behind that.
     """
 
-    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        inputs: Sequence[str],
+        backward: Mapping[str, tuple[list[Any], list[Any]]] | None = None,
+    ) -> None:
         self.model = model
         self.inputs = _taken(model, inputs)
         self.modules: dict[str, torch.nn.Module] = dict(model.named_modules())
+        self.backward = backward or {
+            name: ([*each._backward_pre_hooks.values()], [*each._backward_hooks.values()])
+            for name, each in self.modules.items()
+            if each._backward_pre_hooks or (each._backward_hooks and each._is_full_backward_hook)
+        }
 
     def in_precision(self, dtype: torch.dtype) -> Port:
         """A copy in another precision, in which no module changes its input."""
@@ -218,7 +229,11 @@ class Port:
         for module in made.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
-        return Port(made, self.inputs)
+        for name in self.backward:  # which see no gradient where Caffe's values are put in
+            module = made.get_submodule(name)
+            module._backward_pre_hooks.clear()
+            module._backward_hooks.clear()
+        return Port(made, self.inputs, self.backward)
 
     def run(self, inputs: Tensors, state: Tensors | None = None) -> Any:
         """What the port returns.
@@ -460,9 +475,41 @@ class Port:
         ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
         seen.numbers, seen.nodes = ops.numbers, ops.nodes
 
+        sent: dict[str, torch.Tensor] = {}  # by module with hooks, the last gradient to its result
+
+        def hooked(name: str, tensor: Any, is_result: bool) -> Any:
+            """A tensor whose gradient goes through a module's backward hooks, as in PyTorch."""
+            if name not in self.backward or not _is_float(tensor):
+                return tensor
+            module, (first, last) = self.modules[name], self.backward[name]
+
+            def of_result(grad: torch.Tensor) -> torch.Tensor:
+                for each in first:
+                    grad = _first(each(module, (grad,)), grad)
+                sent[name] = grad
+                return grad
+
+            def of_input(grad: torch.Tensor) -> torch.Tensor:
+                above = sent.pop(name, None)
+                for each in last:
+                    grad = _first(each(module, (grad,), (above,)), grad)
+                return grad
+
+            hook = of_result if is_result else of_input
+            recipe = recorder.of(tensor)
+            made = recipes.hooked(tensor, hook)
+            ops.hooks += 1
+            if recipe is not None:
+                recorder.put(made, recipes.Made(recipes.hooked, (recipe, hook), {}))
+            return made
+
         def before(name: str, args: Any) -> Any:
             with ops.paused():
-                return looked_at(name, args)
+                found = looked_at(name, args)
+                taken_in = args if found is None else found
+                if name not in self.backward or not taken_in:
+                    return found
+                return hooked(name, taken_in[0], is_result=False), *taken_in[1:]
 
         def looked_at(name: str, args: Any) -> Any:
             call = Call(name, counts.get(name, 0))
@@ -490,6 +537,9 @@ class Port:
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
+            if name in self.backward:
+                with ops.paused():
+                    result = hooked(name, result, is_result=True)
             for inside, (made, before) in gives.items():
                 does_more = made is not result or version(made) != before
                 whole = not isinstance(self.modules[inside.module], RECURRENT)
@@ -503,7 +553,7 @@ class Port:
             goes_on = result if changed is None else changed
             if name in self.nested and isinstance(goes_on, torch.Tensor):
                 gives[call] = goes_on, version(goes_on)
-            return changed
+            return goes_on if name in self.backward else changed
 
         def replaced(call: Call, name: str, result: Any) -> Any:
             first = result[0] if type(result) is tuple and result else result  # of an nn.LSTM
@@ -724,6 +774,12 @@ class _Names:
 
 APPLY = "torch.autograd.function"
 """Where PyTorch makes a view of what a Function hands through, as a module's backward hook is."""
+
+
+def _first(made: Any, usual: torch.Tensor) -> torch.Tensor:
+    """The gradient that a hook of a module gives; the usual one where it gives none."""
+    [first, *_] = made if isinstance(made, (tuple, list)) else [made]
+    return usual if first is None else first
 
 
 def _called_by() -> str:
