@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from caffe_parity.whole.judged import Comparison, Part
     from caffe_parity.whole.port import Call
 
+EXPENSIVE = 8
+"""Runs that cost what a search for a cause does."""
+
 TRIES = 32
 """Runs of the port after which what is wrong is not searched further."""
 
@@ -190,12 +193,12 @@ def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison
                     if next(tries, None) is None:
                         return None
                     other = _placed(found, {name: node}, 1)
-                    if other and (top not in other.beyond(FINE) or _known(other, name, top)):
+                    if other and (top not in other.beyond(FINE) or _known(other, name, top, tries)):
                         return other
     return None
 
 
-def _known(found: Comparison, name: str, top: str) -> bool:
+def _known(found: Comparison, name: str, top: str, tries: Iterator[int]) -> bool:
     """Whether what is wrong behind a cut has a cause of its own, beside what is wrong before it."""
     behind = next(part for part in found.parts if top in part.tops)
     before = next(part for part in found.parts if name in part.tops)
@@ -203,5 +206,9 @@ def _known(found: Comparison, name: str, top: str) -> bool:
         return False
     if right_without(found, behind, top):
         return True
-    own = found.first.own[top].double().numpy()
-    return explained(found.net, behind.steps, behind.bottoms, top, own)
+    own, before_it = found.first.own[top].double().numpy(), found.net.values[name]
+    if own.size == before_it.size and np.allclose(own.ravel(), before_it.ravel()):
+        return False  # all of it lies before the cut
+    left = [next(tries, None) for _ in range(EXPENSIVE)]
+    net = found.net
+    return None not in left and bool(explained(net, behind.steps, behind.bottoms, top, own))

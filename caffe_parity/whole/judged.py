@@ -12,6 +12,7 @@ import contextlib
 import copy
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -39,7 +40,7 @@ from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import Evaluate, Source, expect, other_signs
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.between import FINE, Passage, passages, stripped
+from caffe_parity.whole.between import Passage, passages, stripped
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there, near
@@ -56,7 +57,7 @@ from caffe_parity.whole.port import (
 from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
-from caffe_parity.whole.rivals import ORDER
+from caffe_parity.whole.rivals import ORDER, computing
 from caffe_parity.whole.stacked import sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn
 from caffe_parity.whole.weights import Weights, of_port, weights_of
@@ -748,20 +749,47 @@ class Comparison:
         if step.type not in RANDOM or step.tops != part.tops or step.name in self.left_out:
             return
         made, taken = self.first.own[part.tops[0]].double(), self.values[step.bottoms[0]].double()
-        room = FINE if before else 8 * UNIT_ROUNDOFF
-        ratio = float(step.fields["dropout_ratio"])
-        kept = (made != 0) & (taken != 0)
-        if made.shape != taken.shape or not bool(kept.any()):
+        if made.shape != taken.shape:
             return
-        factors = (made / taken)[kept]
-        scale = 1 / (1 - ratio)
-        if not bool(((factors - scale).abs() <= room * scale).all()):
-            nothing = bool(((made - taken).abs() <= room * taken.abs()).all())
+        ratio = float(step.fields["dropout_ratio"])
+        scale, free = 1 / (1 - ratio), taken != 0
+        kept = free & (made != 0)
+        chance = int(free.sum()) * math.log1p(-ratio)  # that a Dropout leaves none out
+        keeps_all = bool((kept == free).all())
+        nothing = keeps_all and chance < math.log(UNIT_ROUNDOFF)
+        # Of 1 - p, of its inverse, of what the mask is multiplied by, and of the product.
+        room = 4 * UNIT_ROUNDOFF * taken.abs()
+        if before:  # which round in Caffe and in the port
+            room = room + 2 * self._rounding(before, step.bottoms[0])
+        if nothing or not bool(((made - scale * taken).abs() <= scale * room)[kept].all()):
+            nothing |= keeps_all and bool(((made - taken).abs() <= room).all())
             words = "drops nothing" if nothing else "scales what it keeps otherwise"
             yield (
                 f"the port {words}: Caffe's {step.name} sets {ratio:g} of the elements to 0, and "
                 f"multiplies the others by {scale:g}"
             )
+
+    def _rounding(self, steps: Sequence[Step], top: str) -> torch.Tensor:
+        """How far float32 may be from what layers make; infinitely where that is not known."""
+        made = computing(self.net, steps)
+        tops = {each for step in steps for each in step.tops}
+        names = {each for step in steps for each in step.bottoms}.difference(tops)
+        given = {f"value {name}": self.values[name].double() for name in names}
+        params = [name for step in steps for name in step.params]
+        given |= {
+            f"param {name}": torch.from_numpy(self.net.params[name]).double() for name in params
+        }
+        if made is None:
+            return torch.full(self.net.values[top].shape, torch.inf)
+
+        def evaluate(inputs: Tensors) -> Tensors:
+            values = {name[6:]: each for name, each in inputs.items() if name.startswith("value")}
+            taken = {name[6:]: each for name, each in inputs.items() if name.startswith("param")}
+            return {top: made(values, taken)[top]}
+
+        fixed = {f"value {name}" for name in names & self.net.fixed}
+        worst = expect(evaluate, given, fixed, self.net.running).bound.worst[top]
+        return torch.from_numpy(np.asarray(worst, np.float64))
 
     @cached_property
     def _taken_out(self) -> frozenset[str]:
@@ -1216,15 +1244,58 @@ def read_by(step: Step) -> tuple[str, ...]:
     return step.bottoms[:1] if step.type == "Crop" else step.bottoms
 
 
-def _other_shapes(net: Golden, seen: Seen) -> str:
-    """What the port made in another shape than Caffe before it failed, for a message; or ""."""
-    shapes = {name: (tuple(each.shape), net.values[name].shape) for name, each in seen.own.items()}
-    said = [
-        f"the port's {name} has shape {port}, Caffe's {caffe}"
-        for name, (port, caffe) in shapes.items()
-        if port != caffe
-    ]
-    return f"{said[0]}, so that what reads it does not take Caffe's: " if said else ""
+def _refused(found: Comparison) -> str:
+    """Why the port raises on Caffe's values, for a message, as far as layers are known to be wrong.
+
+    What lies first in the net is told first: parameters, what a module reads, and shapes.
+    """
+    net, seen, calls = found.net, found.first, found.matched.steps
+    first = {call: steps[0] for call, steps in calls.items()}
+    said: list[tuple[int, str]] = []
+    misfits = {
+        each.tensor: step
+        for each in found.weights.findings
+        for call, step in first.items()
+        if each.cause == "shape" and each.tensor == call.module
+    }
+    shapes = {
+        name: [tuple(one.shape) for one in found.port.modules[name].parameters()]
+        for name in misfits
+    }
+    for each in found.weights.findings:
+        if each.tensor in misfits:
+            step = misfits[each.tensor]
+            others = [
+                other.name
+                for other in net.steps
+                if shapes[each.tensor] == [net.params[one].shape for one in other.params]
+            ]
+            swapped = f", as the layer {' or '.join(others)} has" if others else ""
+            said.append((step.index, each.words.partition(":")[0] + swapped))
+    by_words = {f"the port's {call}": step for call, step in first.items()}
+    for what, came, value in seen.wired:
+        if what in by_words and came:
+            words = f"{what} reads {came}, not {value}, as Caffe's layer {by_words[what].name} does"
+            said.append((by_words[what].index, words))
+    made = {place.top for place in found.matched.layout.calls.values()}
+    for name, own in seen.own.items():
+        ports, theirs = tuple(own.shape), net.values[name].shape
+        reader = next((c for c, step in first.items() if name in step.bottoms), None)
+        if ports == theirs or name not in net.maker:
+            continue
+        if name in made or reader is None or reader not in seen.calls:
+            words = f"the port's {name} has shape {ports}, Caffe's {theirs}"
+            said.append((net.maker[name].index, words))
+        else:
+            words = f"the port's {reader} reads what has shape {ports}, and Caffe's layer "
+            words += f"{first[reader].name} reads {name} {theirs}"
+            said.append((first[reader].index, words))
+    words = "; ".join(words for _, words in sorted(said)[:TOLD])
+    return f"{words}; so {seen.failed}" if said else str(seen.failed)
+
+
+TOLD = 3
+"""Layers that a refusal names."""
 
 
 def comparison(
@@ -1274,7 +1345,7 @@ def comparison(
     ]
     found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
     if found.first.failed:
-        raise BadRequest(_other_shapes(made, found.first) + str(found.first.failed))
+        raise BadRequest(_refused(found))
     return cut(found)
 
 

@@ -148,6 +148,8 @@ def explained(
     room = FINE * np.abs(made).max()
     for step in steps:
         for other in others(net, step):
+            if other.compute is _passed_on:  # of a part that has no more operations that is said
+                continue
             chosen = {**known, step.index: other.compute}
             try:
                 found = _forward(net, steps, chosen, bottoms)[top].numpy()
@@ -157,6 +159,16 @@ def explained(
                 words = other.words.replace("{", "{{").replace("}", "}}")
                 return Rival(other.code + step.name, "{tensor} " + words, {}, {})
     return None
+
+
+def computing(
+    net: Golden, steps: Sequence[Step]
+) -> Callable[[Tensors, Tensors], dict[str, torch.Tensor]] | None:
+    """What layers make of values and parameters; None where the catalogue has not all."""
+    known = {step.index: _as_said(net, step) for step in steps}
+    if None in known.values():
+        return None
+    return lambda values, params: _passed(net, steps, known, values, params)
 
 
 def right(net: Golden, steps: Sequence[Step], bottoms: Sequence[str]) -> Mapping[str, torch.Tensor]:
