@@ -169,6 +169,7 @@ class Seen:
         nodes: the operations, by the id of the recipe of what they made.
         hooks: how often it asked for the gradient of a tensor on the way.
         autocast: the values that it made under torch.autocast, and the precision of that.
+        signatures: what each operation took beside tensors, behind one that gives Python numbers.
     """
 
     own: Tensors = field(default_factory=dict)
@@ -193,6 +194,7 @@ class Seen:
     nodes: dict[int, Node] = field(default_factory=dict)
     hooks: int = 0
     autocast: dict[str, str] = field(default_factory=dict)
+    signatures: dict[int, str] = field(default_factory=dict)
 
 
 RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
@@ -217,6 +219,7 @@ class Port:
         self.model = model
         self.inputs = _taken(model, inputs)
         self.modules: dict[str, torch.nn.Module] = dict(model.named_modules())
+        self.leaky: frozenset[int] | None = None
         self.backward = backward or {
             name: ([*each._backward_pre_hooks.values()], [*each._backward_hooks.values()])
             for name, each in self.modules.items()
@@ -233,7 +236,9 @@ class Port:
             module = made.get_submodule(name)
             module._backward_pre_hooks.clear()
             module._backward_hooks.clear()
-        return Port(made, self.inputs, self.backward)
+        copied = Port(made, self.inputs, self.backward)
+        copied.leaky = self.leaky
+        return copied
 
     def run(self, inputs: Tensors, state: Tensors | None = None) -> Any:
         """What the port returns.
@@ -465,7 +470,7 @@ class Port:
             recipe = recorder.of(tensor) if torch.is_grad_enabled() else None
             return recipe is not None and recipes.learns(recipe, inputs, learned)
 
-        recorder = Recorder(given.name, state)
+        recorder = Recorder(given.name, state, self.leaky)
         asked = {name: values[name] for name in wanted} if values else {}
         dtypes = {each.dtype for each in state.values()}
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
@@ -473,7 +478,7 @@ class Port:
         ops.is_idle = is_idle
         ops.learns = learns
         ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
-        seen.numbers, seen.nodes = ops.numbers, ops.nodes
+        seen.numbers, seen.nodes, seen.signatures = ops.numbers, ops.nodes, recorder.signatures
 
         sent: dict[str, torch.Tensor] = {}  # by module with hooks, the last gradient to its result
 
@@ -641,6 +646,7 @@ class _Operations(TorchFunctionMode):
         if func in (torch.Tensor.register_hook, torch.Tensor.retain_grad):
             return self._hooked(func, *args)
         func, (args, kwargs) = recipes.in_precision(func, (args, kwargs), self._dtype)
+        self.recorder.number += 1
         made = self.recorder.before(func, args, kwargs)
         result = recipes.of_run(func(*args, **kwargs), (args, kwargs), self._dtype)
         self.recorder.after(made, result)

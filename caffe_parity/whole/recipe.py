@@ -100,9 +100,19 @@ class Recorder:
     Args:
         named: the value of the net that a tensor is, or "".
         state: the port's parameters and buffers.
+        leaky: the operations, by number, that take what is another number on other values; None
+            where that is not known, so that all behind a leak may.
     """
 
-    def __init__(self, named: Callable[[torch.Tensor], str], state: Tensors) -> None:
+    def __init__(
+        self,
+        named: Callable[[torch.Tensor], str],
+        state: Tensors,
+        leaky: frozenset[int] | None = None,
+    ) -> None:
+        self._leaky = leaky
+        self.number = 0
+        self.signatures: dict[int, str] = {}  # of the operations behind a leak
         self._named = named
         self._state = {id(each): name for name, each in state.items()}
         self._made: dict[int, tuple[torch.Tensor, int, Recipe]] = {}  # keeps them: ids are theirs
@@ -110,7 +120,7 @@ class Recorder:
 
     def of(self, tensor: torch.Tensor) -> Recipe | None:
         """What makes a tensor; None where that is not known."""
-        if self._leaked:
+        if self._leaked and self._leaky is None:
             return None
         found = below = self.made(tensor)
         while isinstance(below, Made) and below.args and keeps(below):
@@ -138,7 +148,11 @@ class Recorder:
         if getattr(func, "__name__", "") in LEAKS:
             self._leaked = True
         if self._leaked:
-            return None
+            leaves = tree_flatten((args, kwargs))[0]
+            given = [each for each in leaves if not isinstance(each, torch.Tensor)]
+            self.signatures[self.number] = f"{getattr(func, '__name__', '')} {given}"
+            if self._leaky is None or self.number in self._leaky:
+                return None
         made = tree_map(
             lambda each: (self.of(each) or _UNKNOWN) if isinstance(each, torch.Tensor) else each,
             (args, kwargs),
