@@ -161,6 +161,8 @@ def _stray(found: Comparison, cuts: Sequence[str]) -> bool:
         read = {name for step in part.steps for name in step.bottoms}
         for top in part.tops:
             recipe = found.first.recipes.get(top)
+            if recipe is None and found.first.signatures:  # made of numbers that Python had
+                continue
             if recipe is None:
                 return True
             taken = {each.name for each in ingredients(recipe) if isinstance(each, Value)}

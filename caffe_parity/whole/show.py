@@ -37,6 +37,13 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
         said.append(f"  matched by {how}: {params[0] if params else 'zeros'} = {name}")
     said += [f"  one batch in the port: {', '.join(layers)}" for layers in net.stacked]
     for each in found:
+        unknown = any(top not in compared.first.recipes for top in each.part.tops)
+        if compared.first.signatures and unknown and len(each.part.steps) > 1 and not each.way:
+            said.append(
+                f"one part: {each.part.name}: the port takes numbers out of its tensors there, as "
+                "float(), item() and numpy() do, and goes on with them"
+            )
+    for each in found:
         if each.left_out:
             said.append(f"left out: {each.part.name}: {each.left_out}")
     said += [f"{each.code}: {each.words}" for each in _of_the_whole(compared)]
