@@ -111,11 +111,13 @@ def stripped(compared: Comparison, part: Part) -> Iterator[Passage]:
                 yield Passage(maker, ", ".join(first), does, {top: other})
 
 
-def right_without(compared: Comparison, part: Part, top: str) -> bool:
-    """Whether a part makes a value without some of what changes it on the way."""
+def right_without(compared: Comparison, top: str) -> bool:
+    """Whether the port makes a value without some of what changes it on the way."""
     root = compared.first.recipes.get(top)
+    if root is None:
+        return False
     values = {name: each.clone() for name, each in compared.values.items()}
-    for run in _runs(steps_of(root)) if root else ():
+    for run in _runs(steps_of(root)):
         other = _with(root, {id(run[-1]): run[0].args[0]})
         try:
             with torch.no_grad():

@@ -206,7 +206,7 @@ def _known(found: Comparison, name: str, top: str, tries: Iterator[int]) -> bool
     before = next(part for part in found.parts if name in part.tops)
     if behind is before:
         return False
-    if right_without(found, behind, top):
+    if right_without(found, top):
         return True
     own, before_it = found.first.own[top].double().numpy(), found.net.values[name]
     if own.size == before_it.size and np.allclose(own.ravel(), before_it.ravel()):

@@ -181,8 +181,8 @@ def _loose(net: Golden, steps: Sequence[Step], free: Tensors) -> Mapping[str, tu
     blobs = [of_functions(step) for step in steps]
     found |= _of_their_names(net, steps, free)
     free = {name: each for name, each in free.items() if name not in found}
-    named = {each for each, _ in found.values()}
-    blobs = [[each for each in some if each[0] not in named] for some in blobs]
+    housed = {each for each, _ in found.values()}
+    blobs = [[each for each in some if each[0] not in housed] for some in blobs]
     wanted = [[each for each, learned in some if learned] for some in blobs]
     kept = [[each for each, learned in some if not learned] for some in blobs]
     for some, is_parameter in ((wanted, True), (kept, False)):
