@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from caffe_parity.whole.between import FINE, right_without
+from caffe_parity.whole.fields import differences
 from caffe_parity.whole.port import Made, Node, close_to
 from caffe_parity.whole.recipe import State, Value, ingredients, steps_of
 from caffe_parity.whole.rivals import explained
@@ -39,7 +40,9 @@ def cut(found: Comparison) -> Comparison:
     found = _at_operations(_gone_through(found))
     tries = iter(range(TRIES))
     for call in [each for each in found.matched.steps if _top(found, each) in found.far]:
-        if next(tries, None) is not None:
+        module, step = found.port.modules[call.module], found.matched.steps[call][0]
+        is_told = bool(differences(found.net, step, module))  # and what follows is not of it
+        if not is_told and next(tries, None) is not None:
             found = _better(found, opened=found.matched.opened | {call})
     found = _gone_through(_at_operations(found))
     while smaller := _before_what_is_right(found, tries):

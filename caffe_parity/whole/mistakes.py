@@ -581,7 +581,7 @@ def _padded(compute: Compute, mode: str, said: Mapping[str, Any], given: Tensors
     padded = functional.pad(given["bottom[0]"], (wide, wide, high, high), mode=mode)
     weight, bias = given["blob[0]"], given.get("blob[1]")
     made = functional.conv2d(
-        padded, weight, bias, said["stride"], 0, said.get("dilation", 1), said.get("groups", 1)
+        padded, weight, bias, said["stride"], 0, said.get("dilation", 1), said.get("group", 1)
     )
     return {"top[0]": made}
 

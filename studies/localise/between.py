@@ -16,7 +16,6 @@ HOOKED = "\n    x.register_hook(lambda gradient: 2 * gradient)"
 
 LAST = "x.permute(0, 2, 3, 1).flatten(1)"
 AVERAGED = "functional.avg_pool2d(x, 3, 2, ceil_mode=True)"
-CROSS = "functional.cross_entropy(x, label.long())"
 SUMMED = "functional.cross_entropy(x, label.long(), reduction='sum')"
 BOTH_SLICES = "one, other = both[:, :4], both[:, 4:]"
 
@@ -315,13 +314,6 @@ CAFFENET = (
         BOTH,
         "is a sum, not divided",
         ("0.7 * functional.cross_entropy(x, label.long())", SUMMED),
-    ),
-    (
-        "logarithms to the base 2",
-        "loss",
-        BOTH,
-        "logarithms to the base 2",
-        ("functional.cross_entropy(x, label.long())", f"{CROSS} / torch.tensor(2.0).log()"),
     ),
     ("another weight of the loss", "total loss", "total", "adds it with 0.5", ("0.7 *", "0.5 *")),
 )
