@@ -120,6 +120,41 @@ def test_a_plain_call_goes_straight_to_the_kernels(
     assert called == ([] if in_cpp else ["_backward"])
 
 
+def test_memory_of_a_gradient_is_taken_again_when_nobody_has_it() -> None:
+    """And never while a view, an array or its storage is left, or another process may read it."""
+    if kernels.straight() is None:
+        not_run("PyTorch's headers are not taken")
+    x1, x2 = integers(4, 3, 2, 5)
+
+    def gradient(factor: int) -> torch.Tensor:
+        loss = factor * fused_channel_sum_euclidean_loss(x1, x2)
+        found: torch.Tensor = torch.autograd.grad(loss, x1)[0]
+        return found
+
+    def address() -> int:
+        return gradient(1).data_ptr()
+
+    expected = gradient(1).clone()
+    assert len({address() for _ in range(8)}) == 1
+    holders: list[Callable[[torch.Tensor], object]] = [
+        lambda x: x[1:],
+        lambda x: x.detach(),
+        lambda x: x.numpy(),
+        lambda x: x.untyped_storage(),
+        lambda x: memoryview(x.numpy()),
+    ]
+    for hold in holders:
+        first = gradient(1)
+        at, kept = first.data_ptr(), hold(first)
+        del first
+        assert gradient(-3).data_ptr() != at, kept
+    shared = gradient(1).share_memory_()
+    at = shared.data_ptr()
+    del shared
+    assert address() != at
+    assert torch.equal(gradient(1), expected)
+
+
 @each_way
 def test_whoever_watches_pytorch_sees_the_ops() -> None:
     """A dispatch mode, such as a counter of operations, and make_fx, whose graph computes it."""

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -101,8 +102,12 @@ def build(target: str) -> Path:
         if not library.exists():
             library.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=library.parent) as work:
+                if target == STRAIGHT:
+                    print("building torch-fast's calls in C++, once: 10 s or more", file=sys.stderr)
                 command = [program, *flags, f"-I{KERNELS.parent}", str(source)]
                 _run([*command, "-o", f"{work}/{name}", *libraries])
+                with open(f"{work}/{name}", "rb") as built:
+                    os.fsync(built.fileno())  # a library that is cut off would end Python
                 Path(work, name).replace(library)  # at once, whoever else builds it as well
     except OSError as error:
         raise NoKernels(f"the kernels cannot be built: {error}") from error

@@ -18,6 +18,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 typedef std::vector<int64_t> Sizes;
 
+// More is given back to the system at once, as PyTorch does.
+const int64_t kKeptBytes = 1 << 24;
+
 // Of cpu/run.cpp: threads, N, C1, C2, S, and four arrays.
 typedef void (*Kernel)(int, long long, long long, long long, long long,
     const void*, const void*, void*, void*);  // NOLINT(runtime/int)
@@ -39,6 +42,30 @@ bool IsPlain(const Tensor& x) {
 Tensor Empty(const Sizes& sizes, const Tensor& like) {
   return at::detail::empty_cpu(sizes, like.scalar_type());
 }
+
+// The memory of the last gradient of an input that is not large. Where nobody
+// has that gradient any more it is taken for the next one, for the caches still
+// hold it; malloc would take what was free for longest, at 1e6 numbers in 18
+// microseconds more.
+struct Kept {
+  c10::Storage storage;
+
+  Tensor Gradient(const Sizes& sizes, const Tensor& like) {
+    const int64_t bytes = c10::multiply_integers(sizes) * like.element_size();
+    if (storage && storage.use_count() == 1
+        && static_cast<int64_t>(storage.nbytes()) == bytes) {
+      Tensor again = at::detail::make_tensor<c10::TensorImpl>(
+          c10::Storage(storage), c10::DispatchKey::CPU, like.dtype());
+      again.unsafeGetTensorImpl()->set_sizes_contiguous(sizes);
+      return again;
+    }
+    const Tensor fresh = Empty(sizes, like);
+    storage = bytes < kKeptBytes ? fresh.storage() : c10::Storage();
+    return fresh;
+  }
+};
+
+thread_local Kept kept[2];  // of x1, of x2
 
 Sizes WithChannels(const Tensor& d, int64_t channels) {
   Sizes sizes = d.sizes().vec();
@@ -93,7 +120,7 @@ struct Straight : torch::autograd::Function<Straight> {
     for (int i = 0; i < 2; ++i) {
       written[i] = expanded ? std::min<int64_t>(channels[i], 1) : channels[i];
       if (ctx->needs_input_grad(i)) {
-        found[i] = Empty(WithChannels(d, written[i]), d);
+        found[i] = kept[i].Gradient(WithChannels(d, written[i]), d);
         to[i] = found[i].mutable_data_ptr();
       }
     }
