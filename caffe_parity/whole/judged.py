@@ -667,15 +667,11 @@ class Comparison:
 
         Of what the port does with an input of the net, the findings, which say so.
         """
-        codes = {each.code for each in findings}
         told = [each for each in findings if each.cause in (*KNOWN, "shape")]
         rest = self._reasons.rest.get(part, 0.0) / MOST_LEFT
-        strange = [each for each in findings if each.cause not in (*KNOWN, "shape")]
-        if (
-            (told and not rest and not strange)
-            or codes.isdisjoint(("forward", "backward"))
-            or self._reasons.settings(part)
-        ):
+        passed = [each for each in findings if each.code in ("forward", "backward")]
+        strange = [each for each in passed if each.cause not in (*KNOWN, "shape")]
+        if (told and not rest and not strange) or not passed or self._reasons.settings(part):
             return None
         ways = [(each, False) for each in (() if told else passages(self, part))]
         ways += [(each, True) for each in stripped(self, part)]
@@ -701,7 +697,8 @@ class Comparison:
             if known and told:  # which may leave less open without that
                 closer = bool(rest) and self._reasons.rest.get(part, np.inf) <= rest
                 seen = findings if closer else strange
-                known = closer or all(one.cause in KNOWN for one in right.findings)
+                rest_of_it = [one for one in right.findings if one.code != "parameter"]
+                known = closer or all(one.cause in KNOWN for one in rest_of_it)
             if not right.findings or known:
                 way = replace(each, recipes={})
                 goes = {

@@ -54,6 +54,9 @@ PAIRS = (("kernel_size", "pad"), ("dilation", "pad"), ("pad", "round_mode"))
 USUAL = (1.0, 0.0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 2.0, 3.0)
 """Numbers that many a setting has by default elsewhere."""
 
+FEW = 4
+"""Layers of a part of which two at once are tried."""
+
 STEPS = 16
 """Of a search for a number."""
 
@@ -111,7 +114,7 @@ def rivals(
         for other in others(net, step, fit):
             chosen = {**known, step.index: other.compute}
             yield rival(other.code + step.name, other.words, steps, chosen)
-    for gone, step in permutations(steps, 2):
+    for gone, step in permutations(steps, 2) if len(steps) <= FEW else ():
         if not _may_be_gone(net, gone):
             continue
         for other in others(net, step):
