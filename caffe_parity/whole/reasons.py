@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, Expected, Finding, Floating
 from caffe_parity.engine.compare import as_float32, fits, wrong
@@ -17,7 +18,8 @@ from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.mistakes import normaliser
-from caffe_parity.whole.recipe import State, Within, ingredients, steps_of
+from caffe_parity.whole.port import spelled
+from caffe_parity.whole.recipe import Recipe, State, Within, ingredients, keeps, steps_of
 from caffe_parity.whole.rivals import AND, FINE, explained, right, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 BIASED = ("Convolution", "Deconvolution", "InnerProduct")
 """The types of layers that add a bias for each channel."""
+
+
+MOST = 6
+"""Operations on weights that are told."""
 
 
 class Reasons:
@@ -114,6 +120,29 @@ class Reasons:
                 f"{', '.join(others.values())}, not {', '.join(part.params)}"
             )
 
+    def _reworked(self, part: Part) -> Iterator[str]:
+        """What the port makes of a layer's weights before it computes with them."""
+        own = {one for step in part.steps if step.type in BIASED for one in step.params}
+        recipes = [self._compared.first.recipes.get(top) for top in part.tops]
+        alone: dict[int, str] = {}  # operations on one tensor of weights, and its name
+        does: dict[str, list[str]] = {}
+        for each in [one for recipe in recipes if recipe for one in steps_of(recipe)]:
+            taken = [
+                one for one in tree_leaves((each.args, each.kwargs)) if isinstance(one, Recipe)
+            ]
+            names = {
+                one.name
+                if isinstance(one, State) and own.intersection(self._weights.made_of(one.name))
+                else alone.get(id(one), "")
+                for one in taken
+            }
+            if len(names) == 1 and (name := names.pop()):
+                alone[id(each)] = name
+                if not keeps(each):
+                    does.setdefault(name, []).append(spelled(each))
+        for name, some in does.items():
+            yield f"the port's {name} goes through {', '.join(some[:MOST])} before"
+
     def finding(
         self, part: Part, name: str, value: Floating, expected: Expected, side: str = ""
     ) -> Finding:
@@ -188,7 +217,7 @@ class Reasons:
         said += chain.from_iterable(settings.values())
         said += self._cast(part)
         if _code(name) == "forward":
-            said += self._strange(part)
+            said += [*self._strange(part), *self._reworked(part)]
         if len(settings) == 1 and not in_front:
             layer = layer or next(iter(settings))
         return self.of(layer, Finding(_code(name), side + "; ".join(said), name, cause))

@@ -103,6 +103,13 @@ def _lenet() -> Iterator[Fault]:
         lambda m: m.conv1.weight.requires_grad_(requires_grad=False),
     )
     yield of(
+        "standardised weights",
+        "conv1",
+        ALL,
+        "conv1.weight goes through mean((1, 2, 3), keepdim=True), sub",
+        instead("conv1", _convolved(lambda w: w - w.mean((1, 2, 3), keepdim=True))),
+    )
+    yield of(
         "a module's backward hook",
         "ip1 -> relu1",
         BACKWARD,
