@@ -132,7 +132,9 @@ def module(spec: str) -> torch.nn.Module:
             "class, or a function without arguments that makes it; `parity check` compares "
             "functions"
         )
-    return model
+    wrapped = torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel
+    inner: torch.nn.Module = model.module if isinstance(model, wrapped) else model
+    return inner
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

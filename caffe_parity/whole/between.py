@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from caffe_parity.contract import Finding
 from caffe_parity.whole.port import spelled
 from caffe_parity.whole.recipe import (
+    RAISED,
     Made,
     Recipe,
     Value,
@@ -201,9 +202,12 @@ def _of(compared: Comparison, part: Part, top: str, root: Recipe) -> Iterator[Pa
     ways += [{bottom: some[0] for bottom, some in found.items()}] if len(found) > 1 else []
     for way in ways:
         other = _with(root, {id(each): given for each, given in way.values()})
-        with torch.no_grad():
-            right = _near(followed(other, values, compared.state(), {}), compared.values[top])
-        if not right:
+        try:
+            with torch.no_grad():
+                without = followed(other, values, compared.state(), {})
+        except RAISED:  # the rest needs it, as a loss does whose labels are chosen alike
+            continue
+        if not _near(without, compared.values[top]):
             continue
         makers = [net.maker[bottom].name if bottom in net.maker else bottom for bottom in way]
         readers = [step.name for step in part.steps if not set(way).isdisjoint(step.bottoms)]

@@ -112,6 +112,7 @@ def _convolution(layer: Layer, module: Any) -> Iterator[tuple[str, Any, Any]]:
         own = getattr(module, name)
         if not isinstance(own, str):
             yield name, _pair(own), layer[theirs]
+    yield "padding_mode", module.padding_mode, "zeros"
     yield "groups", module.groups, layer["group"]
     yield "bias", module.bias is not None, len(layer.blobs) > 1
 

@@ -13,6 +13,7 @@ import copy
 import hashlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -55,10 +56,10 @@ from caffe_parity.whole.port import (
     shaped,
 )
 from caffe_parity.whole.reasons import BIASED, Reasons
-from caffe_parity.whole.recipe import Recipe, State, Value, followed, ingredients
+from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.rivals import ORDER, computing
-from caffe_parity.whole.stacked import sharing, stacked
+from caffe_parity.whole.stacked import joined, sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
@@ -349,9 +350,24 @@ class Comparison:
     @property
     def unmatched(self) -> list[Step]:
         """The layers that no part computes, and that it may not do without."""
+        return [step for step in self._uncomputed if step.name not in self.without]
+
+    @cached_property
+    def without(self) -> frozenset[str]:
+        """What is left out of the comparison: what was asked for, and what only that reads."""
+        left = {step.index: step for step in self._uncomputed}
+        found = {*self.left_out} - {step.name for step in self.net.steps if step.index not in left}
+        for step in reversed(left.values()):
+            reads = [each.name for each in self.net.steps if set(each.bottoms) & set(step.tops)]
+            if reads and found.issuperset(reads):
+                found.add(step.name)
+        return frozenset(found)
+
+    @cached_property
+    def _uncomputed(self) -> list[Step]:
+        """The layers that no part computes."""
         known = {step.index for part in self.parts for step in part.steps}
-        left = [step for step in self.net.steps if step.index not in known and step.tops]
-        return [step for step in left if step.name not in self.left_out]
+        return [step for step in self.net.steps if step.index not in known and step.tops]
 
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
@@ -392,16 +408,23 @@ class Comparison:
     def without_gradients(self) -> list[Finding]:
         """That the port computes some layers, or all, where nothing can be learned."""
         known = self.first.without
-        parts = [part for part in self.parts if known.issuperset(part.tops)]
+        left = [part for part in self.parts if known.issuperset(part.tops)]
+        parts = [part for part in left if self._is_taught(part)]
         if not parts:
             return []
-        names = ", ".join(part.name for part in parts) if len(parts) < len(self.parts) else ""
+        names = ", ".join(part.name for part in parts) if len(left) < len(self.parts) else ""
         words = (
             f"the port computes {names or 'every layer'} without gradients, as under "
             "torch.no_grad() or torch.inference_mode(): nothing is sent back or learned there, and "
             "Caffe's net does both"
         )
         return [Finding("gradients", words, names, "no-grad")]
+
+    def _is_taught(self, part: Part) -> bool:
+        """Whether Caffe sends anything back or learns there: not where `loss_weight` is 0."""
+        sent = [self._sent.get(part.sent(name)) for name in part.bottoms]
+        sent += [self.net.param_diffs[name] for name in part.params if name in self.net.learned]
+        return any(each is not None and each.any() for each in sent)
 
     @cached_property
     def _owned(self) -> Mapping[int, set[str]]:
@@ -432,7 +455,7 @@ class Comparison:
         cut = {*self.first.own, *self.net.inputs}
         found = {}
         for name in self.net.losses:
-            if name not in self.first.own and self.net.maker[name].name not in self.left_out:
+            if name not in self.first.own:
                 read = {each for step in self.behind(name, cut) for each in read_by(step)}
                 found[name] = frozenset(read & cut)
         return found
@@ -990,7 +1013,7 @@ class Comparison:
                     top: shaped(followed(recipe, values, state, done), self.net.values[top].shape)
                     for top, recipe in recipes.items()
                 }
-            except RuntimeError as error:  # such as of two precisions that the port mixes
+            except RAISED as error:  # such as of two precisions that the port mixes
                 raise BadRequest(
                     f"the port cannot be evaluated: {error}; it must run in {dtype} as well, and "
                     "in copies".replace("torch.", "")
@@ -1345,6 +1368,7 @@ def comparison(
         BadRequest: the net cannot be built, the port raises, or what is asked for is not there.
         NoCaffe, InstallError: there is no Caffe.
     """
+    copied = _copied(model)
     for name, each in model.named_parameters():
         if each.is_floating_point() and each.dtype.itemsize < 4:
             said = str(each.dtype).removeprefix("torch.")
@@ -1355,7 +1379,7 @@ def comparison(
     made = golden(net, case, phase, given, drawn)
     if sum(each.size for each in made.values.values()) > LARGE:
         SESSION.close()  # its memory is as large
-    port = Port(copy.deepcopy(model).train(phase == "TRAIN"), made.inputs)
+    port = Port(copied.train(phase == "TRAIN"), made.inputs)
     for own, each in zip(port.model.parameters(), model.parameters(), strict=True):
         own._backward_hooks = each._backward_hooks  # which a copy has not
     found = _matched(made, port, asked, left_out)
@@ -1364,9 +1388,42 @@ def comparison(
         _matched(each, port, asked, left_out) for step in batches for each in stacked(made, step)
     ]
     found = min([found, *others], key=lambda each: (each.first.failed is not None, each.doubts))
+    recipes = found.first.recipes.items()
+    values = {
+        name: {each.name for each in ingredients(recipe) if isinstance(each, Value)}
+        for name, recipe in recipes
+    }
+    one = joined(found.net, values)
+    found = found if one is found.net else _matched(one, port, asked, left_out)
     if found.first.failed:
-        raise BadRequest(_refused(found))
+        told = "".join(f"; --map says {layer}={name}" for layer, name in asked.items())
+        raise BadRequest(_refused(found) + told)
     return cut(found)
+
+
+def _copied(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a port that can be watched: what it compiles runs as it is written.
+
+    Raises:
+        BadRequest: it is TorchScript, or PyTorch cannot copy it.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise BadRequest(
+            "the port is TorchScript, and nothing can be watched inside: give the nn.Module of "
+            "which torch.jit has made it"
+        )
+    for name, each in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(each):
+            raise BadRequest(
+                f"the port's {name} has no shape before it runs: give it one, or run it once on "
+                "the net's inputs"
+            )
+    if "torch._dynamo" in sys.modules:  # which torch.compile loads
+        torch.compiler.set_stance("force_eager")
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise BadRequest(f"the port cannot be copied: {error}") from error
 
 
 def _matched(
@@ -1389,8 +1446,9 @@ def _matched(
     if seen.signatures and port.leaky is None and not seen.failed:
         port.leaky = Comparison(made, port, matched, weights, left_out).leaky()
         seen = Comparison(made, port, matched, weights, left_out).first
-    if seen.failed and seen.ops:  # so that all that reads a value between modules has Caffe's
-        matched.ops = dict(seen.ops)
+    while seen.failed and not matched.ops.keys() >= seen.ops.keys():
+        matched.ops |= seen.ops  # so that all that reads a value between modules has Caffe's
+        matched.partial = True
         seen = Comparison(made, port, matched, weights, left_out).first
     if seen.failed:
         return Comparison(made, port, matched, weights, left_out)
@@ -1415,7 +1473,8 @@ def _matched(
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
-    losses = losses_of(made, found.first.numbers, found.losses_between, len(numbers) == 1)
+    is_sum = len(numbers) == 1
+    losses = losses_of(made, found.first.numbers, found.losses_between, is_sum, left_out)
     known = {*matched.ends.values(), *found.first.own}
     rest = {key: name for key, name in ends.items() if name not in known}
     known |= {each.value for each in losses.values()}
@@ -1424,7 +1483,7 @@ def _matched(
     if rest:
         matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
-    matched.ops = matched.ops | found.first.ops | losses
+    matched.ops, matched.partial = matched.ops | found.first.ops | losses, False
     found = Comparison(made, port, matched, weights, left_out)
     _must_be_one_call(found)
     return found

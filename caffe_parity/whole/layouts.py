@@ -28,7 +28,8 @@ class Held:
     """What a tensor of a port is made of.
 
     Attributes:
-        params: the net's parameters: one; a sum and what it is divided by; none for zeros.
+        params: the net's parameters: one; a sum and what it is divided by; matrices that stand side
+            by side; none for zeros.
         way: how, one of the words above.
     """
 
@@ -40,6 +41,8 @@ class Held:
         value = values[0]
         if self.way == TURNED:
             return value.t()
+        if self.way != DIVIDED and len(values) > 1:
+            value = torch.cat([*values], 1)
         if self.way == GATES:
             i, f, o, g = value.chunk(4)
             return torch.cat([i, f, g, o])
@@ -50,12 +53,21 @@ class Held:
 
     def back(self, value: torch.Tensor) -> torch.Tensor | None:
         """The net's parameter, from the port's numbers; None where those do not tell."""
+        if len(self.params) > 1:
+            return None
         if self.way == TURNED:
             return value.t()
         if self.way == GATES:
             i, f, g, o = value.chunk(4)
             return torch.cat([i, f, o, g])
         return value if self.way == AS_IT_IS else None
+
+    def shape(self, net: Golden) -> Shape:
+        """The shape of these numbers in Caffe."""
+        shapes = [net.params[name].shape for name in self.params]
+        if self.way == DIVIDED or len(shapes) == 1:
+            return shapes[0]
+        return shapes[0][0], sum(each[1] for each in shapes)
 
 
 def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | None:
@@ -64,8 +76,9 @@ def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | Non
     Convolution, Deconvolution, InnerProduct, Embed and PReLU keep their numbers in the order of
     PyTorch's weight and bias. A BatchNorm has sums of means and variances, and what both are
     divided by. Of an LSTM the four gates have another order, and one bias, not two; so of an RNN,
-    whose outputs are those of a Linear and a tanh behind PyTorch's. Any other module holds them
-    where its own parameters have the same shapes in the same order.
+    whose outputs are those of a Linear and a tanh behind PyTorch's. What is read once for all steps
+    has weights of its own, or stands behind each step's input. Any other module holds them where
+    its own parameters have the same shapes in the same order.
 
     None where the two are not known to keep their numbers alike.
     """
@@ -92,7 +105,7 @@ def held(net: Golden, step: Step, module: nn.Module) -> Mapping[str, Held] | Non
     if sorted(used) != sorted(step.params):
         return None
     shapes = [(each, tuple(own[name].shape)) for name, each in pairs if each.params]
-    good = all(_fits(net.params[each.params[0]].shape, each, shape) for each, shape in shapes)
+    good = all(_fits(each.shape(net), each, shape) for each, shape in shapes)
     return dict(pairs) if good else None
 
 
@@ -110,20 +123,27 @@ def of_functions(step: Step) -> list[tuple[Held, bool]]:
     ]
 
 
-def of_cell(step: Step, ending: str) -> Mapping[str, Held]:
+def of_cell(step: Step, ending: str, joined: bool = False) -> Mapping[str, Held]:
     """What tensors are made of that have the names of a recurrent module's, and its gates' order.
 
     Args:
         step: an LSTM or an RNN.
         ending: of the names: "_l0" or "".
+        joined: whether what is read once for all steps stands behind each step's input.
     """
     way = GATES if step.type == "LSTM" else AS_IT_IS
+    static = of_static(step)
     return {
-        f"weight_ih{ending}": Held((step.params[0],), way),
-        f"weight_hh{ending}": Held((step.params[2],), way),
+        f"weight_ih{ending}": Held((step.params[0], *(static if joined else ())), way),
+        f"weight_hh{ending}": Held((step.params[2 + len(static)],), way),
         f"bias_ih{ending}": Held((step.params[1],), way),
         f"bias_hh{ending}": Held((), NOTHING),
     }
+
+
+def of_static(step: Step) -> tuple[str, ...]:
+    """The weights of what a recurrent layer reads once for all steps, its third bottom; or ()."""
+    return step.params[2:3] if len(step.params) > {"LSTM": 3, "RNN": 5}[step.type] else ()
 
 
 def _pairs(
@@ -135,12 +155,17 @@ def _pairs(
     if len(inner) == 1:
         prefix = f"{inner[0]}." if inner[0] else ""
         ending = "_l0" if f"{prefix}weight_ih_l0" in own else ""
-        for name, each in of_cell(step, ending).items():
-            if name.startswith("weight") or f"{prefix}bias_ih{ending}" in own:
-                yield prefix + name, each
         rest = [name for name in own if not name.startswith(prefix + "weight_")]
         rest = [name for name in rest if not name.startswith(prefix + "bias_")] if prefix else []
-        yield from zip(rest, (Held((name,)) for name in params[3:]), strict=False)
+        static = of_static(step)
+        behind = [Held((name,)) for name in params[3 + len(static) :]]
+        joined = bool(static) and len(rest) == len(behind)
+        for name, each in of_cell(step, ending, joined).items():
+            if name.startswith("weight") or f"{prefix}bias_ih{ending}" in own:
+                yield prefix + name, each
+        way = GATES if step.type == "LSTM" else AS_IT_IS
+        alone = [] if joined else [Held((name,), way) for name in static]
+        yield from zip(rest, [*alone, *behind], strict=False)
         return
     names = list(own)
     if set(names) <= {"weight", "bias"}:

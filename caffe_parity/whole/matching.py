@@ -15,7 +15,7 @@ import torch
 from caffe_parity.contract import BadRequest
 from caffe_parity.engine.compare import alike
 from caffe_parity.errors import meant
-from caffe_parity.whole.golden import Golden, Step
+from caffe_parity.whole.golden import SHARING, Golden, Step
 from caffe_parity.whole.layouts import held
 from caffe_parity.whole.mistakes import COUNTED, normaliser
 from caffe_parity.whole.port import Call, Layout, Made, Number, Place
@@ -36,6 +36,7 @@ class Matched:
         ops: the value that an operation between modules makes, as in `Layout`.
         through: the calls that take what the port makes of the values that their layers read.
         opened: the calls that do not give what their layers make, but go on, or stop before.
+        partial: as in `Layout`.
     """
 
     steps: dict[Call, tuple[Step, ...]] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Matched:
     ops: dict[int, Made] = field(default_factory=dict)
     through: frozenset[Call] = frozenset()
     opened: frozenset[Call] = frozenset()
+    partial: bool = False
 
     def add(self, call: Call, step: Step, how: str) -> None:
         """One pair more."""
@@ -57,7 +59,7 @@ class Matched:
             call: Place(steps[0].bottoms, "" if call in self.opened else steps[-1].tops[0])
             for call, steps in self.steps.items()
         }
-        return Layout(calls, self.ends, self.ops, self.through)
+        return Layout(calls, self.ends, self.ops, self.through, self.partial)
 
     def call_of(self, step: Step) -> Call | None:
         """The call that computes a layer."""
@@ -255,11 +257,14 @@ def _by_weights(
     for type_, kinds in HOLDERS.items() if guess else ():
         alone = [step for step in steps if step.type == type_]
         only = [call for call in free if isinstance(modules[call.module], kinds)]
-        if len(alone) == len(only) == 1:  # and if its parameters do not fit, that is what is wrong
-            pair(alone[0], only[0], "order")
+        if not len(alone) == len(only) == 1:
+            continue
+        if not _is_folded(net, alone[0], modules[only[0].module], modules, found):
+            pair(alone[0], only[0], "order")  # if its parameters do not fit, that is what is wrong
 
 
 HOLDERS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
+    "Convolution": (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d),
     "Deconvolution": (torch.nn.modules.conv._ConvTransposeNd,),
     "Embed": (torch.nn.Embedding,),
     "InnerProduct": (torch.nn.Linear,),
@@ -385,7 +390,11 @@ def near(net: Golden, name: str | int, value: float) -> bool:
 
 
 def losses_of(
-    net: Golden, numbers: Sequence[Number], known: Mapping[str, frozenset[str]], is_sum: bool
+    net: Golden,
+    numbers: Sequence[Number],
+    known: Mapping[str, frozenset[str]],
+    is_sum: bool,
+    left_out: frozenset[str] = frozenset(),
 ) -> dict[int, Made]:
     """The operations between modules that make losses which the port only adds up, as in `Layout`.
 
@@ -394,6 +403,7 @@ def losses_of(
         numbers: the operations of the port that made a number.
         known: by loss, the values of the net that it is made of, and that are known in the port.
         is_sum: whether the port returns one number, in which losses have their weights.
+        left_out: the layers that the port may do without.
     """
     found = {}
     for name, behind in known.items():
@@ -402,6 +412,8 @@ def losses_of(
             continue
         weight = net.losses[name]
         alike = [each for each in made if near(net, name, each.value)]
+        if not alike and net.maker[name].name in left_out:
+            continue
         whole = [each for each in made[-1:] if near(net, name, each.value / weight)]
         weighed = [  # what is weighed next, whatever it is
             one
@@ -438,7 +450,10 @@ def ends_of(
     found: dict[str | int, str] = {
         key: str(key) for key in results if str(key) in net.values and alike_in_shape(key, str(key))
     }
-    found |= {key: name for key, name in named.items() if name and key not in found}
+    for key, name in named.items():
+        if name and key not in found:
+            moved = _moved(net, name)
+            found[key] = moved if moved and alike_in_shape(key, moved) else name
     rest = [key for key in results if key not in found]
     names = [
         name
@@ -450,3 +465,13 @@ def ends_of(
         return found | dict(pairs)
     fitting = {key: [name for name in names if alike_in_shape(key, name)] for key in rest}
     return found | {key: some[0] for key, some in fitting.items() if len(some) == 1}
+
+
+def _moved(net: Golden, name: str) -> str:
+    """The output of the net that is this value in another shape, as Flatten makes it; or ""."""
+    while name not in net.outputs:
+        reads = [step for step in net.steps if name in step.bottoms]
+        if len(reads) != 1 or reads[0].type not in SHARING:
+            return ""
+        name = reads[0].tops[0]
+    return name

@@ -19,6 +19,7 @@ from caffe_parity.engine.compare import same_bits
 from caffe_parity.whole.golden import SHARING, Golden, golden
 from caffe_parity.whole.judged import RANDOM, Comparison, Judgement, Part
 from caffe_parity.whole.prototxt import Entry, entries
+from caffe_parity.whole.stacked import sharing
 
 COMPUTED = ("forward", "backward", "parameter")
 """The codes of findings that are about what a layer computes."""
@@ -147,8 +148,16 @@ def _alone(net: Golden, part: Part, whole: CaffeNet, case: Case) -> Mapping[str,
             total = sum(each.astype(np.float64) for each in pieces)
             results[part.sent(bottom)] = np.asarray(total, np.float32)
     own = [name for step in found.steps for name in step.params]
+    summed = {  # with what layers outside add to it
+        name
+        for step in part.steps
+        if step.params and not set(sharing(net, step)) <= set(part.steps)
+        for name in step.params
+    }
     results |= {
-        GRADIENT + name: found.param_diffs[mine] for name, mine in zip(params, own, strict=True)
+        GRADIENT + name: found.param_diffs[mine]
+        for name, mine in zip(params, own, strict=True)
+        if name in net.owned and name not in summed
     }
     return results
 

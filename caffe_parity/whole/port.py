@@ -15,12 +15,13 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -97,12 +98,14 @@ class Layout:
         ends: the value that each result is, by the result's name or number.
         ops: what the operations between modules make, by an operation's number in a run.
         through: the calls that go on with what the port made of the values that they take.
+        partial: whether there may be more of those operations, which a run has to show yet.
     """
 
     calls: Mapping[Call, Place]
     ends: Mapping[str | int, str]
     ops: Mapping[int, Made]
     through: frozenset[Call] = frozenset()
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,12 @@ RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
 """The modules whose call may be a step of what the module around it does."""
 
 
+RECOMPUTES = (
+    "the port's backward computes its forward again (torch.utils.checkpoint), which cannot be "
+    "watched: call the function itself"
+)
+
+
 class Port:
     """A model that is watched.
 
@@ -255,7 +264,8 @@ class Port:
                 return self.model(*args, **(named or {}))
             return torch.func.functional_call(self.model, state, args, named or {})
 
-        return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
+        with torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTES):
+            return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
 
     def total_of(self, results: Mapping[str | int, torch.Tensor]) -> torch.Tensor:
         """What its method `total` makes of what it returned.
@@ -437,6 +447,11 @@ class Port:
                 seen.made_of[call] = _written(recipe)
                 if call in layout.through or tensor.numel() != values[value].numel():
                     return tensor
+            place = layout.calls.get(call) if call else None
+            names = _names_in(recipe) if recipe else set()
+            joined = place and value in names <= set(place.bottoms)  # of several, side by side
+            if joined and tensor.numel() != math.prod(shapes[value]):
+                return tensor
             seen.wired.append((what, came, value))
             return known(value, tensor)
 
@@ -475,6 +490,7 @@ class Port:
         dtypes = {each.dtype for each in state.values()}
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
+        ops.looks = layout.partial or not layout.ops
         ops.is_idle = is_idle
         ops.learns = learns
         ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
@@ -521,6 +537,11 @@ class Port:
             counts[name] = call.number + 1
             open_calls.append(call)
             place = layout.calls.get(call)
+            if any(isinstance(each, torch.Tensor) and is_wrapped(each) for each in args):
+                raise RuntimeError(
+                    f"the port calls {call} inside of torch.func (vmap, grad), where nothing can "
+                    "be watched: call it on the whole batch"
+                )
             if args and _is_float(args[0]) and args[0].ndim:
                 seen.lengths[call] = len(args[0])
             if name in self.nested:
@@ -588,11 +609,12 @@ class Port:
         for key, each in [*seen.results.items()]:
             seen.named[key] = given.name(each) or raw.name(each)
             seen.near += bool(looking and values is not None and close_to(each, values))
-            if key in layout.ends and not seen.named[key]:
-                is_new = layout.ends[key] not in seen.own
-                made = taken(f"the port's result {key}", layout.ends[key], each)
+            end = layout.ends.get(key, "")
+            if end and (not seen.named[key] or seen.named[key] in behind.get(end, ())):
+                is_new = end not in seen.own
+                made = taken(f"the port's result {key}", end, each)
                 seen.results[key] = made if is_new else each
-                seen.named[key] = layout.ends[key]
+                seen.named[key] = end
         return seen
 
 
@@ -615,6 +637,7 @@ class _Operations(TorchFunctionMode):
         super().__init__()
         self._dtype = dtype
         self.hooks = 0
+        self.looks = True  # for what operations make that no place is known of
         self.is_inside: Callable[[], bool] = lambda: False
         self.is_idle: Callable[[torch.Tensor], bool] = lambda _: False
         self.learns: Callable[[torch.Tensor], bool] = lambda _: False
@@ -651,7 +674,7 @@ class _Operations(TorchFunctionMode):
         result = recipes.of_run(func(*args, **kwargs), (args, kwargs), self._dtype)
         self.recorder.after(made, result)
         name = getattr(func, "__name__", "")
-        if not self._at:
+        if self.looks:
             self._follow(name, result, args, kwargs)
         several = type(result) in (tuple, list)  # of chunk, split, unbind
         same = {id(each) for each in tree_leaves((args, kwargs))}  # which it wrote into
@@ -719,7 +742,7 @@ class _Operations(TorchFunctionMode):
             own = self._recorded(torch.div, result, made.factor)
             placed = self._placed(made.value, own)
             return result if placed is own else self._recorded(torch.mul, placed, made.factor)
-        if not self._at:
+        if self.looks:
             self._made[id(result)] = result, number, name
         return result
 
@@ -745,8 +768,12 @@ class _Operations(TorchFunctionMode):
         What is detached is the value already, and may be read with its gradient, too.
         """
         recipe, node = self.recorder.made(tensor), None
-        while isinstance(recipe, recipes.Made) and recipe.args and keeps(recipe, ["detach"]):
-            below = recipe.args[0]
+        while isinstance(recipe, recipes.Made) and recipe.args:
+            below, is_alone = recipe.args[0], False
+            if recipe.func is torch.cat and len(below) == 1:  # of one
+                (below,), is_alone = below, True
+            if not is_alone and not keeps(recipe, ["detach"]):
+                break
             if recipe.func.__name__ not in recipes.SHAPES:
                 node = self.nodes.get(id(below))
             recipe = below
@@ -858,14 +885,28 @@ SHOWN = (int, float, str, list, tuple, torch.dtype)
 
 
 def results_of(result: Any) -> dict[str | int, torch.Tensor]:
-    """The tensors that a port returns, by name where it returns a dict, else by number."""
+    """The tensors that a port returns, by name where it returns a dict, else by number.
+
+    Of what is nested, such as `(heat, fields), losses`, by the path to it: "0.1".
+    """
     if isinstance(result, torch.Tensor):
         result = [result]
-    if isinstance(result, (tuple, list)):
-        result = dict(enumerate(result))
-    if not isinstance(result, Mapping):
-        return {}
-    return {key: each for key, each in result.items() if isinstance(each, torch.Tensor)}
+    found: dict[str | int, torch.Tensor] = {}
+    for key, each in _items(result):
+        if isinstance(each, torch.Tensor):
+            found[key] = each
+        elif _items(each):
+            found |= {f"{key}.{inner}": one for inner, one in results_of(each).items()}
+    return found
+
+
+def _items(result: Any) -> list[tuple[Any, Any]]:
+    """What is in a container, by name or number; [] of what is none."""
+    if is_dataclass(result) and not isinstance(result, (type, Mapping)):
+        result = vars(result)
+    if isinstance(result, Mapping):
+        return [*result.items()]
+    return [*enumerate(result)] if isinstance(result, (tuple, list)) else []
 
 
 def gradients(

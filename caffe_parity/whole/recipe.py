@@ -261,6 +261,9 @@ def version(tensor: torch.Tensor) -> int:
 
 _UNKNOWN = object()
 
+RAISED = (IndexError, RuntimeError, TypeError, ValueError)
+"""What an operation of PyTorch's raises on tensors that it does not take."""
+
 
 def followed(
     recipe: Recipe, values: Tensors, state: Tensors, done: dict[int, torch.Tensor]

@@ -99,11 +99,16 @@ class Returned:
         """
         results, losses = self._seen.results, self._net.losses
         computed = [name for name in losses if name in self._seen.own]
+        # only in phase TRAIN is a sum learned from: in TEST a loss may be nowhere, which is told
+        wanted = [name for name in losses if name in computed or self._net.phase == "TRAIN"]
+        wanted = [
+            name for name in wanted if self._net.maker[name].name not in self._compared.without
+        ]
         numbers = [key for key, each in results.items() if each.numel() == 1]
         free = [key for key in numbers if self._seen.named[key] != key]  # as the blob is called
         found: dict[str | int | None, tuple[list[Finding], list[str]]] = {}
         if computed and len(numbers) == 1 and free:
-            found[free[0]] = self._total(free[0], [*losses])
+            found[free[0]] = self._total(free[0], wanted)
         elif computed:
             some = [key for key in free if not self._seen.named[key]]
             found |= {key: each for key in some if (each := self._total(key))[1]}
@@ -112,7 +117,7 @@ class Returned:
             and hasattr(type(self._compared.port.model), ADDS_UP)
             and set(results) & set(losses)
         ):
-            found[None] = self._total(None, [*losses])
+            found[None] = self._total(None, wanted)
         return found
 
     def _total(

@@ -60,7 +60,9 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
-        without = " ".join(f"--leave-out {step.name}" for step in compared.unmatched)
+        read = {bottom for step in compared.unmatched for bottom in step.bottoms}
+        last = [step for step in compared.unmatched if read.isdisjoint(step.tops)]
+        without = " ".join(f"--leave-out {step.name}" for step in last)
         said.append(
             f"not compared: {names}: no part of the port computes them; --map {first}=MODULE says "
             f"which module does, {without} that the port does without"
@@ -140,6 +142,10 @@ def _worst(some: Mapping[str, Agreement], judged: bool = True) -> str:
     return f"{shown} wrong" if wrong else shown
 
 
+WITHOUT = "--leave-out: the port does without"
+"""The reason of what was not compared since nobody asked for it."""
+
+
 def records(
     net: str, compared: Comparison, found: Sequence[Judgement], seconds: float
 ) -> list[Record]:
@@ -178,8 +184,9 @@ def records(
     for finding in _of_the_whole(compared):
         name = f"{finding.code} {finding.tensor}".strip()
         made.append(Record(net, phase, name, "fail", finding.words, [finding]))
-    for name in sorted(compared.left_out):
-        made.append(Record(net, phase, name, "not run", "--leave-out: the port does without"))
+    for name in sorted(compared.without):
+        why = WITHOUT if name in compared.left_out else "only what is left out reads it"
+        made.append(Record(net, phase, name, "not run", why))
     for step in compared.unmatched:
         words = "no part of the port computes it"
         record = Record(net, phase, step.name, "unproven", words, [Finding("unmatched", words)])
@@ -231,4 +238,9 @@ def verdict(report: Report, seconds: float) -> str:
         said = f"unproven: {', '.join(dict.fromkeys(weak))}"
     else:
         said = "agrees" if report.agrees else "nothing was compared"
-    return f"{said}, {many(len(report.results), 'comparison')}, {seconds:.1f} s"
+    made = [each for each in report.results if each.tensors or each.verdict in ("pass", "fail")]
+    numbers = sum(own.compared for each in made for own in each.tensors.values())
+    without = [each.case for each in report.results if each.reason == WITHOUT]
+    left_out = f", without {', '.join(dict.fromkeys(without))}" if without else ""
+    compared = f"{many(len(made), 'comparison')}, {numbers:,} numbers"
+    return f"{said}, {compared}{left_out}, {seconds:.1f} s"

@@ -214,3 +214,53 @@ def _seam(
     branches = bottoms if len(bottoms) > len(tops) else tops
     name = f"{JOINED.join(branches)} ({type_})"
     return Step(0, name, type_, bottoms, tops, {"axis": 0}, (), sent, said)
+
+
+def joined(net: Golden, read: Mapping[str, set[str]]) -> Golden:
+    """The net with a Concat of what another Concat makes as one, where a port joins all at once.
+
+    As a DenseNet whose layers get a list of all that was made before.
+
+    Args:
+        net: the net.
+        read: by value, those of which the port makes it.
+    """
+    steps = {step.index: step for step in net.steps}
+    changed = set[int]()
+    for step in net.steps:
+        made_of = read.get(step.tops[0] if step.tops else "")
+        if step.type != "Concat" or made_of is None:
+            continue
+        bottoms: list[str] = []
+        for name in step.bottoms:
+            maker = steps[net.maker[name].index] if name in net.maker else step
+            same = maker.type == "Concat" and maker.fields["axis"] == step.fields["axis"]
+            if maker is step or not same or name in made_of or made_of.isdisjoint(maker.bottoms):
+                bottoms.append(name)
+                continue
+            bottoms += maker.bottoms
+            changed |= {step.index, maker.index}
+        steps[step.index] = replace(step, bottoms=tuple(bottoms))
+    if not changed:
+        return net
+    diffs = dict(net.diffs)
+    for index in sorted(changed, reverse=True):
+        step = steps[index]
+        (top,) = step.tops
+        pieces = [
+            each.bottom_diffs[position]
+            for each in steps.values()
+            for position, name in enumerate(each.bottoms)
+            if name == top and position in each.bottom_diffs
+        ]
+        if not pieces and top not in net.outputs:
+            del steps[index]
+            continue
+        if pieces:
+            total = sum(each.astype(np.float64) for each in pieces)
+            diffs[top] = np.asarray(total, np.float32)
+        axis = step.fields["axis"]
+        ends = np.cumsum([net.values[name].shape[axis] for name in step.bottoms])
+        parts = np.split(diffs[top], ends[:-1], axis)
+        steps[index] = replace(step, bottom_diffs=dict(enumerate(parts)))
+    return replace(net, steps=[*steps.values()], diffs=diffs)

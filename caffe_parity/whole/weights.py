@@ -12,9 +12,19 @@ import torch
 from caffe_parity.contract import Finding, Shape
 from caffe_parity.engine.compare import alike
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.layouts import TURNED, Held, held, of_cell, of_functions
+from caffe_parity.whole.layouts import (
+    AS_IT_IS,
+    GATES,
+    NOTHING,
+    TURNED,
+    Held,
+    held,
+    of_cell,
+    of_functions,
+    of_static,
+)
 from caffe_parity.whole.matching import Matched, fits, plain
-from caffe_parity.whole.port import Call, Tensors
+from caffe_parity.whole.port import RECURRENT, Call, Tensors
 from caffe_parity.whole.recipe import hooked
 
 
@@ -123,7 +133,14 @@ def weights_of(
         )
     }
     homeless = _homeless(net, matched, places)
-    loose = _loose(net, homeless, free)
+    used = {call.module for call in matched.steps}
+    used |= {name for name, each in modules.items() if isinstance(each, RECURRENT)}
+    inside = {
+        name: each
+        for name, each in own.items()
+        if name not in places and name not in free and name.rpartition(".")[0] not in used
+    }
+    loose = _loose(net, homeless, free, inside)
     places |= {name: each for name, (each, _) in loose.items()}
     without = len(homeless) > len([each for each in homeless if _is_held(each, places)])
     empty: list[str] = []
@@ -160,23 +177,22 @@ def _homeless(net: Golden, matched: Matched, places: Mapping[str, Held]) -> list
     ]
 
 
-def _loose(net: Golden, steps: Sequence[Step], free: Tensors) -> Mapping[str, tuple[Held, str]]:
+def _loose(
+    net: Golden, steps: Sequence[Step], free: Tensors, inside: Tensors
+) -> Mapping[str, tuple[Held, str]]:
     """What tensors of the port are made of that functions take, and no module of a layer holds.
 
     Where the port has as many as those layers, all of whose shapes fit, in their order; else those
-    whose shape no other has, on either side.
+    whose shape no other has, on either side. Those of modules that no layer has (`inside`) may be
+    a recurrent layer's, which a port may make of several.
     """
     found: dict[str, tuple[Held, str]] = {}
     for step in [each for each in steps if each.type in ("LSTM", "RNN")]:
-        for first in [name for name in free if name.endswith(("weight_ih", "weight_ih_l0"))]:
-            stem, _, ending = first.rpartition("weight_ih")
-            named = {stem + name: each for name, each in of_cell(step, ending).items()}
-            if named.keys() <= free.keys() - found.keys() and all(
-                _goes(net, each, tuple(free[name].shape)) for name, each in named.items()
-            ):
-                found |= {name: (each, "their names") for name, each in named.items()}
-                steps = [each for each in steps if each is not step]
-                break
+        left = {name: each for name, each in (free | inside).items() if name not in found}
+        if made := _of_recurrent(net, step, left):
+            how = "their names" if any(each.way == NOTHING for each in made.values()) else ""
+            found |= {name: (each, how or "their shapes") for name, each in made.items()}
+            steps = [each for each in steps if each is not step]
     free = {name: each for name, each in free.items() if name not in found}
     blobs = [of_functions(step) for step in steps]
     found |= _of_their_names(net, steps, free)
@@ -238,10 +254,37 @@ def _of_their_names(
     return found
 
 
+def _of_recurrent(net: Golden, step: Step, free: Tensors) -> Mapping[str, Held]:
+    """What tensors hold a recurrent layer's parameters: a cell's by name, the rest by its shape."""
+    shapes = {name: tuple(each.shape) for name, each in free.items()}
+    cells = [
+        {stem + name: each for name, each in of_cell(step, ending, joined).items()}
+        for first in free
+        if first.endswith(("weight_ih", "weight_ih_l0"))
+        for stem, _, ending in [first.rpartition("weight_ih")]
+        for joined in (False, True)
+    ]
+    for cell in (*cells, {}):
+        if not all(name in free and _goes(net, each, shapes[name]) for name, each in cell.items()):
+            continue
+        held = {param for each in cell.values() for param in each.params}
+        rest = [name for name in step.params if name not in held]
+        gates = step.type == "LSTM" and cell
+        more: dict[str, Held] = {}
+        for param in rest:
+            each = Held((param,), GATES if gates else AS_IT_IS)
+            fitting = [n for n in free if n not in cell and _goes(net, each, shapes[n])]
+            if len(fitting) == 1:
+                more[fitting[0]] = each
+        if len(more) == len(rest) or (cell and not of_static(step)):
+            return {**cell, **more}
+    return {}
+
+
 def _goes(net: Golden, each: Held, shape: Shape) -> bool:
     if not each.params:  # zeros
         return True
-    return alike(net.params[each.params[0]].shape, shape[::-1] if each.way == TURNED else shape)
+    return alike(each.shape(net), shape[::-1] if each.way == TURNED else shape)
 
 
 def _uncalled(

@@ -1,0 +1,371 @@
+"""`parity net` on ports in the manner of public repositories: right ones and faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from caffe_parity.caffe.client import Caffe
+from caffe_parity.cli.main import main
+from tests.net_text import input_layer, layer
+
+HEAD = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+"""
+XAVIER = 'weight_filler { type: "xavier" }'
+
+
+def _ends(folder: Path, net: str, port: str, *options: str) -> int:
+    (folder / "net.prototxt").write_text(net)
+    (folder / "port.py").write_text(HEAD + port)
+    return main(["net", "net.prototxt", "--port", "port.py:Port", *options])
+
+
+def _conv(
+    bottom: str, top: str, channels: int, rest: str = "kernel_size: 1", more: str = ""
+) -> str:
+    message = f"num_output: {channels} {rest} {XAVIER}"
+    return layer("Convolution", bottom, top, f"convolution_param {{ {message} }} {more}")
+
+
+def _dense(bottom: str, top: str, channels: int, more: str = "") -> str:
+    message = f"inner_product_param {{ num_output: {channels} {XAVIER} }} {more}"
+    return layer("InnerProduct", bottom, top, message)
+
+
+CAPTIONS = """
+        self.lstm = {lstm}
+        self.static = nn.Linear(5, 12, bias=False)
+        {more}
+
+    def forward(self, x, cont, image):
+        {made}
+"""
+STEPS = """h = c = x.new_zeros(2, 3)
+        found = []
+        for one, keep in zip(x, cont.unsqueeze(-1)):
+            h = h * keep
+            gates = {gates} + self.static(image)
+            {order} = gates.chunk(4, 1)
+            c = torch.sigmoid(f) * c * keep + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            found.append(h)
+        return torch.stack(found)
+"""
+
+
+@pytest.mark.parametrize(
+    ("port", "status", "words"),
+    [
+        (  # the parameters of a cell that is not called
+            CAPTIONS.format(
+                lstm="nn.LSTMCell(4, 3)",
+                more="",
+                made=STEPS.format(
+                    gates="F.linear(one, self.lstm.weight_ih, self.lstm.bias_ih) + "
+                    "F.linear(h, self.lstm.weight_hh, self.lstm.bias_hh)",
+                    order="i, f, g, o",
+                ),
+            ),
+            0,
+            "matched by their names: LSTM-h[2] = static.weight",
+        ),
+        (  # several modules, in Caffe's order of gates
+            CAPTIONS.format(
+                lstm="nn.Linear(4, 12)",
+                more="self.past = nn.Linear(3, 12, bias=False)",
+                made=STEPS.format(gates="self.lstm(one) + self.past(h)", order="i, f, o, g"),
+            ),
+            0,
+            "matched by their shapes: LSTM-h[3] = past.weight",
+        ),
+        (  # the picture behind each word
+            CAPTIONS.format(
+                lstm="nn.LSTM(9, 3)",
+                more="del self.static",
+                made="y = torch.cat([x, image.expand(4, 2, 5)], 2); return self.lstm(y)[0]",
+            ),
+            0,
+            "agrees",
+        ),
+        (
+            CAPTIONS.format(
+                lstm="nn.LSTM(9, 3)",
+                more="del self.static",
+                made="y = torch.cat([x, image.expand(4, 2, 5) * 2], 2); return self.lstm(y)[0]",
+            ),
+            1,
+            "disagrees: LSTM-h",
+        ),
+    ],
+    ids=["cell", "modules", "joined", "twice"],
+)
+def test_what_an_lstm_reads_once(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    port: str,
+    status: int,
+    words: str,
+) -> None:
+    """A captioner's picture has weights of its own, or stands behind each step's input."""
+    net = input_layer("x", 4, 2, 4) + input_layer("cont", 4, 2) + input_layer("image", 2, 5)
+    fillers = f'{XAVIER} bias_filler {{ type: "uniform" }}'
+    net += layer("LSTM", "x cont image", "h", f"recurrent_param {{ num_output: 3 {fillers} }}")
+    assert _ends(folder, net, port, "--data", "cont=constant:1", "--phase", "TRAIN") == status
+    assert words in capsys.readouterr().out
+
+
+ONE_BY_ONE = """
+        for each in self.layers:
+            x = torch.cat([x, each(x)], 1)
+        return self.last(x)
+"""
+ALL_AT_ONCE = """
+        found = [x]
+        for each in self.layers:
+            found.append(each(torch.cat(found, 1)))
+        return self.last(torch.cat(found, 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("joined", "old", "new", "last"),
+    [
+        (ONE_BY_ONE, "True", "False", "disagrees: Pooling-p, 9 comparisons"),
+        (ALL_AT_ONCE, "", "", "agrees, 9 comparisons"),
+        (
+            ALL_AT_ONCE,
+            "last(torch.cat(found, 1))",
+            "last(torch.cat(found[::-1], 1))",
+            "disagrees: C",
+        ),
+    ],
+)
+def test_what_a_dense_net_joins(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    joined: str,
+    old: str,
+    new: str,
+    last: str,
+) -> None:
+    """Every Concat reads what the one before has made; a port may join all that there is at once.
+
+    A size that is wrong leaves what joins behind it alone.
+    """
+    net = input_layer("data", 2, 3, 6, 6) + _conv("data", "a", 4)
+    net += layer("Pooling", "a", "p", "pooling_param { kernel_size: 3 stride: 2 }")
+    for number, before in enumerate(("p", "c0", "c1")):
+        net += _conv(before, f"d{number}", 4)
+        net += layer("Concat", f"{before} d{number}", f"c{number}")
+    net += _conv("c2", "e", 3)
+    port = """
+        self.first = nn.Conv2d(3, 4, 1)
+        self.layers = nn.ModuleList(nn.Conv2d(4 * n, 4, 1) for n in (1, 2, 3))
+        self.last = nn.Conv2d(16, 3, 1)
+
+    def forward(self, data):
+        x = F.max_pool2d(self.first(data), 3, 2, ceil_mode=True)
+"""
+    port = (port + joined.lstrip("\n")).replace(old or "none", new)
+    assert _ends(folder, net, port, "--phase", "TEST") == (last[0] == "d")
+    assert capsys.readouterr().out.splitlines()[-1].startswith(last)
+
+
+AUXILIARY = """
+        self.trunk, self.aux, self.head = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(5, 3)
+
+    def forward(self, data, label):
+        x, label = self.trunk(data), label.long()
+        loss = F.cross_entropy(self.head(x), label)
+        if self.training:
+            loss = loss + {weight} * F.cross_entropy(self.aux(x), label)
+        return loss
+"""
+
+
+@pytest.mark.parametrize(
+    ("weight", "options", "status", "last"),
+    [
+        ("0.3", (), 2, "unproven: InnerProduct-b, SoftmaxWithLoss-side, 8 comparisons, "),
+        ("0.3", ("side",), 0, "agrees, 8 comparisons, "),
+        ("0.4", ("side",), 1, "disagrees: total side, "),
+    ],
+)
+def test_a_loss_of_training_alone(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    weight: str,
+    options: tuple[str, ...],
+    status: int,
+    last: str,
+) -> None:
+    """What only it reads is left out with it, where the port has none; where it has, not."""
+    net = input_layer("data", 4, 6) + input_layer("label", 4) + _dense("data", "a", 5)
+    net += _dense("a", "b", 4) + layer("SoftmaxWithLoss", "b label", "side", "loss_weight: 0.3")
+    net += _dense("a", "c", 3) + layer("SoftmaxWithLoss", "c label", "loss")
+    words = [f"--leave-out=SoftmaxWithLoss-{each}" for each in options]
+    words += ["--data", "label=int:0,2"]
+    assert _ends(folder, net, AUXILIARY.format(weight=weight), *words) == status
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(last)
+    assert (", without SoftmaxWithLoss-side, " in said) == bool(options)
+
+
+SHARED = """
+        self.fc, self.last = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def half(self, x, learn):
+        w, b = self.fc.weight, self.fc.bias
+        return self.last(F.relu(F.linear(x, *((w, b) if learn else (w.detach(), b.detach())))))
+
+    def forward(self, left, right):
+        return ((self.half(left, True) - self.half(right, {learn})) ** 2).sum() / 8
+"""
+
+
+@pytest.mark.parametrize(
+    ("learn", "last"), [(True, "agrees"), (False, "disagrees: InnerProduct-a")]
+)
+def test_half_of_a_shared_gradient(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], learn: bool, last: str
+) -> None:
+    """Caffe's layer alone has half of it as well, and that is not the port's excuse."""
+    net = input_layer("left", 4, 6) + input_layer("right", 4, 6)
+    for side, a, b in (("left", "a", "b"), ("right", "c", "d")):
+        net += _dense(side, a, 5, 'param { name: "w" } param { name: "v" }')
+        net += layer("ReLU", a, a)
+        net += _dense(a, b, 2, 'param { name: "x" } param { name: "y" }')
+    net += layer("EuclideanLoss", "b d", "loss")
+    assert _ends(folder, net, SHARED.format(learn=learn), "--phase", "TRAIN") == (not learn)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(last)
+
+
+HEADS = """
+        self.conv, self.softmax = nn.Conv2d(3, 4, 1), nn.Softmax(dim={axis})
+
+    def forward(self, data, label):
+        y = self.conv(data)
+        log, known = F.log_softmax(y, 1).permute(0, 2, 3, 1), label[:, 0] != 3
+        with torch.no_grad():
+            off = ((y - 1) ** 2).sum() / 4
+        loss = F.nll_loss(log[known], label[:, 0][known].long())
+        return {{"loss": loss * {factor}, "off": off, "prob": self.softmax(y).flatten(1)}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("axis", "factor", "last"),
+    [(1, "1", "agrees"), (2, "1", "disagrees: Softmax-p, "), (1, "2", "disagrees: ")],
+)
+def test_heads_and_a_loss_over_a_mask(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    axis: int,
+    factor: str,
+    last: str,
+) -> None:
+    """Flat at the end; a measure that nothing learns from (`loss_weight: 0`); chosen places."""
+    net = input_layer("data", 2, 3, 3, 3) + input_layer("label", 2, 1, 3, 3) + _conv("data", "a", 4)
+    net += layer("SoftmaxWithLoss", "a label", "loss", "loss_param { ignore_label: 3 }")
+    net += layer("Power", "a", "ones", "power_param { scale: 0 shift: 1 }")
+    net += layer("EuclideanLoss", "a ones", "off", "loss_weight: 0")
+    net += layer("Softmax", "a", "p") + layer("Flatten", "p", "prob")
+    port = HEADS.format(axis=axis, factor=factor)
+    status = _ends(folder, net, port, "--data", "label=int:0,3", "--phase", "TRAIN")
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith(last), out
+    assert status == (last != "agrees")
+
+
+FORMS = """
+        from torch.utils.checkpoint import checkpoint
+        globals()["checkpoint"] = checkpoint
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, data):
+        return {made}
+
+def scripted():
+    return torch.jit.trace(Port(), torch.rand(2, 3, 3, 3))
+
+def compiled():
+    return torch.compile(Port())
+
+def parallel():
+    return nn.DataParallel(Port())
+
+def lazy():
+    model = Port()
+    model.conv = nn.LazyConv2d(4, 1)
+    return model
+
+def normed():
+    model = Port()
+    nn.utils.weight_norm(model.conv)
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "status", "words"),
+    [
+        ("self.conv(data)", "scripted", 2, "the port is TorchScript"),
+        ("self.conv(data)", "compiled", 0, "agrees"),
+        ("self.conv(data)", "parallel", 0, "agrees"),
+        ("self.conv(data)", "normed", 2, "the port cannot be copied: "),
+        ("data, [{'heat': self.conv(data)}]", "Port", 0, "agrees"),
+        ("checkpoint(self.conv, data, use_reentrant=False)", "Port", 2, "call the function itself"),
+        ("torch.vmap(self.conv)(data)", "Port", 2, "call it on the whole batch"),
+        ("self.conv(data)", "lazy", 2, "conv.weight has no shape before it runs"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_how_a_port_is_wrapped(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    made: str,
+    name: str,
+    status: int,
+    words: str,
+) -> None:
+    """What is compiled runs as it is written; what cannot be watched is refused in words."""
+    net = input_layer("data", 2, 3, 3, 3) + _conv("data", "heat", 4)
+    (folder / "net.prototxt").write_text(net)
+    (folder / "wrapped.py").write_text(HEAD + FORMS.format(made=made))
+    try:
+        arguments = ["net.prototxt", "--port", f"wrapped.py:{name}", "--phase", "TEST"]
+        assert main(["net", *arguments]) == status
+    finally:
+        if name == "compiled":
+            torch.compiler.set_stance("default")
+    assert words in "".join(capsys.readouterr())
+
+
+def test_groups_that_are_forgotten_without_names(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left on both sides belongs together: its shapes that differ are what is wrong."""
+    net = input_layer("data", 2, 4, 5, 5) + _conv("data", "a", 6, "kernel_size: 3")
+    net += layer("ReLU", "a", "a") + _conv("a", "b", 4, "kernel_size: 1 group: 2")
+    net += layer("ReLU", "b", "b") + _conv("b", "c", 3)
+    convs = "nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1)"
+    port = f"        self.features = nn.Sequential({convs})\n"
+    port += "    def forward(self, x):\n        return self.features(x)\n"
+    assert _ends(folder, net, port, "--phase", "TEST") == 1
+    out = capsys.readouterr().out
+    assert "Conv2d has groups 1, Caffe's Convolution 2" in out
+    assert "disagrees: Convolution-b, parameters features.2, " in out
