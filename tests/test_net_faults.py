@@ -721,3 +721,117 @@ def test_a_dropout_of_the_ports_own_is_held_to_a_derived_bound(
     )(model)
     _, records = compared_with("caffenet", model, "TRAIN")
     assert {each.verdict for each in records if "drop6" in each.case} == {verdict}
+
+
+TWO_LOSSES = f"""
+{input_layer("x", 4, 6)} {input_layer("label", 4)}
+layer {{ name: "a" type: "InnerProduct" bottom: "x" top: "a" inner_product_param {{ num_output: 5
+    weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "b" type: "InnerProduct" bottom: "x" top: "b" inner_product_param {{ num_output: 5
+    weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "add" type: "Eltwise" bottom: "a" bottom: "b" top: "add" }}
+layer {{ name: "drop" type: "Dropout" bottom: "add" top: "drop"
+    dropout_param {{ dropout_ratio: 0.4 }} }}
+layer {{ name: "cls" type: "SoftmaxWithLoss" bottom: "drop" bottom: "label" top: "cls" }}
+layer {{ name: "hinge" type: "HingeLoss" bottom: "add" bottom: "label" top: "hinge"
+    loss_weight: 2 }}
+"""
+TWO_LOSSES_PORT = """
+from torch import nn
+from torch.nn import functional
+
+class Sum(nn.Module):
+    def forward(self, x, y):
+        return x + y
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.add = nn.Linear(6, 5), nn.Linear(6, 5), Sum()
+
+    def forward(self, x, label):
+        x = self.add(self.b(x), self.a(x))
+        signs = 1 - 2 * functional.one_hot(label.long(), 5).to(x.dtype)
+        hinge = functional.relu(1 + signs * x).sum() / len(x)
+        x = functional.dropout(x, 0.4, self.training)
+        return functional.cross_entropy(x, label.long()) + 2 * hinge
+"""
+
+
+POOLED = f"""
+{input_layer("x", 2, 4, 12, 12)}
+layer {{ name: "pool" type: "Pooling" bottom: "x" top: "pool"
+    pooling_param {{ kernel_size: 3 stride: 2 pad: 1 }} }}
+layer {{ name: "slice" type: "Slice" bottom: "pool" top: "a" top: "b" }}
+layer {{ name: "add" type: "Eltwise" bottom: "a" bottom: "b" top: "add" }}
+layer {{ name: "drop" type: "Dropout" bottom: "add" top: "drop" }}
+layer {{ name: "fc" type: "InnerProduct" bottom: "drop" top: "fc" inner_product_param {{
+    num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+"""
+POOLED_PORT = """
+import torch
+from torch import nn
+
+class Slice(nn.Module):
+    def forward(self, x):
+        return torch.split(x, [2, 2], 1)
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slice, self.drop, self.fc = Slice(), nn.Dropout(0.5), nn.Linear(98, 3)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+        a, b = self.slice(x)
+        return self.fc(self.drop(a + b).flatten(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("net", "port", "old", "new", "named"),
+    [
+        (TWO_LOSSES, TWO_LOSSES_PORT, "", "", {}),
+        (TWO_LOSSES, TWO_LOSSES_PORT, "x, 0.4", "x, 0.5", {"drop": "dropout_ratio 0.5"}),
+        (
+            TWO_LOSSES,
+            TWO_LOSSES_PORT,
+            "self.a(x))",
+            "self.a(x)) + 0.25",
+            {"add -> drop, hinge": "add(0.25)"},
+        ),
+        (POOLED, POOLED_PORT, "", "", {}),
+        (POOLED, POOLED_PORT, "2, 1, ceil", "2, 0, ceil", {"pool": "as with pooling_param.pad 0"}),
+        (POOLED, POOLED_PORT, "[2, 2]", "[1, 3]", {"": "the port's a has shape (2, 1, 7, 7)"}),
+        (
+            POOLED,
+            POOLED_PORT,
+            "a + b).flatten(1)",
+            "a + b).flatten(1) * b.flatten(1)",
+            {"fc": "reads mul of b and drop, not drop"},
+        ),
+    ],
+)
+def test_what_is_said_of_a_port_is_true(
+    caffe: Caffe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    net: str,
+    port: str,
+    old: str,
+    new: str,
+    named: dict[str, str],
+) -> None:
+    """Losses that read the same, a sum in the other order, another shape before a Dropout."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.prototxt").write_text(net)
+    Path("port.py").write_text(port.replace(old, new) if old else port)
+    options = ["--port", "port.py:Port", "--phase", "TRAIN", "--json", "report.json"]
+    status = main(["net", "net.prototxt", *options])
+    found = words_of(read(Path("report.json")).results) if status < 2 else {}
+    found |= {"": capsys.readouterr().err} if status == 2 else {}
+    assert "random" not in "".join(found.values())
+    found.pop("whole", None)
+    assert found.keys() == named.keys()
+    assert all(words in found[name] for name, words in named.items())

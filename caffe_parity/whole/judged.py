@@ -1154,6 +1154,8 @@ class Comparison:
             other = f"{came}, not {value}" if came else f"something else than {value}"
             if call in self.first.changed:
                 other += f", {', '.join(self.first.changed[call])} of it"
+            elif call in self.first.mixed:
+                other = f"{self.first.mixed[call]}, not {value}"
             layer = part.steps[0].name
             words = f"the port's {call} reads {other}, which Caffe's layer {layer} reads"
             yield self._reasons.of(layer, Finding("wiring", words, value))

@@ -56,7 +56,9 @@ class Matched:
     def layout(self) -> Layout:
         """Where the port's tensors are values of the net."""
         calls = {
-            call: Place(steps[0].bottoms, "" if call in self.opened else steps[-1].tops[0])
+            call: Place(
+                steps[0].bottoms, "" if call in self.opened else steps[-1].tops[0], _sums(steps[0])
+            )
             for call, steps in self.steps.items()
         }
         return Layout(calls, self.ends, self.ops, self.through, self.partial)
@@ -64,6 +66,11 @@ class Matched:
     def call_of(self, step: Step) -> Call | None:
         """The call that computes a layer."""
         return next((call for call, steps in self.steps.items() if step in steps), None)
+
+
+def _sums(step: Step) -> bool:
+    """Whether a layer makes the same of its bottoms in any order."""
+    return step.type == "Eltwise" and len(set(step.fields["coeff"])) <= 1
 
 
 def match(
@@ -405,9 +412,20 @@ def losses_of(
         is_sum: whether the port returns one number, in which losses have their weights.
         left_out: the layers that the port may do without.
     """
+    exact = {
+        name: [each for each in numbers if each.behind == behind and near(net, name, each.value)]
+        for name, behind in known.items()
+    }
+    others = [each for some in exact.values() for each in some]
+    taken = {each.op[0] for each in others}.union(*(each.of for each in others))
+    last = {each.op[0] for each in others}
     found = {}
     for name, behind in known.items():
         made = [each for each in numbers if each.behind == behind]
+        if not exact[name]:  # nor is it another loss, what that is made of, or what is made of it
+            made = [each for each in made if each.op[0] not in taken and last.isdisjoint(each.of)]
+            alike = [other for other in known if known[other] == behind and not exact[other]]
+            made = _apart(made, len(alike), alike.index(name))
         if not made:
             continue
         weight = net.losses[name]
@@ -427,6 +445,26 @@ def losses_of(
         bare = alike or (not whole and (weighed or not is_sum or is_last or divided))
         found[best.op[0]] = Made(name, best.op[1], 1.0 if bare else weight)
     return found
+
+
+def _apart(made: Sequence[Number], several: int, index: int) -> list[Number]:
+    """One of several losses with what it is made of, where that is known; else all numbers."""
+
+    def ends(some: Sequence[Number]) -> list[Number]:
+        inside = frozenset[int]().union(*(each.of for each in some))
+        return [each for each in some if each.op[0] not in inside]
+
+    left = list(made)
+    while len(ends(left)) < several:
+        without = [[each for each in left if each is not end] for end in ends(left)]
+        sums = [rest for rest in without if len(ends(rest)) > len(ends(left))]
+        if not sums:
+            return list(made)
+        left = sums[0]
+    if len(ends(left)) > several:
+        return list(made)
+    end = ends(left)[index]
+    return [each for each in left if each is end or each.op[0] in end.of]
 
 
 def ends_of(

@@ -116,8 +116,6 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is the sum over a window, not its mean",
             lambda given: {"top[0]": compute(given)["top[0]"] * size},
         )
-    if step.type == "Pooling" and len(arguments_of(net, step).get("pad", ())) == 2:
-        yield from _uneven_windows(net, step)
     if step.type == "Slice":
         yield from _slices(net, step)
     is_max = step.type == "Pooling" and step.fields["pool"] == "MAX"
@@ -513,9 +511,11 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         )
 
 
-def _uneven_windows(net: Golden, step: Step) -> Iterator[Other]:
+def uneven_windows(net: Golden, step: Step) -> Iterator[Other]:
     """A pooling that pads another number of rows before than behind."""
-    said = arguments_of(net, step)
+    said = arguments_of(net, step) if step.type == "Pooling" else {}
+    if len(said.get("pad", ())) != 2:
+        return
     (high, wide), most = said["pad"], 2 * max(said["pad"]) or 1
     for before, behind in product(range(most + 1), repeat=2):
         if before != behind and before + behind <= most:

@@ -67,11 +67,12 @@ class Place:
     """Which values of the net a call takes and gives: `bottoms` by position, and its top.
 
     Its top is "" where what it gives is none, since the port goes on to it from there, or makes it
-    within.
+    within. Of a sum the bottoms may come in any order.
     """
 
     bottoms: tuple[str, ...]
     top: str
+    any_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,13 @@ class Number:
         op: its number in a run, and its name.
         value: the number.
         behind: the values of the net that it was made of.
+        of: the operations of other such numbers that it was made of.
     """
 
     op: tuple[int, str]
     value: float
     behind: frozenset[str]
+    of: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -168,6 +171,7 @@ class Seen:
             nothing else: the operations that did, in order.
         changed: the same, also where the port's own parameters come in.
         changes: the value of which a call takes that.
+        mixed: by call that took what the port made of other values: how, in words.
         without: the values that it made without gradients, as under torch.no_grad().
         nodes: the operations, by the id of the recipe of what they made.
         hooks: how often it asked for the gradient of a tensor on the way.
@@ -193,6 +197,7 @@ class Seen:
     made_of: dict[Call, list[str]] = field(default_factory=dict)
     changed: dict[Call, list[str]] = field(default_factory=dict)
     changes: dict[Call, str] = field(default_factory=dict)
+    mixed: dict[Call, str] = field(default_factory=dict)
     without: set[str] = field(default_factory=set)
     nodes: dict[int, Node] = field(default_factory=dict)
     hooks: int = 0
@@ -392,8 +397,9 @@ class Port:
 
         def placed(value: str, made: torch.Tensor) -> torch.Tensor:
             base = made._base
-            if made.numel() != math.prod(shapes[value]) and base is not None:
-                put(value, base if base.ndim == len(shapes[value]) else made)  # a flat view of it
+            is_flat = base is not None and base.numel() == made.numel()
+            if base is not None and is_flat and made.numel() != math.prod(shapes[value]):
+                put(value, base if base.ndim == len(shapes[value]) else made)
             else:
                 put(value, made)
             return known(value, made)
@@ -452,6 +458,9 @@ class Port:
             joined = place and value in names <= set(place.bottoms)  # of several, side by side
             if joined and tensor.numel() != math.prod(shapes[value]):
                 return tensor
+            read = sorted(_values_in(recipe)) if call and not came and recipe else []
+            if call and recipe and read and read != [value]:
+                seen.mixed[call] = f"{', '.join(_written(recipe))} of {' and '.join(read)}"
             seen.wired.append((what, came, value))
             return known(value, tensor)
 
@@ -467,6 +476,9 @@ class Port:
                 if known[top].numel() == tensor.numel():
                     seen.masked.add(top)
                     return known[top].reshape(tensor.shape)
+            for top in inside & known.keys():  # in a port whose own has another size
+                flat = known[top].flatten()
+                return flat[torch.arange(tensor.numel()) % len(flat)].reshape(tensor.shape)
             return None
 
         def is_idle(tensor: torch.Tensor) -> bool:
@@ -552,7 +564,11 @@ class Port:
                 return None
             changed = list(args)
             is_step = isinstance(self.modules[name], torch.nn.RNNCellBase)  # its state is no bottom
-            for position, value in enumerate(place.bottoms[: 1 if is_step else len(changed)]):
+            bottoms = place.bottoms
+            came = tuple(map(given.name, filter(_is_float, changed)))
+            if place.any_order and sorted(came) == sorted(bottoms):
+                bottoms = came
+            for position, value in enumerate(bottoms[: 1 if is_step else len(changed)]):
                 if _is_float(changed[position]):
                     steps_first = self._steps_first(name, changed[position])
                     made = taken(f"the port's {call}", value, steps_first, call)
@@ -647,6 +663,7 @@ class _Operations(TorchFunctionMode):
         self._name_of = name_of
         self.numbers: list[Number] = []
         self._behind: dict[int, frozenset[str]] = {}  # of the tensors in `_kept`
+        self._of_numbers: dict[int, frozenset[int]] = {}  # the same
         self._kept: list[torch.Tensor] = []
         self._mask_for = mask_for
         self._at = at
@@ -697,18 +714,22 @@ class _Operations(TorchFunctionMode):
         return func(tensor, *hook) if tensor.requires_grad else RemovableHandle(OrderedDict())
 
     def _follow(self, name: str, result: Any, args: Any, kwargs: Any) -> None:
-        """Takes down which values of the net a result was made of."""
+        """Takes down which values of the net, and which numbers, a result was made of."""
         behind: frozenset[str] = frozenset()
+        of: frozenset[int] = frozenset()
         for each in tree_leaves((args, kwargs)):
             if isinstance(each, torch.Tensor):
                 known = self._name_of(each)
                 behind |= frozenset([known]) if known else self._behind.get(id(each), frozenset())
+                of |= self._of_numbers.get(id(each), frozenset())
+        is_number = _is_float(result) and result.numel() == 1
+        if is_number:
+            self.numbers.append(Number((self._count, name), float(result.detach()), behind, of))
+            of |= {self._count}
         for each in tree_leaves(result):
             if isinstance(each, torch.Tensor):
                 self._kept.append(each)
-                self._behind[id(each)] = behind
-        if _is_float(result) and result.numel() == 1:
-            self.numbers.append(Number((self._count, name), float(result.detach()), behind))
+                self._behind[id(each)], self._of_numbers[id(each)] = behind, of
 
     def _with_mask(
         self, x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False

@@ -33,6 +33,7 @@ from caffe_parity.whole.mistakes import (
     functions,
     mistakes,
     scaled,
+    uneven_windows,
 )
 from caffe_parity.whole.port import shaped
 
@@ -334,6 +335,7 @@ def others(net: Golden, step: Step, fit: Fit = lambda make, start: None) -> Iter
         other = _as_said(net, step, said)
         if other is not None:
             yield Other(words, other)
+    yield from uneven_windows(net, step)  # of which some are the same as with another pad
     for type_ in ALIKE if step.type in ALIKE else ():
         other = _as_said(net, step, {"type": type_, "top": step.said["top"]})
         if type_ != step.type and other is not None:
