@@ -758,6 +758,36 @@ class Port(nn.Module):
 """
 
 
+STEPS = f"""
+{input_layer("x", 3, 2, 4)} {input_layer("goal", 3, 2, 7)}
+layer {{ name: "bn" type: "BatchNorm" bottom: "x" top: "bn"
+    batch_norm_param {{ use_global_stats: true }} }}
+layer {{ name: "fc" type: "InnerProduct" bottom: "bn" top: "fc" inner_product_param {{
+    axis: 2 num_output: 7 weight_filler {{ type: "xavier" }}
+    bias_filler {{ type: "constant" value: 0.5 }} }} }}
+layer {{ name: "l2" type: "EuclideanLoss" bottom: "fc" bottom: "goal" top: "l2"
+    loss_weight: 0.5 }}
+layer {{ name: "own" type: "SigmoidCrossEntropyLoss" bottom: "fc" bottom: "goal" top: "own" }}
+"""
+STEPS_PORT = """
+from torch import nn
+
+class Own(nn.Module):
+    def forward(self, x, y):
+        return (nn.functional.softplus(x) - x * y).sum() / len(x)
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(2, affine=False, momentum=0.001)
+        self.fc, self.own = nn.Linear(4, 7), Own()
+
+    def forward(self, x, goal):
+        bias, weight = self.fc.bias, self.fc.weight
+        x = nn.functional.linear(self.bn.eval()(x), weight, bias)
+        l2 = nn.functional.mse_loss(x, goal, reduction="sum") / 6
+        return {"l2": l2, "own": self.own(x, goal)}
+"""
 POOLED = f"""
 {input_layer("x", 2, 4, 12, 12)}
 layer {{ name: "pool" type: "Pooling" bottom: "x" top: "pool"
@@ -800,6 +830,11 @@ class Port(nn.Module):
             "self.a(x)) + 0.25",
             {"add -> drop, hinge": "add(0.25)"},
         ),
+        (STEPS, STEPS_PORT, "", "", {}),
+        (STEPS, STEPS_PORT, " / 6", "", {"l2": "is a sum, not divided"}),
+        (STEPS, STEPS_PORT, "x = nn", "x = 2 * nn", {"fc -> l2, own": "mul(2)"}),
+        (STEPS, STEPS_PORT, " weight,", " weight.sin(),", {"fc": "weight goes through sin"}),
+        (STEPS, STEPS_PORT, "bn.eval()", "bn", {"bn": "and not Caffe's"}),
         (POOLED, POOLED_PORT, "", "", {}),
         (POOLED, POOLED_PORT, "2, 1, ceil", "2, 0, ceil", {"pool": "as with pooling_param.pad 0"}),
         (POOLED, POOLED_PORT, "[2, 2]", "[1, 3]", {"": "the port's a has shape (2, 1, 7, 7)"}),

@@ -1271,6 +1271,8 @@ class Comparison:
             )
             words = f"a forward {own_move} by {1 - fraction:.3g}{f' {way}' if still else ''} "
             words += f"(moving_average_fraction {fraction:g})"
+            if np.array_equal(before, after):  # as with use_global_stats
+                words = f"a forward moves the port's {name} by {moved:.3g} {way}, and not Caffe's"
             if module is not None:
                 words += f"; {type(module).__name__} has momentum {usual or 'none'}"
             unchosen = isinstance(module, _BatchNorm) and module.momentum == USUAL
@@ -1478,7 +1480,12 @@ def _matched(
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
     is_sum = len(numbers) == 1
-    losses = losses_of(made, found.first.numbers, found.losses_between, is_sum, left_out)
+    behind = {each.behind for each in found.first.numbers}
+    if not behind.issuperset(found.losses_between.values()) and found.first.ops:
+        matched.ops = matched.ops | found.first.ops  # a value that a later call takes was unknown
+        found = Comparison(made, port, matched, weights, left_out)
+    calls = frozenset(float(each) for each in found.first.own.values() if each.numel() == 1)
+    losses = losses_of(made, found.first.numbers, found.losses_between, is_sum, left_out, calls)
     known = {*matched.ends.values(), *found.first.own}
     rest = {key: name for key, name in ends.items() if name not in known}
     known |= {each.value for each in losses.values()}

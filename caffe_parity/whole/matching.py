@@ -402,6 +402,7 @@ def losses_of(
     known: Mapping[str, frozenset[str]],
     is_sum: bool,
     left_out: frozenset[str] = frozenset(),
+    own: frozenset[float] = frozenset(),
 ) -> dict[int, Made]:
     """The operations between modules that make losses which the port only adds up, as in `Layout`.
 
@@ -411,17 +412,20 @@ def losses_of(
         known: by loss, the values of the net that it is made of, and that are known in the port.
         is_sum: whether the port returns one number, in which losses have their weights.
         left_out: the layers that the port may do without.
+        own: the losses that calls of the port give.
     """
+    free = [each for each in numbers if each.value not in own]
     exact = {
-        name: [each for each in numbers if each.behind == behind and near(net, name, each.value)]
+        name: [each for each in free if each.behind == behind and near(net, name, each.value)]
         for name, behind in known.items()
     }
     others = [each for some in exact.values() for each in some]
+    others += [each for each in numbers if each.value in own]
     taken = {each.op[0] for each in others}.union(*(each.of for each in others))
     last = {each.op[0] for each in others}
     found = {}
     for name, behind in known.items():
-        made = [each for each in numbers if each.behind == behind]
+        made = [each for each in free if each.behind == behind]
         if not exact[name]:  # nor is it another loss, what that is made of, or what is made of it
             made = [each for each in made if each.op[0] not in taken and last.isdisjoint(each.of)]
             alike = [other for other in known if known[other] == behind and not exact[other]]

@@ -320,7 +320,8 @@ class Reasons:
             return
         value = self._net.values[name].astype(np.float64)
         bias = self._net.params[step.params[1]].astype(np.float64)
-        shape = (1, -1, *(1 for _ in value.shape[2:]))
+        dense = step.type == "InnerProduct"  # whose outputs lie along the last axis
+        shape = (-1,) if dense else (1, -1, *(1 for _ in value.shape[2:]))
         yield Rival(
             "bias",
             "{tensor} is as without the bias",
