@@ -194,11 +194,16 @@ def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison
                 if np.array_equal(found.net.values[name], value):  # which an idle Dropout passes on
                     continue
                 size = found.net.values[name].size
+                wrong = []  # in which something is wrong behind the cut, too
                 for node in reversed([each for each in known if each and each.size == size]):
                     if next(tries, None) is None:
                         return None
                     other = _placed(found, {name: node}, 1)
-                    if other and (top not in other.beyond(FINE) or _known(other, name, top, tries)):
+                    if other and top not in other.beyond(FINE):
+                        return other
+                    wrong += [other] if other else []
+                for other in wrong:
+                    if _known(other, name, top, tries):
                         return other
     return None
 

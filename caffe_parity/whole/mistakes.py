@@ -129,6 +129,11 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as scaled to the length 1 over the channels, as by functional.normalize",
             lambda given: {"top[0]": functional.normalize(given["bottom[0]"])},
         )
+    if step.type == "MVN" and step.fields["normalize_variance"]:
+        yield Other(
+            "is as with eps added to the variance: Caffe adds it to the root of that",
+            partial(_below_the_root, (1, 2, 3)[not step.fields["across_channels"] :], step),
+        )
     if step.type == "BatchNorm":
         yield Other(
             "is as with a variance over m - 1: Caffe normalises with that over m",
@@ -536,6 +541,12 @@ def _pooled(said: Mapping[str, Any], pool: str, pad: Sequence[int], given: Tenso
         padded = functional.pad(given["bottom[0]"], pad)
         made = functional.avg_pool2d(padded, said["kernel"], said["stride"], ceil_mode=True)
     return {"top[0]": made}
+
+
+def _below_the_root(axes: Sequence[int], step: Step, given: Tensors) -> Tensors:
+    x = given["bottom[0]"] - given["bottom[0]"].mean(axes, keepdim=True)
+    variance = (x * x).mean(axes, keepdim=True)
+    return {"top[0]": x / (variance + float(step.fields["eps"])).sqrt()}
 
 
 def _slices(net: Golden, step: Step) -> Iterator[Other]:

@@ -9,6 +9,7 @@ The catalogue of counterparts computes each from Caffe's own bottoms.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -207,11 +208,25 @@ def _fitted(made: Callable[[float], Any], truth: Any, start: float) -> float | N
                 number
             )  # a float32 in Caffe
             if np.abs(off).max() <= room * steepest:
-                return None if abs(number - start) <= 2 * room else _shortest(number, room)
+                found = _shortest(number, room)
+                said = abs(number - start) > 2 * room
+                return found if said and (_is_chosen(found) or not _is_one(slope, truth)) else None
             number -= float(slope @ off) / size
     except Exception:  # another number need not fit the layer
         return None
     return None
+
+
+def _is_chosen(number: float) -> bool:
+    """Whether somebody may have written a number: of few digits, or a simple fraction of such."""
+    tried = [number * times for times in range(1, 10)]
+    return any(math.isclose(each, float(f"{each:.3g}"), rel_tol=FINE / 16) for each in tried)
+
+
+def _is_one(slope: Any, truth: Any) -> bool:
+    """Whether all that a number changes is one factor or one offset, which any mistake may be."""
+    cosine = abs(float(slope @ truth)) / float(np.linalg.norm(slope) * np.linalg.norm(truth))
+    return cosine > 1 - FINE or np.ptp(slope) <= FINE * np.abs(slope).max()
 
 
 def _shortest(number: float, room: float) -> float:
