@@ -899,7 +899,7 @@ def test_what_is_said_of_a_port_is_true(
     Path("port.py").write_text(port.replace(old, new) if old else port)
     options = ["--port", "port.py:Port", "--phase", "TRAIN", "--json", "report.json"]
     status = main(["net", "net.prototxt", *options])
-    found = words_of(read(Path("report.json")).results) if status < 2 else {}
+    found = words_of([*read(Path("report.json")).results]) if status < 2 else {}
     found |= {"": capsys.readouterr().err} if status == 2 else {}
     assert "random" not in "".join(found.values())
     found = {k: each for k, each in found.items() if k in named or k not in ("whole", "mvn")}

@@ -1484,8 +1484,8 @@ def _matched(
     if not behind.issuperset(found.losses_between.values()) and found.first.ops:
         matched.ops = matched.ops | found.first.ops  # a value that a later call takes was unknown
         found = Comparison(made, port, matched, weights, left_out)
-    calls = frozenset(float(each) for each in found.first.own.values() if each.numel() == 1)
-    losses = losses_of(made, found.first.numbers, found.losses_between, is_sum, left_out, calls)
+    own = frozenset(float(each) for each in found.first.own.values() if each.numel() == 1)
+    losses = losses_of(made, found.first.numbers, found.losses_between, is_sum, left_out, own)
     known = {*matched.ends.values(), *found.first.own}
     rest = {key: name for key, name in ends.items() if name not in known}
     known |= {each.value for each in losses.values()}

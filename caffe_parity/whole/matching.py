@@ -428,8 +428,8 @@ def losses_of(
         made = [each for each in free if each.behind == behind]
         if not exact[name]:  # nor is it another loss, what that is made of, or what is made of it
             made = [each for each in made if each.op[0] not in taken and last.isdisjoint(each.of)]
-            alike = [other for other in known if known[other] == behind and not exact[other]]
-            made = _apart(made, len(alike), alike.index(name))
+            same = [other for other in known if known[other] == behind and not exact[other]]
+            made = _apart(made, len(same), same.index(name))
         if not made:
             continue
         weight = net.losses[name]

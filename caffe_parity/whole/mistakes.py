@@ -543,7 +543,7 @@ def _pooled(said: Mapping[str, Any], pool: str, pad: Sequence[int], given: Tenso
     return {"top[0]": made}
 
 
-def _below_the_root(axes: Sequence[int], step: Step, given: Tensors) -> Tensors:
+def _below_the_root(axes: tuple[int, ...], step: Step, given: Tensors) -> Tensors:
     x = given["bottom[0]"] - given["bottom[0]"].mean(axes, keepdim=True)
     variance = (x * x).mean(axes, keepdim=True)
     return {"top[0]": x / (variance + float(step.fields["eps"])).sqrt()}
