@@ -822,6 +822,39 @@ ONE_MAP_FAULTS = [
     ("* self.weight +", "* (self.weight + 0.1) +", "sc", "as with the weights times 1.14286"),
     ("(x.var(unbiased=False) + 1e-5).sqrt()", "x.sub(x.mean()).abs().mean()", "bn", "are wrong"),
 ]
+FUNCTION = f"""
+{input_layer("x", 2, 6, 3, 3)}
+layer {{ name: "slice" type: "Slice" bottom: "x" top: "a" top: "b" }}
+layer {{ name: "conv" type: "Convolution" bottom: "a" top: "conv" convolution_param {{
+    num_output: 3 kernel_size: 1 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "relu" type: "ReLU" bottom: "conv" top: "relu" }}
+layer {{ name: "cat" type: "Concat" bottom: "relu" bottom: "b" top: "cat" }}
+"""
+FUNCTION_PORT = """
+import torch
+from torch import nn
+
+class Positive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = x.clamp(min=0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        [y] = ctx.saved_tensors
+        return grad * (y > 0)
+
+class Port(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        a, b = x.chunk(2, 1)
+        return torch.cat([Positive.apply(self.conv(a)), b], 1)
+"""
 POOLED = f"""
 {input_layer("x", 2, 4, 12, 12)}
 layer {{ name: "pool" type: "Pooling" bottom: "x" top: "pool"
@@ -869,6 +902,9 @@ class Port(nn.Module):
         (STEPS, STEPS_PORT, "x = nn", "x = 2 * nn", {"fc -> l2, own": "mul(2)"}),
         (STEPS, STEPS_PORT, " weight,", " weight.sin(),", {"fc": "weight goes through sin"}),
         (STEPS, STEPS_PORT, "bn.eval()", "bn", {"bn": "and not Caffe's"}),
+        (FUNCTION, FUNCTION_PORT, "", "", {}),
+        (FUNCTION, FUNCTION_PORT, "x.clamp", "x.float().clamp", {}),
+        (FUNCTION, FUNCTION_PORT, "grad * (", "2 * grad * (", {"relu, cat": "twice"}),
         *((ONE_MAP, ONE_MAP_PORT, a, b, {name: words}) for a, b, name, words in ONE_MAP_FAULTS),
         (POOLED, POOLED_PORT, "", "", {}),
         (POOLED, POOLED_PORT, "2, 1, ceil", "2, 0, ceil", {"pool": "as with pooling_param.pad 0"}),

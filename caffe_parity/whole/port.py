@@ -612,7 +612,7 @@ class Port:
                     return made
                 return self._steps_first(name, made), *self._states(name, made, result[1:])
 
-        with self._hooked(before, after), ops.recorder.functions(), ops:
+        with self._hooked(before, after), ops.recorder.functions(ops.done), ops:
             try:
                 result = self.run(fed, state)
             except BadRequest as error:
@@ -690,6 +690,10 @@ class _Operations(TorchFunctionMode):
         made = self.recorder.before(func, args, kwargs)
         result = recipes.of_run(func(*args, **kwargs), (args, kwargs), self._dtype)
         self.recorder.after(made, result)
+        return result if self.recorder.inside else self.done(func, result, args, kwargs)
+
+    def done(self, func: Any, result: Any, args: Any, kwargs: Any = MappingProxyType({})) -> Any:
+        """What an operation has made, or Caffe's values in the place of that."""
         name = getattr(func, "__name__", "")
         if self.looks:
             self._follow(name, result, args, kwargs)
@@ -896,6 +900,8 @@ def spelled(each: recipes.Made) -> str:
     given = [str(one) for one in each.args if isinstance(one, SHOWN)]
     given += [f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, SHOWN)]
     name = getattr(each.func, "__name__", "").strip("_")
+    if name == "apply":  # an autograd.Function
+        name = getattr(getattr(each.func, "__self__", None), "__name__", name)
     if name == "get":  # of an attribute, such as data
         name = getattr(getattr(each.func, "__self__", None), "__name__", name)
     return f"{name}({', '.join(given)})" if given else name

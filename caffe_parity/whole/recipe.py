@@ -113,6 +113,7 @@ class Recorder:
     ) -> None:
         self._leaky = leaky
         self.number = 0
+        self.inside = False  # of an autograd.Function
         self.signatures: dict[int, str] = {}  # of the operations behind a leak
         self._named = named
         self._state = {id(each): name for name, each in state.items()}
@@ -176,21 +177,31 @@ class Recorder:
                 self.put(each, recipe)
 
     @contextmanager
-    def functions(self) -> Iterator[None]:
-        """Meanwhile an autograd.Function is taken down as one operation, with its own backward."""
+    def functions(self, done: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+        """Meanwhile an autograd.Function is taken down as one operation, with its own backward.
+
+        Args:
+            done: what the port goes on with, from the operation, its result and its arguments.
+        """
         plain = torch.autograd.Function.__dict__["apply"]
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             func = plain.__get__(None, cls)
             made = self.before(func, args, kwargs)
-            result = func(*args, **kwargs)
+            outside = not self.inside and not cls.__module__.startswith("torch.")
+            self.inside = self.inside or outside
+            try:
+                result = func(*args, **kwargs)
+            finally:
+                self.inside = self.inside and not outside
             several = type(result) in (tuple, list)
             for each in result if several else [result]:
                 inside = self.made(each) if isinstance(each, torch.Tensor) else None
                 if made is None or inside is None or not _is_made_of(inside, made):
-                    return result  # which the operations inside may tell, or nothing does
-            self.after(made, result)
-            return result
+                    made = None  # the operations inside do not tell its gradient
+            if made or outside:
+                self.after(made, result)
+            return done(func, result, args) if outside else result
 
         torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
         try:
