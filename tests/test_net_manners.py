@@ -369,3 +369,47 @@ def test_groups_that_are_forgotten_without_names(
     out = capsys.readouterr().out
     assert "Conv2d has groups 1, Caffe's Convolution 2" in out
     assert "disagrees: Convolution-b, parameters features.2, " in out
+
+
+BRANCHES = """
+        self.trunk = nn.Linear(6, 5)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)) for _ in range(3)
+        )
+
+    def forward(self, data, label):
+        x = self.trunk(data)
+        made = zip({weights}, self.heads)
+        return sum(weight * F.cross_entropy(head(x), label.long()) for weight, head in made)
+"""
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ((0.5, 1, 0.3), "agrees"),
+        ((1, 0.5, 0.3), "agrees"),
+        ((0.3, 1, 0.7), "the loss weight of loss2 is 0.5, the port adds it with 0.7"),
+    ],
+)
+def test_branches_that_only_the_weights_of_their_losses_tell_apart(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    weights: tuple[float, ...],
+    words: str,
+) -> None:
+    """Three heads of one shape on one blob, in another order than Caffe's."""
+    net = input_layer("data", 4, 6) + input_layer("label", 4) + _dense("data", "trunk", 5)
+    for number, weight in enumerate((0.3, 0.5, 1), 1):
+        net += _dense("trunk", f"hide{number}", 4)
+        net += layer("ReLU", f"hide{number}", f"rect{number}")
+        net += _dense(f"rect{number}", f"score{number}", 3)
+        net += layer(
+            "SoftmaxWithLoss", f"score{number} label", f"loss{number}", f"loss_weight: {weight}"
+        )
+    port = BRANCHES.format(weights=weights)
+    status = _ends(folder, net, port, "--data", "label=int:0,2", "--phase", "TEST")
+    out = capsys.readouterr().out
+    assert words in out
+    assert (status, out.count("total:")) == ((0, 0) if words == "agrees" else (1, 1))

@@ -59,7 +59,7 @@ from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, in
 from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.rivals import ORDER
 from caffe_parity.whole.stacked import joined, sharing, stacked
-from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn
+from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn, weighed
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 UNCHOSEN = "usual-momentum"
@@ -1335,8 +1335,15 @@ def _matched(
         return Comparison(made, port, matched, weights, left_out)
 
     told = by_values(Comparison(made, port, matched, weights, left_out), build)
-    told = crosswise(in_turn(told, build))
-    matched, weights, seen = told.matched, told.weights, told.first
+    found = weighed(_ended(crosswise(in_turn(told, build))), build, _ended)
+    _must_be_one_call(found)
+    return found
+
+
+def _ended(told: Comparison) -> Comparison:
+    """With a match that says which values the port returns, and where it makes losses."""
+    made, port, matched, left_out = told.net, told.port, told.matched, told.left_out
+    weights, seen = told.weights, told.first
     ends = ends_of(made, seen.results, left_out, seen.named)
     numbers = {key: float(one.detach()) for key, one in seen.results.items() if one.numel() == 1}
     alone = [name for name, one in numbers.items() if name in made.losses and near(made, name, one)]
@@ -1354,9 +1361,7 @@ def _matched(
         matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
     matched.ops, matched.partial = matched.ops | found.first.ops | losses, False
-    found = Comparison(made, port, matched, weights, left_out)
-    _must_be_one_call(found)
-    return found
+    return Comparison(made, port, matched, weights, left_out)
 
 
 def _must_be_one_call(found: Comparison) -> None:

@@ -21,6 +21,9 @@ RESULT = "the port's result "
 ADDS_UP = "total"
 """The method of a port, as `parity port` writes it, that adds up the losses which it returns."""
 
+WEIGHT = "loss-weight"
+"""The cause of what is wrong with a sum of losses that has one of them with another weight."""
+
 MOST = 4
 """Names that a sentence has of those that it could have."""
 
@@ -167,7 +170,7 @@ class Returned:
                 words = f"the loss weight of {name} is {weight:g}, {what} adds it with {own:g}"
                 if not own and abs(more - unlearned) <= rounding:
                     words = f"{what} adds the loss {name} without its gradient: it is detached"
-                findings.append(Finding("total", words, name, "loss-weight"))
+                findings.append(Finding("total", words, name, WEIGHT))
         if not findings and (behind or not abs(more) <= rounding):
             words = f"{what} adds {more:.6g} to the net's losses"
             words += f", made of {', '.join([*behind][:MOST])}" if behind else ""
