@@ -413,3 +413,66 @@ def test_branches_that_only_the_weights_of_their_losses_tell_apart(
     out = capsys.readouterr().out
     assert words in out
     assert (status, out.count("total:")) == ((0, 0) if words == "agrees" else (1, 1))
+
+
+CALLED = """
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False, momentum=0.001)
+        self.drop, self.fc = nn.Dropout(), nn.Linear(36, 3)
+
+    def once(self, data):
+        return self.fc(self.drop(F.relu(self.norm(self.conv(data)))).flatten(1))
+
+    def forward(self, {takes}):
+        {made}
+"""
+TWICE = "self.once(data); return F.cross_entropy(self.once(data), label.long())"
+
+
+@pytest.mark.parametrize(
+    ("takes", "made", "phase", "status", "words"),
+    [
+        ("data, label", TWICE, "TEST", 0, "conv (call 2)"),
+        ("data, label", TWICE, "TRAIN", 1, "disagrees: BatchNorm-norm,"),  # counts twice
+        ("data, label", TWICE.replace("data); ret", "2 * data); ret"), "TEST", 0, "agrees"),
+        (
+            "data",
+            "return torch.cat([self.once(one[None]) for one in data])",
+            "TEST",
+            2,
+            "the port calls conv for 1 of 2 samples, and again for the others",
+        ),
+        (
+            "image, target=None",
+            "return F.cross_entropy(self.once(image), target.long())",
+            "TEST",
+            0,
+            "agrees",
+        ),
+        (
+            "image, other=None",
+            "return F.cross_entropy(self.once(image), other.long())",
+            "TEST",
+            2,
+            "it gets no label: name an argument of its forward so",
+        ),
+    ],
+)
+def test_how_a_port_calls_its_modules(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    takes: str,
+    made: str,
+    phase: str,
+    status: int,
+    words: str,
+) -> None:
+    """A forward that runs twice computes what is returned; a batch is taken at once."""
+    net = input_layer("data", 2, 3, 3, 3) + input_layer("label", 2) + _conv("data", "conv", 4)
+    net += layer("BatchNorm", "conv", "norm") + layer("ReLU", "norm", "relu")
+    net += layer("Dropout", "relu", "drop") + _dense("drop", "fc", 3)
+    net += layer("SoftmaxWithLoss", "fc label", "loss")
+    port = CALLED.format(takes=takes, made=made)
+    options = ["--data", "label=int:0,2", "--phase", phase]
+    assert _ends(folder, net, port, *options) == status
+    assert words in "".join(capsys.readouterr())

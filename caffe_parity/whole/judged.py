@@ -1140,7 +1140,7 @@ class Comparison:
         """
         for call in part.calls:
             step = self.matched.steps[call][0]
-            once = Call(call.module, 1) not in self.matched.steps
+            once = sum(each.module == call.module for each in self.matched.steps) == 1
             if step.type == "BatchNorm" and once and set(step.params) <= self.weights.known:
                 yield from self._counted_of(step, self.port.modules[call.module])
         held = {step.index for steps in self.matched.steps.values() for step in steps}
@@ -1273,8 +1273,14 @@ def comparison(
     }
     one = joined(found.net, values)
     found = found if one is found.net else _matched(one, port, asked, left_out)
+    _must_take_the_batch(found)
     if found.first.failed:
         told = "".join(f"; --map says {layer}={name}" for layer, name in asked.items())
+        told += "".join(
+            f"; it gets no {name}: name an argument of its forward so"
+            for name in made.inputs
+            if name not in port.inputs
+        )
         raise BadRequest(f"{_other_shapes(made, found.first)}{found.first.failed}{told}")
     return cut(found)
 
@@ -1318,6 +1324,9 @@ def _matched(
         matched = match(made, calls, port.modules, asked, around=around)
         weights = weights_of(made, matched, port.modules, calls)
         seen = Comparison(made, port, matched, weights, left_out).first
+        if not calls and seen.again:
+            port.unused = seen.again
+            seen = Comparison(made, port, matched, weights, left_out).first
         if len(seen.calls) <= len(calls):
             break
         calls, around = seen.calls, seen.around
@@ -1362,6 +1371,26 @@ def _ended(told: Comparison) -> Comparison:
         found = Comparison(made, port, matched, weights, left_out)
     matched.ops, matched.partial = matched.ops | found.first.ops | losses, False
     return Comparison(made, port, matched, weights, left_out)
+
+
+def _must_take_the_batch(found: Comparison) -> None:
+    """Checks that no module is called for a part of the batch, and for the rest again.
+
+    Raises:
+        BadRequest: one is.
+    """
+    for call, steps in found.matched.steps.items():
+        made, value = found.first.own.get(steps[-1].tops[0]), found.values[steps[-1].tops[0]]
+        same = [each for each in found.first.calls if each.module == call.module]
+        times = 1 + sum(each not in found.matched.steps for each in same)
+        if times == 1 or made is None or made.ndim < 2 or made.shape[1:] != value.shape[1:]:
+            continue
+        if len(value) == len(made) * times or (found.first.failed and len(value) > len(made) == 1):
+            raise BadRequest(
+                f"the port calls {call.module} for {len(made)} of {len(value)} samples, and again "
+                "for the others: nothing of that is a value of the net. Call it on the whole batch, "
+                "or compare a batch of 1"
+            )
 
 
 def _must_be_one_call(found: Comparison) -> None:
