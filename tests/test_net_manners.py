@@ -476,3 +476,20 @@ def test_how_a_port_calls_its_modules(
     options = ["--data", "label=int:0,2", "--phase", phase]
     assert _ends(folder, net, port, *options) == status
     assert words in "".join(capsys.readouterr())
+
+
+def test_groups_that_are_forgotten_before_each_batchnorm(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as are left on both sides, in their order: no statistics are folded into them."""
+    net = input_layer("data", 2, 4, 5, 5)
+    for bottom, top in (("data", "a"), ("a", "b")):
+        setting = "kernel_size: 1 group: 4 bias_term: false"
+        net += _conv(bottom, top, 4, setting) + layer("BatchNorm", top, top)
+    pairs = ", ".join(["nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4, affine=False)"] * 2)
+    port = f"        self.features = nn.Sequential({pairs})\n"
+    port += "    def forward(self, x):\n        return self.features(x)\n"
+    assert _ends(folder, net, port, "--phase", "TEST") == 1
+    out = capsys.readouterr().out
+    assert out.count("Conv2d has groups 1, Caffe's Convolution 4") >= 2
+    assert "folded" not in out

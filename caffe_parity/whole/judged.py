@@ -840,7 +840,9 @@ class Comparison:
                 "they would"
             )
             norms = [step.name for step in left if step.type == "BatchNorm"]
-            if norms and len(left) > len(norms):
+            held = {call.module for call in self.matched.steps}
+            kinds = {k for k, each in self.port.modules.items() if isinstance(each, _BatchNorm)}
+            if norms and kinds <= held and len(left) > len(norms):
                 found[part] = (
                     f"the port's {ported} seem to be those of {', '.join(s.name for s in left)} in "
                     "one (folded), and are the port's own numbers, not made of Caffe's; a port "
