@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
+from caffe_parity.contract import BadRequest
 from caffe_parity.engine.random_rounding import expect
 from caffe_parity.report.record import Record, read
 from studies.localise.__main__ import compared_with
@@ -629,3 +630,94 @@ def test_a_port_of_functions_before_an_idle_dropout(
     command = ["net", "net.prototxt", "--port", "port.py:Port", "--data", "label=int:0,4"]
     assert main([*command, "--phase", "TEST"]) == (1 if new else 0)
     assert words in capsys.readouterr().out
+
+
+class Named(nn.Module):
+    """A port of functions, whose parameters have the layers' names and another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        own = PORTS["caffenet"]().named_parameters()
+        self.all = nn.ParameterDict({k.replace(".", "_"): each.detach() for k, each in own})
+
+    def forward(self, data: Tensor, label: Tensor) -> Tensor:
+        """The loss, with its weight."""
+        of = dict(self.all.items())
+        f = nn.functional
+
+        def conv(x: Tensor, name: str, **more: Any) -> Tensor:
+            return f.conv2d(x, of[f"{name}_weight"], of[f"{name}_bias"], **more).relu()
+
+        def linear(x: Tensor, name: str) -> Tensor:
+            return f.linear(x, of[f"{name}_weight"], of[f"{name}_bias"])
+
+        x = f.local_response_norm(conv(data, "conv1", stride=2), 5, alpha=0.1, beta=0.75)
+        x = conv(conv(x, "conv2", padding=1, groups=2), "conv3", padding=1)
+        most = float(x.detach().max())
+        assert most > 0
+        x = f.max_pool2d(conv(x, "conv4", padding=1), 3, 2, ceil_mode=True).flatten(1)
+        x = linear(x, "fc6").relu()
+        x = f.dropout(x, 0.3, self.training)
+        x = linear(linear(x, "fc7").relu(), "fc8")
+        return 0.7 * f.cross_entropy(x, label.long())
+
+
+def test_behind_a_python_number_layers_are_still_apart(caffe: Caffe) -> None:
+    """As behind an assertion; where such a number goes on into a tensor, the rest is one part."""
+    compared, records = compared_with("caffenet", Named(), "TEST")
+    assert len(records) == len(compared.net.steps)
+    assert words_of(records) == {}
+    used = Named()
+    rewritten(('"conv4", padding=1)', '"conv4", padding=1) / most * most'))(used)
+    compared, records = compared_with("caffenet", used, "TEST")
+    assert words_of(records) == {}
+    assert "pool5, fc6, relu6, drop6, fc7, relu7, fc8, loss" in {each.case for each in records}
+    broken = Named()
+    rewritten(("f.max_pool2d(", "f.avg_pool2d("))(broken)
+    _, records = compared_with("caffenet", broken, "TEST")
+    assert set(words_of(records)) == {"pool5"}
+
+
+@pytest.mark.parametrize(
+    ("aux", "named"), [("aux", ""), ("0.3 * aux", ""), ("10.0 * aux", "aux/loss")]
+)
+def test_losses_are_told_by_what_they_are(caffe: Caffe, aux: str, named: str) -> None:
+    """A port that returns two losses, with functions, in whatever order, bare or weighed."""
+    model = Inception()
+    rewritten(
+        ("self.aux_loss(", "nn.functional.cross_entropy("),
+        ("self.loss(", "nn.functional.cross_entropy("),
+        ("main + 0.3 * aux", f"main, {aux}"),
+    )(model)
+    found = said("inception", model)
+    assert bool(found) == bool(named)
+    assert named in "".join(found)
+
+
+def test_swapped_modules_are_named_with_their_shapes(caffe: Caffe) -> None:
+    """Where the port raises because of them."""
+    model = PORTS["block"]()
+    model.conv2a, model.conv3 = model.conv3, model.conv2a
+    with pytest.raises(BadRequest, match=r"conv2a .*\(4, 8, 3, 3\).*, as the layer conv3 has"):
+        compared_with("block", model, "TEST")
+
+
+@pytest.mark.parametrize(
+    ("kept", "verdict"),
+    [("* mask / 0.7", "unproven"), ("* mask", "fail"), ("* mask / 0.70001", "fail"), ("", "fail")],
+)
+def test_a_dropout_of_the_ports_own_is_held_to_a_derived_bound(
+    caffe: Caffe, kept: str, verdict: str
+) -> None:
+    """In one with the layer before it, whose rounding is told from another factor."""
+    model = PORTS["caffenet"]()
+    own = f"(x {kept})" if kept else "x"
+    rewritten(
+        ("functional.relu(self.fc6(x.flatten(1)))", "self.fc6(x.flatten(1))"),
+        (
+            "x = functional.dropout(x, 0.3, self.training)",
+            f"x = functional.relu(x)\n    mask = torch.rand(x.shape) > 0.3\n    x = {own}",
+        ),
+    )(model)
+    _, records = compared_with("caffenet", model, "TRAIN")
+    assert {each.verdict for each in records if "drop6" in each.case} == {verdict}

@@ -38,6 +38,14 @@ FINE = 2.0**-14
 TRIES = 6
 """Ways in which a part may be without something that are tried."""
 
+PASSING = frozenset(
+    """
+    permute transpose t adjoint movedim moveaxis swapaxes swapdims roll flip fliplr flipud rot90
+    half bfloat16 float double to type type_as detach hooked
+    """.split()  # noqa: SIM905
+)
+"""Operations that compute no layer: they order numbers anew, or change their format or gradient."""
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -70,6 +78,82 @@ class Passage:
     def merged(self, other: Passage) -> Passage:
         """With another way from the same layer, on which the port does the same."""
         return replace(self, after=f"{self.after}, {other.after}")
+
+
+def stripped(compared: Comparison, part: Part) -> Iterator[Passage]:
+    """The part without what orders numbers anew, or changes their format, at one of its ends.
+
+    Whether it is right then is not known: one of its layers may be wrong besides.
+    """
+    for top in part.tops:
+        root = compared.first.recipes.get(top)
+        nodes = steps_of(root) if root else []
+        values = {name: each.clone() for name, each in compared.values.items()}
+        done: dict[int, torch.Tensor] = {}
+        for run in _runs(nodes):
+            below = run[0].args[0]
+            if not root or not _free(compared, run):
+                continue
+            with torch.no_grad():
+                followed(root, values, compared.state(), done)
+                taken = followed(below, values, compared.state(), done)
+            does = _does(run, taken, done[id(run[-1])])
+            other = _with(root, {id(run[-1]): below})
+            at_end = all(keeps(each) for each in _behind(nodes, run[-1]))
+            while isinstance(below, Made) and keeps(below):
+                below = below.args[0]
+            readers = [step.name for step in compared.net.steps if top in step.bottoms]
+            if at_end and readers:
+                after = ", ".join(dict.fromkeys(readers))
+                yield Passage(compared.net.maker[top].name, after, does, {top: other})
+            elif isinstance(below, Value) and below.name in compared.net.maker:
+                first = [step.name for step in part.steps if below.name in step.bottoms]
+                maker = compared.net.maker[below.name].name
+                yield Passage(maker, ", ".join(first), does, {top: other})
+
+
+def right_without(compared: Comparison, top: str) -> bool:
+    """Whether the port makes a value without some of what changes it on the way."""
+    root = compared.first.recipes.get(top)
+    if root is None:
+        return False
+    values = {name: each.clone() for name, each in compared.values.items()}
+    for run in _runs(steps_of(root)):
+        other = _with(root, {id(run[-1]): run[0].args[0]})
+        try:
+            with torch.no_grad():
+                made = followed(other, values, compared.state(), {})
+        except (RuntimeError, IndexError):  # it need not fit without it
+            continue
+        if _near(made, compared.values[top]):
+            return True
+    return False
+
+
+def _runs(nodes: Sequence[Made]) -> list[list[Made]]:
+    """The operations that compute no layer, each with those that follow on it."""
+    runs: list[list[Made]] = []
+    for each in nodes:
+        name = getattr(each.func, "__name__", "").strip("_")
+        first = each.args[0] if each.args else None
+        if name in PASSING and isinstance(first, Recipe):
+            behind = [run for run in runs if run[-1] is first]
+            if behind:
+                behind[0].append(each)
+            else:
+                runs.append([each])
+    return runs
+
+
+def _behind(nodes: Sequence[Made], first: Made) -> list[Made]:
+    """The operations that are made of what one makes."""
+    known = {id(first)}
+    found = []
+    for each in nodes:
+        if not known.isdisjoint(map(id, tree_leaves((each.args, each.kwargs)))):
+            known.add(id(each))
+            found.append(each)
+    return found
 
 
 def passages(compared: Comparison, part: Part) -> Iterator[Passage]:

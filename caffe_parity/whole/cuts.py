@@ -17,14 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from caffe_parity.whole.between import FINE
+from caffe_parity.whole.between import FINE, right_without
+from caffe_parity.whole.fields import differences
 from caffe_parity.whole.port import Made, Node, close_to
 from caffe_parity.whole.recipe import State, Value, ingredients, steps_of
+from caffe_parity.whole.rivals import explained
 
 if TYPE_CHECKING:
     from caffe_parity.whole.golden import Golden
     from caffe_parity.whole.judged import Comparison, Part
     from caffe_parity.whole.port import Call
+
+EXPENSIVE = 8
+"""Runs that cost what a search for a cause does."""
 
 TRIES = 32
 """Runs of the port after which what is wrong is not searched further."""
@@ -35,7 +40,9 @@ def cut(found: Comparison) -> Comparison:
     found = _at_operations(_gone_through(found))
     tries = iter(range(TRIES))
     for call in [each for each in found.matched.steps if _top(found, each) in found.far]:
-        if next(tries, None) is not None:
+        module, step = found.port.modules[call.module], found.matched.steps[call][0]
+        is_told = bool(differences(found.net, step, module))  # and what follows is not of it
+        if not is_told and next(tries, None) is not None:
             found = _better(found, opened=found.matched.opened | {call})
     found = _gone_through(_at_operations(found))
     while smaller := _before_what_is_right(found, tries):
@@ -157,6 +164,8 @@ def _stray(found: Comparison, cuts: Sequence[str]) -> bool:
         read = {name for step in part.steps for name in step.bottoms}
         for top in part.tops:
             recipe = found.first.recipes.get(top)
+            if recipe is None and found.first.signatures:  # made of numbers that Python had
+                continue
             if recipe is None:
                 return True
             taken = {each.name for each in ingredients(recipe) if isinstance(each, Value)}
@@ -189,6 +198,22 @@ def _before_what_is_right(found: Comparison, tries: Iterator[int]) -> Comparison
                     if next(tries, None) is None:
                         return None
                     other = _placed(found, {name: node}, 1)
-                    if other and top not in other.beyond(FINE):
+                    if other and (top not in other.beyond(FINE) or _known(other, name, top, tries)):
                         return other
     return None
+
+
+def _known(found: Comparison, name: str, top: str, tries: Iterator[int]) -> bool:
+    """Whether what is wrong behind a cut has a cause of its own, beside what is wrong before it."""
+    behind = next(part for part in found.parts if top in part.tops)
+    before = next(part for part in found.parts if name in part.tops)
+    if behind is before:
+        return False
+    if right_without(found, top):
+        return True
+    own, before_it = found.first.own[top].double().numpy(), found.net.values[name]
+    if own.size == before_it.size and np.allclose(own.ravel(), before_it.ravel()):
+        return False  # all of it lies before the cut
+    left = [next(tries, None) for _ in range(EXPENSIVE)]
+    net = found.net
+    return None not in left and bool(explained(net, behind.steps, behind.bottoms, top, own))

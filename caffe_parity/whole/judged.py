@@ -12,6 +12,7 @@ import contextlib
 import copy
 import hashlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,7 @@ from caffe_parity.engine.processes import spread, useful
 from caffe_parity.engine.random_rounding import Evaluate, Source, expect, other_signs
 from caffe_parity.engine.threads import one_thread
 from caffe_parity.progress import PROGRESS
-from caffe_parity.whole.between import FINE, Passage, passages
+from caffe_parity.whole.between import Passage, passages, stripped
 from caffe_parity.whole.cuts import cut
 from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there, near
@@ -57,7 +58,7 @@ from caffe_parity.whole.port import (
 from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
-from caffe_parity.whole.rivals import ORDER
+from caffe_parity.whole.rivals import ORDER, computing
 from caffe_parity.whole.stacked import joined, sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn, weighed
 from caffe_parity.whole.weights import Weights, of_port, weights_of
@@ -66,6 +67,12 @@ UNCHOSEN = "usual-momentum"
 """The cause of what is no error of a port, since PyTorch's own default is all that is behind it."""
 
 USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
+
+KNOWN = ("setting", ORDER)
+"""The causes that say what a layer of a part is in the port."""
+
+MOST_LEFT = 1024
+"""So many times less an explanation leaves open without what is wrong besides."""
 
 HOMOGENEOUS = ("Concat", "Dropout", "Pooling", "PReLU", "ReLU")
 """The types of layers that multiply a channel by what it is multiplied by before."""
@@ -252,6 +259,24 @@ class Comparison:
         """That run once more, to see what modules read that are not matched."""
         port = self.port.in_precision(torch.float32)
         return self.run(port, self.values, self.params(False), looking=True)
+
+    def leaky(self) -> frozenset[int]:
+        """The operations that take a number which Python has of a tensor, by their number in a run.
+
+        On other values it is another one; what takes the same is computed with tensors alone. Where
+        other operations run then, what follows is not known.
+        """
+        given = self.net.labels | self.net.fixed
+        other = {k: each if k in given else 1.375 * each for k, each in self.values.items()}
+        port = self.port.in_precision(torch.float32)
+        first, again = self.first.signatures, self.run(port, other, self.params(False)).signatures
+        found: set[int] = set()
+        for number, said in first.items():
+            here = again.get(number, "")
+            if here.partition(" ")[0] != said.partition(" ")[0]:
+                return frozenset(found | {each for each in first if each >= number})
+            found |= {number} if here != said else set()
+        return frozenset(found)
 
     @property
     def batches(self) -> list[Step]:
@@ -651,7 +676,7 @@ class Comparison:
                 continue
             findings = way or findings
             blamed = self._reasons.blamed(part, findings)
-            known = findings and findings[0].cause == ORDER
+            known = findings and findings[0].cause in KNOWN
             if findings and not known and 1 < len(blamed) == len(part.steps):
                 told = f"{self._reasons.together(part)}: {findings[0].words}"
                 findings[0] = replace(findings[0], words=told)
@@ -665,11 +690,15 @@ class Comparison:
 
         Of what the port does with an input of the net, the findings, which say so.
         """
-        codes = {each.code for each in findings}
-        told = [each for each in findings if each.cause in ("setting", "shape", ORDER)]
-        if told or codes.isdisjoint(("forward", "backward")) or self._reasons.settings(part):
+        told = [each for each in findings if each.cause in (*KNOWN, "shape")]
+        rest = self._reasons.rest.get(part, 0.0) / MOST_LEFT
+        passed = [each for each in findings if each.code in ("forward", "backward")]
+        strange = [each for each in passed if each.cause not in (*KNOWN, "shape")]
+        if (told and not rest and not strange) or not passed or self._reasons.settings(part):
             return None
-        for each in passages(self, part):
+        ways = [(each, False) for each in (() if told else passages(self, part))]
+        ways += [(each, True) for each in stripped(self, part)]
+        for each, beside in ways:
             recipes = {
                 top: one
                 for one_part in unit.parts
@@ -679,13 +708,31 @@ class Comparison:
             if len(recipes) < sum(len(one.tops) for one in unit.parts):
                 return None
             other = Unit(unit.parts, {**recipes, **each.recipes}, self._params_of(unit))
-            judged = self._judged(other, self._run_in_float32(other), again=True)
+            try:
+                judged = self._judged(other, self._run_in_float32(other), again=True)
+            except BadRequest:  # what is left out may be needed
+                continue
             right = judged[unit.parts.index(part)]
             if not right.findings and each.is_own:
                 return each.told(findings)
-            if not right.findings:
+            known = bool(beside and right.findings and right.findings[0].cause in KNOWN)
+            seen = findings  # of what is on the way
+            if known and told:  # which may leave less open without that
+                closer = bool(rest) and self._reasons.rest.get(part, np.inf) <= rest
+                seen = findings if closer else strange
+                rest_of_it = [one for one in right.findings if one.code != "parameter"]
+                known = closer or all(one.cause in KNOWN for one in rest_of_it)
+            if not right.findings or known:
                 way = replace(each, recipes={})
-                wrong = Judgement(part, findings=findings, blamed=(each.name,), way=way)
+                goes = {
+                    "forward": "it changes what goes on",
+                    "backward": "it changes what is sent back",
+                }
+                if known:  # which is what was found of both
+                    seen = [replace(one, words=goes[one.code]) for one in seen if one.code in goes]
+                if not seen:
+                    continue
+                wrong = Judgement(part, findings=seen, blamed=(each.name,), way=way)
                 return replace(right, between=wrong)
         return None
 
@@ -740,20 +787,47 @@ class Comparison:
         if step.type not in RANDOM or step.tops != part.tops or step.name in self.left_out:
             return
         made, taken = self.first.own[part.tops[0]].double(), self.values[step.bottoms[0]].double()
-        room = FINE if before else 8 * UNIT_ROUNDOFF
-        ratio = float(step.fields["dropout_ratio"])
-        kept = (made != 0) & (taken != 0)
-        if made.shape != taken.shape or not bool(kept.any()):
+        if made.shape != taken.shape:
             return
-        factors = (made / taken)[kept]
-        scale = 1 / (1 - ratio)
-        if not bool(((factors - scale).abs() <= room * scale).all()):
-            nothing = bool(((made - taken).abs() <= room * taken.abs()).all())
+        ratio = float(step.fields["dropout_ratio"])
+        scale, free = 1 / (1 - ratio), taken != 0
+        kept = free & (made != 0)
+        chance = int(free.sum()) * math.log1p(-ratio)  # that a Dropout leaves none out
+        keeps_all = bool((kept == free).all())
+        nothing = keeps_all and chance < math.log(UNIT_ROUNDOFF)
+        # Of 1 - p, of its inverse, of what the mask is multiplied by, and of the product.
+        room = 4 * UNIT_ROUNDOFF * taken.abs()
+        if before:  # which round in Caffe and in the port
+            room = room + 2 * self._rounding(before, step.bottoms[0])
+        if nothing or not bool(((made - scale * taken).abs() <= scale * room)[kept].all()):
+            nothing |= keeps_all and bool(((made - taken).abs() <= room).all())
             words = "drops nothing" if nothing else "scales what it keeps otherwise"
             yield (
                 f"the port {words}: Caffe's {step.name} sets {ratio:g} of the elements to 0, and "
                 f"multiplies the others by {scale:g}"
             )
+
+    def _rounding(self, steps: Sequence[Step], top: str) -> torch.Tensor:
+        """How far float32 may be from what layers make; infinitely where that is not known."""
+        made = computing(self.net, steps)
+        tops = {each for step in steps for each in step.tops}
+        names = {each for step in steps for each in step.bottoms}.difference(tops)
+        given = {f"value {name}": self.values[name].double() for name in names}
+        params = [name for step in steps for name in step.params]
+        given |= {
+            f"param {name}": torch.from_numpy(self.net.params[name]).double() for name in params
+        }
+        if made is None:
+            return torch.full(self.net.values[top].shape, torch.inf)
+
+        def evaluate(inputs: Tensors) -> Tensors:
+            values = {name[6:]: each for name, each in inputs.items() if name.startswith("value")}
+            taken = {name[6:]: each for name, each in inputs.items() if name.startswith("param")}
+            return {top: made(values, taken)[top]}
+
+        fixed = {f"value {name}" for name in names & self.net.fixed}
+        worst = expect(evaluate, given, fixed, self.net.running).bound.worst[top]
+        return torch.from_numpy(np.asarray(worst, np.float64))
 
     @cached_property
     def _taken_out(self) -> frozenset[str]:
@@ -984,6 +1058,11 @@ class Comparison:
             blobs = [values[name] for name in part.bottoms]
             sent = [torch.zeros_like(each) for each in blobs]
             for top in part.tops:
+                if top not in made_by_parts:
+                    raise BadRequest(
+                        f"the port does not make {top} where it has gradients, or in float64: it "
+                        "must do the same operations then"
+                    )
                 made = made_by_parts[top]
                 results[top] = made.detach().clone()
                 weight = given[f"diff {top}"]
@@ -1210,15 +1289,58 @@ def read_by(step: Step) -> tuple[str, ...]:
     return step.bottoms[:1] if step.type == "Crop" else step.bottoms
 
 
-def _other_shapes(net: Golden, seen: Seen) -> str:
-    """What the port made in another shape than Caffe before it failed, for a message; or ""."""
-    shapes = {name: (tuple(each.shape), net.values[name].shape) for name, each in seen.own.items()}
-    said = [
-        f"the port's {name} has shape {port}, Caffe's {caffe}"
-        for name, (port, caffe) in shapes.items()
-        if port != caffe
-    ]
-    return f"{said[0]}, so that what reads it does not take Caffe's: " if said else ""
+def _refused(found: Comparison) -> str:
+    """Why the port raises on Caffe's values, for a message, as far as layers are known to be wrong.
+
+    What lies first in the net is told first: parameters, what a module reads, and shapes.
+    """
+    net, seen, calls = found.net, found.first, found.matched.steps
+    first = {call: steps[0] for call, steps in calls.items()}
+    said: list[tuple[int, str]] = []
+    misfits = {
+        each.tensor: step
+        for each in found.weights.findings
+        for call, step in first.items()
+        if each.cause == "shape" and each.tensor == call.module
+    }
+    shapes = {
+        name: [tuple(one.shape) for one in found.port.modules[name].parameters()]
+        for name in misfits
+    }
+    for each in found.weights.findings:
+        if each.tensor in misfits:
+            step = misfits[each.tensor]
+            others = [
+                other.name
+                for other in net.steps
+                if shapes[each.tensor] == [net.params[one].shape for one in other.params]
+            ]
+            swapped = f", as the layer {' or '.join(others)} has" if others else ""
+            said.append((step.index, each.words.partition(":")[0] + swapped))
+    by_words = {f"the port's {call}": step for call, step in first.items()}
+    for what, came, value in seen.wired:
+        if what in by_words and came:
+            words = f"{what} reads {came}, not {value}, as Caffe's layer {by_words[what].name} does"
+            said.append((by_words[what].index, words))
+    made = {place.top for place in found.matched.layout.calls.values()}
+    for name, own in seen.own.items():
+        ports, theirs = tuple(own.shape), net.values[name].shape
+        reader = next((c for c, step in first.items() if name in step.bottoms), None)
+        if ports == theirs or name not in net.maker:
+            continue
+        if name in made or reader is None or reader not in seen.calls:
+            words = f"the port's {name} has shape {ports}, Caffe's {theirs}"
+            said.append((net.maker[name].index, words))
+        else:
+            words = f"the port's {reader} reads what has shape {ports}, and Caffe's layer "
+            words += f"{first[reader].name} reads {name} {theirs}"
+            said.append((first[reader].index, words))
+    words = "; ".join(words for _, words in sorted(said)[:TOLD])
+    return f"{words}; so {seen.failed}" if said else str(seen.failed)
+
+
+TOLD = 3
+"""Layers that a refusal names."""
 
 
 def comparison(
@@ -1283,7 +1405,7 @@ def comparison(
             for name in made.inputs
             if name not in port.inputs
         )
-        raise BadRequest(f"{_other_shapes(made, found.first)}{found.first.failed}{told}")
+        raise BadRequest(_refused(found) + told)
     return cut(found)
 
 
@@ -1332,6 +1454,9 @@ def _matched(
         if len(seen.calls) <= len(calls):
             break
         calls, around = seen.calls, seen.around
+    if seen.signatures and port.leaky is None and not seen.failed:
+        port.leaky = Comparison(made, port, matched, weights, left_out).leaky()
+        seen = Comparison(made, port, matched, weights, left_out).first
     while seen.failed and not matched.ops.keys() >= seen.ops.keys():
         matched.ops |= seen.ops  # so that all that reads a value between modules has Caffe's
         matched.partial = True
@@ -1355,14 +1480,19 @@ def _ended(told: Comparison) -> Comparison:
     """With a match that says which values the port returns, and where it makes losses."""
     made, port, matched, left_out = told.net, told.port, told.matched, told.left_out
     weights, seen = told.weights, told.first
-    ends = ends_of(made, seen.results, left_out, seen.named)
     numbers = {key: float(one.detach()) for key, one in seen.results.items() if one.numel() == 1}
+    named = dict(seen.named)
+    for key, one in numbers.items():
+        like = [name for name, weight in made.losses.items() if _is_loss(made, name, weight, one)]
+        named[key] = named[key] or (like[0] if len(like) == 1 < len(numbers) else "")
+    ends = ends_of(made, seen.results, left_out, named)
     alone = [name for name, one in numbers.items() if name in made.losses and near(made, name, one)]
     is_sum = len(numbers) == 1 < len(made.losses) and not alone  # of whatever name
     weighed = [name for name in made.losses if is_sum or made.losses[name] != 1]
     matched.ends = {key: name for key, name in ends.items() if name not in weighed}
     found = Comparison(made, port, matched, weights, left_out)
-    losses = losses_of(made, found.first.numbers, found.losses_between, left_out)
+    is_sum = len(numbers) == 1
+    losses = losses_of(made, found.first.numbers, found.losses_between, is_sum, left_out)
     known = {*matched.ends.values(), *found.first.own}
     rest = {key: name for key, name in ends.items() if name not in known}
     known |= {each.value for each in losses.values()}
@@ -1393,6 +1523,11 @@ def _must_take_the_batch(found: Comparison) -> None:
                 "for the others: nothing of that is a value of the net. Call it on the whole batch, "
                 "or compare a batch of 1"
             )
+
+
+def _is_loss(net: Golden, name: str, weight: float, number: float) -> bool:
+    """Whether a number may be a loss, or that with its weight."""
+    return near(net, name, number) or near(net, name, number / weight)
 
 
 def _must_be_one_call(found: Comparison) -> None:

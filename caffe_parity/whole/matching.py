@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from caffe_parity.engine.compare import alike
 from caffe_parity.errors import meant
 from caffe_parity.whole.golden import SHARING, Golden, Step
 from caffe_parity.whole.layouts import held
+from caffe_parity.whole.mistakes import COUNTED, normaliser
 from caffe_parity.whole.port import Call, Layout, Made, Number, Place
 
 TAKES_SCALE = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
@@ -403,6 +404,7 @@ def losses_of(
     net: Golden,
     numbers: Sequence[Number],
     known: Mapping[str, frozenset[str]],
+    is_sum: bool,
     left_out: frozenset[str] = frozenset(),
 ) -> dict[int, Made]:
     """The operations between modules that make losses which the port only adds up, as in `Layout`.
@@ -411,6 +413,7 @@ def losses_of(
         net: the net.
         numbers: the operations of the port that made a number.
         known: by loss, the values of the net that it is made of, and that are known in the port.
+        is_sum: whether the port returns one number, in which losses have their weights.
         left_out: the layers that the port may do without.
     """
     found = {}
@@ -418,12 +421,22 @@ def losses_of(
         made = [each for each in numbers if each.behind == behind]
         if not made:
             continue
+        weight = net.losses[name]
         alike = [each for each in made if near(net, name, each.value)]
         if not alike and net.maker[name].name in left_out:
             continue
-        best = alike[0] if alike else made[-1]  # where it has its weight
-        number, operation = best.op
-        found[number] = Made(name, operation, 1.0 if alike else net.losses[name])
+        whole = [each for each in made[-1:] if near(net, name, each.value / weight)]
+        weighed = [  # what is weighed next, whatever it is
+            one
+            for one, two in pairwise(made)
+            if abs(two.value - weight * one.value) <= CLOSE * abs(two.value)
+        ]
+        best = (alike or whole or weighed[-1:] or made[-1:])[0]
+        times = best.value / float(net.values[name].reshape(-1)[0] or 1)
+        divided = normaliser(net, net.maker[name], times, CLOSE).startswith(COUNTED)
+        is_last = best.op[1].strip("_").removeprefix("true") not in ("mul", "div", "divide")
+        bare = alike or (not whole and (weighed or not is_sum or is_last or divided))
+        found[best.op[0]] = Made(name, best.op[1], 1.0 if bare else weight)
     return found
 
 

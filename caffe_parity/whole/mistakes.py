@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from caffe_parity.ports.catalogue import Refused
 from caffe_parity.whole.fields import arguments_of
 from caffe_parity.whole.golden import Golden, Step
 
@@ -41,11 +43,23 @@ FUNCTIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """What people put in the place of such a layer, by the module's name in PyTorch."""
 
+WEIGHED = ("Convolution", "Deconvolution", "InnerProduct")
+"""The types of layers that multiply with weights."""
+
 SMOOTHED = (0.1, 0.2, 0.05, 0.01)
 """What `label_smoothing` often is."""
 
+SETTING = "setting of "
+"""How the code of a rival begins that says which of the layers is another."""
+
 CLASSES = 64
 """Of as many classes and fewer, every one is tried as a label."""
+
+SAME = 2.0**-40
+"""Of a factor in float64: less is rounding."""
+
+COUNTED = ("is divided by", "is a sum")
+"""How it begins what a loss is divided by."""
 
 MOST_ORDERS = 4
 """Bottoms of which every order is tried: 23 others."""
@@ -58,10 +72,12 @@ class Other:
     Attributes:
         words: what is said of a tensor: "is as with lrn_param.alpha 0.02".
         compute: computes it.
+        code: how the code of the rival begins.
     """
 
     words: str
     compute: Compute
+    code: str = SETTING
 
 
 def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
@@ -100,7 +116,12 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is the sum over a window, not its mean",
             lambda given: {"top[0]": compute(given)["top[0]"] * size},
         )
-    elif step.type == "Pooling" and any(arguments_of(net, step).get("pad", ())):
+    if step.type == "Pooling" and len(arguments_of(net, step).get("pad", ())) == 2:
+        yield from _uneven_windows(net, step)
+    if step.type == "Slice":
+        yield from _slices(net, step)
+    is_max = step.type == "Pooling" and step.fields["pool"] == "MAX"
+    if is_max and any(arguments_of(net, step).get("pad", ())):
         yield Other(
             "is as with zeros for the padding, which may be a maximum: Caffe leaves it out",
             partial(_of_zeros, arguments_of(net, step)),
@@ -272,6 +293,29 @@ def _lstm(
     return {"top[0]": torch.stack(made)}
 
 
+def scaled(step: Step, compute: Compute) -> Iterator[tuple[str, float, Callable[[float], Compute]]]:
+    """Mistakes with a number in them: the words for it, Caffe's number, and what it makes."""
+
+    def blob(index: int) -> Callable[[float], Compute]:
+        name = f"blob[{index}]"
+        return lambda number: partial(_with, compute, name, lambda each: number * each)
+
+    if step.type in (*WEIGHED, "Scale"):
+        yield "is as with the weights times {:g}", 1.0, blob(0)
+    if step.type in (*WEIGHED, "Scale") and len(step.params) > 1:
+        yield "is as with the bias times {:g}", 1.0, blob(1)
+    if step.type == "Eltwise" and step.fields["operation"] == "SUM":
+        coefficients = list(step.fields["coeff"]) or [1.0] * len(step.bottoms)
+        for index, name in enumerate(step.bottoms):
+            words = f"is as with coefficient {{:g}} for {name}"
+            rest = coefficients[:index], coefficients[index + 1 :]
+
+            def of(number: float, rest: Any = rest) -> Compute:
+                return partial(_summed, [*rest[0], number, *rest[1]])
+
+            yield words, coefficients[index], of
+
+
 def functions(step: Step) -> Iterator[Other]:
     """What PyTorch has in the place of a layer of the same form."""
     for name, other in FUNCTIONS.items() if step.type in ALIKE else ():
@@ -355,10 +399,65 @@ def _losses(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         )
 
 
+def normaliser(net: Golden, step: Step, factor: float, same: float = SAME) -> str:
+    """What a loss is divided by that is some times Caffe's, in words; "" for no count of it.
+
+    Args:
+        net: the net.
+        step: the loss.
+        factor: how often the port's is Caffe's.
+        same: of the factor, what is rounding.
+    """
+    try:
+        said = arguments_of(net, step)
+    except (Refused, IndexError, KeyError):
+        return ""
+    shape = net.values[step.bottoms[0]].shape
+    axis = int(said.get("axis", 1))
+    n, c = int(np.prod(shape[:axis])), shape[axis] if len(shape) > axis else 1
+    s = int(np.prod(shape[axis + 1 :]))
+    labels = net.values[step.bottoms[1]]
+    counts = {"N": n, "all elements": n * c * s, "C": c}
+    counts |= {"N*H*W": n * s, "H*W": s, "C*H*W": c * s} if s > 1 else {}
+    valid = labels.size
+    if said.get("ignore_label") is not None:
+        valid = int((np.trunc(labels) != said["ignore_label"]).sum())
+        counts["the labels that count"] = valid
+    modes = {"BATCH_SIZE": n, "FULL": n * s, "VALID": valid, "NONE": 1}
+    modes |= {"FULL": n * c * s} if step.type == "SigmoidCrossEntropyLoss" else {}
+    halved = step.type in ("EuclideanLoss", "ContrastiveLoss")
+    theirs = 2 * n if halved else modes.get(said.get("normalization", ""), n)
+    if not theirs:
+        return ""
+    tried = {"": 1, "2": 2, **counts, **{f"2*{name}": 2 * each for name, each in counts.items()}}
+    own = theirs / factor if factor else 0.0
+
+    def shown(number: int) -> str:
+        names = [name for name, each in tried.items() if each == number and name not in ("", "2")]
+        return " = ".join([str(number), *names[:2]])
+
+    of_it = [each for each in tried.values() if abs(each - own) <= same * each]
+    if of_it and of_it[0] != theirs:
+        mode = next((name for name, each in modes.items() if each == of_it[0]), "")
+        also = f", as with normalization {mode}" if mode and "normalization" in said else ""
+        if step.type == "EuclideanLoss" and of_it[0] == n * c * s:
+            also = ", as MSELoss does"
+        does = f"{COUNTED[0]} {shown(of_it[0])}" if of_it[0] != 1 else f"{COUNTED[1]}, not divided"
+        missing = ": the half is missing" if 2 * of_it[0] == theirs and halved else ""
+        return f"{does}{also}; Caffe's {step.type} divides by {shown(theirs)}{missing}"
+    for base in (2, 10):
+        if abs(factor * np.log(base) - 1) <= same:
+            return f"has logarithms to the base {base}; Caffe's are natural"
+    simple = Fraction(factor).limit_denominator(CLASSES)
+    if simple not in (0, 1, -1) and abs(float(simple) - factor) <= same * abs(factor):
+        return f"is {simple} times Caffe's, which divides by {shown(theirs)}"
+    return ""
+
+
 def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
     """Mistakes with a layer's weights, its bias, and where a convolution begins."""
     shape = net.values[step.bottoms[0]].shape
-    if step.type not in ("Convolution", "Deconvolution", "InnerProduct"):
+    if step.type not in WEIGHED:
         return
 
     def of_weights(words: str, change: Change) -> Other:
@@ -414,6 +513,62 @@ def _weights(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
         )
 
 
+def _uneven_windows(net: Golden, step: Step) -> Iterator[Other]:
+    """A pooling that pads another number of rows before than behind."""
+    said = arguments_of(net, step)
+    (high, wide), most = said["pad"], 2 * max(said["pad"]) or 1
+    for before, behind in product(range(most + 1), repeat=2):
+        if before != behind and before + behind <= most:
+            caffes = f"{high} on each side" if high == wide else f"{high}, {wide} on each side"
+            yield Other(
+                f"is as padded by {before} before and {behind} behind the image: Caffe pads by "
+                f"{caffes}",
+                partial(_pooled, said, step.fields["pool"], (before, behind) * 2),
+            )
+
+
+def _pooled(said: Mapping[str, Any], pool: str, pad: Sequence[int], given: Tensors) -> Tensors:
+    """A pooling of what is padded before, with zeros or nothing."""
+    if pool == "MAX":
+        padded = functional.pad(given["bottom[0]"], pad, value=-torch.inf)
+        made = functional.max_pool2d(padded, said["kernel"], said["stride"], ceil_mode=True)
+    else:
+        padded = functional.pad(given["bottom[0]"], pad)
+        made = functional.avg_pool2d(padded, said["kernel"], said["stride"], ceil_mode=True)
+    return {"top[0]": made}
+
+
+def _slices(net: Golden, step: Step) -> Iterator[Other]:
+    """A Slice whose tops lie in another order, or begin elsewhere."""
+    said = step.said.get("slice_param", {})
+    axis = int(said.get("slice_dim", said.get("axis", 1)))
+    sizes = [net.values[name].shape[axis] for name in step.tops]
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    for order in [*permutations(range(len(sizes)))][1:] if len(sizes) <= MOST_ORDERS else ():
+        at = {each: sum(sizes[one] for one in order[:place]) for place, each in enumerate(order)}
+        names = ", ".join(step.tops[index] for index in order)
+        changed = [at[index] for index in range(len(sizes))]
+        yield Other(
+            f"is as with the tops of {step.name} in the order {names}",
+            partial(_narrowed, axis, changed, sizes),
+        )
+    for index, size in enumerate(sizes):
+        for start in range(min(sum(sizes) - size, CLASSES) + 1):
+            changed = [start if one == index else each for one, each in enumerate(starts)]
+            if start != starts[index]:
+                yield Other(
+                    f"is as where {step.tops[index]} begins at {start} along axis {axis}, and in "
+                    f"Caffe at {starts[index]}",
+                    partial(_narrowed, axis, changed, sizes),
+                )
+
+
+def _narrowed(axis: int, starts: Sequence[int], sizes: Sequence[int], given: Tensors) -> Tensors:
+    x = given["bottom[0]"]
+    pairs = enumerate(zip(starts, sizes, strict=True))
+    return {f"top[{index}]": x.narrow(axis, start, size) for index, (start, size) in pairs}
+
+
 def _interpolated(
     size: Sequence[int], mode: str, more: Mapping[str, Any], given: Tensors
 ) -> Tensors:
@@ -426,7 +581,7 @@ def _padded(compute: Compute, mode: str, said: Mapping[str, Any], given: Tensors
     padded = functional.pad(given["bottom[0]"], (wide, wide, high, high), mode=mode)
     weight, bias = given["blob[0]"], given.get("blob[1]")
     made = functional.conv2d(
-        padded, weight, bias, said["stride"], 0, said.get("dilation", 1), said.get("groups", 1)
+        padded, weight, bias, said["stride"], 0, said.get("dilation", 1), said.get("group", 1)
     )
     return {"top[0]": made}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -173,6 +174,7 @@ class Seen:
         autocast: the values that it made under torch.autocast, and the precision of that.
         again: the calls that made nothing that was returned, of what another one of the same module
             took as well, as of a forward that runs twice.
+        signatures: what each operation took beside tensors, behind one that gives Python numbers.
     """
 
     own: Tensors = field(default_factory=dict)
@@ -198,6 +200,7 @@ class Seen:
     hooks: int = 0
     autocast: dict[str, str] = field(default_factory=dict)
     again: frozenset[Call] = frozenset()
+    signatures: dict[int, str] = field(default_factory=dict)
 
 
 RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
@@ -216,13 +219,25 @@ class Port:
     Args:
         model: takes the net's inputs by name or in their order; it is copied, never changed.
         inputs: the names of those that it gets.
+        backward: by module, its backward hooks: before its gradient, and behind that.
     """
 
-    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        inputs: Sequence[str],
+        backward: Mapping[str, tuple[list[Any], list[Any]]] | None = None,
+    ) -> None:
         self.model = model
         self.inputs = _taken(model, inputs)
         self.unused: frozenset[Call] = frozenset()  # as in `Seen.again`
         self.modules: dict[str, torch.nn.Module] = dict(model.named_modules())
+        self.leaky: frozenset[int] | None = None
+        self.backward = backward or {
+            name: ([*each._backward_pre_hooks.values()], [*each._backward_hooks.values()])
+            for name, each in self.modules.items()
+            if each._backward_pre_hooks or (each._backward_hooks and each._is_full_backward_hook)
+        }
 
     def in_precision(self, dtype: torch.dtype) -> Port:
         """A copy in another precision, in which no module changes its input."""
@@ -230,7 +245,12 @@ class Port:
         for module in made.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
-        copied = Port(made, self.inputs)
+        for name in self.backward:  # which see no gradient where Caffe's values are put in
+            module = made.get_submodule(name)
+            module._backward_pre_hooks.clear()
+            module._backward_hooks.clear()
+        copied = Port(made, self.inputs, self.backward)
+        copied.leaky = self.leaky
         copied.unused = self.unused
         return copied
 
@@ -466,19 +486,59 @@ class Port:
                 seen.drops.add(next(iter(near or sizes), ""))
             return masks is not None and not masks
 
-        recorder = Recorder(given.name, state)
+        learned = {name for name, each in self.model.named_parameters() if each.requires_grad}
+
+        def learns(tensor: torch.Tensor) -> bool:
+            """Whether a tensor would have a gradient in a training: this run may have none."""
+            recipe = recorder.of(tensor) if torch.is_grad_enabled() else None
+            return recipe is not None and recipes.learns(recipe, inputs, learned)
+
+        recorder = Recorder(given.name, state, self.leaky)
         asked = {name: values[name] for name in wanted} if values else {}
         dtypes = {each.dtype for each in state.values()}
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         ops = _Operations(layout.ops, placed, mask_for, given.name, recorder, asked, dtype)
         ops.looks = layout.partial or not layout.ops
         ops.is_idle = is_idle
+        ops.learns = learns
         ops.is_inside = lambda: any(each in layout.calls for each in open_calls)
-        seen.numbers, seen.nodes = ops.numbers, ops.nodes
+        seen.numbers, seen.nodes, seen.signatures = ops.numbers, ops.nodes, recorder.signatures
+
+        sent: dict[str, torch.Tensor] = {}  # by module with hooks, the last gradient to its result
+
+        def hooked(name: str, tensor: Any, is_result: bool) -> Any:
+            """A tensor whose gradient goes through a module's backward hooks, as in PyTorch."""
+            if name not in self.backward or not _is_float(tensor):
+                return tensor
+            module, (first, last) = self.modules[name], self.backward[name]
+
+            def of_result(grad: torch.Tensor) -> torch.Tensor:
+                for each in first:
+                    grad = _first(each(module, (grad,)), grad)
+                sent[name] = grad
+                return grad
+
+            def of_input(grad: torch.Tensor) -> torch.Tensor:
+                above = sent.pop(name, None)
+                for each in last:
+                    grad = _first(each(module, (grad,), (above,)), grad)
+                return grad
+
+            hook = of_result if is_result else of_input
+            recipe = recorder.of(tensor)
+            made = recipes.hooked(tensor, hook)
+            ops.hooks += 1
+            if recipe is not None:
+                recorder.put(made, recipes.Made(recipes.hooked, (recipe, hook), {}))
+            return made
 
         def before(name: str, args: Any) -> Any:
             with ops.paused():
-                return looked_at(name, args)
+                found = looked_at(name, args)
+                taken_in = args if found is None else found
+                if name not in self.backward or not taken_in:
+                    return found
+                return hooked(name, taken_in[0], is_result=False), *taken_in[1:]
 
         def looked_at(name: str, args: Any) -> Any:
             call = Call(name, counts.get(name, 0))
@@ -512,6 +572,9 @@ class Port:
 
         def after(name: str, args: Any, result: Any) -> Any:
             call = open_calls.pop()
+            if name in self.backward:
+                with ops.paused():
+                    result = hooked(name, result, is_result=True)
             for inside, (made, before) in gives.items():
                 does_more = made is not result or version(made) != before
                 whole = not isinstance(self.modules[inside.module], RECURRENT)
@@ -525,7 +588,7 @@ class Port:
             goes_on = result if changed is None else changed
             if name in self.nested and isinstance(goes_on, torch.Tensor):
                 gives[call] = goes_on, version(goes_on)
-            return changed
+            return goes_on if name in self.backward else changed
 
         def replaced(call: Call, name: str, result: Any) -> Any:
             first = result[0] if type(result) is tuple and result else result  # of an nn.LSTM
@@ -611,6 +674,7 @@ class _Operations(TorchFunctionMode):
         self.looks = True  # for what operations make that no place is known of
         self.is_inside: Callable[[], bool] = lambda: False
         self.is_idle: Callable[[torch.Tensor], bool] = lambda _: False
+        self.learns: Callable[[torch.Tensor], bool] = lambda _: False
         self.recorder = recorder
         self.nodes: dict[int, Node] = {}
         self._wanted = wanted
@@ -627,13 +691,19 @@ class _Operations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._paused:
+        if self._paused or _called_by() == APPLY:  # which only runs with gradients have
             return func(*args, **kwargs)
+        if getattr(func, "__self__", None) is torch.Tensor.requires_grad:
+            if _called_by().startswith("torch."):
+                return func(*args, **kwargs)
+            known = func(*args, **kwargs)
+            return self.learns(*args) if known is False else known
         if func is functional.dropout:
             func, args, kwargs = self._with_mask(*args, **kwargs)
         if func in (torch.Tensor.register_hook, torch.Tensor.retain_grad):
             return self._hooked(func, *args)
         func, (args, kwargs) = recipes.in_precision(func, (args, kwargs), self._dtype)
+        self.recorder.number += 1
         made = self.recorder.before(func, args, kwargs)
         result = recipes.of_run(func(*args, **kwargs), (args, kwargs), self._dtype)
         self.recorder.after(made, result)
@@ -703,8 +773,9 @@ class _Operations(TorchFunctionMode):
         if made and made.name == name:
             if made.factor == 1:
                 return self._placed(made.value, result)
-            placed = self._placed(made.value, self._recorded(torch.div, result, made.factor))
-            return self._recorded(torch.mul, placed, made.factor)
+            own = self._recorded(torch.div, result, made.factor)
+            placed = self._placed(made.value, own)
+            return result if placed is own else self._recorded(torch.mul, placed, made.factor)
         if self.looks:
             self._made[id(result)] = result, number, name
         return result
@@ -768,6 +839,21 @@ class _Names:
         return ""
 
 
+APPLY = "torch.autograd.function"
+"""Where PyTorch makes a view of what a Function hands through, as a module's backward hook is."""
+
+
+def _first(made: Any, usual: torch.Tensor) -> torch.Tensor:
+    """The gradient that a hook of a module gives; the usual one where it gives none."""
+    [first, *_] = made if isinstance(made, (tuple, list)) else [made]
+    return usual if first is None else first
+
+
+def _called_by() -> str:
+    """The module in whose code an operation was called that a mode sees."""
+    return str(sys._getframe(2).f_globals.get("__name__", ""))
+
+
 def _same_order(tensor: torch.Tensor, base: torch.Tensor) -> bool:
     if tensor is base:
         return True
@@ -823,6 +909,8 @@ def spelled(each: recipes.Made) -> str:
     given = [str(one) for one in each.args if isinstance(one, SHOWN)]
     given += [f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, SHOWN)]
     name = getattr(each.func, "__name__", "").strip("_")
+    if name == "get":  # of an attribute, such as data
+        name = getattr(getattr(each.func, "__self__", None), "__name__", name)
     return f"{name}({', '.join(given)})" if given else name
 
 

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, Expected, Finding, Floating
 from caffe_parity.engine.compare import as_float32, fits, wrong
-from caffe_parity.engine.explain import Failure, explain
+from caffe_parity.engine.explain import Explanation, Failure, explain
 from caffe_parity.engine.verdict import rounded_sizes
 from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
-from caffe_parity.whole.recipe import State, Within, ingredients, steps_of
-from caffe_parity.whole.rivals import SETTING, rivals
+from caffe_parity.whole.mistakes import normaliser
+from caffe_parity.whole.port import spelled
+from caffe_parity.whole.recipe import Recipe, State, Within, ingredients, keeps, steps_of
+from caffe_parity.whole.rivals import AND, FINE, explained, right, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 BIASED = ("Convolution", "Deconvolution", "InnerProduct")
 """The types of layers that add a bias for each channel."""
+
+
+MOST = 6
+"""Operations on weights that are told."""
 
 
 class Reasons:
@@ -40,12 +47,16 @@ class Reasons:
         self._net, self._port = compared.net, compared.port
         self._weights = compared.weights
         self._layers: dict[Finding, str] = {}
+        self._winners: dict[Part, Rival] = {}  # what has explained a tensor of a part
+        self.rest: dict[Part, float] = {}  # by part, what the explanation of a top leaves open
+        self._last: Rival | None = None
+        self._exact: Rival | None = None
 
     def blamed(self, part: Part, findings: Sequence[Finding]) -> tuple[str, ...]:
         """The layers of a part that are wrong: all of them where none alone is known to be."""
         known = {each: self._layers.get(each, "") for each in findings if each.code != "parameter"}
         forward = [name for each, name in known.items() if each.code == "forward"]
-        names = {*known.values()} - {""}
+        names = {name for each in known.values() for name in each.split(AND)} - {""}
         if not known:
             learned = {each.tensor.removeprefix(GRADIENT) for each in findings}
             names = {step.name for step in part.steps if not learned.isdisjoint(step.params)}
@@ -109,6 +120,29 @@ class Reasons:
                 f"{', '.join(others.values())}, not {', '.join(part.params)}"
             )
 
+    def _reworked(self, part: Part) -> Iterator[str]:
+        """What the port makes of a layer's weights before it computes with them."""
+        own = {one for step in part.steps if step.type in BIASED for one in step.params}
+        recipes = [self._compared.first.recipes.get(top) for top in part.tops]
+        alone: dict[int, str] = {}  # operations on one tensor of weights, and its name
+        does: dict[str, list[str]] = {}
+        for each in [one for recipe in recipes if recipe for one in steps_of(recipe)]:
+            taken = [
+                one for one in tree_leaves((each.args, each.kwargs)) if isinstance(one, Recipe)
+            ]
+            names = {
+                one.name
+                if isinstance(one, State) and own.intersection(self._weights.made_of(one.name))
+                else alone.get(id(one), "")
+                for one in taken
+            }
+            if len(names) == 1 and (name := names.pop()):
+                alone[id(each)] = name
+                if not keeps(each):
+                    does.setdefault(name, []).append(spelled(each))
+        for name, some in does.items():
+            yield f"the port's {name} goes through {', '.join(some[:MOST])} before"
+
     def finding(
         self, part: Part, name: str, value: Floating, expected: Expected, side: str = ""
     ) -> Finding:
@@ -127,8 +161,15 @@ class Reasons:
         in_front = [*self._in_front(part)]
         if not fits(name, value.shape, truth.shape):
             words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
-            words += rounded_sizes(name, value, expected)
+            rounded = rounded_sizes(name, value, expected)
             cause = "shape"
+            known = not (side or settings or name not in part.tops)
+            known = known and (not rounded or self._rounds_up(part))
+            other = explained(self._net, part.steps, part.bottoms, name, truth) if known else None
+            if other:
+                rounded = f": {other.words.format(tensor='it')}"
+                layer = other.code.partition(" of ")[2]
+            words += rounded
         else:
             # Caffe is what the port must be: the explanation says what the port does instead.
             computed = value.astype(np.float64).reshape(truth.shape)
@@ -148,13 +189,27 @@ class Reasons:
                 is_loss=part.steps[-1].type.endswith("Loss"),
                 rivals=lambda: chain(
                     self._rivals(part, name),
-                    () if settings and not in_front else self._others(part),
+                    ()
+                    if settings and not in_front
+                    else self._others(part, side, expected, failure),
                 ),
             )
+            self._last = self._exact = None
             found = explain(failure)
+            winner = self._last
+            if winner is None or found.code != winner.code:
+                winner = self._exact
+            if winner is not None:
+                self._winners[part] = winner
+                made = winner.predicted.get(name)
+                if made is not None and name in part.tops:
+                    self.rest[part] = float(np.abs(made.reshape(truth.shape) - truth).max())
+                found = Explanation(winner.code, winner.words.format(tensor=failure.name))
             words, cause = found.words + self._gates(part, name, value, expected), found.code
-            cause, _, layer = cause.partition(SETTING)
-            cause = "setting" if layer else cause
+            divided = "" if side else self._divided(part, name, value, expected)
+            if divided:
+                words, cause = f"{failure.name} {divided}", f"normaliser of {part.steps[-1].name}"
+            cause, _, layer = cause.partition(" of ")
             if _code(name) == "parameter":
                 learned = self.learned(name.removeprefix(GRADIENT), cause == "zero")
                 words = "; ".join(filter(None, [learned, words]))
@@ -162,10 +217,32 @@ class Reasons:
         said += chain.from_iterable(settings.values())
         said += self._cast(part)
         if _code(name) == "forward":
-            said += self._strange(part)
+            said += [*self._strange(part), *self._reworked(part)]
         if len(settings) == 1 and not in_front:
             layer = layer or next(iter(settings))
         return self.of(layer, Finding(_code(name), side + "; ".join(said), name, cause))
+
+    def _rounds_up(self, part: Part) -> bool:
+        """Whether the port asks PyTorch to round a size up."""
+        recipes = [self._compared.first.recipes.get(top) for top in part.tops]
+        nodes = [one for each in recipes if each for one in steps_of(each)]
+        return any(one.kwargs.get("ceil_mode") for one in nodes)
+
+    def _divided(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
+        """What the port divides a loss by, where that is all; for its gradients, too."""
+        loss, [top, *others] = part.steps[-1], part.tops
+        truth = expected.truth
+        is_loss = loss.type.endswith("Loss") and not others and loss.tops[:1] == (top,)
+        if not is_loss or np.size(truth[top]) != 1 or top not in self._net.losses:
+            return ""
+        made = right(self._net, part.steps, part.bottoms).get(top)
+        if made is None or not float(made):
+            return ""
+        factor = float(np.ravel(truth[top])[0]) / float(made)
+        off = np.abs(truth[name] - factor * value.astype(np.float64).reshape(truth[name].shape))
+        if off.max(initial=0.0) > FINE * np.abs(truth[name]).max(initial=0.0):
+            return ""
+        return normaliser(self._net, loss, factor)
 
     def of(self, layer: str, finding: Finding) -> Finding:
         """Notes which layer a finding is about, by its name; "" for any of the part's."""
@@ -215,9 +292,26 @@ class Reasons:
         gates = [gate for gate, each in zip("ifog", parts, strict=True) if np.any(each)]
         return f"; of the gates i, f, o, g in {', '.join(gates)}" if len(gates) < 4 else ""
 
-    def _others(self, part: Part) -> Iterator[Rival]:
-        """What the part would make if one of its layers were another."""
-        return rivals(self._net, part.steps, part.tops, part.bottoms, part.sent)
+    def _others(
+        self, part: Part, side: str, expected: Expected, failure: Failure
+    ) -> Iterator[Rival]:
+        """What the part would make if one of its layers were another; first what explained more.
+
+        An error that is smaller than what explanations need is explained by what makes the same in
+        float64: all but a thousandth of it.
+        """
+        truth = None if side else expected.truth
+        known = [self._winners[part]] if part in self._winners else []
+        found = rivals(self._net, part.steps, part.tops, part.bottoms, part.sent, truth)
+        for each in chain(known, found):
+            made = each.predicted.get(failure.tensor)
+            if truth and made is not None and self._exact is None:
+                own = truth[failure.tensor]
+                off = np.abs(made.reshape(own.shape) - own).max(initial=0.0)
+                if 1024 * off <= np.abs(failure.expected - own).max(initial=0.0):
+                    self._exact = each
+            self._last = each
+            yield each
 
     def _rivals(self, part: Part, name: str) -> Iterator[Rival]:
         """What the part would make without its bias."""

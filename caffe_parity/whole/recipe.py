@@ -8,7 +8,7 @@ repeats a recipe holds its result against the port's, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,9 +100,19 @@ class Recorder:
     Args:
         named: the value of the net that a tensor is, or "".
         state: the port's parameters and buffers.
+        leaky: the operations, by number, that take what is another number on other values; None
+            where that is not known, so that all behind a leak may.
     """
 
-    def __init__(self, named: Callable[[torch.Tensor], str], state: Tensors) -> None:
+    def __init__(
+        self,
+        named: Callable[[torch.Tensor], str],
+        state: Tensors,
+        leaky: frozenset[int] | None = None,
+    ) -> None:
+        self._leaky = leaky
+        self.number = 0
+        self.signatures: dict[int, str] = {}  # of the operations behind a leak
         self._named = named
         self._state = {id(each): name for name, each in state.items()}
         self._made: dict[int, tuple[torch.Tensor, int, Recipe]] = {}  # keeps them: ids are theirs
@@ -110,12 +120,12 @@ class Recorder:
 
     def of(self, tensor: torch.Tensor) -> Recipe | None:
         """What makes a tensor; None where that is not known."""
-        if self._leaked:
+        if self._leaked and self._leaky is None:
             return None
         found = below = self.made(tensor)
         while isinstance(below, Made) and below.args and keeps(below):
             below = below.args[0]
-        if isinstance(below, Made) and below.func is hooked:
+        if isinstance(below, Made) and (below.func is hooked or stops(below)):
             return found
         name = self._named(tensor)
         if name:
@@ -138,7 +148,11 @@ class Recorder:
         if getattr(func, "__name__", "") in LEAKS:
             self._leaked = True
         if self._leaked:
-            return None
+            leaves = tree_flatten((args, kwargs))[0]
+            given = [each for each in leaves if not isinstance(each, torch.Tensor)]
+            self.signatures[self.number] = f"{getattr(func, '__name__', '')} {given}"
+            if self._leaky is None or self.number in self._leaky:
+                return None
         made = tree_map(
             lambda each: (self.of(each) or _UNKNOWN) if isinstance(each, torch.Tensor) else each,
             (args, kwargs),
@@ -187,6 +201,37 @@ def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.T
     if made.requires_grad:
         made.register_hook(hook)  # type: ignore[no-untyped-call]
     return made
+
+
+def stops(made: Made) -> bool:
+    """Whether no gradient goes through an operation."""
+    if isinstance(made.func, Within) and not made.func.learns:
+        return True
+    is_data = getattr(made.func, "__self__", None) is torch.Tensor.data
+    return is_data or getattr(made.func, "__name__", "") in ("detach", "detach_")
+
+
+def learns(recipe: Recipe, inputs: Container[str], learned: Container[str]) -> bool:
+    """Whether a gradient goes on from what a recipe makes.
+
+    Args:
+        recipe: the recipe.
+        inputs: the values without one.
+        learned: the state that has one.
+    """
+    done: dict[int, bool] = {}
+
+    def known(each: Any) -> bool:
+        if isinstance(each, Value):
+            return each.name not in inputs
+        if isinstance(each, State):
+            return each.name in learned
+        return done.get(id(each), False)
+
+    for each in steps_of(recipe):
+        leaves = tree_flatten((each.args, each.kwargs))[0]
+        done[id(each)] = not stops(each) and any(map(known, leaves))
+    return known(recipe)
 
 
 def in_precision(func: Callable[..., Any], inputs: Any, dtype: torch.dtype) -> Any:

@@ -12,23 +12,35 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise, permutations, product
 from typing import Any
 
 import numpy as np
 import torch
 
-from caffe_parity.contract import GRADIENT
+from caffe_parity.contract import GRADIENT, UNIT_ROUNDOFF, Floating
 from caffe_parity.layer import Rival
 from caffe_parity.ports.catalogue import Refused, evaluated
 from caffe_parity.ports.layers import PORTS
 from caffe_parity.whole.fields import said_of
 from caffe_parity.whole.golden import Golden, Step
-from caffe_parity.whole.mistakes import ALIKE, Compute, Other, functions, mistakes
+from caffe_parity.whole.mistakes import (
+    ALIKE,
+    SETTING,
+    Compute,
+    Other,
+    Tensors,
+    functions,
+    mistakes,
+    scaled,
+)
 from caffe_parity.whole.port import shaped
 
-SETTING = "setting of "
-"""How the code of a rival begins that says which of the layers is another."""
+FACTOR = "factor of "
+"""The same of a rival that may as well lie on the way to the layer."""
+
+AND = " and "
+"""What is between the names of two layers of which one rival is."""
 
 ORDER = "order"
 """The code of a rival whose layers run in another order."""
@@ -39,12 +51,21 @@ SIZES = ("dilation", "kernel_size", "local_size", "offset", "pad", "stride")
 PAIRS = (("kernel_size", "pad"), ("dilation", "pad"), ("pad", "round_mode"))
 """The fields of which two mistakes can give a top of the right size."""
 
-EPS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 0.0)
-"""What is added below a root here and there."""
-
-
 USUAL = (1.0, 0.0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 2.0, 3.0)
 """Numbers that many a setting has by default elsewhere."""
+
+FEW = 4
+"""Layers of a part of which two at once are tried."""
+
+STEPS = 16
+"""Of a search for a number."""
+
+EXACT, FINE = 2.0**-40, 2.0**-20
+"""Of the largest element: what a port in float64 is no further from is the same formula; in which
+numbers may be Caffe's in float32."""
+
+Fit = Callable[[Callable[[float], Compute | None], float], float | None]
+"""From what a layer computes with a number, and Caffe's number, to the port's, or None."""
 
 
 def rivals(
@@ -53,6 +74,7 @@ def rivals(
     tops: Sequence[str],
     bottoms: Sequence[str],
     key: Callable[[str], str],
+    truth: Mapping[str, Floating] | None = None,
 ) -> Iterator[Rival]:
     """What layers that are judged together would make if one of them were another.
 
@@ -62,6 +84,7 @@ def rivals(
         tops: the values that they give.
         bottoms: those that they take.
         key: the name of the gradient that they send back to a bottom.
+        truth: what the port makes in float64, where numbers are to be read off it.
     """
     known = {step.index: _as_said(net, step) for step in steps}
     if None in known.values():
@@ -79,9 +102,25 @@ def rivals(
         return Rival(code, "{tensor} " + words, predicted, dict.fromkeys(predicted, 0.0))
 
     for step in steps:
-        for other in others(net, step):
+
+        def fit(make: Callable[[float], Compute | None], start: float, step: Step = step) -> Any:
+            def made(number: float) -> Any:
+                chosen = {**known, step.index: make(number)}
+                found = _forward(net, steps, chosen, bottoms)
+                return np.concatenate([found[top].numpy().ravel() for top in tops])
+
+            return _fitted(made, truth and _of(truth, tops), start)
+
+        for other in others(net, step, fit):
             chosen = {**known, step.index: other.compute}
-            yield rival(SETTING + step.name, other.words, steps, chosen)
+            yield rival(other.code + step.name, other.words, steps, chosen)
+    for gone, step in permutations(steps, 2) if len(steps) <= FEW else ():
+        if not _may_be_gone(net, gone):
+            continue
+        for other in others(net, step):
+            words = f"{_without(gone)}, and {other.words}"
+            chosen = {**known, gone.index: _passed_on, step.index: other.compute}
+            yield rival(f"{SETTING}{gone.name}{AND}{step.name}", words, steps, chosen)
     for one, two in pairwise(steps):
         if one.tops == two.bottoms and len(one.bottoms) == len(two.tops) == 1:
             swapped = (
@@ -92,6 +131,92 @@ def rivals(
             some = [{one: first, two: swapped[1]}.get(each, each) for each in steps]
             words = f"is as with {two.name} ({two.type}) before {one.name} ({one.type})"
             yield rival(ORDER, words, some, known)
+
+
+def explained(
+    net: Golden, steps: Sequence[Step], bottoms: Sequence[str], top: str, made: Floating
+) -> Rival | None:
+    """What makes a top as the port does, which may have another shape than Caffe's.
+
+    Args:
+        net: the net.
+        steps: the layers, in order.
+        bottoms: the values that they take.
+        top: one that they give.
+        made: the port's.
+    """
+    known = {step.index: _as_said(net, step) for step in steps}
+    if None in known.values() or not made.size:
+        return None
+    room = FINE * np.abs(made).max()
+    for step in steps:
+        for other in others(net, step):
+            if other.compute is _passed_on:  # of a part that has no more operations that is said
+                continue
+            chosen = {**known, step.index: other.compute}
+            try:
+                found = _forward(net, steps, chosen, bottoms)[top].numpy()
+            except Exception:  # another setting need not fit the shapes
+                found = np.zeros(0)
+            if found.shape == made.shape and np.abs(found - made).max() <= room:
+                words = other.words.replace("{", "{{").replace("}", "}}")
+                return Rival(other.code + step.name, "{tensor} " + words, {}, {})
+    return None
+
+
+def computing(
+    net: Golden, steps: Sequence[Step]
+) -> Callable[[Tensors, Tensors], dict[str, torch.Tensor]] | None:
+    """What layers make of values and parameters; None where the catalogue has not all."""
+    known = {step.index: _as_said(net, step) for step in steps}
+    if None in known.values():
+        return None
+    return lambda values, params: _passed(net, steps, known, values, params)
+
+
+def right(net: Golden, steps: Sequence[Step], bottoms: Sequence[str]) -> Mapping[str, torch.Tensor]:
+    """What layers make in float64; nothing where the catalogue has no counterpart of one."""
+    known = {step.index: _as_said(net, step) for step in steps}
+    return {} if None in known.values() else _forward(net, steps, known, bottoms)
+
+
+def _of(truth: Mapping[str, Floating], tops: Sequence[str]) -> Any:
+    """Some values, one behind the other; None where not all are known."""
+    known = all(top in truth for top in tops)
+    return np.concatenate([np.ravel(truth[top]) for top in tops]) if known else None
+
+
+def _fitted(made: Callable[[float], Any], truth: Any, start: float) -> float | None:
+    """The number with which a layer makes what the port makes; None where there is none.
+
+    Gauss and Newton's search from Caffe's number, in float64.
+    """
+    if truth is None or not truth.size or not np.isfinite(truth).all():
+        return None
+    number, largest = start, float(np.abs(truth).max())
+    try:
+        for _ in range(STEPS):
+            step = 1e-3 * abs(number) or 1e-3
+            off = made(number) - truth
+            slope = (made(number + step) - truth - off) / step
+            size, steepest = float(slope @ slope), float(np.abs(slope).max())
+            if not 0 < size < np.inf:
+                return None
+            room = EXACT * largest / steepest + 2 * UNIT_ROUNDOFF * abs(
+                number
+            )  # a float32 in Caffe
+            if np.abs(off).max() <= room * steepest:
+                return None if abs(number - start) <= 2 * room else _shortest(number, room)
+            number -= float(slope @ off) / size
+    except Exception:  # another number need not fit the layer
+        return None
+    return None
+
+
+def _shortest(number: float, room: float) -> float:
+    """The number of the fewest digits that is as near."""
+    tried = (0.0, *(float(f"{number:.{digits}g}") for digits in range(1, 9)))
+    return next((each for each in tried if abs(each - number) <= 2 * room), number)
 
 
 def _tried(*arguments: Any) -> dict[str, Any]:
@@ -112,18 +237,7 @@ def _made(
 ) -> dict[str, Any]:
     values = {name: _leaf(net.values[name]) for name in bottoms}
     params = {name: _leaf(net.params[name]) for step in steps for name in step.params}
-    made = dict(values)
-    for step in steps:
-        given = {f"bottom[{index}]": made[name] for index, name in enumerate(step.bottoms)}
-        given |= {f"blob[{index}]": params[name] for index, name in enumerate(step.params)}
-        if step.type == "Dropout" and net.masks:
-            given["mask"] = torch.from_numpy(net.masks[step.tops[0]]).double()
-        found = chosen[step.index](given)
-        made |= {
-            name: shaped(found[f"top[{index}]"], net.values[name].shape)
-            for index, name in enumerate(step.tops)
-            if f"top[{index}]" in found
-        }
+    made = _passed(net, steps, chosen, values, params)
     results = {name: made[name] for name in tops}
     driven = [name for name in tops if made[name].requires_grad]
     leaves = {**{key(name): each for name, each in values.items()}}
@@ -137,6 +251,39 @@ def _made(
     pairs = zip(leaves, grads, strict=True)
     results |= {name: each for name, each in pairs if each is not None}
     return {name: each.detach().numpy() for name, each in results.items()}
+
+
+def _forward(
+    net: Golden, steps: Sequence[Step], chosen: Mapping[int, Any], bottoms: Sequence[str]
+) -> Mapping[str, torch.Tensor]:
+    """What layers make, without gradients."""
+    names = [name for step in steps for name in step.params]
+    values = {name: _leaf(net.values[name]).detach() for name in bottoms}
+    params = {name: _leaf(net.params[name]).detach() for name in names}
+    return _passed(net, steps, chosen, values, params)
+
+
+def _passed(
+    net: Golden,
+    steps: Sequence[Step],
+    chosen: Mapping[int, Any],
+    values: Mapping[str, torch.Tensor],
+    params: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The values, and what layers make of them, one after the other."""
+    made = dict(values)
+    for step in steps:
+        given = {f"bottom[{index}]": made[name] for index, name in enumerate(step.bottoms)}
+        given |= {f"blob[{index}]": params[name] for index, name in enumerate(step.params)}
+        if step.type == "Dropout" and net.masks:
+            given["mask"] = torch.from_numpy(net.masks[step.tops[0]]).double()
+        found = chosen[step.index](given)
+        made |= {
+            name: shaped(found[f"top[{index}]"], net.values[name].shape)
+            for index, name in enumerate(step.tops)
+            if f"top[{index}]" in found
+        }
+    return made
 
 
 def _leaf(array: Any) -> torch.Tensor:
@@ -155,19 +302,35 @@ def _as_said(net: Golden, step: Step, said: Mapping[str, Any] | None = None) -> 
     return partial(evaluated, calls)
 
 
-def others(net: Golden, step: Step) -> Iterator[Other]:
-    """What a layer may be taken for, the likeliest first."""
+def _may_be_gone(net: Golden, step: Step) -> bool:
+    """Whether a net without a layer has the same shapes."""
+    same = net.values[step.bottoms[0]].shape == net.values[step.tops[0]].shape
+    return same and len(step.bottoms) == len(step.tops) == 1
+
+
+def _without(step: Step) -> str:
+    return f"is as without the layer {step.name} ({step.type})"
+
+
+def _passed_on(given: Tensors) -> Tensors:
+    return {"top[0]": given["bottom[0]"]}
+
+
+def others(net: Golden, step: Step, fit: Fit = lambda make, start: None) -> Iterator[Other]:
+    """What a layer may be taken for, the likeliest first.
+
+    Args:
+        net: the net.
+        step: the layer.
+        fit: finds a number that explains what the port makes.
+    """
     compute = _as_said(net, step)
     if compute is None:
         return
     yield from mistakes(net, step, compute)
-    same = net.values[step.bottoms[0]].shape == net.values[step.tops[0]].shape
-    if same and len(step.bottoms) == 1:
-        yield Other(
-            f"is as without the layer {step.name} ({step.type})",
-            lambda given: {"top[0]": given["bottom[0]"]},
-        )
-    for words, said in _settings(net, step):
+    if _may_be_gone(net, step):
+        yield Other(_without(step), _passed_on)
+    for words, said in _settings(net, step, fit):
         other = _as_said(net, step, said)
         if other is not None:
             yield Other(words, other)
@@ -176,9 +339,13 @@ def others(net: Golden, step: Step) -> Iterator[Other]:
         if type_ != step.type and other is not None:
             yield Other(f"is what a {type_} makes, and {step.name} is a {step.type}", other)
     yield from functions(step)
+    for words, start, make in scaled(step, compute):
+        number = fit(make, start)
+        if number is not None:
+            yield Other(words.format(number), make(number), FACTOR)
 
 
-def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
+def _settings(net: Golden, step: Step, fit: Fit) -> Iterator[tuple[str, dict[str, Any]]]:
     """The layer with another value of one field, and the words for it."""
     said = said_of(net, step)
     PORTS[step.type].of(said)
@@ -190,7 +357,16 @@ def _settings(net: Golden, step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             theirs = given[name]
             known = None if name == "ignore_label" and name not in given else theirs
-            for value in _values(name, about, known, step):
+            is_number = about["type"] == "float" and not about["repeated"]
+
+            def of(number: float, message: str = message, name: str = name) -> Compute | None:
+                layer = copy.deepcopy(dict(step.said))
+                layer.setdefault(message, {})[name] = number
+                return _as_said(net, step, layer)
+
+            fitted = fit(of, float(theirs)) if is_number else None
+            tried = _values(name, about, known, step) if fitted is None else [fitted]
+            for value in tried:
                 layer = copy.deepcopy(dict(step.said))
                 layer.setdefault(message, {})[name] = value
                 if value is None:
@@ -226,7 +402,7 @@ def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Ite
         yield from (False, True)  # what is not said may be another one in each phase
     elif about["type"] == "float":
         size = float(step.fields.get("local_size", 1))
-        tried = [about["default"], *(EPS if name == "eps" else USUAL)]
+        tried = [about["default"], *USUAL]
         tried += [each / 10 for each in range(1, 10) if name == "dropout_ratio"]
         tried += [theirs * size, theirs / size, -theirs, 2 * theirs, theirs / 2]
         yield from (each for each in dict.fromkeys(tried) if each != theirs)

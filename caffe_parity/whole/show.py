@@ -37,6 +37,13 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
         said.append(f"  matched by {how}: {params[0] if params else 'zeros'} = {name}")
     said += [f"  one batch in the port: {', '.join(layers)}" for layers in net.stacked]
     for each in found:
+        unknown = any(top not in compared.first.recipes for top in each.part.tops)
+        if compared.first.signatures and unknown and len(each.part.steps) > 1 and not each.way:
+            said.append(
+                f"one part: {each.part.name}: the port takes numbers out of its tensors there, as "
+                "float(), item() and numpy() do, and goes on with them"
+            )
+    for each in found:
         if each.left_out:
             said.append(f"left out: {each.part.name}: {each.left_out}")
     said += [f"{each.code}: {each.words}" for each in _of_the_whole(compared)]
@@ -49,7 +56,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
     noted = {_layer(each): each.notes[0] for each in found if each.notes}
     for note in list(noted.values())[:1]:
         said.append(f"note: {note.code}: {_shortened([*noted])}: {note.words}")
-    said += [f"note: {each.code}: {each.words}" for each in compared.returned.notes]
+    said += [f"note: {each.code}: {each.words}" for each in _unweighted(compared, found)]
     if compared.unmatched:
         names = ", ".join(step.name for step in compared.unmatched)
         first = compared.unmatched[0].name
@@ -96,6 +103,12 @@ def _of_the_whole(compared: Comparison) -> list[Finding]:
     return [*first, *compared.returned.findings(), *whole]
 
 
+def _unweighted(compared: Comparison, found: Sequence[Judgement]) -> list[Finding]:
+    """The losses that are right but for their weight."""
+    wrong = {one.tensor for each in found for one in each.findings}
+    return [each for each in compared.returned.notes if each.tensor not in wrong]
+
+
 def _layer(each: Judgement) -> str:
     return each.name
 
@@ -138,7 +151,7 @@ def records(
 ) -> list[Record]:
     """A record for each part, and for what no part computes."""
     phase = compared.net.phase
-    of_losses = compared.returned.notes
+    of_losses = _unweighted(compared, found)
     made = []
     for each in found:
         findings, part = [*each.findings, *([each.undefined] if each.undefined else [])], each.name

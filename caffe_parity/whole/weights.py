@@ -195,6 +195,10 @@ def _loose(
             steps = [each for each in steps if each is not step]
     free = {name: each for name, each in free.items() if name not in found}
     blobs = [of_functions(step) for step in steps]
+    found |= _of_their_names(net, steps, free)
+    free = {name: each for name, each in free.items() if name not in found}
+    housed = {each for each, _ in found.values()}
+    blobs = [[each for each in some if each[0] not in housed] for some in blobs]
     wanted = [[each for each, learned in some if learned] for some in blobs]
     kept = [[each for each, learned in some if not learned] for some in blobs]
     for some, is_parameter in ((wanted, True), (kept, False)):
@@ -215,6 +219,38 @@ def _loose(
             for each, names in zip(needed, fitting, strict=True)
             if len(names) == 1 and taken[names[0]] == 1
         }
+    return found
+
+
+def _of_their_names(
+    net: Golden, steps: Sequence[Step], free: Tensors
+) -> Mapping[str, tuple[Held, str]]:
+    """Tensors whose names begin like a layer's, as conv1_weight, where one only has the shape."""
+    stems = sorted(((plain(step.name), step) for step in steps), key=lambda each: -len(each[0]))
+    groups: dict[int, list[str]] = {}
+    for name in free:
+        last = plain(name.rpartition(".")[2])
+        owner = next((step for stem, step in stems if stem and last.startswith(stem)), None)
+        if owner:
+            groups.setdefault(owner.index, []).append(name)
+    found: dict[str, tuple[Held, str]] = {}
+    for step in steps:
+        learned = [each for each, is_learned in of_functions(step) if is_learned and each.params]
+        fitting = [
+            [
+                name
+                for name in groups.get(step.index, ())
+                if _goes(net, each, tuple(free[name].shape))
+            ]
+            for each in learned
+        ]
+        if all(len(names) == 1 for names in fitting) and len({n for [n] in fitting}) == len(
+            fitting
+        ):
+            found |= {
+                names[0]: (each, "their names")
+                for each, names in zip(learned, fitting, strict=True)
+            }
     return found
 
 

@@ -14,6 +14,11 @@ LRN = "functional.local_response_norm(x, 5, alpha=0.1, beta=0.75)"
 DROPOUT = "functional.dropout(x, 0.3, self.training)"
 HOOKED = "\n    x.register_hook(lambda gradient: 2 * gradient)"
 
+LAST = "x.permute(0, 2, 3, 1).flatten(1)"
+AVERAGED = "functional.avg_pool2d(x, 3, 2, ceil_mode=True)"
+SUMMED = "functional.cross_entropy(x, label.long(), reduction='sum')"
+BOTH_SLICES = "one, other = both[:, :4], both[:, 4:]"
+
 ANOTHER_ORDER, NOTHING = "arrive in another order", "and Caffe's net nothing"
 
 
@@ -24,6 +29,8 @@ def between() -> Iterator[Fault]:
         yield of(name, layers, passes, words, rewritten(*changes))
     for name, layers, passes, words, *changes in IN_TRAIN:
         yield of(name, layers, passes, words, rewritten(*changes), "TRAIN")
+    for name, layers, passes, words, *changes in BLOCK_IN_TRAIN:
+        yield fault("block", name, layers, passes, words, rewritten(*changes), "TRAIN")
     for name, layers, passes, words, *changes in BLOCK:
         yield fault("block", name, layers, passes, words, rewritten(*changes))
 
@@ -216,6 +223,98 @@ CAFFENET = (
         ("functional.relu(self.conv3(x))", "self.conv3(x)"),
         (FLAT, "x.permute(0, 2, 3, 1).flatten(1)"),
     ),
+    (
+        "a ReLU less, and channels last",
+        "relu4;pool5 -> fc6",
+        BOTH,
+        "without the layer relu4",
+        ("functional.relu(self.conv4(x))", "self.conv4(x)"),
+        (FLAT, LAST),
+    ),
+    (
+        "an average, and channels last",
+        "pool5;pool5 -> fc6",
+        BOTH,
+        "pooling_param.pool AVE",
+        (POOLED, AVERAGED),
+        (FLAT, LAST),
+    ),
+    (
+        "an average, and half",
+        "pool5;pool5 -> fc6",
+        BOTH,
+        "the port has half, float",
+        (POOLED, AVERAGED),
+        (FLAT, "x.flatten(1).half().float()"),
+    ),
+    (
+        "another slope, and shifted",
+        "relu1;norm1 -> conv2",
+        BOTH,
+        "relu_param.negative_slope 0.1",
+        ("functional.relu(self.conv1(data))", "functional.leaky_relu(self.conv1(data), 0.1)"),
+        ("self.conv2(x)", "self.conv2(x.roll(1, 3))"),
+    ),
+    (
+        "a narrow LRN, and half",
+        "norm1;norm1 -> conv2",
+        BOTH,
+        "lrn_param.local_size 3",
+        ("norm(x, 5", "norm(x, 3"),
+        ("self.conv2(x)", "self.conv2(x.half().float())"),
+    ),
+    (
+        "no ReLU, and detached",
+        "relu6;fc6 -> relu6",
+        BOTH,
+        "the port has detach",
+        ("functional.relu(self.fc6(x.flatten(1)))", "self.fc6(x.flatten(1))"),
+        ("functional.dropout(x", "functional.dropout(x.detach()"),
+    ),
+    (
+        "another slope, and an average",
+        "relu4;pool5",
+        BOTH,
+        "relu_param.negative_slope 0.1",
+        ("functional.relu(self.conv4(x))", "functional.leaky_relu(self.conv4(x), 0.1)"),
+        (POOLED, AVERAGED),
+    ),
+    (
+        "no ReLU, and an average",
+        "relu4, pool5",
+        BOTH,
+        "without the layer relu4 (ReLU), and is as with pooling_param.pool AVE",
+        ("functional.relu(self.conv4(x))", "self.conv4(x)"),
+        (POOLED, AVERAGED),
+    ),
+    (
+        "a hook where a gradient is required",
+        "relu2 -> conv3",
+        BACKWARD,
+        "a hook on the gradient",
+        (
+            "x = functional.relu(self.conv2(x))",
+            "x = functional.relu(self.conv2(x))\n    if x.requires_grad: " + HOOKED.strip(),
+        ),
+    ),
+    (
+        "weights times a number",
+        "conv3",
+        ALL,
+        "the weights times 0.471405",
+        (
+            "self.conv3(x)",
+            "functional.conv2d(x, self.conv3.weight * (2 / 9) ** 0.5, self.conv3.bias, padding=1)",
+        ),
+    ),
+    ("another alpha", "norm1", BOTH, "lrn_param.alpha 0.077", ("alpha=0.1", "alpha=0.077")),
+    (
+        "a sum without its weight",
+        "loss",
+        BOTH,
+        "is a sum, not divided",
+        ("0.7 * functional.cross_entropy(x, label.long())", SUMMED),
+    ),
     ("another weight of the loss", "total loss", "total", "adds it with 0.5", ("0.7 *", "0.5 *")),
 )
 """Of each: what is wrong, the layers, the passes, words, and what becomes what in the forward."""
@@ -225,7 +324,63 @@ IN_TRAIN = (
     ("kept for dropped", "drop6", BOTH, "dropout_ratio 0.7", ("x, 0.3,", "x, 0.7,")),
 )
 
+BLOCK_IN_TRAIN = (
+    (
+        "a small eps",
+        "bn2",
+        ALL,
+        "batch_norm_param.eps 1e-09",
+        (
+            "self.bn2(self.conv2a(x))",
+            "functional.batch_norm(self.conv2a(x), self.bn2.running_mean, self.bn2.running_var, "
+            "self.bn2.weight, self.bn2.bias, True, 1e-3, 1e-9)",
+        ),
+    ),
+)
+
 BLOCK = (
+    (
+        "the slices the other way round",
+        "sl",
+        BOTH,
+        "the tops of sl in the order sl2, sl1",
+        (BOTH_SLICES, "other, one = both[:, :8], both[:, 8:]"),
+    ),
+    (
+        "a slice that begins later",
+        "sl",
+        BOTH,
+        "sl1 begins at 1",
+        (BOTH_SLICES, "one, other = both[:, 1:5], both[:, 4:]"),
+    ),
+    (
+        "the slices, and half",
+        "cat2 -> sl;sl",
+        BOTH,
+        "the port has half, float",
+        (BOTH_SLICES, "other, one = both.half().float().split([8, 4], 1)"),
+    ),
+    (
+        "padded on one side",
+        "pool1",
+        FORWARD,
+        "padded by 0 before and 1 behind",
+        (
+            "functional.avg_pool2d(x, 3, 2, padding=1,",
+            "functional.avg_pool2d(functional.pad(x, (0, 1, 0, 1)), 3, 2,",
+        ),
+    ),
+    ("another coefficient", "sum2", BOTH, "coefficient 0.37 for", ("0.5 * x - y", "0.37 * x - y")),
+    (
+        "another ELU, and a sum",
+        "elu3;sum3",
+        BOTH,
+        "elu_param.alpha 0.5",
+        (
+            "torch.maximum(one, functional.elu(self.conv3(other), 0.7))",
+            "(one + functional.elu(self.conv3(other), 0.5))",
+        ),
+    ),
     (
         "eps behind the root",
         "bn2",

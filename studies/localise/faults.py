@@ -470,7 +470,7 @@ def _of_fcn() -> Iterator[Fault]:
         "a mean over ignored labels, too",
         "loss",
         BOTH,
-        "loss_param.normalization FULL",
+        "divided by 162 = N*H*W = 2*H*W, as with normalization FULL",
         instead("loss", _over_all),
     )
     yield fault(
@@ -490,7 +490,14 @@ def _of_fcn() -> Iterator[Fault]:
         changed("upscore", padding=(1, 1)),
     )
     yield fault("fcn", "detached", "score", BACKWARD, "detached", before("score", Tensor.detach))
-    yield fault("fcn", "over the batch", "loss", BOTH, "1/2", after("loss", lambda y: y * 0.5))
+    yield fault(
+        "fcn",
+        "half of it",
+        "loss",
+        BOTH,
+        "divided by 200 = 2*the labels",
+        after("loss", lambda y: y * 0.5),
+    )
     yield fault(
         "fcn",
         "a gradient that is clipped",
@@ -592,10 +599,12 @@ def _of_autoencoder() -> Iterator[Fault]:
         "the mean of all elements",
         "entropy",
         BOTH,
-        "averaged over the channels, not summed",
+        "divided by 35 = all elements",
         put("entropy", lambda m: nn.BCEWithLogitsLoss()),
     )
-    yield fault("autoencoder", "not halved", "l2", BOTH, "twice", after("l2", lambda y: 2 * y))
+    yield fault(
+        "autoencoder", "not halved", "l2", BOTH, "the half is missing", after("l2", lambda y: 2 * y)
+    )
     yield fault(
         "autoencoder",
         "the shift of Power",

@@ -103,6 +103,32 @@ def _lenet() -> Iterator[Fault]:
         lambda m: m.conv1.weight.requires_grad_(requires_grad=False),
     )
     yield of(
+        "standardised weights",
+        "conv1",
+        ALL,
+        "conv1.weight goes through mean((1, 2, 3), keepdim=True), sub",
+        instead("conv1", _convolved(lambda w: w - w.mean((1, 2, 3), keepdim=True))),
+    )
+    yield of(
+        "a module's backward hook",
+        "ip1 -> relu1",
+        BACKWARD,
+        "a hook on the gradient",
+        lambda m: m.relu1.register_full_backward_hook(lambda module, sent, above: (2 * sent[0],)),
+    )
+    yield of(
+        "padded more on one side",
+        "pool2",
+        BOTH,
+        "padded by 0 before and 1 behind",
+        instead(
+            "pool2",
+            lambda m, x: functional.avg_pool2d(
+                functional.pad(x, (0, 1, 0, 1)), 3, 2, ceil_mode=True
+            ),
+        ),
+    )
+    yield of(
         "two softmaxes",
         "loss",
         BOTH,
