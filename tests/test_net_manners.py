@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ class Port(nn.Module):
         super().__init__()
 """
 XAVIER = 'weight_filler { type: "xavier" }'
+FILLED = 'filler { type: "uniform" min: 0.5 max: 2 } bias_filler { type: "uniform" }'
 
 
 def _ends(folder: Path, net: str, port: str, *options: str) -> int:
@@ -493,3 +495,64 @@ def test_groups_that_are_forgotten_before_each_batchnorm(
     out = capsys.readouterr().out
     assert out.count("Conv2d has groups 1, Caffe's Convolution 4") >= 2
     assert "folded" not in out
+
+
+ORDERED = """
+        self.conv2, self.conv3 = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+        self.relu2, self.pool2 = nn.ReLU(), nn.MaxPool2d(2)
+        self.norm2 = {norm}
+
+    def forward(self, x):
+        for each in ({order}):
+            x = each(x)
+        return x
+"""
+LRN, LRN2 = "nn.LocalResponseNorm(5, 0.1)", "lambda x: F.local_response_norm(x, 5, 0.1)"
+STATISTICS = "nn.BatchNorm2d(6, momentum=0.001)"
+
+
+@pytest.mark.parametrize(
+    ("norm", "order", "words"),
+    [
+        (LRN, "conv2 relu2 norm2 pool2 conv3", "norm2 (LRN) before pool2 (Pooling)"),
+        (LRN2, "conv2 relu2 norm2 pool2 conv3", "norm2 (LRN) before pool2 (Pooling)"),
+        (LRN, "conv2 relu2 pool2 norm2 conv3", ""),
+        (
+            STATISTICS,
+            "conv2 pool2 relu2 norm2 conv3",
+            "relu2 (ReLU) before norm2 (BatchNorm), scale2 (Scale)",
+        ),
+        (STATISTICS, "conv2 pool2 norm2 relu2 conv3", ""),
+    ],
+)
+def test_layers_in_the_other_order(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    norm: str,
+    order: str,
+    words: str,
+) -> None:
+    """Both are named and no other, whether modules or functions compute them."""
+    net = input_layer("data", 2, 3, 10, 10) + _conv("data", "conv2", 6, "kernel_size: 3")
+    pool = "pooling_param { pool: MAX kernel_size: 2 stride: 2 }"
+    if norm == STATISTICS:
+        net += layer("Pooling", "conv2", "pool2", pool)
+        net += layer("BatchNorm", "pool2", "norm2")
+        more = f"scale_param {{ bias_term: true {FILLED} }}"
+        net += layer("Scale", "norm2", "scale2", more) + layer("ReLU", "scale2", "relu2")
+        net += _conv("relu2", "conv3", 4, "kernel_size: 3")
+    else:
+        net += layer("ReLU", "conv2", "relu2") + layer("Pooling", "relu2", "pool2", pool)
+        message = "lrn_param { local_size: 5 alpha: 0.1 }"
+        net += layer("LRN", "pool2", "norm2", message) + _conv(
+            "norm2", "conv3", 4, "kernel_size: 3"
+        )
+    net = re.sub(r'name: "\w+-', 'name: "', net)
+    calls = ", ".join(f"self.{each}" for each in order.split())
+    port = ORDERED.format(norm=norm, order=calls)
+    assert _ends(folder, net, port, "--phase", "TRAIN") == bool(words)
+    last = capsys.readouterr().out
+    assert words in last
+    named = "norm2, scale2, relu2, " if norm == STATISTICS else "pool2, norm2, "
+    assert not words or f"disagrees: {named}" in last

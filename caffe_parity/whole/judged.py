@@ -58,7 +58,7 @@ from caffe_parity.whole.port import (
 from caffe_parity.whole.reasons import BIASED, Reasons
 from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, ingredients
 from caffe_parity.whole.returned import Returned
-from caffe_parity.whole.rivals import ORDER, computing
+from caffe_parity.whole.rivals import computing
 from caffe_parity.whole.stacked import joined, sharing, stacked
 from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn, weighed
 from caffe_parity.whole.weights import Weights, of_port, weights_of
@@ -68,7 +68,7 @@ UNCHOSEN = "usual-momentum"
 
 USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
 
-KNOWN = ("setting", ORDER)
+KNOWN = ("setting",)
 """The causes that say what a layer of a part is in the port."""
 
 MOST_LEFT = 1024
@@ -1520,8 +1520,8 @@ def _must_take_the_batch(found: Comparison) -> None:
         if len(value) == len(made) * times or (found.first.failed and len(value) > len(made) == 1):
             raise BadRequest(
                 f"the port calls {call.module} for {len(made)} of {len(value)} samples, and again "
-                "for the others: nothing of that is a value of the net. Call it on the whole batch, "
-                "or compare a batch of 1"
+                "for the others: nothing of that is a value of the net. Call it on the whole "
+                "batch, or compare a batch of 1"
             )
 
 

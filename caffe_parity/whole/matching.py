@@ -320,14 +320,12 @@ def _by_kind(
                 left.remove(step)
 
 
-def _in_order(
-    pairs: Sequence[tuple[Step, Call]], calls: Sequence[Call], found: Matched
-) -> bool:
-    """Whether all that is matched runs in the same order on both sides, with these pairs as well."""
+def _in_order(pairs: Sequence[tuple[Step, Call]], calls: Sequence[Call], found: Matched) -> bool:
+    """Whether all that is matched, with these pairs, runs in the same order on both sides."""
     number = {call: place for place, call in enumerate(calls)}
     both = [*pairs, *((some[0], call) for call, some in found.steps.items())]
-    order = [number[call] for _, call in sorted(both, key=lambda each: each[0].index)]
-    return order == sorted(order)
+    order = [number.get(call, -1) for _, call in sorted(both, key=lambda each: each[0].index)]
+    return -1 not in order and order == sorted(order)
 
 
 def _has_own(module: torch.nn.Module, kinds: Any = torch.nn.Module) -> bool:
