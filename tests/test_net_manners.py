@@ -556,3 +556,42 @@ def test_layers_in_the_other_order(
     assert words in last
     named = "norm2, scale2, relu2, " if norm == STATISTICS else "pool2, norm2, "
     assert not words or f"disagrees: {named}" in last
+
+
+SUMS = """
+        self.conv1, self.conv2, self.act = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), {act}
+
+    def forward(self, x):
+        y = self.conv1(x)
+        {made}
+        return self.conv2(y)
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "made", "codes"),
+    [
+        ("nn.Sigmoid()", "y = self.act(y); y += x", {"whole"}),  # each part is right
+        ("nn.Sigmoid()", "y = self.act(y); y = y + x", set()),
+        ("nn.Identity()", "y = torch.sigmoid(y); y += x", {"whole"}),
+        ("nn.Identity()", "y = torch.sigmoid(2 * y); y += 2 * x", {"forward", "backward"}),
+    ],
+)
+def test_what_overwrites_what_the_backward_needs(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    act: str,
+    made: str,
+    codes: set[str],
+) -> None:
+    """The forward is compared all the same, and the operation is named."""
+    net = input_layer("x", 2, 3, 4, 4) + _conv("x", "conv1", 3)
+    net += layer("Sigmoid", "conv1", "act") + layer("Eltwise", "act x", "sum")
+    net = (net + _conv("sum", "conv2", 3)).replace("Convolution-", "").replace("Sigmoid-", "")
+    port = SUMS.format(act=act, made=made)
+    assert _ends(folder, net, port, "--phase", "TRAIN") == bool(codes)
+    said = capsys.readouterr().out
+    assert {each.partition(":")[0] for each in said.splitlines() if ": " in each} >= codes
+    words = "into act; out" if "whole" in codes else "into what sigmoid has made"
+    assert (f"its add writes {words}" in said) == bool(codes)

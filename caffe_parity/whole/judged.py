@@ -47,6 +47,7 @@ from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there, near
 from caffe_parity.whole.port import (
     Call,
+    Overwritten,
     Port,
     Seen,
     Tensors,
@@ -56,7 +57,16 @@ from caffe_parity.whole.port import (
     shaped,
 )
 from caffe_parity.whole.reasons import BIASED, Reasons
-from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, ingredients
+from caffe_parity.whole.recipe import (
+    RAISED,
+    Recipe,
+    State,
+    Value,
+    followed,
+    ingredients,
+    steps_of,
+    writes,
+)
 from caffe_parity.whole.returned import Returned
 from caffe_parity.whole.rivals import computing
 from caffe_parity.whole.stacked import joined, sharing, stacked
@@ -391,7 +401,27 @@ class Comparison:
         if "" in self.first.drops:
             why = f": {DROPS}" if self.net.phase == "TEST" else ""
             return f"the port drops in phase {self.net.phase}, where the net has no Dropout{why}"
-        return "" if self._random else self._drawn()
+        return self._backward_by_itself() or ("" if self._random else self._drawn())
+
+    def _backward_by_itself(self) -> str:
+        """What keeps the port's backward from running where nothing of Caffe's is put in, or ""."""
+        steps = (each for recipe in self.first.recipes.values() for each in steps_of(recipe))
+        in_place = any(getattr(each, "inplace", False) for each in self.port.modules.values())
+        if not (in_place or any(map(writes, steps))):
+            return ""
+        params = self.params(True)
+        inputs = {name: self.values[name].clone() for name in self.net.inputs}
+        with torch.random.fork_rng(devices=[]):
+            results = results_of(self.port.run(inputs, self._state(params, torch.float32)))
+            for each in results.values():
+                if not each.is_floating_point():
+                    continue
+                try:
+                    gradients(each, [*params.values()], torch.ones_like(each))
+                except Overwritten as error:
+                    told = self._overwritten
+                    return "" if told else self._reasons.overwriting(self.parts, str(error))
+        return ""
 
     def _drawn(self) -> str:
         """That the port draws random numbers of its own, which no bound is for, or ""."""
@@ -438,6 +468,11 @@ class Comparison:
     @cached_property
     def _strays(self) -> dict[str, set[str]]:
         """By part, the parameters of other layers to which it sends a gradient, as found so far."""
+        return {}
+
+    @cached_property
+    def _overwritten(self) -> dict[str, str]:
+        """By part that writes into what its backward needs, what PyTorch says, as found so far."""
         return {}
 
     @cached_property
@@ -662,6 +697,9 @@ class Comparison:
             findings += self._frozen(part, [each.tensor for each in findings])
             findings += [*self._wired(part), *self._also(part)]
             findings += [*self._emptied(part), *self._dropped(part)]
+            if error := self._overwritten.get(part.name):
+                words = self._reasons.overwriting([part], error)
+                findings.append(Finding("backward", words, part.tops[0], "overwritten"))
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
@@ -1069,7 +1107,12 @@ class Comparison:
                 if weight.numel() != made.numel():  # which is said of the forward
                     misshapen.add(part)
                     continue
-                found = gradients(made, [*blobs, *(params[name] for name in learned)], weight)
+                try:
+                    found = gradients(made, [*blobs, *(params[name] for name in learned)], weight)
+                except Overwritten as error:
+                    self._overwritten[part.name] = str(error)
+                    misshapen.add(part)
+                    continue
                 for total, grad in zip(sent, found, strict=False):
                     if grad is not None:
                         total += grad
@@ -1201,7 +1244,10 @@ class Comparison:
             made = followed(recipe, values, self._state(params, torch.float32), {})
             if made.numel() != self.net.diffs[top].size:
                 continue
-            grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
+            try:
+                grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
+            except Overwritten:  # which is told of the part
+                continue
             for name, grad in zip(others, grads, strict=True):
                 if grad is not None and bool(grad.any()):
                     words = f"the port's {top} sends a gradient back to {name}, which Caffe's "

@@ -943,12 +943,17 @@ def _items(result: Any) -> list[tuple[Any, Any]]:
     return [*enumerate(result)] if isinstance(result, (tuple, list)) else []
 
 
+class Overwritten(BadRequest):
+    """A port has written into what its backward needs, as `+=` behind a ReLU does."""
+
+
 def gradients(
     made: torch.Tensor, blobs: Sequence[torch.Tensor], weight: torch.Tensor
 ) -> list[torch.Tensor | None]:
     """What a part sends back to each blob for the gradient of what it made.
 
     Raises:
+        Overwritten: the port has written into what its backward needs.
         BadRequest: its backward raises.
     """
     if not made.requires_grad:
@@ -962,7 +967,8 @@ def gradients(
     except BaseException as error:
         if ends_the_run(error):
             raise
-        raise BadRequest(
+        kind = Overwritten if "modified by an inplace operation" in str(error) else BadRequest
+        raise kind(
             f"the port's gradient cannot be computed: {place_of(error)}{type(error).__name__}: "
             f"{error}"
         ) from error

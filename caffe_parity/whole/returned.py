@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from caffe_parity.contract import UNIT_ROUNDOFF, Finding
-from caffe_parity.whole.port import gradients
+from caffe_parity.whole.port import Overwritten, gradients
 
 if TYPE_CHECKING:
     from caffe_parity.whole.judged import Comparison
@@ -141,7 +141,10 @@ class Returned:
         made = port.total_of(seen.results) if key is None else seen.results[key]
         if seen.without.issuperset(self._net.losses):  # which is said of the layers
             return [], [*wanted] or [*self._net.losses]
-        grads = gradients(made, list(leaves.values()), torch.ones_like(made))
+        try:
+            grads = gradients(made, list(leaves.values()), torch.ones_like(made))
+        except Overwritten:  # which is said of the layers
+            return [], [*wanted] or [*self._net.losses]
         behind = {
             name: grad
             for name, grad in zip(leaves, grads, strict=True)
