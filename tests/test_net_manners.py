@@ -493,8 +493,29 @@ def test_groups_that_are_forgotten_before_each_batchnorm(
     port += "    def forward(self, x):\n        return self.features(x)\n"
     assert _ends(folder, net, port, "--phase", "TEST") == 1
     out = capsys.readouterr().out
-    assert out.count("Conv2d has groups 1, Caffe's Convolution 4") >= 2
+    words = "the port has numbers of its own there, in place of Caffe's; Conv2d has groups 1"
+    assert [each.partition(": ")[0] for each in out.splitlines() if words in each] == [
+        "forward, backward"
+    ] * 2
+    assert "disagrees: Convolution-a, Convolution-b, parameters" in out
     assert "folded" not in out
+
+
+def test_many_findings_of_one_cause(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Have one line."""
+    net = input_layer("data", 2, 3, 4, 4)
+    for bottom, top in zip(("data", *"abcd"), "abcde", strict=True):
+        net += _conv(bottom, top, 3)
+    port = "        self.all = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(5)))\n"
+    port += "        self.all[:4].requires_grad_(False)\n"
+    port += "    def forward(self, x):\n        return self.all(x)\n"
+    assert _ends(folder, net, port, "--phase", "TRAIN") == 1
+    said = capsys.readouterr().out.splitlines()
+    [line] = [each for each in said if each.startswith("parameter: ")]
+    assert line.startswith("parameter: Convolution-a, ... Convolution-d (4): ")
+    assert line.endswith("; and so 7 more")
 
 
 ORDERED = """

@@ -254,14 +254,17 @@ def _by_weights(
     ):
         for step, call in pairs:
             pair(step, call, "order")
+    is_misfit = False
     for type_, kinds in HOLDERS.items() if guess else ():
         alone = [step for step in steps if step.type == type_]
         only = [call for call in free if isinstance(modules[call.module], kinds)]
         both = [*zip(alone, only, strict=False)]
         none_fits = not any(fits(net, s, modules[c.module]) for s, c in product(alone, only))
-        several = none_fits and _in_order(both, calls, found)
+        fit = is_misfit and all(fits(net, step, modules[call.module]) for step, call in both)
+        several = (none_fits or fit) and _in_order(both, calls, found)
         if len(alone) != len(only) or not (len(both) == 1 or several):
             continue
+        is_misfit |= none_fits and bool(both)
         for step, call in both:  # if its parameters do not fit, that is what is wrong
             if not _is_folded(net, step, modules[call.module], modules, found):
                 pair(step, call, "order")
@@ -273,6 +276,7 @@ HOLDERS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
     "Embed": (torch.nn.Embedding,),
     "InnerProduct": (torch.nn.Linear,),
     "PReLU": (torch.nn.PReLU,),
+    "BatchNorm": TAKES_SCALE,
 }
 """By type of layer, the modules of PyTorch's that compute that and nothing else."""
 

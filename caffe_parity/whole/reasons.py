@@ -169,6 +169,7 @@ class Reasons:
         words, cause, layer = "", "", ""
         settings = self.settings(part)
         in_front = [*self._in_front(part)]
+        calls = {call.module for call in part.calls}
         if not fits(name, value.shape, truth.shape):
             words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
             rounded = rounded_sizes(name, value, expected)
@@ -180,6 +181,8 @@ class Reasons:
                 rounded = f": {other.words.format(tensor='it')}"
                 layer = other.code.partition(" of ")[2]
             words += rounded
+        elif any(each.cause == "shape" and each.tensor in calls for each in self._weights.findings):
+            words, cause = "the port has numbers of its own there, in place of Caffe's", "shape"
         else:
             # Caffe is what the port must be: the explanation says what the port does instead.
             computed = value.astype(np.float64).reshape(truth.shape)
