@@ -80,6 +80,17 @@ STEPS = """h = c = x.new_zeros(2, 3)
             0,
             "matched by their names: LSTM-h[2] = static.weight",
         ),
+        (  # which goes on with the output of another sequence
+            CAPTIONS.format(
+                lstm="nn.Linear(4, 12)",
+                more="self.past = nn.Linear(3, 12, bias=False)",
+                made=STEPS.format(
+                    gates="self.lstm(one) + self.past(h)", order="i, f, o, g"
+                ).replace("h = h * keep", "pass"),
+            ),
+            1,
+            "is as where cont does not set the output to 0",
+        ),
         (  # several modules, in Caffe's order of gates
             CAPTIONS.format(
                 lstm="nn.Linear(4, 12)",
@@ -108,7 +119,7 @@ STEPS = """h = c = x.new_zeros(2, 3)
             "disagrees: LSTM-h",
         ),
     ],
-    ids=["cell", "modules", "joined", "twice"],
+    ids=["cell", "kept", "modules", "joined", "twice"],
 )
 def test_what_an_lstm_reads_once(
     caffe: Caffe,
@@ -122,7 +133,8 @@ def test_what_an_lstm_reads_once(
     net = input_layer("x", 4, 2, 4) + input_layer("cont", 4, 2) + input_layer("image", 2, 5)
     fillers = f'{XAVIER} bias_filler {{ type: "uniform" }}'
     net += layer("LSTM", "x cont image", "h", f"recurrent_param {{ num_output: 3 {fillers} }}")
-    assert _ends(folder, net, port, "--data", "cont=constant:1", "--phase", "TRAIN") == status
+    kind = "binary" if "keep" in port else "constant:1"
+    assert _ends(folder, net, port, "--data", f"cont={kind}", "--phase", "TRAIN") == status
     assert words in capsys.readouterr().out
 
 
@@ -616,3 +628,31 @@ def test_what_overwrites_what_the_backward_needs(
     assert {each.partition(":")[0] for each in said.splitlines() if ": " in each} >= codes
     words = "into act; out" if "whole" in codes else "into what sigmoid has made"
     assert (f"its add writes {words}" in said) == bool(codes)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ("y = self.act(self.a(x)); return self.b(y), self.c(y)[..., 11:15, 11:15]", "agrees"),
+        (
+            "y = self.act(self.a(x)); return self.b(y), self.c(y)[..., 10:14, 10:14]",
+            "is as with crop_param.offset 10; ",
+        ),
+        (
+            "z = self.a(x); y = self.act(z); return self.b(z), self.c(y)[..., 11:15, 11:15]",
+            "b reads a (a), not a, which Caffe's layer b reads: what it reads is without act",
+        ),
+    ],
+)
+def test_what_is_read_before_a_layer_in_place_and_where_a_crop_begins(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str], made: str, words: str
+) -> None:
+    """The value is named, and the offset, however large."""
+    net = input_layer("x", 2, 3, 16, 16) + input_layer("like", 2, 3, 4, 4) + _conv("x", "a", 3)
+    net += layer("ReLU", "a", "a") + _conv("a", "b", 3) + _conv("a", "c", 3)
+    net += layer("Crop", "c like", "d", "crop_param { axis: 2 offset: 11 }")
+    net = net.replace("Convolution-", "").replace("ReLU-a", "act")
+    port = "        self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))\n"
+    port += f"        self.act = nn.ReLU()\n    def forward(self, x):\n        {made}\n"
+    assert _ends(folder, net, port, "--phase", "TEST") == (words != "agrees")
+    assert words in capsys.readouterr().out

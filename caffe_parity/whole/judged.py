@@ -1200,6 +1200,8 @@ class Comparison:
                 other += f", {', '.join(self.first.changed[call])} of it"
             layer = part.steps[0].name
             words = f"the port's {call} reads {other}, which Caffe's layer {layer} reads"
+            if came and came.partition(" (")[0] == value:  # another layer works on it in place
+                words += f": what it reads is without {self.net.maker[value].name}"
             yield self._reasons.of(layer, Finding("wiring", words, value))
 
     def _wires(self, part: Part) -> Iterator[tuple[Call, str, str]]:

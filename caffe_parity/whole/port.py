@@ -458,6 +458,8 @@ class Port:
             joined = place and value in names <= set(place.bottoms)  # of several, side by side
             if joined and tensor.numel() != math.prod(shapes[value]):
                 return tensor
+            if not came and call not in seen.changed:
+                came = next(iter(sorted(close_to(tensor, values) - {value})), "")
             seen.wired.append((what, came, value))
             return known(value, tensor)
 

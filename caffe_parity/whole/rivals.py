@@ -435,7 +435,10 @@ def _of_pair(name: str, about: Mapping[str, Any]) -> Sequence[Any]:
 def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Iterator[Any]:
     """Those that a field may have been given by mistake; None for unset."""
     if name in SIZES:
-        yield from ([each] if about["repeated"] else each for each in range(8))
+        own = theirs if isinstance(theirs, list) else [theirs]
+        close = [each + more for each in own if each for more in (-2, -1, 1, 2)]
+        sizes = dict.fromkeys([*range(8), *(each for each in close if each >= 0)])
+        yield from ([each] if about["repeated"] else each for each in sizes)
     if about["repeated"]:
         yield from [None] if theirs else []
     elif about["values"]:
