@@ -607,6 +607,7 @@ SUMS = """
         ("nn.Sigmoid()", "y = self.act(y); y += x", {"whole"}),  # each part is right
         ("nn.Sigmoid()", "y = self.act(y); y = y + x", set()),
         ("nn.Identity()", "y = torch.sigmoid(y); y += x", {"whole"}),
+        ("nn.ReLU(inplace=True)", "y = torch.sigmoid(y); y = self.act(y) + x", {"whole"}),
         ("nn.Identity()", "y = torch.sigmoid(2 * y); y += 2 * x", {"forward", "backward"}),
     ],
 )
@@ -627,7 +628,8 @@ def test_what_overwrites_what_the_backward_needs(
     said = capsys.readouterr().out
     assert {each.partition(":")[0] for each in said.splitlines() if ": " in each} >= codes
     words = "into act; out" if "whole" in codes else "into what sigmoid has made"
-    assert (f"its add writes {words}" in said) == bool(codes)
+    words = "act: inplace=True" if "inplace" in act else f"its add writes {words}"
+    assert (words in said) == bool(codes)
 
 
 @pytest.mark.parametrize(
@@ -656,3 +658,23 @@ def test_what_is_read_before_a_layer_in_place_and_where_a_crop_begins(
     port += f"        self.act = nn.ReLU()\n    def forward(self, x):\n        {made}\n"
     assert _ends(folder, net, port, "--phase", "TEST") == (words != "agrees")
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("most", "status"), [(2, 1), (3, 0), (4, 1), (6, 1)])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_how_many_classes_an_accuracy_takes(
+    caffe: Caffe,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    most: int,
+    status: int,
+    batch: int,
+) -> None:
+    """Whatever the labels are that the net is fed with: here the first class, always."""
+    net = input_layer("x", batch, 4) + input_layer("label", batch) + _dense("x", "fc", 6)
+    net += layer("Accuracy", "fc label", "right", "accuracy_param { top_k: 3 }")
+    port = "        self.fc = nn.Linear(4, 6)\n    def forward(self, x, label):\n"
+    port += f"        best = self.fc(x).topk({most}, 1).indices\n"
+    port += "        return (best == label.long()[:, None]).any(1).float().mean()\n"
+    assert _ends(folder, net, port, "--data", "label=constant:0", "--phase", "TEST") == status
+    assert ("disagrees: Accuracy-right, " in capsys.readouterr().out) == bool(status)

@@ -697,6 +697,8 @@ class Comparison:
             findings += self._frozen(part, [each.tensor for each in findings])
             findings += [*self._wired(part), *self._also(part)]
             findings += [*self._emptied(part), *self._dropped(part)]
+            if not any(each.code == "forward" for each in findings):
+                findings += self._ranked(unit, part)
             if error := self._overwritten.get(part.name):
                 words = self._reasons.overwriting([part], error)
                 findings.append(Finding("backward", words, part.tops[0], "overwritten"))
@@ -803,6 +805,46 @@ class Comparison:
                 nothing = not self.net.values[step.tops[0]].any()
                 for words in self._reasons.settings(part).get(step.name, ()) if nothing else ():
                     yield Finding("dropout", words, step.tops[0], "setting")
+
+    def _ranked(self, unit: Unit, part: Part) -> Iterator[Finding]:
+        """What of an Accuracy the net's own labels do not tell: how many classes it takes.
+
+        It is computed for labels that each just count, and for labels that each just do not.
+        """
+        right = computing(self.net, part.steps)
+        for step in part.steps:
+            if step.type != "Accuracy" or step.bottoms[1] not in part.bottoms:
+                continue
+            scores, label = (self.values[name] for name in step.bottoms)
+            if right is None or not bool(scores.isfinite().all()):
+                continue
+            axis, most = step.fields["axis"], step.fields["top_k"]
+            order = scores.argsort(dim=axis, descending=True, stable=True)
+            ordered = scores.gather(axis, order)
+            for rank in range(most, min(most + 1, order.shape[axis]) + 1):
+                first, last = max(rank - 2, 0), min(rank + 1, order.shape[axis])
+                around = ordered.narrow(axis, first, last - first)
+                )
+                if bool((around.diff(dim=axis) == 0).any()):  # which class counts is nobody's
+                    continue
+                labels = order.select(axis, rank - 1).reshape(label.shape).float()
+                values = {**self.values, step.bottoms[1]: labels}
+                made = self._runner(unit, torch.float32)(values, self.params(False))
+                wide = [{k: each.double() for k, each in some.items()} for some in (values, made)]
+                params = {name: each.double() for name, each in self.params(False).items()}
+                truth = right(wide[0], params)[step.tops[0]]
+                own = wide[1].get(step.tops[0], truth)
+                if own.numel() == truth.numel() and bool(
+                    ((own.reshape(truth.shape) - truth).abs() > 8 * UNIT_ROUNDOFF).any()
+                ):
+                    words = (
+                        f"where each label has the score that is number {rank} from the largest, "
+                        f"the port's {step.tops[0]} is {float(own.mean()):g}, and Caffe's with "
+                        f"top_k {most} {float(truth.mean()):g}"
+                    )
+                    yield self._reasons.of(
+                        step.name, Finding("forward", words, step.tops[0], "setting")
+                    )
 
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""

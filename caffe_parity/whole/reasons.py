@@ -314,11 +314,12 @@ class Reasons:
                 elif isinstance(below, Made) and _operation(below) in error.lower():
                     made = f"what {spelled(below)} has made"
                     said[f"its {spelled(each)} writes into {made}"] = None
-        where = f": {', '.join(said)}" if said else f": {error}"
-        return (
-            "the port's backward raises, since something is overwritten that it needs"
-            f"{where}; out = out + x keeps it, out += x does not"
-        )
+        raises = "the port's backward raises, since something is overwritten that it needs: "
+        if said:
+            return f"{raises}{', '.join(said)}; out = out + x keeps it, out += x does not"
+        modules = self._port.modules.items()
+        known = [name for name, each in modules if getattr(each, "inplace", False)]
+        return f"{raises}{error}" + (f"; {', '.join(known)}: inplace=True" if known else "")
 
     def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
         """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
