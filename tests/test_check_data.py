@@ -248,13 +248,18 @@ def field(number: int, body: bytes) -> bytes:
 
 
 def caffemodel(file: Path, **layers: list[np.ndarray]) -> None:
-    """Writes a .caffemodel: NetParameter.layer 100, name 1, blobs 7; shape 7, data 5."""
+    """Writes a .caffemodel: NetParameter.layer 100, name 1, blobs 7; shape 7, data 5.
+
+    Halves as other Caffes write them: raw_data_type 10, raw_data 12.
+    """
     net_ = b""
     for name, arrays in layers.items():
         blobs = b""
         for each in arrays:
             shape = field(7, field(1, b"".join(map(varint, each.shape))))
             data = field(5, struct.pack(f"<{each.size}f", *each.flat))
+            if each.dtype == np.float16:
+                data = varint(10 << 3) + varint(2) + field(12, each.tobytes())
             blobs += field(7, shape + data)
         net_ += field(100, field(1, name.encode()) + blobs)
     file.write_bytes(net_)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from jsonschema import Draft202012Validator
+from safetensors.numpy import load_file
 
 from caffe_parity.caffe.client import Caffe
 from caffe_parity.cli.main import main
 from caffe_parity.report.record import read
 from caffe_parity.whole import certificate
 from caffe_parity.whole.judged import Comparison
+from caffe_parity.whole.recipe import Made, Value, followed
 from studies.localise.ports import NETS as FOLDER
 from tests.net_text import input_layer
 from tests.public_nets import NETS, conv, data, ends, inner, layer, norm, pool, relu, unknown
+from tests.test_check_data import caffemodel
 
 LOCALISED = {each.stem: each for each in sorted(FOLDER.glob("*.prototxt"))}
 
@@ -92,7 +98,7 @@ def test_a_net_that_was_ported_agrees(caffe: Caffe, folder: Path) -> None:
 def test_each_part_of_a_port_is_repeated_alone(
     caffe: Caffe, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also behind a BatchNorm in TRAIN, and where an average divides by a constant."""
+    """Also behind a BatchNorm in TRAIN, an average by a constant, and a loss's Function."""
     whole: list[str] = []
     judge = Comparison._judged
 
@@ -103,9 +109,37 @@ def test_each_part_of_a_port_is_repeated_alone(
     monkeypatch.setattr(Comparison, "_judged", told)
     text = input_layer("data", 2, 3, 8, 8) + conv("data", "conv", 4, "kernel_size: 3")
     text += norm("conv") + relu("conv") + pool("conv", "pool", "pool: AVE kernel_size: 3 stride: 2")
-    (folder / "net.prototxt").write_text(text + inner("pool", "fc", 3))
+    text += inner("pool", "fc", 3) + input_layer("label", 2)
+    (folder / "net.prototxt").write_text(
+        text + layer("loss", "SoftmaxWithLoss", "fc label", "loss")
+    )
     assert port("net.prototxt") == 0
     assert not whole
+
+
+def test_all_weights_of_a_recurrent_layer_are_drawn(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no filler makes them: of 0 nothing goes back to the input that does not change."""
+    text = input_layer("x", 1, 3, 4) + input_layer("cont", 1, 3) + input_layer("image", 3, 5)
+    said = "recurrent_param { num_output: 2 }"
+    (folder / "net.prototxt").write_text(text + layer("l", "LSTM", "x cont image", "y", said))
+    assert port("net.prototxt") == 0
+    assert "nothing of" not in capsys.readouterr().out
+
+
+def test_a_recipe_that_was_followed_keeps_no_tensor() -> None:
+    """A cycle would keep them until the garbage is collected: gigabytes, of VGG-16."""
+    gc.disable()
+    try:
+        values = {"x": torch.ones(2)}
+        kept = weakref.ref(values["x"])
+        recipe = Made(torch.neg, (Made(torch.relu, (Value("x", (2,)),), {}),), {})
+        assert followed(recipe, values, {}, {}).tolist() == [-1, -1]
+        del values
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 FILLED = ("--layer", "Python=fills.py:Euclidean")
@@ -227,9 +261,12 @@ def test_holes_behind_a_source_are_named(
     assert "hole: layer 'proposal' (Python): there is no counterpart of that type" in out
     assert out.splitlines()[-2] == (
         "to fill them: --load LAYER.cpp --proto FORK.proto --path FOLDER "
-        "--layer ProposalLayer=FILE.py:OBJECT --layer Interp=FILE.py:OBJECT"
+        "--layer ProposalLayer=FILE.py:OBJECT --layer Interp=FILE.py:OBJECT "
+        "--bottom data=N,... --bottom label=N,..."
     )
-    assert out.splitlines()[-1].startswith("not proved: 3 without a counterpart: ")
+    assert out.splitlines()[-1] == (
+        "not proved: 3 without a counterpart: boxes, proposal, up; --layer and --bottom fill them"
+    )
 
 
 IN_PLACE = {
@@ -333,6 +370,9 @@ def test_each_phase_has_inputs_of_its_own(
         out = capsys.readouterr().out
         assert out.count("layers\n") == phases
         assert ("not in phase TEST, in which Caffe cannot build it" in out) == (phases == 1)
+    net.write_text(text)  # of --bottom there is one, for both phases
+    assert port("net.prototxt", "--bottom", "data=6,3,2,2") == 0
+    assert last(capsys).startswith("proved in phase TRAIN alone, ")
 
 
 def test_labels_have_as_many_samples_as_data(
@@ -356,6 +396,49 @@ def test_what_the_catalogue_refuses_is_a_hole(
     )
     assert port("odd.prototxt") == 2
     assert "hole: layer 'odd0' (Pooling): the last window begins at " in capsys.readouterr().out
+
+
+V0 = """
+input: "data" input_dim: 2 input_dim: 3 input_dim: 9 input_dim: 9
+layers { layer { name: "pad1" type: "padding" pad: 2 } bottom: "data" top: "pad1" }
+layers {
+  layer { # what a layer says of itself is here
+    name: "conv1" type: "conv" num_output: 4 group: 1 kernelsize: 3 stride: 2
+    weight_filler { type: "gaussian" std: 0.3 } blobs_lr: 1. blobs_lr: 2. weight_decay: 1.
+  }
+  bottom: "pad1" top: "conv1"
+}
+layers { layer { name: "relu1" type: "relu" } bottom: "conv1" top: "conv1" }
+layers { layer { name: "pool1" type: "pool" pool: AVE kernelsize: 3 } bottom: "conv1" top: "p" }
+layers { layer { name: "fc" type: "innerproduct" num_output: 5 biasterm: false
+  weight_filler { type: "xavier" } } bottom: "p" top: "fc" }
+layers { layer { name: "prob" type: "softmax" } bottom: "fc" top: "prob" }
+"""
+
+
+def test_the_syntax_of_2013_is_upgraded_as_caffe_does(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its padding layers are in the convolutions behind them."""
+    (folder / "v0.prototxt").write_text(V0)
+    assert port("v0.prototxt") == 0
+    assert "padding=2" in (folder / "my_net.py").read_text()
+    assert main(["net", "v0.prototxt", "--port", "my_net.py:load"]) == 0
+
+
+def test_halves_in_a_file_of_weights_are_read(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenCV's and NVIDIA's Caffe write them as raw_data; then a fork's filler is no hole."""
+    weight = np.random.RandomState(0).normal(0, 1, (4, 6)).astype(np.float16)
+    text = input_layer("data", 2, 6) + inner("data", "fc", 4).replace("xavier", "gabor")
+    (folder / "net.prototxt").write_text(text)
+    caffemodel(folder / "halves.caffemodel", fc=[weight, np.ones(4, np.float16)])
+    assert port("net.prototxt", "--weights", "halves.caffemodel") == 0
+    held = load_file(folder / "my_net.safetensors")
+    assert np.array_equal(held["fc.weight"], weight.astype(np.float32))
+    assert port("net.prototxt") == 2
+    assert 'gabor"; with --weights no filler is needed' in capsys.readouterr().out
 
 
 def test_a_dropout_of_a_phase_of_its_own_is_a_hole(
@@ -447,7 +530,8 @@ def test_the_certificate(caffe: Caffe, folder: Path, capsys: pytest.CaptureFixtu
 SLIPS = (
     (("net.prototxt", "-o", "my_net.txt"), "expected the name of a Python module"),
     (("net.prototxt", "-o", "none/my_net.py"), "there is no folder none"),
-    (("v0.prototxt", "-o", "my_net.py"), "the syntax of 2013"),
+    (("v0.prototxt", "-o", "my_net.py"), "of 2013 cannot be upgraded: upgrade_proto.cpp"),
+    (("data.prototxt", "-o", "my_net.py"), "it has no layer that computes"),
     (("cut.prototxt", "-o", "my_net.py"), "it ends within a message"),
     (
         ("solver.prototxt", "-o", "my_net.py"),
@@ -479,7 +563,8 @@ def test_slips_are_named(
     (folder / "shapeless.prototxt").write_text(source + layer("odd", "Axpy", "data label", "y"))
     parts = layer("cut", "Slice", "data", "a b") + inner("a", "fc", 4) + ends("fc")
     (folder / "wrong.prototxt").write_text(source.replace('"lmdb"', '"mnist"') + parts)
-    (folder / "v0.prototxt").write_text('layers { layer { name: "a" type: "relu" } top: "a" }')
+    (folder / "v0.prototxt").write_text('layers { layer { name: "a" type: "local" } top: "a" }')
+    (folder / "data.prototxt").write_text(data(9))
     (folder / "cut.prototxt").write_text('layer { name: "a"')
     assert main(["port", *arguments]) == 2
     assert words in capsys.readouterr().err

@@ -103,6 +103,9 @@ def _ported(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
         for phase in port.phases:  # of one phase nothing is kept, which for VGG is gigabytes
             records += _compared(port, phase)
     report = Report("port", about, chosen, show.proved_in_either(records))
+    for each in report.results:
+        if each.reason.startswith("nothing of "):
+            say([f"unproven in phase {each.variant}: {each.case}: {each.reason}"])
     words = _verdict(port, report, show.verdict(report, time.perf_counter() - began))
     certify(options, port, report, words)
     return report, words
@@ -134,12 +137,19 @@ def _about(port: Ported) -> list[str]:
 def _fills(port: Ported) -> str:
     """The options that fill the holes; "" where there are none of them."""
     layers = {layer.name: layer for net in port.nets.values() for layer in net.layers}
-    found = [layers[name] for name in port.holes if layers[name].bottoms]
+    found = [layers[name] for name in port.holes if not _is_data(layers[name])]
     unknown = {each.type == "Python" for each in found if each.hole}
     options = ["--load LAYER.cpp --proto FORK.proto"] * (False in unknown)
     options += ["--path FOLDER"] * (True in unknown)
     options += dict.fromkeys(f"--layer {_key(each)}=FILE.py:OBJECT" for each in found)
+    data = [layers[name] for name in port.holes if _is_data(layers[name])]
+    options += [f"--bottom {top}=N,..." for each in data for top in each.tops]
     return " ".join(options)
+
+
+def _is_data(layer: Declared) -> bool:
+    """Whether a layer makes its tops of nothing, so that they can be inputs."""
+    return bool(layer.tops) and not layer.bottoms
 
 
 def _key(layer: Declared) -> str:
@@ -157,9 +167,17 @@ def _hole(net: str, name: str, words: str) -> Record:
 
 def _verdict(port: Ported, report: Report, words: str) -> str:
     """The last line: proved, or what is not."""
+    from caffe_parity.whole.ported import NOT_IN
+
     if port.holes:
         names = ", ".join(port.holes)
-        return f"not proved: {len(port.holes)} without a counterpart: {names}; --layer fills them"
+        how = [each for each in ("--layer", "--bottom") if f"{each} " in _fills(port)]
+        return (
+            f"not proved: {len(port.holes)} without a counterpart: {names}; "
+            f"{' and '.join(how)} fill{'s' * (len(how) == 1)} them"
+        )
     if report.status:
         return f"not proved: {words}"
-    return f"proved{words.removeprefix('agrees')}"
+    left_out = any(each.startswith(NOT_IN) for each in port.told)
+    alone = f" in phase {port.phases[0]} alone" if left_out else ""
+    return f"proved{alone}{words.removeprefix('agrees')}"

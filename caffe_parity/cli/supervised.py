@@ -183,6 +183,11 @@ def _everything(descriptor: int) -> bytes:
 def _no_verdict(ended: int, killed: int, running: str) -> str:
     if killed:
         return f"ended by force: {running or 'it'} did not stop within {PATIENCE:g} s"
+    if running and ended == -signal.SIGKILL:
+        return (
+            f"the process was killed (SIGKILL) while {running} ran, so there is no verdict: most "
+            "often the system does that where there is not memory enough"
+        )
     try:
         how = f"with exit status {ended}" if ended >= 0 else f"by {signal.Signals(-ended).name}"
     except ValueError:

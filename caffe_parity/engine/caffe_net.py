@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -107,6 +108,7 @@ class CaffeNet:
     def prototxt(self, case: Case) -> str:
         """The text for a case as its Caffe can read it."""
         text, schema = self.text(case), self.made.schema
+        text = upgraded(text) if V0.search(text) else text
         return plain(text, schema) if schema else text
 
     def expects(self, case: Case) -> Expectation | None:
@@ -440,6 +442,26 @@ def described(
             )
         raise BadRequest(f"{error}{advice}") from error
     return said
+
+
+V0 = re.compile(r"\blayers\s*:?\s*\{[^{}]*\blayer\s*:?\s*\{")
+"""The syntax of 2013: a layer within a layer."""
+
+
+@lru_cache(maxsize=256)
+def upgraded(text: str) -> str:
+    """A net in the syntax of 2013 in that of 2014, by Caffe's own hand; the worker's op "upgrade".
+
+    Raises:
+        BadRequest: it is no net, or of a type of layer that Caffe never had.
+    """
+    try:
+        made: str = SESSION.running().request([{"op": "upgrade", "text": text}])[0]["text"]
+    except NetError as error:
+        raise BadRequest(str(error)) from error
+    except CaffeCrash as error:
+        raise BadRequest(f"the net in the syntax of 2013 cannot be upgraded: {error}") from error
+    return made
 
 
 @lru_cache(maxsize=256)

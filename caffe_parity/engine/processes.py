@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import pickle
@@ -40,6 +41,7 @@ def useful() -> int:
 
 def _give_back() -> None:
     """Gives freed memory back to the system: each copy would make it its own by using it again."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)

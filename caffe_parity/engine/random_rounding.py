@@ -230,7 +230,7 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _BACKWARD:
             spreads = self.known.of(func, args, lambda: _spreads_of_convolution_backward(args))
             return [
-                self._rounded(each, spread, False)
+                self._rounded(each, spread, True)
                 for each, spread in zip(result, spreads, strict=True)
             ]
         plain = _PLAIN.get(func)
@@ -240,17 +240,15 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             spread = plain(*args, **kwargs) if plain else _spread_of_sum(func, args, kwargs)
         if func in _SCALED_SUMS and kwargs.get("alpha", 1) != 1:
             spread = _spread_of_product(result, args[1], kwargs["alpha"])
-        in_place = func._schema.is_mutable
+        in_place = func._schema.is_mutable or func in _PRODUCTS  # whose results are new
         return tree_map(lambda each: self._rounded(each, spread, in_place), result)
 
     def _rounded(self, value: Any, spread: torch.Tensor | None, in_place: bool) -> Any:
         if not _is_float(value):
             return value
-        factor, size = UNIT_ROUNDOFF, value
-        if spread is not None and spread.shape == value.shape:
-            factor, size = 1.0, value.abs().mul_(UNIT_ROUNDOFF).add_(spread)
-        changed = _moved_by(value, size, self.source, factor)
-        return value.copy_(changed) if in_place else changed
+        if spread is None or spread.shape != value.shape:
+            return _moved_by(value, [], _itself, self.source, UNIT_ROUNDOFF, in_place)
+        return _moved_by(value, [spread], _size_and, self.source, 1.0, in_place)
 
 
 class Source:
@@ -317,12 +315,52 @@ _MOVES = set(
 """Operations that give the numbers that they take."""
 
 
+BLOCK = 1 << 18
+"""Elements of a large tensor that are worked on at once: what is made on the way is no larger."""
+
+
+def _stretches(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Tensors of one shape, stretch by stretch, each a view; those of few elements in one."""
+    if tensors[0].numel() <= BLOCK or not all(each.is_contiguous() for each in tensors):
+        yield tensors
+        return
+    flat = [each.view(-1) for each in tensors]
+    for start in range(0, len(flat[0]), BLOCK):
+        yield tuple(each[start : start + BLOCK] for each in flat)
+
+
 def _moved_by(
-    value: torch.Tensor, size: torch.Tensor, source: Source, factor: float = 1.0
+    value: torch.Tensor,
+    more: list[torch.Tensor],
+    size: Callable[..., torch.Tensor],
+    source: Source,
+    factor: float = 1.0,
+    in_place: bool = False,
 ) -> torch.Tensor:
-    """A value changed by up to `factor * size`, uniformly."""
-    random = source.whole(value.shape).to(value.dtype)
-    return torch.addcmul(value, random, size, value=factor * 2.0**-15)
+    """A value changed by up to `factor * size(value, *more)`, uniformly."""
+    made = value if in_place else None
+    if made is None and value.is_contiguous() and value.numel() > BLOCK:
+        made = torch.empty_like(value)
+    for to, *taken in _stretches(value if made is None else made, value, *more):
+        random = source.whole(to.shape).to(value.dtype)
+        changed = torch.addcmul(taken[0], random, size(*taken), value=factor * 2.0**-15)
+        if made is None:
+            return changed
+        to.copy_(changed)
+    return value if made is None else made
+
+
+def _itself(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+def _size_and(value: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    return value.abs().mul_(UNIT_ROUNDOFF).add_(spread)
+
+
+def _ulps(value: torch.Tensor) -> torch.Tensor:
+    """What float32 rounds off."""
+    return value.abs().mul_(UNIT_ROUNDOFF).masked_fill_(~value.isfinite(), 0.0)
 
 
 def _spread_of_sum(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
@@ -542,24 +580,19 @@ def expect(
         truth = evaluate(dict(inputs))
     source, known = Source(), Known(())
     deviations = {name: torch.zeros_like(value) for name, value in truth.items()}
-    rooms = {
-        name: value.abs().mul_(UNIT_ROUNDOFF).masked_fill_(~value.isfinite(), 0.0)
-        for name, value in inputs.items()
-        if name not in fixed
-    }
+    rooms: Rooms = dict.fromkeys((name for name in inputs if name not in fixed), _ulps)
     for run in range(runs):
         PROGRESS.tell(f"rounding the reference, {run} of {runs} times")
         moved = _moved(inputs, rooms, source)
         with RandomRounding(source, running, known.begin(moved.values())):
             results = evaluate(moved)
         _widen(deviations, results, truth)
-    jumps = {name: torch.zeros_like(value) for name, value in truth.items()}
+        del moved, results
+    del known
     has_gradients = any(name.startswith(GRADIENT) for name in truth)
     searched = has_gradients and not used.smooth
-    rooms = {
-        name: torch.where(inputs[name].isfinite(), 2.0**-30 * _scale(inputs[name]), 0.0)
-        for name in (rooms if searched else ())
-    }
+    jumps = {name: torch.zeros_like(value) for name, value in truth.items()} if searched else {}
+    rooms = {name: _a_little(inputs[name]) for name in (rooms if searched else ())}
     for run in range(max(KINK_RUNS * runs // RUNS, 1) if searched else 0):
         PROGRESS.tell(f"looking for kinks of the reference, {run} of {KINK_RUNS} times")
         _widen(jumps, evaluate(_moved(inputs, rooms, source)), truth)
@@ -584,16 +617,15 @@ def expect(
     for name, value in truth.items():
         deviation = torch.maximum(deviations[name], _usual(deviations[name], runs < RUNS))
         deviation = torch.maximum(deviation, others.get(name, deviation))
-        limit = MARGIN * deviation + 2 * UNIT_ROUNDOFF * value.abs() + SMALLEST_SUBNORMAL
-        if name.startswith(GRADIENT):
+        limit = deviation.mul_(MARGIN)
+        limit.add_(value.abs().mul_(2 * UNIT_ROUNDOFF)).add_(SMALLEST_SUBNORMAL)
+        if name in jumps and name.startswith(GRADIENT):
             largest = _largest(value)
             if not largest and any(not _largest(inputs[k]) for k in inputs if k not in fixed):
                 largest = torch.ones_like(largest)  # moved by 2**-30 of 1, it may change as much
             steep = deviations[name] > 2.0**-8 * largest
             kink = (jumps[name] > JUMP * largest) | steep
-            if used.smooth:
-                kink = torch.zeros_like(kink)
-            if (name in cancelling and deviations[name].any()) or (searched and steep.all()):
+            if (name in cancelling and deviations[name].any()) or steep.all():
                 # all of it is rounding; moves 64 times smaller make smooth changes as much smaller
                 kink = jumps[name] > deviations[name] / 8
             if kink.any():
@@ -640,7 +672,9 @@ def _is_rounding(value: torch.Tensor, deviation: torch.Tensor) -> bool:
     subtracts a mean at the end, by what both add to, as good as 0 where these gradients are a and
     -a. With all signs of them the bound is that of either form.
     """
-    return bool(deviation.any()) and not bool(torch.any(value.abs() > MARGIN * deviation))
+    return bool(deviation.any()) and not any(
+        bool(torch.any(each.abs() > MARGIN * most)) for each, most in _stretches(value, deviation)
+    )
 
 
 def other_signs(tensors: Tensors, source: Source) -> Tensors:
@@ -666,10 +700,14 @@ def _usual(deviations: torch.Tensor, at_most: bool) -> torch.Tensor:
     return torch.minimum(mean, some.median()) if some.numel() else mean
 
 
-def _moved(inputs: Mapping[str, torch.Tensor], rooms: Tensors, source: Source) -> Tensors:
+Rooms = dict[str, Callable[[torch.Tensor], torch.Tensor]]
+"""By input, how far a stretch of it may be moved."""
+
+
+def _moved(inputs: Mapping[str, torch.Tensor], rooms: Rooms, source: Source) -> Tensors:
     """The inputs, each changed by as much as there is room."""
     return {
-        name: _moved_by(value, rooms[name], source) if name in rooms else value
+        name: _moved_by(value, [], rooms[name], source) if name in rooms else value
         for name, value in inputs.items()
     }
 
@@ -679,10 +717,11 @@ def _largest(values: torch.Tensor) -> torch.Tensor:
     return values.abs().nan_to_num_(nan=0.0, posinf=0.0).max() if values.numel() else values.sum()
 
 
-def _scale(values: torch.Tensor) -> torch.Tensor:
-    """What an input is moved by a part of: its largest magnitude, or 1 where all of it is 0."""
+def _a_little(values: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """2**-30 of an input's largest magnitude, or of 1 where all of it is 0."""
     largest = _largest(values)
-    return torch.where(largest > 0, largest, torch.ones_like(largest))
+    room = 2.0**-30 * torch.where(largest > 0, largest, torch.ones_like(largest))
+    return lambda stretch: torch.where(stretch.isfinite(), room, 0.0)
 
 
 def _widen(deviations: Tensors, results: Tensors, truth: Tensors) -> None:
@@ -691,8 +730,8 @@ def _widen(deviations: Tensors, results: Tensors, truth: Tensors) -> None:
         if value.shape != truth[name].shape:
             deviations[name] = torch.full_like(deviations[name], torch.inf)
             continue
-        change = (value - truth[name]).abs_().nan_to_num_(nan=0.0)
-        torch.maximum(deviations[name], change, out=deviations[name])
+        for most, one, exact in _stretches(deviations[name], value, truth[name]):
+            torch.maximum(most, (one - exact).abs_().nan_to_num_(nan=0.0), out=most)
 
 
 def as_inputs(arrays: Mapping[str, np.ndarray]) -> Tensors:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from caffe_parity.caffe.client import Op
 from caffe_parity.contract import Array32, Case, Shape
 from caffe_parity.engine.caffe_net import CaffeNet
@@ -74,6 +76,15 @@ class DeclaredNet:
     losses: Mapping[str, float]
     params: Mapping[str, Array32]
     filled: tuple[str, ...] = ()
+
+    def sharing(self, known: Mapping[str, Array32]) -> DeclaredNet:
+        """The same with arrays that are known already in place of those that are equal to them."""
+        same = {
+            name: known[name]
+            for name, each in self.params.items()
+            if name in known and np.array_equal(known[name], each)
+        }
+        return replace(self, params={**self.params, **same})
 
     @cached_property
     def kinds(self) -> dict[str, str]:
@@ -196,8 +207,7 @@ def _behind(said: Sequence[Mapping[str, Any]], holes: Mapping[str, str]) -> dict
         odd = name in holes and layer["type"] != "Input"  # that is what is fed has become
         if odd:
             found[name] = holes[name]
-            if not layer.get("bottom"):
-                tops = layer.get("top", ())
+            if tops := layer.get("top", ()) if not layer.get("bottom") else ():
                 options = " ".join(f"--bottom {top}=N,..." for top in tops)
                 found[name] += f"; {options} makes inputs of what it makes, {', '.join(tops)}"
         elif missing:

@@ -267,19 +267,24 @@ def _weights(
     They are normal, divided by the square root of how many inputs an output has.
     """
     own = {each["name"] for each in graph["layers"] if each["type"] != "BatchNorm"}
-    first = [layer for layer, index in made["params"] if index == 0]
-    layers = [each for each in first if each in own.difference(made["named"])]
-    reads: list[Op] = [{"op": "param", "layer": each, "index": 0} for each in layers]
+    recurrent = {each["name"] for each in graph["layers"] if each["type"] in ("LSTM", "RNN")}
+    free = own.difference(made["named"])
+    weights = [
+        (layer, index)
+        for layer, index in made["params"]
+        if layer in free and (index == 0 or layer in recurrent)
+    ]
+    reads: list[Op] = [{"op": "param", "layer": each, "index": index} for each, index in weights]
     if not reads:
         return []
     values = [each["array"] for each in net.request([*build, *reads])[len(build) :]]
     rng = np.random.RandomState(seed)
     ops: list[Op] = []
-    for layer, value in zip(layers, values, strict=True):
-        if not value.any():
+    for (layer, index), value in zip(weights, values, strict=True):
+        if not value.any() and (index == 0 or value.ndim > 1):  # no bias of a recurrent layer
             inputs = max(value.size // max(len(value), 1), 1) if value.ndim else 1
             array = np.float32(rng.standard_normal(value.shape) / np.sqrt(inputs))
-            ops.append({"op": "set_param", "layer": layer, "index": 0, "array": array})
+            ops.append({"op": "set_param", "layer": layer, "index": index, "array": array})
     return ops
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import hashlib
 import inspect
 import math
@@ -1469,8 +1470,9 @@ def comparison(
                 "the port in float32, and convert it once it is proved"
             )
     made = golden(net, case, phase, given, drawn)
-    if sum(each.size for each in made.values.values()) > LARGE:
+    if sum(each.size for some in (made.values, made.params) for each in some.values()) > LARGE:
         SESSION.close()  # its memory is as large
+        gc.collect()  # and what another phase has left
     port = Port(copied.train(phase == "TRAIN"), made.inputs)
     for own, each in zip(port.model.parameters(), model.parameters(), strict=True):
         own._backward_hooks = each._backward_hooks  # which a copy has not

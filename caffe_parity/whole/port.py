@@ -608,7 +608,7 @@ class Port:
                     return made
                 return self._steps_first(name, made), *self._states(name, made, result[1:])
 
-        with self._hooked(before, after), ops:
+        with self._hooked(before, after), ops.recorder.functions(), ops:
             try:
                 result = self.run(fed, state)
             except BadRequest as error:

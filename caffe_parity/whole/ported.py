@@ -227,7 +227,7 @@ def _nets(
         loaded = net.request(loads) if loads else []
         types = [*net.caffe.start()["layers"], *net.made.types]
         types += [kind for each in loaded for kind in each["types"]]
-        odd = unknown(net.prototxt(case), messages, types, missing)
+        odd = unknown(net.prototxt(case), messages, types, missing, bool(request.weights))
         net = replace(net, text=lambda _: odd.text)
     refusals: list[Exception] = []
     for phase in PHASES:
@@ -236,18 +236,19 @@ def _nets(
             continue
         first = _case(request, shapes, {})
         try:
-            nets[phase] = declared(net, first, phase, messages, odd)
+            known = {name: each for one in nets.values() for name, each in one.params.items()}
+            nets[phase] = declared(net, first, phase, messages, odd).sharing(known)
         except (BadRequest, VariantFailure) as error:
             stages = stages_of(net.prototxt(case))
             if "Unknown bottom blob" in str(error) and stages and not request.stages:
                 names = ", ".join(stages)
                 words = f"--stage says one of the stages that rules name: {names}"
                 error = BadRequest(f"{error}; {words}")
-            if "Unknown bottom blob" not in str(error):
+            if "Unknown bottom blob" not in str(error) and not request.bottoms:
                 assumed = [each for each in told if each.endswith(OTHERS)]
                 raise BadRequest("; ".join([str(error), *assumed])) from error
             refusals.append(error)
-            told.append(f"not in phase {phase}, in which Caffe cannot build it: {error}")
+            told.append(f"{NOT_IN} {phase}, in which Caffe cannot build it: {error}")
             continue
         kinds = nets[phase].kinds
         words = f"not in {request.weights}, so as their fillers: {', '.join(nets[phase].filled)}"
@@ -257,8 +258,8 @@ def _nets(
         small[phase] = _case(request, _few(request, shapes), kinds)
     if refusals and not nets:
         raise refusals[0]
-    if not nets:
-        raise BadRequest(f"{request.net}: it has a layer that computes in neither phase")
+    if not any(each.layers for each in nets.values()):
+        raise BadRequest(f"{request.net}: it has no layer that computes, so nothing can be ported")
     return nets, cases, small, odd, net
 
 
@@ -327,11 +328,14 @@ def _shapes(
     return shapes
 
 
+NOT_IN = "not in phase"
+"""How what is told of a phase that is left out begins."""
+
 OTHERS = "; --bottom says other ones"
 """How what is told of an assumed shape ends."""
 
-MANY, EACH = 30_000_000, 150
-"""Parameters of which it is told what they take, and the bytes for each that CaffeNet took."""
+MANY, EACH = 30_000_000, 85
+"""Parameters of which it is told what they take, and the bytes for each that VGG-16 took."""
 
 
 def with_assumed(request: Request, net: CaffeNet) -> tuple[Request, list[str]]:

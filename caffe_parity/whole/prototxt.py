@@ -109,7 +109,7 @@ class Unknown:
 
 
 def unknown(
-    text: str, messages: Mapping[str, Fields], types: Sequence[str], python: str
+    text: str, messages: Mapping[str, Fields], types: Sequence[str], python: str, filled: bool
 ) -> Unknown:
     """What this Caffe does not know of a net.
 
@@ -118,6 +118,7 @@ def unknown(
         messages: the fields of every message.
         types: the layer types that are registered.
         python: why it has no Python layers; "" where it has.
+        filled: whether a file gives the parameters, so that no filler is needed.
 
     Raises:
         BadRequest: it is no prototxt.
@@ -129,11 +130,6 @@ def unknown(
         if layer.name not in ("layer", "layers") or not isinstance(layer.value, list):
             continue
         name, kind = layer.said("name"), layer.said("type")
-        if not kind and any(each.name == "layer" for each in layer.value):
-            raise BadRequest(
-                "`layers { layer { ... } }` is the syntax of 2013: Caffe's upgrade_net_proto_text "
-                "makes the one of today of it"
-            )
         if not kind:
             raise BadRequest(f"the layer {name!r} has no type")
         found.kinds[name] = kind
@@ -149,9 +145,11 @@ def unknown(
             found.holes[name] = "this Caffe has no layer of that type (--load gives it one)"
         elif python and kind in ("Python", "PYTHON"):
             found.holes[name] = python
-        elif odd and not DATA.match(kind):
+        elif odd and not DATA.match(kind) and not (filled and all(map(IN_FILLER.search, odd))):
             said = ", ".join(odd)
             found.holes[name] = f"this Caffe's layer has no {said}"
+            if all(map(IN_FILLER.search, odd)):
+                found.holes[name] += "; with --weights no filler is needed"
     found.text = "\n".join(map(str, net))
     return found
 
@@ -183,6 +181,9 @@ COMMON = (
 )
 """The fields that a layer of any type has."""
 
+
+IN_FILLER = re.compile(r"_filler\.\w+")
+"""A field of a filler."""
 
 FILLERS = ("bilinear", "constant", "gaussian", "msra", "positive_unitball", "uniform", "xavier")
 """The types of fillers that Caffe has; of others it aborts."""

@@ -9,6 +9,7 @@ repeats a recipe holds its result against the port's, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -174,11 +175,47 @@ class Recorder:
                 recipe = Made(made.func, made.args, made.kwargs, number if several else None)
                 self.put(each, recipe)
 
+    @contextmanager
+    def functions(self) -> Iterator[None]:
+        """Meanwhile an autograd.Function is taken down as one operation, with its own backward."""
+        plain = torch.autograd.Function.__dict__["apply"]
+
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            func = plain.__get__(None, cls)
+            made = self.before(func, args, kwargs)
+            result = func(*args, **kwargs)
+            several = type(result) in (tuple, list)
+            for each in result if several else [result]:
+                inside = self.made(each) if isinstance(each, torch.Tensor) else None
+                if made is None or inside is None or not _is_made_of(inside, made):
+                    return result  # which the operations inside may tell, or nothing does
+            self.after(made, result)
+            return result
+
+        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            torch.autograd.Function.apply = plain  # type: ignore[method-assign]
+
     def hook(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> None:
         """Takes down that the port has a hook on the gradient of a tensor."""
         recipe = self.of(tensor)
         if recipe is not None:
             self.put(tensor, Made(hooked, (recipe, hook), {}))
+
+
+def _is_made_of(inside: Recipe, whole: Made) -> bool:
+    """Whether a Function's result is made of its arguments alone, in any precision."""
+    taken, given = (
+        {(type(each), each.name) for each in ingredients(one)} for one in (inside, whole)
+    )
+    names_float32 = any(
+        in_precision(each.func, torch.float32, torch.float64) != (each.func, torch.float64)
+        or torch.float32 in tree_flatten((each.args, each.kwargs))[0]
+        for each in steps_of(inside)
+    )
+    return taken <= given and not names_float32
 
 
 SHAPES = ("flatten", "reshape", "unsqueeze", "squeeze", "view")
@@ -285,26 +322,23 @@ def followed(
     floats = (each.dtype for some in (values, state) for each in some.values())
     dtype = torch.float64 if torch.float64 in floats else torch.float32
 
-    def tensor(each: Any) -> Any:
-        return make(each) if isinstance(each, Recipe) else each
-
-    def make(recipe: Recipe) -> torch.Tensor:
-        if id(recipe) not in done:
-            if isinstance(recipe, Value):
-                return values[recipe.name].reshape(recipe.shape).clone()
-            if isinstance(recipe, State):
-                return state[recipe.name]
-            if isinstance(recipe, Fixed):
-                return recipe.tensor
-            inputs = tree_map(tensor, (recipe.args, recipe.kwargs))
-            func, (args, kwargs) = in_precision(recipe.func, inputs, dtype)
-            result = of_run(func(*args, **kwargs), inputs, dtype)
-            done[id(recipe)] = result if recipe.pick is None else result[recipe.pick]
-        return done[id(recipe)]
+    def tensor(each: Any) -> Any:  # which does not call itself: a cycle would keep the tensors
+        if isinstance(each, Value):
+            return values[each.name].reshape(each.shape).clone()
+        if isinstance(each, State):
+            return state[each.name]
+        if isinstance(each, Fixed):
+            return each.tensor
+        return done[id(each)] if isinstance(each, Made) else each
 
     for each in steps_of(recipe):
-        make(each)
-    return make(recipe)
+        if id(each) not in done:
+            inputs = tree_map(tensor, (each.args, each.kwargs))
+            func, (args, kwargs) = in_precision(each.func, inputs, dtype)
+            result = of_run(func(*args, **kwargs), inputs, dtype)
+            done[id(each)] = result if each.pick is None else result[each.pick]
+    made: torch.Tensor = tensor(recipe)
+    return made
 
 
 def ingredients(recipe: Recipe) -> Iterator[Value | State]:

@@ -67,9 +67,11 @@ class Weights:
             params: the net's, by name; gradients flow to them.
             dtype: the precision of what stays the port's own.
         """
+        given = {name for name, each in self.places.items() if each.params}
         made = {
             name: each.detach().to(dtype) if each.is_floating_point() else each.clone()
             for name, each in own.items()
+            if name not in given
         }
         for name, each in self.places.items():
             if name not in own:

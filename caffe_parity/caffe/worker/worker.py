@@ -310,8 +310,12 @@ class Worker:
 
     def with_weights(self, file):
         """Copies parameters from a .caffemodel; returns the layers that get some, and others."""
-        saved = read_weights(file)
-        self.net.copy_from(file)
+        saved, proto = read_weights(file)
+        if widened(proto):
+            with File(proto.SerializeToString()) as written:
+                self.net.copy_from(written.path)
+        else:
+            self.net.copy_from(file)
         named = [name for name in self.net.params if name in saved]
         return named, sorted(saved - set(named))
 
@@ -432,6 +436,12 @@ class Worker:
         if schema not in self.schemas:
             self.schemas[schema] = net_class(schema)
         return {"text": plain(merged(self.schemas[schema](), text, "net"))}
+
+    def op_upgrade(self, text):
+        proto = message("NetParameter", text, "net")
+        if any(each.HasField("layer") for each in proto.layers):
+            proto = upgraded_v0(self.caffe, proto)
+        return {"text": printed(proto)}
 
     def op_reshape(self, shapes):
         for name, shape in shapes.items():
@@ -626,14 +636,14 @@ def differ(blob, value):
 
 
 class File:
-    """A file with this text, which vanishes with the process, also when Caffe aborts."""
+    """A file with this text, or these bytes; it vanishes with the process, if Caffe aborts too."""
 
     def __init__(self, text):
         if hasattr(os, "memfd_create"):  # Python 3.8
             self.file = os.fdopen(os.memfd_create("parity-net"), "w+b")
         else:
             self.file = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed by `close`
-        self.file.write(text.encode())
+        self.file.write(text if isinstance(text, bytes) else text.encode())
         self.file.flush()
         self.path = "/proc/self/fd/%d" % self.file.fileno()
         self.close = self.file.close
@@ -817,7 +827,7 @@ def keep_statistics(proto):
 
 
 def read_weights(file):
-    """The names of the layers that a .caffemodel has parameters for."""
+    """The names of the layers that a .caffemodel has parameters for, and what it says."""
     from caffe.proto import caffe_pb2
     from google.protobuf.message import DecodeError
 
@@ -836,7 +846,30 @@ def read_weights(file):
     saved = {layer.name for layer in list(proto.layer) + list(proto.layers) if layer.blobs}
     if not saved:
         raise NetError("the weights %s: it has no layer with parameters" % file)
-    return saved
+    return saved, proto
+
+
+RAW_TYPE, RAW_DATA = 10, 12
+"""Fields of a BlobProto that NVIDIA's Caffe and OpenCV write, and Caffe itself does not know."""
+
+RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
+
+
+def widened(proto):
+    """Whether numbers are in raw_data, as halves are; they are put where Caffe reads them."""
+    found = False
+    for layer in list(proto.layer) + list(proto.layers):
+        for blob in layer.blobs:
+            unknown = {each.field_number: each.data for each in blob.UnknownFields()}
+            kind = unknown.get(RAW_TYPE, 1)
+            if RAW_DATA in unknown and not blob.data:
+                if kind not in RAW_TYPES:
+                    raise NetError(
+                        "the weights of layer %r are of raw type %s" % (layer.name, kind)
+                    )
+                blob.data.extend(np.frombuffer(unknown[RAW_DATA], RAW_TYPES[kind]).tolist())
+                found = True
+    return found
 
 
 def learned(proto, net):
@@ -1079,6 +1112,49 @@ def upgrade(proto):
                 if index < len(values):
                     setattr(spec, field, values[index])
     del proto.layers[:]
+
+
+NET = "_ZN5caffe12NetParameter"
+MESSAGE = "_ZN6google8protobuf11MessageLite"
+"""How the symbols of C++ begin that are called by name: pycaffe shows none of them."""
+
+
+def upgraded_v0(caffe, proto):
+    """A net in the syntax of 2013 in that of 2014, as Caffe's own UpgradeV0Net makes it.
+
+    Of a type that Caffe never had, that aborts.
+    """
+    library = ctypes.CDLL(caffe._caffe.__file__)
+
+    def call(name, *arguments, **kind):
+        function = getattr(library, name)
+        function.restype = kind.get("gives", ctypes.c_bool)
+        return function(*arguments)
+
+    def pointer(memory):
+        return ctypes.c_void_p(ctypes.addressof(memory))
+
+    try:
+        nets = [ctypes.create_string_buffer(1 << 12) for _ in range(2)]  # it takes some 200 bytes
+        for each in nets:
+            if hasattr(library, NET + "C1EPN6google8protobuf5ArenaE"):
+                call(NET + "C1EPN6google8protobuf5ArenaE", pointer(each), None)
+            else:
+                call(NET + "C1Ev", pointer(each))
+        old, new = map(pointer, nets)
+        data = proto.SerializeToString()
+        call(MESSAGE + "14ParseFromArrayEPKvi", old, ctypes.c_char_p(data), len(data))
+        call("_ZN5caffe12UpgradeV0NetERKNS_12NetParameterEPS0_", old, new)
+        size = call(NET.replace("_ZN", "_ZNK") + "12ByteSizeLongEv", new, gives=ctypes.c_size_t)
+        made = ctypes.create_string_buffer(size)
+        name = MESSAGE.replace("_ZN", "_ZNK") + "16SerializeToArrayEPvi"
+        call(name, new, pointer(made), ctypes.c_int(size))
+    except AttributeError as error:
+        raise NetError(
+            "`layers { layer { ... } }` is the syntax of 2013, which this Caffe does not upgrade "
+            "(%s): `upgrade_net_proto_text OLD NEW`, a tool of Caffe's, makes that of today" % error
+        )
+    return type(proto).FromString(made.raw)
 
 
 def modernise_inputs(proto):
