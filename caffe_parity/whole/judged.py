@@ -825,7 +825,6 @@ class Comparison:
             for rank in range(most, min(most + 1, order.shape[axis]) + 1):
                 first, last = max(rank - 2, 0), min(rank + 1, order.shape[axis])
                 around = ordered.narrow(axis, first, last - first)
-                )
                 if bool((around.diff(dim=axis) == 0).any()):  # which class counts is nobody's
                     continue
                 labels = order.select(axis, rank - 1).reshape(label.shape).float()
