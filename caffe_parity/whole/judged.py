@@ -380,6 +380,7 @@ class Comparison:
         known = {step.index for part in self.parts for step in part.steps}
         return [step for step in self.net.steps if step.index not in known and step.tops]
 
+    @cached_property
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
         model = self.port.in_precision(torch.float32)

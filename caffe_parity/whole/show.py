@@ -123,7 +123,7 @@ def _findings(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
 
 def _of_the_whole(compared: Comparison) -> list[Finding]:
     """What is wrong, and no layer's."""
-    alone = compared.by_itself()
+    alone = compared.by_itself
     whole = [Finding("whole", alone)] if alone else []
     first = [*compared.weights.findings, *compared.without_gradients()]
     return [*first, *compared.returned.findings(), *whole]
