@@ -678,3 +678,17 @@ def test_how_many_classes_an_accuracy_takes(
     port += "        return (best == label.long()[:, None]).any(1).float().mean()\n"
     assert _ends(folder, net, port, "--data", "label=constant:0", "--phase", "TEST") == status
     assert ("disagrees: Accuracy-right, " in capsys.readouterr().out) == bool(status)
+
+
+def test_an_activation_before_the_sum(
+    caffe: Caffe, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one of its terms alone, as a residual block has it by mistake."""
+    net = input_layer("x", 2, 3, 4, 4) + _conv("x", "conv1", 3)
+    net += layer("Eltwise", "conv1 x", "sum") + layer("ReLU", "sum", "rect") + _conv("rect", "y", 3)
+    port = "        self.conv1, self.y = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)\n"
+    port += "    def forward(self, x):\n        return self.y(F.relu(self.conv1(x)) + x)\n"
+    assert _ends(folder, net, port, "--phase", "TRAIN") == 1
+    said = capsys.readouterr().out
+    assert "is as with ReLU-rect (ReLU) before Eltwise-sum (Eltwise), of conv1" in said
+    assert "disagrees: Eltwise-sum, ReLU-rect, " in said

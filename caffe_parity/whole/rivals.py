@@ -150,6 +150,16 @@ def orders(
             words = f"is as with {before} before {behind}: they are in the other order"
             some = [*steps[:start], *new, *steps[start + size :]]
             yield [each.name for each in chain], words, some
+    for place, (one, two) in enumerate(pairwise(steps)):
+        joins = len(one.bottoms) > 1 and len(one.tops) == len(two.tops) == 1
+        for bottom in one.bottoms if joins and one.tops == two.bottoms else ():
+            first = replace(two, bottoms=(bottom,), tops=one.tops)
+            given = tuple(one.tops[0] if each == bottom else each for each in one.bottoms)
+            last = replace(one, bottoms=given, tops=two.tops)
+            words = (
+                f"is as with {two.name} ({two.type}) before {one.name} ({one.type}), of {bottom}"
+            )
+            yield [one.name, two.name], words, [*steps[:place], first, last, *steps[place + 2 :]]
 
 
 def explained(
