@@ -307,14 +307,16 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
     net = net_of(request, scratch)
     request, told = with_assumed(request, net)
     say([f"  {each}" for each in told])
+    phases = [options.phase] if options.phase else PHASES
+    if options.leave_out:
+        must_be_layers(options.leave_out, [*_names(net, request, phases)])
     case, _ = case_of(request, net)
     kinds = _kinds(net, case, options.phase or PHASES[-1])
     request = replace(request, data=(*((k, each) for k, each in kinds.items()), *request.data))
     usual = case_of(request, net)
     records: list[Record] = []
-    names: list[str] = []
     began = time.perf_counter()
-    for phase in [options.phase] if options.phase else PHASES:
+    for phase in phases:
         start = time.perf_counter()
         case, given = usual
         if not (options.phase or request.inputs):
@@ -330,15 +332,22 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
                 net, case, model, phase, dict(options.map), frozenset(options.leave_out), given
             )
             found = told_apart(compared, compared.judgements(), net, case)
-        names += [step.name for step in compared.net.steps] + compared.net.outputs
         say(show.lines(compared, found))
         if options.output:
             say(_written(options, compared, found, net, case))
         records += show.records(request.net, compared, found, time.perf_counter() - start)
         del compared, found  # a net of real size takes a gigabyte
-    must_be_layers(options.leave_out, names)
     report = Report("net", environment(), selection(options), show.proved_in_either(records))
     return report, show.verdict(report, time.perf_counter() - began)
+
+
+def _names(net: CaffeNet, request: Request, phases: Sequence[str]) -> Iterator[str]:
+    """The layers and outputs of a net in each phase in which Caffe can build it."""
+    for phase in phases:
+        with contextlib.suppress(BadRequest):
+            said = net.described(stand_in(request), phase)
+            yield from (name for name, type_ in said["layers"] if type_ != "Input")
+            yield from said["outputs"]
 
 
 def _is_as(net: CaffeNet, request: Request, phase: str) -> bool:

@@ -21,7 +21,7 @@ from caffe_parity.whole.between import FINE, right_without
 from caffe_parity.whole.fields import differences
 from caffe_parity.whole.port import Made, Node, close_to
 from caffe_parity.whole.recipe import State, Value, ingredients, steps_of
-from caffe_parity.whole.rivals import explained
+from caffe_parity.whole.rivals import explained, in_other_order, orders
 
 if TYPE_CHECKING:
     from caffe_parity.whole.golden import Golden
@@ -37,8 +37,8 @@ TRIES = 32
 
 def cut(found: Comparison) -> Comparison:
     """The comparison with parts that are as small as the port's operations allow."""
-    found = _at_operations(_gone_through(found))
     tries = iter(range(TRIES))
+    found = _at_operations(_gone_through(_turned_round(found, tries)))
     for call in [each for each in found.matched.steps if _top(found, each) in found.far]:
         module, step = found.port.modules[call.module], found.matched.steps[call][0]
         is_told = bool(differences(found.net, step, module))  # and what follows is not of it
@@ -47,6 +47,39 @@ def cut(found: Comparison) -> Comparison:
     found = _gone_through(_at_operations(found))
     while smaller := _before_what_is_right(found, tries):
         found = smaller
+    return found
+
+
+def _turned_round(found: Comparison, tries: Iterator[int]) -> Comparison:
+    """With layers in one part that the port runs in another order: none of its modules is wrong."""
+    wired = {value for _, _, value in found.first.wired}
+    strange = {found.matched.steps[call][0].bottoms[0] for call in found.first.changed}
+    told = wired | strange | found.far
+    for names, _, _ in orders(found.net.steps) if told else ():
+        steps = {
+            call: some
+            for call, some in found.matched.steps.items()
+            if not {each.name for each in some}.issubset(names)
+        }
+        chain = [each for each in found.net.steps if each.name in names]
+        some = {name for each in chain for name in (*each.bottoms, *each.tops)}
+        if len(steps) == len(found.matched.steps) or some.isdisjoint(told):
+            continue
+        if next(tries, None) is None:
+            break
+        how = {call: each for call, each in found.matched.how.items() if call in steps}
+        tops = [each.tops[0] for each in chain]
+        ops = {n: each for n, each in found.matched.ops.items() if each.value not in tops}
+        other = _changed(found, steps=steps, how=how, ops=ops, partial=True)
+        other = _changed(other, ops=ops | other.first.ops, partial=found.matched.partial)
+        own, top = other.first.own, tops[-1]
+        part = next((each for each in other.parts if top in each.tops), None)
+        if other.first.failed or part is None or other.doubts > found.doubts:
+            continue
+        made = own[top].double().numpy()
+        if in_other_order(found.net, part.steps, part.bottoms, top, made) == names:
+            found = other
+            break
     return found
 
 

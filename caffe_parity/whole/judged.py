@@ -48,6 +48,7 @@ from caffe_parity.whole.golden import Golden, Step, golden
 from caffe_parity.whole.matching import Matched, ends_of, losses_of, match, must_be_there, near
 from caffe_parity.whole.port import (
     Call,
+    Overwritten,
     Port,
     Seen,
     Tensors,
@@ -57,11 +58,20 @@ from caffe_parity.whole.port import (
     shaped,
 )
 from caffe_parity.whole.reasons import BIASED, Reasons
-from caffe_parity.whole.recipe import RAISED, Recipe, State, Value, followed, ingredients
+from caffe_parity.whole.recipe import (
+    RAISED,
+    Recipe,
+    State,
+    Value,
+    followed,
+    ingredients,
+    steps_of,
+    writes,
+)
 from caffe_parity.whole.returned import Returned
-from caffe_parity.whole.rivals import ORDER, computing
+from caffe_parity.whole.rivals import computing
 from caffe_parity.whole.stacked import joined, sharing, stacked
-from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn
+from caffe_parity.whole.values import Pairs, by_values, crosswise, in_turn, weighed
 from caffe_parity.whole.weights import Weights, of_port, weights_of
 
 UNCHOSEN = "usual-momentum"
@@ -69,7 +79,7 @@ UNCHOSEN = "usual-momentum"
 
 USUAL: float = inspect.signature(_BatchNorm).parameters["momentum"].default
 
-KNOWN = ("setting", ORDER)
+KNOWN = ("setting",)
 """The causes that say what a layer of a part is in the port."""
 
 MOST_LEFT = 1024
@@ -370,6 +380,7 @@ class Comparison:
         known = {step.index for part in self.parts for step in part.steps}
         return [step for step in self.net.steps if step.index not in known and step.tops]
 
+    @cached_property
     def by_itself(self) -> str:
         """What keeps the whole port from running by itself as it does when watched, or ""."""
         model = self.port.in_precision(torch.float32)
@@ -392,7 +403,27 @@ class Comparison:
         if "" in self.first.drops:
             why = f": {DROPS}" if self.net.phase == "TEST" else ""
             return f"the port drops in phase {self.net.phase}, where the net has no Dropout{why}"
-        return "" if self._random else self._drawn()
+        return self._backward_by_itself() or ("" if self._random else self._drawn())
+
+    def _backward_by_itself(self) -> str:
+        """What keeps the port's backward from running where nothing of Caffe's is put in, or ""."""
+        steps = (each for recipe in self.first.recipes.values() for each in steps_of(recipe))
+        in_place = any(getattr(each, "inplace", False) for each in self.port.modules.values())
+        if not (in_place or any(map(writes, steps))):
+            return ""
+        params = self.params(True)
+        inputs = {name: self.values[name].clone() for name in self.net.inputs}
+        with torch.random.fork_rng(devices=[]):
+            results = results_of(self.port.run(inputs, self._state(params, torch.float32)))
+            for each in results.values():
+                if not each.is_floating_point():
+                    continue
+                try:
+                    gradients(each, [*params.values()], torch.ones_like(each))
+                except Overwritten as error:
+                    told = self._overwritten
+                    return "" if told else self._reasons.overwriting(self.parts, str(error))
+        return ""
 
     def _drawn(self) -> str:
         """That the port draws random numbers of its own, which no bound is for, or ""."""
@@ -439,6 +470,11 @@ class Comparison:
     @cached_property
     def _strays(self) -> dict[str, set[str]]:
         """By part, the parameters of other layers to which it sends a gradient, as found so far."""
+        return {}
+
+    @cached_property
+    def _overwritten(self) -> dict[str, str]:
+        """By part that writes into what its backward needs, what PyTorch says, as found so far."""
         return {}
 
     @cached_property
@@ -663,6 +699,11 @@ class Comparison:
             findings += self._frozen(part, [each.tensor for each in findings])
             findings += [*self._wired(part), *self._also(part)]
             findings += [*self._emptied(part), *self._dropped(part)]
+            if not any(each.code == "forward" for each in findings):
+                findings += self._ranked(unit, part)
+            if error := self._overwritten.get(part.name):
+                words = self._reasons.overwriting([part], error)
+                findings.append(Finding("backward", words, part.tops[0], "overwritten"))
             counted = [*self._counted(part)]
             findings += [each for each in counted if each.cause != UNCHOSEN]
             notes = [each for each in counted if each.cause == UNCHOSEN]
@@ -766,6 +807,45 @@ class Comparison:
                 nothing = not self.net.values[step.tops[0]].any()
                 for words in self._reasons.settings(part).get(step.name, ()) if nothing else ():
                     yield Finding("dropout", words, step.tops[0], "setting")
+
+    def _ranked(self, unit: Unit, part: Part) -> Iterator[Finding]:
+        """What of an Accuracy the net's own labels do not tell: how many classes it takes.
+
+        It is computed for labels that each just count, and for labels that each just do not.
+        """
+        right = computing(self.net, part.steps)
+        for step in part.steps:
+            if step.type != "Accuracy" or step.bottoms[1] not in part.bottoms:
+                continue
+            scores, label = (self.values[name] for name in step.bottoms)
+            if right is None or not bool(scores.isfinite().all()):
+                continue
+            axis, most = step.fields["axis"], step.fields["top_k"]
+            order = scores.argsort(dim=axis, descending=True, stable=True)
+            ordered = scores.gather(axis, order)
+            for rank in range(most, min(most + 1, order.shape[axis]) + 1):
+                first, last = max(rank - 2, 0), min(rank + 1, order.shape[axis])
+                around = ordered.narrow(axis, first, last - first)
+                if bool((around.diff(dim=axis) == 0).any()):  # which class counts is nobody's
+                    continue
+                labels = order.select(axis, rank - 1).reshape(label.shape).float()
+                values = {**self.values, step.bottoms[1]: labels}
+                made = self._runner(unit, torch.float32)(values, self.params(False))
+                wide = [{k: each.double() for k, each in some.items()} for some in (values, made)]
+                params = {name: each.double() for name, each in self.params(False).items()}
+                truth = right(wide[0], params)[step.tops[0]]
+                own = wide[1].get(step.tops[0], truth)
+                if own.numel() == truth.numel() and bool(
+                    ((own.reshape(truth.shape) - truth).abs() > 8 * UNIT_ROUNDOFF).any()
+                ):
+                    words = (
+                        f"where each label has the score that is number {rank} from the largest, "
+                        f"the port's {step.tops[0]} is {float(own.mean()):g}, and Caffe's with "
+                        f"top_k {most} {float(truth.mean()):g}"
+                    )
+                    yield self._reasons.of(
+                        step.name, Finding("forward", words, step.tops[0], "setting")
+                    )
 
     def _left_out(self, part: Part) -> Judgement:
         """What is said of a part that draws random numbers: that its settings are Caffe's."""
@@ -915,7 +995,9 @@ class Comparison:
                 "they would"
             )
             norms = [step.name for step in left if step.type == "BatchNorm"]
-            if norms and len(left) > len(norms):
+            held = {call.module for call in self.matched.steps}
+            kinds = {k for k, each in self.port.modules.items() if isinstance(each, _BatchNorm)}
+            if norms and kinds <= held and len(left) > len(norms):
                 found[part] = (
                     f"the port's {ported} seem to be those of {', '.join(s.name for s in left)} in "
                     "one (folded), and are the port's own numbers, not made of Caffe's; a port "
@@ -1068,7 +1150,12 @@ class Comparison:
                 if weight.numel() != made.numel():  # which is said of the forward
                     misshapen.add(part)
                     continue
-                found = gradients(made, [*blobs, *(params[name] for name in learned)], weight)
+                try:
+                    found = gradients(made, [*blobs, *(params[name] for name in learned)], weight)
+                except Overwritten as error:
+                    self._overwritten[part.name] = str(error)
+                    misshapen.add(part)
+                    continue
                 for total, grad in zip(sent, found, strict=False):
                     if grad is not None:
                         total += grad
@@ -1158,6 +1245,8 @@ class Comparison:
                 other = f"{self.first.mixed[call]}, not {value}"
             layer = part.steps[0].name
             words = f"the port's {call} reads {other}, which Caffe's layer {layer} reads"
+            if came and came.partition(" (")[0] == value:  # another layer works on it in place
+                words += f": what it reads is without {self.net.maker[value].name}"
             yield self._reasons.of(layer, Finding("wiring", words, value))
 
     def _wires(self, part: Part) -> Iterator[tuple[Call, str, str]]:
@@ -1202,7 +1291,10 @@ class Comparison:
             made = followed(recipe, values, self._state(params, torch.float32), {})
             if made.numel() != self.net.diffs[top].size:
                 continue
-            grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
+            try:
+                grads = gradients(made, leaves, torch.from_numpy(self.net.diffs[top]))
+            except Overwritten:  # which is told of the part
+                continue
             for name, grad in zip(others, grads, strict=True):
                 if grad is not None and bool(grad.any()):
                     words = f"the port's {top} sends a gradient back to {name}, which Caffe's "
@@ -1222,7 +1314,7 @@ class Comparison:
         """
         for call in part.calls:
             step = self.matched.steps[call][0]
-            once = Call(call.module, 1) not in self.matched.steps
+            once = sum(each.module == call.module for each in self.matched.steps) == 1
             if step.type == "BatchNorm" and once and set(step.params) <= self.weights.known:
                 yield from self._counted_of(step, self.port.modules[call.module])
         held = {step.index for steps in self.matched.steps.values() for step in steps}
@@ -1401,8 +1493,14 @@ def comparison(
     }
     one = joined(found.net, values)
     found = found if one is found.net else _matched(one, port, asked, left_out)
+    _must_take_the_batch(found)
     if found.first.failed:
         told = "".join(f"; --map says {layer}={name}" for layer, name in asked.items())
+        told += "".join(
+            f"; it gets no {name}: name an argument of its forward so"
+            for name in made.inputs
+            if name not in port.inputs
+        )
         raise BadRequest(_refused(found) + told)
     return cut(found)
 
@@ -1446,6 +1544,9 @@ def _matched(
         matched = match(made, calls, port.modules, asked, around=around)
         weights = weights_of(made, matched, port.modules, calls)
         seen = Comparison(made, port, matched, weights, left_out).first
+        if not calls and seen.again:
+            port.unused = seen.again
+            seen = Comparison(made, port, matched, weights, left_out).first
         if len(seen.calls) <= len(calls):
             break
         calls, around = seen.calls, seen.around
@@ -1466,8 +1567,15 @@ def _matched(
         return Comparison(made, port, matched, weights, left_out)
 
     told = by_values(Comparison(made, port, matched, weights, left_out), build)
-    told = crosswise(in_turn(told, build))
-    matched, weights, seen = told.matched, told.weights, told.first
+    found = weighed(_ended(crosswise(in_turn(told, build))), build, _ended)
+    _must_be_one_call(found)
+    return found
+
+
+def _ended(told: Comparison) -> Comparison:
+    """With a match that says which values the port returns, and where it makes losses."""
+    made, port, matched, left_out = told.net, told.port, told.matched, told.left_out
+    weights, seen = told.weights, told.first
     numbers = {key: float(one.detach()) for key, one in seen.results.items() if one.numel() == 1}
     named = dict(seen.named)
     for key, one in numbers.items():
@@ -1495,9 +1603,27 @@ def _matched(
         matched.ends |= rest
         found = Comparison(made, port, matched, weights, left_out)
     matched.ops, matched.partial = matched.ops | found.first.ops | losses, False
-    found = Comparison(made, port, matched, weights, left_out)
-    _must_be_one_call(found)
-    return found
+    return Comparison(made, port, matched, weights, left_out)
+
+
+def _must_take_the_batch(found: Comparison) -> None:
+    """Checks that no module is called for a part of the batch, and for the rest again.
+
+    Raises:
+        BadRequest: one is.
+    """
+    for call, steps in found.matched.steps.items():
+        made, value = found.first.own.get(steps[-1].tops[0]), found.values[steps[-1].tops[0]]
+        same = [each for each in found.first.calls if each.module == call.module]
+        times = 1 + sum(each not in found.matched.steps for each in same)
+        if times == 1 or made is None or made.ndim < 2 or made.shape[1:] != value.shape[1:]:
+            continue
+        if len(value) == len(made) * times or (found.first.failed and len(value) > len(made) == 1):
+            raise BadRequest(
+                f"the port calls {call.module} for {len(made)} of {len(value)} samples, and again "
+                "for the others: nothing of that is a value of the net. Call it on the whole "
+                "batch, or compare a batch of 1"
+            )
 
 
 def _is_loss(net: Golden, name: str, weight: float, number: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from types import MappingProxyType
 from typing import Any
 
@@ -261,13 +261,20 @@ def _by_weights(
     ):
         for step, call in pairs:
             pair(step, call, "order")
+    is_misfit = False
     for type_, kinds in HOLDERS.items() if guess else ():
         alone = [step for step in steps if step.type == type_]
         only = [call for call in free if isinstance(modules[call.module], kinds)]
-        if not len(alone) == len(only) == 1:
+        both = [*zip(alone, only, strict=False)]
+        none_fits = not any(fits(net, s, modules[c.module]) for s, c in product(alone, only))
+        fit = is_misfit and all(fits(net, step, modules[call.module]) for step, call in both)
+        several = (none_fits or fit) and _in_order(both, calls, found)
+        if len(alone) != len(only) or not (len(both) == 1 or several):
             continue
-        if not _is_folded(net, alone[0], modules[only[0].module], modules, found):
-            pair(alone[0], only[0], "order")  # if its parameters do not fit, that is what is wrong
+        is_misfit |= none_fits and bool(both)
+        for step, call in both:  # if its parameters do not fit, that is what is wrong
+            if not _is_folded(net, step, modules[call.module], modules, found):
+                pair(step, call, "order")
 
 
 HOLDERS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
@@ -276,6 +283,7 @@ HOLDERS: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
     "Embed": (torch.nn.Embedding,),
     "InnerProduct": (torch.nn.Linear,),
     "PReLU": (torch.nn.PReLU,),
+    "BatchNorm": TAKES_SCALE,
 }
 """By type of layer, the modules of PyTorch's that compute that and nothing else."""
 
@@ -305,7 +313,6 @@ def _by_kind(
     Only where all that is matched then runs in the same order on both sides: in branches, which
     may run in any, the first of a kind need not be the first of the other's; or where there is one.
     """
-    number = {call: place for place, call in enumerate(calls)}
     for type_, kinds in KINDS.items():
         steps = [step for step in left if step.type == type_]
         free = [
@@ -318,12 +325,18 @@ def _by_kind(
         pairs = [*zip(steps, free, strict=True)]
         known = {step.type for some in found.steps.values() for step in some}
         alone = len(pairs) == 1 and type_ not in known
-        both = [*pairs, *((some[0], call) for call, some in found.steps.items())]
-        order = [number[call] for _, call in sorted(both, key=lambda each: each[0].index)]
-        if alone or order == sorted(order):
+        if alone or _in_order(pairs, calls, found):
             for step, call in pairs:
                 found.add(call, step, "order")
                 left.remove(step)
+
+
+def _in_order(pairs: Sequence[tuple[Step, Call]], calls: Sequence[Call], found: Matched) -> bool:
+    """Whether all that is matched, with these pairs, runs in the same order on both sides."""
+    number = {call: place for place, call in enumerate(calls)}
+    both = [*pairs, *((some[0], call) for call, some in found.steps.items())]
+    order = [number.get(call, -1) for _, call in sorted(both, key=lambda each: each[0].index)]
+    return -1 not in order and order == sorted(order)
 
 
 def _has_own(module: torch.nn.Module, kinds: Any = torch.nn.Module) -> bool:

@@ -190,7 +190,7 @@ def mistakes(net: Golden, step: Step, compute: Compute) -> Iterator[Other]:
             "is as with the sequence backwards, and what it makes of it, too",
             lambda given: compute(_turned(given, _backwards)),
         )
-    if step.type == "LSTM" and len(step.params) == len(step.bottoms) + 1 == 3:
+    if step.type == "LSTM" and len(step.params) == len(step.bottoms) + 1 in (3, 4):
         yield from _cells(step)
     if step.type == "LSTM":
         yield Other(
@@ -281,8 +281,10 @@ def _lstm(
         forget: what is added to the forget gate.
         detached: whether no gradient goes from step to step through the cell.
     """
-    x, bias, weight = (given[f"blob[{index}]"] for index in range(3))
+    x, bias, *static, weight = (given[key] for key in sorted(given) if key.startswith("blob["))
     steps = given["bottom[0]"].flatten(2) @ x.t() + bias
+    for each in static:  # what it reads once for all steps
+        steps = steps + given["bottom[2]"].flatten(1) @ each.t()
     h = c = steps.new_zeros(steps.shape[1], weight.shape[1])
     made = []
     for step, cont in zip(steps, given["bottom[1]"].unsqueeze(-1), strict=True):

@@ -176,6 +176,8 @@ class Seen:
         nodes: the operations, by the id of the recipe of what they made.
         hooks: how often it asked for the gradient of a tensor on the way.
         autocast: the values that it made under torch.autocast, and the precision of that.
+        again: the calls that made nothing that was returned, of what another one of the same module
+            took as well, as of a forward that runs twice.
         signatures: what each operation took beside tensors, behind one that gives Python numbers.
     """
 
@@ -202,6 +204,7 @@ class Seen:
     nodes: dict[int, Node] = field(default_factory=dict)
     hooks: int = 0
     autocast: dict[str, str] = field(default_factory=dict)
+    again: frozenset[Call] = frozenset()
     signatures: dict[int, str] = field(default_factory=dict)
 
 
@@ -232,6 +235,7 @@ class Port:
     ) -> None:
         self.model = model
         self.inputs = _taken(model, inputs)
+        self.unused: frozenset[Call] = frozenset()  # as in `Seen.again`
         self.modules: dict[str, torch.nn.Module] = dict(model.named_modules())
         self.leaky: frozenset[int] | None = None
         self.backward = backward or {
@@ -252,6 +256,7 @@ class Port:
             module._backward_hooks.clear()
         copied = Port(made, self.inputs, self.backward)
         copied.leaky = self.leaky
+        copied.unused = self.unused
         return copied
 
     def run(self, inputs: Tensors, state: Tensors | None = None) -> Any:
@@ -380,6 +385,7 @@ class Port:
         open_calls: list[Call] = []
         takes: dict[Call, Any] = {}
         gives: dict[Call, tuple[torch.Tensor, int]] = {}  # with its version: it may be written into
+        made_by: dict[Call, Recipe | None] = {}
 
         def known(value: str, like: torch.Tensor) -> torch.Tensor:
             """Caffe's value; a copy of its own, since the port may work on it in place."""
@@ -458,6 +464,8 @@ class Port:
             joined = place and value in names <= set(place.bottoms)  # of several, side by side
             if joined and tensor.numel() != math.prod(shapes[value]):
                 return tensor
+            if not came and call not in seen.changed:
+                came = next(iter(sorted(close_to(tensor, values) - {value})), "")
             read = sorted(_values_in(recipe)) if call and not came and recipe else []
             if call and recipe and read and read != [value]:
                 seen.mixed[call] = f"{', '.join(_written(recipe))} of {' and '.join(read)}"
@@ -467,6 +475,8 @@ class Port:
         def mask_for(tensor: torch.Tensor) -> torch.Tensor | None:
             """That of the layer which an open call computes; else the next that no call does."""
             known = masks or {}
+            if not self.unused.isdisjoint(open_calls):
+                return None
             inside = {place.top for each in open_calls if (place := layout.calls.get(each))}
             others = {place.top for place in layout.calls.values()} | seen.masked
             free = [each for each in known if each in inside] or [
@@ -559,7 +569,8 @@ class Port:
             if name in self.nested:
                 takes[call] = args[0] if args else None
             if place is None:
-                if looking and values is not None and args and _is_float(args[0]):
+                is_used = looking and call not in self.unused
+                if is_used and values is not None and args and _is_float(args[0]):
                     seen.reads[call] = close_to(self._steps_first(name, args[0]), values)
                 return None
             changed = list(args)
@@ -599,8 +610,9 @@ class Port:
 
         def replaced(call: Call, name: str, result: Any) -> Any:
             first = result[0] if type(result) is tuple and result else result  # of an nn.LSTM
-            if isinstance(first, torch.Tensor):
+            if isinstance(first, torch.Tensor) and call not in self.unused:
                 seen.calls.append(call)
+                made_by[call] = recorder.of(first)
             place = layout.calls.get(call)
             with ops.paused():
                 if place is None or not place.top or not _is_float(first):
@@ -622,6 +634,7 @@ class Port:
             finally:
                 seen.hooks = ops.hooks
         seen.results = results_of(result)
+        seen.again = _again(made_by, [recorder.of(each) for each in seen.results.values()])
         for key, each in [*seen.results.items()]:
             seen.named[key] = given.name(each) or raw.name(each)
             seen.near += bool(looking and values is not None and close_to(each, values))
@@ -632,6 +645,29 @@ class Port:
                 seen.results[key] = made if is_new else each
                 seen.named[key] = end
         return seen
+
+
+def _again(
+    made_by: Mapping[Call, Recipe | None], results: Sequence[Recipe | None]
+) -> frozenset[Call]:
+    """The calls whose result is in none of these, while one that is made of the same is."""
+    several = {call.module for call in made_by if call.number}
+    recipes = {call: each for call, each in made_by.items() if each and call.module in several}
+    known = [each for each in results if each]
+    if not recipes or not known or len(known) < len(results):
+        return frozenset()
+    used = {id(one) for each in known for one in steps_of(each)}
+    left = [call for call, each in recipes.items() if id(each) not in used]
+    twins = {
+        call: [
+            other
+            for other in recipes
+            if other.module == call.module and other not in left
+            if _names_in(recipes[other]) == _names_in(recipes[call])
+        ]
+        for call in left
+    }
+    return frozenset(call for call, others in twins.items() if others)
 
 
 class _Operations(TorchFunctionMode):
@@ -936,12 +972,17 @@ def _items(result: Any) -> list[tuple[Any, Any]]:
     return [*enumerate(result)] if isinstance(result, (tuple, list)) else []
 
 
+class Overwritten(BadRequest):
+    """A port has written into what its backward needs, as `+=` behind a ReLU does."""
+
+
 def gradients(
     made: torch.Tensor, blobs: Sequence[torch.Tensor], weight: torch.Tensor
 ) -> list[torch.Tensor | None]:
     """What a part sends back to each blob for the gradient of what it made.
 
     Raises:
+        Overwritten: the port has written into what its backward needs.
         BadRequest: its backward raises.
     """
     if not made.requires_grad:
@@ -955,7 +996,8 @@ def gradients(
     except BaseException as error:
         if ends_the_run(error):
             raise
-        raise BadRequest(
+        kind = Overwritten if "modified by an inplace operation" in str(error) else BadRequest
+        raise kind(
             f"the port's gradient cannot be computed: {place_of(error)}{type(error).__name__}: "
             f"{error}"
         ) from error
@@ -976,16 +1018,33 @@ def _taken(model: torch.nn.Module, inputs: Sequence[str]) -> tuple[str, ...]:
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
     if named and set(needed) <= set(named):
-        return named
+        return (*named, *_label(parameters, named, inputs))
     takes_any = any(each.kind == each.VAR_POSITIONAL for each in parameters)
     if len(needed) == len(inputs) or (takes_any and len(needed) < len(inputs)):
         return tuple(inputs)
     if not named and 0 < len(needed) <= len(inputs):
-        return tuple(inputs[: len(needed)])
+        first = tuple(inputs[: len(needed)])
+        return (*first, *_label(parameters, first, inputs))
     raise BadRequest(
         f"the port's forward takes ({', '.join(known)}), the net's inputs are "
         f"{', '.join(inputs) or 'none'}: name its arguments like the inputs that it needs"
     )
+
+
+LABELS = ("ground_truth", "gt", "label", "labels", "target", "targets", "y")
+"""The names of what a model takes beside its input, and may do without."""
+
+
+def _label(
+    parameters: Sequence[inspect.Parameter], given: Sequence[str], inputs: Sequence[str]
+) -> tuple[str, ...]:
+    """The net's labels, where a model that takes these inputs takes them next, under any name."""
+    left = [name for name in inputs if name not in given]
+    following = [each.name for each in parameters[len(given) :]]
+    ordered = [each.name for each in parameters[: len(given)]] == [*given]
+    is_next = ordered or not {each.name for each in parameters} & set(given)
+    known = is_next and len(left) == 1 and left[0] in LABELS
+    return tuple(left) if known and following[:1] and following[0] in LABELS else ()
 
 
 NEAR = 1e-3

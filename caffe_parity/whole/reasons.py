@@ -19,7 +19,17 @@ from caffe_parity.layer import Rival
 from caffe_parity.whole.fields import CLAMP, clamps, differences
 from caffe_parity.whole.mistakes import normaliser
 from caffe_parity.whole.port import spelled
-from caffe_parity.whole.recipe import Recipe, State, Within, ingredients, keeps, steps_of
+from caffe_parity.whole.recipe import (
+    Made,
+    Recipe,
+    State,
+    Value,
+    Within,
+    ingredients,
+    keeps,
+    steps_of,
+    writes,
+)
 from caffe_parity.whole.rivals import AND, FINE, explained, right, rivals
 from caffe_parity.whole.stacked import sharing
 from caffe_parity.whole.weights import learns, of_port
@@ -159,6 +169,7 @@ class Reasons:
         words, cause, layer = "", "", ""
         settings = self.settings(part)
         in_front = [*self._in_front(part)]
+        calls = {call.module for call in part.calls}
         if not fits(name, value.shape, truth.shape):
             words = f"Caffe's has shape {value.shape}, the port's {truth.shape}"
             rounded = rounded_sizes(name, value, expected)
@@ -170,6 +181,8 @@ class Reasons:
                 rounded = f": {other.words.format(tensor='it')}"
                 layer = other.code.partition(" of ")[2]
             words += rounded
+        elif any(each.cause == "shape" and each.tensor in calls for each in self._weights.findings):
+            words, cause = "the port has numbers of its own there, in place of Caffe's", "shape"
         else:
             # Caffe is what the port must be: the explanation says what the port does instead.
             computed = value.astype(np.float64).reshape(truth.shape)
@@ -283,6 +296,31 @@ class Reasons:
         why = f": {', '.join(frozen)}" if frozen else ""
         return f"the port does not learn {param}{why}"
 
+    def overwriting(self, parts: Sequence[Part], error: str) -> str:
+        """In words, which operation of some parts writes into what their backward needs.
+
+        Args:
+            parts: the parts.
+            error: what PyTorch says of it.
+        """
+        tops = [top for part in parts for top in part.tops]
+        recipes = [self._compared.first.recipes.get(top) for top in tops]
+        said: dict[str, None] = {}
+        for recipe in recipes:
+            for each in steps_of(recipe) if recipe else ():
+                below = each.args[0] if each.args and writes(each) else None
+                if isinstance(below, Value):
+                    said[f"its {spelled(each)} writes into {below.name}"] = None
+                elif isinstance(below, Made) and _operation(below) in error.lower():
+                    made = f"what {spelled(below)} has made"
+                    said[f"its {spelled(each)} writes into {made}"] = None
+        raises = "the port's backward raises, since something is overwritten that it needs: "
+        if said:
+            return f"{raises}{', '.join(said)}; out = out + x keeps it, out += x does not"
+        modules = self._port.modules.items()
+        known = [name for name, each in modules if getattr(each, "inplace", False)]
+        return f"{raises}{error}" + (f"; {', '.join(known)}: inplace=True" if known else "")
+
     def _gates(self, part: Part, name: str, value: Floating, expected: Expected) -> str:
         """Which gates of an LSTM a parameter's gradient is wrong in, where it is not all four."""
         of_lstm = {one for step in part.steps if step.type == "LSTM" for one in step.params}
@@ -328,6 +366,10 @@ class Reasons:
             {name: value - bias.reshape(shape)},
             {name: 4 * UNIT_ROUNDOFF * (np.abs(value) + np.abs(bias.reshape(shape)))},
         )
+
+
+def _operation(made: Made) -> str:
+    return spelled(made).partition("(")[0]
 
 
 def _code(name: str) -> str:

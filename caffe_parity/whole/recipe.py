@@ -243,6 +243,12 @@ def keeps(recipe: Made, more: Sequence[str] = ()) -> bool:
     return getattr(recipe.func, "__name__", "") in (*SHAPES, "clone", "contiguous", *more)
 
 
+def writes(recipe: Made) -> bool:
+    """Whether an operation writes into the first of what it takes, as add_ and += do."""
+    name = getattr(recipe.func, "__name__", "")
+    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+
+
 def hooked(tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> torch.Tensor:
     """A tensor with a hook on its gradient, which what reads the tensor elsewhere has not."""
     made = tensor.view_as(tensor)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from caffe_parity.contract import UNIT_ROUNDOFF, Finding
-from caffe_parity.whole.port import gradients
+from caffe_parity.whole.port import Overwritten, gradients
 
 if TYPE_CHECKING:
     from caffe_parity.whole.judged import Comparison
@@ -20,6 +20,9 @@ RESULT = "the port's result "
 
 ADDS_UP = "total"
 """The method of a port, as `parity port` writes it, that adds up the losses which it returns."""
+
+WEIGHT = "loss-weight"
+"""The cause of what is wrong with a sum of losses that has one of them with another weight."""
 
 MOST = 4
 """Names that a sentence has of those that it could have."""
@@ -138,7 +141,10 @@ class Returned:
         made = port.total_of(seen.results) if key is None else seen.results[key]
         if seen.without.issuperset(self._net.losses):  # which is said of the layers
             return [], [*wanted] or [*self._net.losses]
-        grads = gradients(made, list(leaves.values()), torch.ones_like(made))
+        try:
+            grads = gradients(made, list(leaves.values()), torch.ones_like(made))
+        except Overwritten:  # which is said of the layers
+            return [], [*wanted] or [*self._net.losses]
         behind = {
             name: grad
             for name, grad in zip(leaves, grads, strict=True)
@@ -167,7 +173,7 @@ class Returned:
                 words = f"the loss weight of {name} is {weight:g}, {what} adds it with {own:g}"
                 if not own and abs(more - unlearned) <= rounding:
                     words = f"{what} adds the loss {name} without its gradient: it is detached"
-                findings.append(Finding("total", words, name, "loss-weight"))
+                findings.append(Finding("total", words, name, WEIGHT))
         if not findings and (behind or not abs(more) <= rounding):
             words = f"{what} adds {more:.6g} to the net's losses"
             words += f", made of {', '.join([*behind][:MOST])}" if behind else ""

@@ -44,9 +44,6 @@ FACTOR = "factor of "
 AND = " and "
 """What is between the names of two layers of which one rival is."""
 
-ORDER = "order"
-"""The code of a rival whose layers run in another order."""
-
 SIZES = ("dilation", "kernel_size", "local_size", "offset", "pad", "stride")
 """The fields that a small number is."""
 
@@ -123,16 +120,48 @@ def rivals(
             words = f"{_without(gone)}, and {other.words}"
             chosen = {**known, gone.index: _passed_on, step.index: other.compute}
             yield rival(f"{SETTING}{gone.name}{AND}{step.name}", words, steps, chosen)
-    for one, two in pairwise(steps):
-        if one.tops == two.bottoms and len(one.bottoms) == len(two.tops) == 1:
-            swapped = (
-                replace(two, bottoms=one.bottoms),
-                replace(one, bottoms=one.tops, tops=two.tops),
+    for names, words, some in orders(steps):
+        yield rival(SETTING + AND.join(names), words, some, known)
+
+
+def orders(
+    steps: Sequence[Step], longest: int = 3
+) -> Iterator[tuple[list[str], str, Sequence[Step]]]:
+    """Layers of which some that follow one another run in another order: names, words, and all.
+
+    Args:
+        steps: in the net's order.
+        longest: so many change their places at most, as a BatchNorm with its Scale and a ReLU.
+    """
+    for size, start in product(range(2, longest + 1), range(len(steps))):
+        chain = steps[start : start + size]
+        is_chain = all(len(each.bottoms) == len(each.tops) == 1 for each in chain)
+        if len(chain) < size or not is_chain:
+            continue
+        if any(one.tops != two.bottoms for one, two in pairwise(chain)):
+            continue
+        values = [chain[0].bottoms, *(each.tops for each in chain)]
+        for place in range(1, size):
+            before, behind = (
+                ", ".join(f"{each.name} ({each.type})" for each in some)
+                for some in (chain[place:], chain[:place])
             )
-            first = replace(swapped[0], tops=one.tops)
-            some = [{one: first, two: swapped[1]}.get(each, each) for each in steps]
-            words = f"is as with {two.name} ({two.type}) before {one.name} ({one.type})"
-            yield rival(ORDER, words, some, known)
+            turned = [*chain[place:], *chain[:place]]
+            ways = zip(turned, pairwise(values), strict=True)
+            new = [replace(each, bottoms=one, tops=two) for each, (one, two) in ways]
+            words = f"is as with {before} before {behind}: they are in the other order"
+            some = [*steps[:start], *new, *steps[start + size :]]
+            yield [each.name for each in chain], words, some
+    for place, (one, two) in enumerate(pairwise(steps)):
+        joins = len(one.bottoms) > 1 and len(one.tops) == len(two.tops) == 1
+        for bottom in one.bottoms if joins and one.tops == two.bottoms else ():
+            first = replace(two, bottoms=(bottom,), tops=one.tops)
+            given = tuple(one.tops[0] if each == bottom else each for each in one.bottoms)
+            last = replace(one, bottoms=given, tops=two.tops)
+            words = (
+                f"is as with {two.name} ({two.type}) before {one.name} ({one.type}), of {bottom}"
+            )
+            yield [one.name, two.name], words, [*steps[:place], first, last, *steps[place + 2 :]]
 
 
 def explained(
@@ -150,20 +179,43 @@ def explained(
     known = {step.index: _as_said(net, step) for step in steps}
     if None in known.values() or not made.size:
         return None
-    room = FINE * np.abs(made).max()
     for step in steps:
         for other in others(net, step):
             if other.compute is _passed_on:  # of a part that has no more operations that is said
                 continue
             chosen = {**known, step.index: other.compute}
-            try:
-                found = _forward(net, steps, chosen, bottoms)[top].numpy()
-            except Exception:  # another setting need not fit the shapes
-                found = np.zeros(0)
-            if found.shape == made.shape and np.abs(found - made).max() <= room:
+            if _makes(net, steps, chosen, bottoms, top, made):
                 words = other.words.replace("{", "{{").replace("}", "}}")
                 return Rival(other.code + step.name, "{tensor} " + words, {}, {})
     return None
+
+
+def in_other_order(
+    net: Golden, steps: Sequence[Step], bottoms: Sequence[str], top: str, made: Floating
+) -> list[str]:
+    """The layers that make a top as the port does if they run in another order, by name; or []."""
+    known = {step.index: _as_said(net, step) for step in steps}
+    if None in known.values() or not made.size:
+        return []
+    tried = orders(steps)
+    return next((n for n, _, some in tried if _makes(net, some, known, bottoms, top, made)), [])
+
+
+def _makes(
+    net: Golden,
+    steps: Sequence[Step],
+    chosen: Mapping[int, Any],
+    bottoms: Sequence[str],
+    top: str,
+    made: Floating,
+) -> bool:
+    """Whether layers make a top as the port does."""
+    try:
+        found = _forward(net, steps, chosen, bottoms)[top].numpy()
+    except Exception:  # another setting need not fit the shapes
+        return False
+    room = FINE * np.abs(made).max()
+    return found.shape == made.shape and bool(np.abs(found - made).max() <= room)
 
 
 def computing(
@@ -410,7 +462,10 @@ def _of_pair(name: str, about: Mapping[str, Any]) -> Sequence[Any]:
 def _values(name: str, about: Mapping[str, Any], theirs: Any, step: Step) -> Iterator[Any]:
     """Those that a field may have been given by mistake; None for unset."""
     if name in SIZES:
-        yield from ([each] if about["repeated"] else each for each in range(8))
+        own = theirs if isinstance(theirs, list) else [theirs]
+        close = [each + more for each in own if each for more in (-2, -1, 1, 2)]
+        sizes = dict.fromkeys([*range(8), *(each for each in close if each >= 0)])
+        yield from ([each] if about["repeated"] else each for each in sizes)
     if about["repeated"]:
         yield from [None] if theirs else []
     elif about["values"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from caffe_parity.report.record import InNet, Record, Report
 from caffe_parity.report.table import largest, many, passes
 from caffe_parity.terminal import is_terminal
 from caffe_parity.whole.judged import Comparison, Judgement
+from caffe_parity.whole.weights import of_port
 
 FEW = 3
 """Names that a cell of a table has, one by one."""
@@ -47,9 +49,7 @@ def lines(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
         if each.left_out:
             said.append(f"left out: {each.part.name}: {each.left_out}")
     said += [f"{each.code}: {each.words}" for each in _of_the_whole(compared)]
-    for each in found:
-        for finding in each.findings:
-            said.append(f"{finding.code}: {_layer(each)}: {finding.words}")
+    said += _findings(compared, found)
     said += [
         f"unproven: {_layer(each)}: {each.undefined.words}" for each in found if each.undefined
     ]
@@ -95,9 +95,35 @@ def _shortened(names: Sequence[str]) -> str:
     return f"{names[0]}, ... {names[-1]} ({len(names)})"
 
 
+def _findings(compared: Comparison, found: Sequence[Judgement]) -> list[str]:
+    """A line for each that is wrong; many of which all but the names is the same have one."""
+    names = {call.module for call in compared.first.calls} | {*of_port(compared.port.model)}
+    for step in compared.net.steps:
+        names.update((step.name, *step.bottoms, *step.tops, *step.params))
+    longest = sorted(map(re.escape, names), key=lambda each: -len(each))
+    any_name = re.compile(rf"(?<![\w.])({'|'.join(longest)})(?![\w.\[])|-?\d[\d.,e+-]*")
+    alike: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    codes: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        for finding in each.findings:
+            known = codes.setdefault((_layer(each), finding.words), [])
+            known += [finding.code] if finding.code not in known else []
+    for (name, words), of_it in codes.items():
+        key = ", ".join(of_it), any_name.sub("", words)
+        alike.setdefault(key, []).append((name, words))
+    said = []
+    for (code, _), some in alike.items():
+        layers = [*dict.fromkeys(name for name, _ in some)]
+        if len(layers) > FEW:
+            said.append(f"{code}: {_shortened(layers)}: {some[0][1]}; and so {len(some) - 1} more")
+        else:
+            said += [f"{code}: {name}: {words}" for name, words in some]
+    return said
+
+
 def _of_the_whole(compared: Comparison) -> list[Finding]:
     """What is wrong, and no layer's."""
-    alone = compared.by_itself()
+    alone = compared.by_itself
     whole = [Finding("whole", alone)] if alone else []
     first = [*compared.weights.findings, *compared.without_gradients()]
     return [*first, *compared.returned.findings(), *whole]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from caffe_parity.whole.golden import Step
 from caffe_parity.whole.matching import KINDS, fits
 from caffe_parity.whole.port import Call
+from caffe_parity.whole.returned import WEIGHT
 
 if TYPE_CHECKING:
     from caffe_parity.whole.judged import Comparison
@@ -28,17 +29,18 @@ MOST = 4
 """Of as many modules that fit the same layers, every assignment is tried: 24."""
 
 
-def by_values(first: Comparison, build: Build) -> Comparison:
+def by_values(first: Comparison, build: Build, pairs: Pairs = ()) -> Comparison:
     """Another match where one that the order has made leads to more doubts, or leaves layers out.
 
     Args:
         first: with what order and shapes say.
         build: makes another one.
+        pairs: what is matched already.
     """
     guessed = "order" in first.matched.how.values() or first.unmatched or first.homeless
     if not guessed or not first.doubts:
         return first
-    pairs, now = _sure((), build)
+    pairs, now = _sure(pairs, build)
     while more := _likeliest(pairs, now, build) or _next(pairs, now):
         pairs, now = _sure(more, build)
     found = build(pairs, True)
@@ -87,6 +89,38 @@ def crosswise(found: Comparison) -> Comparison:
         other = replace(found.matched, steps={**steps, one: steps[two], two: steps[one]})
         best = min(best, replace(found, matched=other), key=lambda each: each.doubts)
     return best
+
+
+def weighed(
+    found: Comparison, build: Build, ended: Callable[[Comparison], Comparison]
+) -> Comparison:
+    """Another match of branches that nothing tells apart but the weights of their losses.
+
+    Args:
+        found: with a match that says which values the port returns.
+        build: makes another one.
+        ended: makes it say which values the port returns.
+    """
+
+    def misfits(each: Comparison) -> int:
+        several = len(each.net.losses) > 1 and each.first.failed is None
+        return sum(one.cause == WEIGHT for one in each.returned.findings()) if several else 0
+
+    guessed = ("order", "their values")
+    free = [call for call, how in found.matched.how.items() if how in guessed]
+    pairs: dict[Step, Call] = {}
+    for one, two in combinations(free, 2):
+        if not {one, two} <= found.matched.steps.keys() or not misfits(found):
+            continue
+        first, second = found.matched.steps[one][0], found.matched.steps[two][0]
+        alike = first.bottoms == second.bottoms and first.fields == second.fields
+        if not alike or first.type != second.type:
+            continue
+        tried = pairs | {first: two, second: one}
+        other = ended(by_values(build((*tried.items(),), True), build, (*tried.items(),)))
+        if other.doubts <= found.doubts and misfits(other) < misfits(found):
+            found, pairs = other, tried
+    return found
 
 
 def _turned(found: Comparison) -> Iterator[tuple[Step, Call]]:
