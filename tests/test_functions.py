@@ -27,7 +27,7 @@ from caffe_parity.contract import (
     Parameter,
     Structure,
 )
-from caffe_parity.engine import port
+from caffe_parity.engine import port, random_rounding
 from caffe_parity.engine.expected import question
 from caffe_parity.engine.functions import Evaluation, described, must_take, tops_of, with_params
 from caffe_parity.engine.judge import _differs
@@ -495,3 +495,17 @@ def test_a_port_for_a_gpu_says_what_is_missing(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
     said = port.no_cuda()
     assert said is None if words is None else words in str(said)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_element_of_a_large_tensor_is_in_one_stretch(
+    monkeypatch: pytest.MonkeyPatch, turned: bool
+) -> None:
+    """Also of one that is not contiguous, which cannot be cut into views."""
+    monkeypatch.setattr(random_rounding, "BLOCK", 8)
+    values = torch.arange(35.0).reshape(5, 7)
+    values = values.t() if turned else values
+    doubled = values.clone()
+    for to, some in random_rounding._stretches(doubled, values):
+        to.add_(some)
+    assert torch.equal(doubled, 2 * values)
