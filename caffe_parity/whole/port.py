@@ -15,7 +15,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -608,7 +608,7 @@ class Port:
                     return made
                 return self._steps_first(name, made), *self._states(name, made, result[1:])
 
-        with self._hooked(before, after), ops.recorder.functions(), ops:
+        with self._hooked(before, after), ops.recorder.functions(ops.instead), ops:
             try:
                 result = self.run(fed, state)
             except BadRequest as error:
@@ -724,6 +724,12 @@ class _Operations(TorchFunctionMode):
         if several:
             return type(result)(self._looked_at(each, name) for each in result)
         return self._looked_at(result, name)
+
+    def instead(self, old: Recipe, new: Recipe) -> None:
+        """Has one recipe in the place of another of the same tensor."""
+        node = self.nodes.pop(id(old), None)
+        if node:
+            self.nodes[id(new)] = replace(node, recipe=new)
 
     def _hooked(self, func: Any, tensor: torch.Tensor, *hook: Any) -> Any:
         """What a port does with a tensor's gradient, which not every run has."""
@@ -911,8 +917,11 @@ def spelled(each: recipes.Made) -> str:
     given = [str(one) for one in each.args if isinstance(one, SHOWN)]
     given += [f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, SHOWN)]
     name = getattr(each.func, "__name__", "").strip("_")
+    owner = getattr(getattr(each.func, "__self__", None), "__name__", name)
     if name == "get":  # of an attribute, such as data
-        name = getattr(getattr(each.func, "__self__", None), "__name__", name)
+        name = owner
+    elif name == "apply":  # of an autograd.Function
+        name = f"{owner}.apply"
     return f"{name}({', '.join(given)})" if given else name
 
 

@@ -176,8 +176,12 @@ class Recorder:
                 self.put(each, recipe)
 
     @contextmanager
-    def functions(self) -> Iterator[None]:
-        """Meanwhile an autograd.Function is taken down as one operation, with its own backward."""
+    def functions(self, instead: Callable[[Recipe, Recipe], None]) -> Iterator[None]:
+        """Meanwhile an autograd.Function is taken down as one operation, with its own backward.
+
+        Args:
+            instead: is told what its last operation made, and what stands for that then.
+        """
         plain = torch.autograd.Function.__dict__["apply"]
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -185,11 +189,16 @@ class Recorder:
             made = self.before(func, args, kwargs)
             result = func(*args, **kwargs)
             several = type(result) in (tuple, list)
+            made_inside = []
             for each in result if several else [result]:
                 inside = self.made(each) if isinstance(each, torch.Tensor) else None
                 if made is None or inside is None or not _is_made_of(inside, made):
                     return result  # which the operations inside may tell, or nothing does
+                made_inside.append((each, inside))
             self.after(made, result)
+            for each, inside in made_inside:
+                if (whole := self.made(each)) is not None:
+                    instead(inside, whole)
             return result
 
         torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
