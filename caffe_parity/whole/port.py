@@ -936,10 +936,11 @@ def spelled(each: recipes.Made) -> str:
     given = [str(one) for one in each.args if isinstance(one, SHOWN)]
     given += [f"{key}={one}" for key, one in each.kwargs.items() if isinstance(one, SHOWN)]
     name = getattr(each.func, "__name__", "").strip("_")
-    if name == "apply":  # an autograd.Function
-        name = getattr(getattr(each.func, "__self__", None), "__name__", name)
+    owner = getattr(getattr(each.func, "__self__", None), "__name__", name)
     if name == "get":  # of an attribute, such as data
-        name = getattr(getattr(each.func, "__self__", None), "__name__", name)
+        name = owner
+    elif name == "apply":  # of an autograd.Function
+        name = f"{owner}.apply"
     return f"{name}({', '.join(given)})" if given else name
 
 
