@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -333,6 +334,11 @@ def normed():
 """
 
 
+def _refuses(graph: object, inputs: object) -> Callable[..., object]:
+    """A backend of torch.compile."""
+    raise RuntimeError("compiled")
+
+
 @pytest.mark.parametrize(
     ("made", "name", "status", "words"),
     [
@@ -360,13 +366,12 @@ def test_how_a_port_is_wrapped(
     net = input_layer("data", 2, 3, 3, 3) + _conv("data", "heat", 4)
     (folder / "net.prototxt").write_text(net)
     (folder / "wrapped.py").write_text(HEAD + FORMS.format(made=made))
-    try:
-        arguments = ["net.prototxt", "--port", f"wrapped.py:{name}", "--phase", "TEST"]
-        assert main(["net", *arguments]) == status
-    finally:
-        if name == "compiled":
-            torch.compiler.set_stance("default")
+    arguments = ["net.prototxt", "--port", f"wrapped.py:{name}", "--phase", "TEST"]
+    assert main(["net", *arguments]) == status
     assert words in "".join(capsys.readouterr())
+    if name == "compiled":  # others' code is compiled as before
+        with pytest.raises(Exception, match="compiled"):
+            torch.compile(lambda x: x + 1, backend=_refuses)(torch.ones(2))
 
 
 def test_groups_that_are_forgotten_without_names(

@@ -14,7 +14,6 @@ import gc
 import hashlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -1506,7 +1505,7 @@ def comparison(
 
 
 def _copied(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a port that can be watched: what it compiles runs as it is written.
+    """A copy of a port that can be watched.
 
     Raises:
         BadRequest: it is TorchScript, or PyTorch cannot copy it.
@@ -1522,8 +1521,6 @@ def _copied(model: torch.nn.Module) -> torch.nn.Module:
                 f"the port's {name} has no shape before it runs: give it one, or run it once on "
                 "the net's inputs"
             )
-    if "torch._dynamo" in sys.modules:  # which torch.compile loads
-        torch.compiler.set_stance("force_eager")
     try:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:

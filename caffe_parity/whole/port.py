@@ -14,7 +14,7 @@ import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -260,7 +260,7 @@ class Port:
         return copied
 
     def run(self, inputs: Tensors, state: Tensors | None = None) -> Any:
-        """What the port returns.
+        """What the port returns; what torch.compile has made of it runs as it is written.
 
         Raises:
             BadRequest: it raises.
@@ -274,7 +274,9 @@ class Port:
                 return self.model(*args, **(named or {}))
             return torch.func.functional_call(self.model, state, args, named or {})
 
-        with torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTES):
+        compiles = "torch._dynamo" in sys.modules  # which torch.compile loads
+        eagerly = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+        with torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTES), eagerly:
             return result_of(call, {name: inputs[name] for name in self.inputs}, "port")
 
     def total_of(self, results: Mapping[str | int, torch.Tensor]) -> torch.Tensor:
