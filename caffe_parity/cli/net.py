@@ -324,6 +324,8 @@ def _compared(options: argparse.Namespace, scratch: Path) -> tuple[Report, str]:
                 if not _is_as(net, request, phase):
                     case, given = _own_case(request, net, phase)
             except (BadRequest, VariantFailure) as error:
+                if getattr(error, "verdict", "") == "hang":
+                    raise  # it may be built, given more time
                 say([f"not in phase {phase}, in which Caffe cannot build it: {error}"])
                 continue
         with PROGRESS.shown():

@@ -239,6 +239,8 @@ def _nets(
             known = {name: each for one in nets.values() for name, each in one.params.items()}
             nets[phase] = declared(net, first, phase, messages, odd).sharing(known)
         except (BadRequest, VariantFailure) as error:
+            if getattr(error, "verdict", "") == "hang":
+                raise  # it may be built, given more time
             stages = stages_of(net.prototxt(case))
             if "Unknown bottom blob" in str(error) and stages and not request.stages:
                 names = ", ".join(stages)
