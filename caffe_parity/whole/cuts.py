@@ -249,9 +249,11 @@ def _known(found: Comparison, name: str, top: str, tries: Iterator[int]) -> bool
         return False
     if right_without(found, top):
         return True
-    own, before_it = found.first.own[top].double().numpy(), found.net.values[name]
-    if own.size == before_it.size and np.allclose(own.ravel(), before_it.ravel()):
+    made = found.first.own[top]
+    if close_to(made, {name: torch.from_numpy(found.net.values[name])}):
         return False  # all of it lies before the cut
     left = [next(tries, None) for _ in range(EXPENSIVE)]
     net = found.net
-    return None not in left and bool(explained(net, behind.steps, behind.bottoms, top, own))
+    return None not in left and bool(
+        explained(net, behind.steps, behind.bottoms, top, made.double().numpy())
+    )
